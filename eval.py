@@ -1,0 +1,19 @@
+"""Evaluate a finished or unfinished run, or score a file of predictions without any model.
+
+    python eval.py task=scienceqa run=runs/NAME
+    python eval.py task=scienceqa predictions=FILE task.problems=problems.json task.split=test output=DIR
+"""
+
+from mmadapter.config import EvalConf
+from mmadapter.config.entry import entry
+
+
+@entry("eval", EvalConf)
+def main(conf: EvalConf) -> object:
+    from mmadapter.evaluation.run import run
+
+    return run(conf)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Settings that follow from other settings: comparison runs, variants, and the run that eval.py evaluates."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mmadapter.config.compose import load_run_config, with_overrides
+from mmadapter.config.data import ReadingConf
+from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.errors import InputError
+
+PICTURE_READERS = ("coco_captions",)  # without a picture nothing is left to learn or to score
+VISUAL_ROLES = ("visual_projection",)
+
+
+def comparison_conf(conf: RunConf, name: str) -> RunConf:
+    """The settings of the comparison run `name`: fewer sources, and without pictures where it says so."""
+    compared = conf.comparison[name]
+    derived = _alone(conf)
+    if compared.sources is not None:
+        derived.data.sources = {key: conf.data.sources[key] for key in compared.sources}
+    if not compared.images:
+        _remove_pictures(derived)
+    for group in derived.adapter.groups.values():
+        if group.sources is not None:
+            group.sources = [source for source in group.sources if source in derived.data.sources]
+    return derived
+
+
+def variant_conf(conf: RunConf, name: str) -> RunConf:
+    """The settings of the variant `name`: this run's, with the variant's overrides."""
+    return with_overrides(_alone(conf), list(conf.variants[name]), f"variants.{name}")
+
+
+def evaluated_conf(conf: EvalConf) -> RunConf:
+    """The settings of the run that eval.py names, with the host's and the tower's new places where they are given."""
+    run = load_run_config(named_folder(conf.run, conf.runs_root))
+    for part, override in ((run.host, conf.host), (run.vision, conf.vision)):
+        for item in fields(override):
+            value: Any = getattr(override, item.name)
+            if value is not None:
+                setattr(part, item.name, value)
+    run.engine.device = conf.device
+    return run
+
+
+def named_folder(run: str | None, runs_root: str) -> Path:
+    """The folder that `run=` means: a path when it has a slash, else a name under `runs_root`."""
+    if run is None:
+        raise InputError("run= is not set. Name a run folder, e.g. run=runs/NAME")
+    path = Path(run).expanduser()
+    return path if len(path.parts) > 1 or path.is_absolute() else Path(runs_root) / run
+
+
+def _alone(conf: RunConf) -> RunConf:
+    derived = deepcopy(conf)
+    derived.comparison, derived.variants = {}, {}
+    return derived
+
+
+def _remove_pictures(conf: RunConf) -> None:
+    """Text only: no encoder, no visual role, no source or task that is nothing without its picture."""
+    conf.vision.enabled = False
+    conf.data.sources = _without_pictures(conf.data.sources)
+    conf.data.validation = _without_pictures(conf.data.validation)
+    conf.tasks = _without_pictures(conf.tasks)
+    conf.evaluate = [name for name in conf.evaluate if name in conf.tasks]
+    for group in conf.adapter.groups.values():
+        group.roles = [role for role in group.roles if role not in VISUAL_ROLES]
+    conf.adapter.groups = {name: group for name, group in conf.adapter.groups.items() if group.roles}
+
+
+def _without_pictures(readings: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, ReadingConf] = {name: r for name, r in readings.items() if r.reader not in PICTURE_READERS}
+    for reading in kept.values():
+        reading.images = False
+    return kept

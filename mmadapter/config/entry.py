@@ -1,0 +1,139 @@
+"""The frame of train.py and eval.py: compose with Hydra, check, set threads, act; errors in one message, exit status 2."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mmadapter.config.compose import Conf, explained, typed
+from mmadapter.config.keys import nearest
+from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.validate import validate
+from mmadapter.errors import InputError
+
+DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+Act = Callable[[Any], Any]
+
+
+def register_schemas() -> None:
+    """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=RunConf)
+    store.store(name="eval_schema", node=EvalConf)
+
+
+def version_base() -> dict[str, str]:
+    """Hydra 1.3 must be told to leave the working folder alone; 1.4 does, and warns when it is told."""
+    major, minor = (int(part) for part in hydra.__version__.split(".")[:2])
+    return {"version_base": "1.3"} if (major, minor) < (1, 4) else {}
+
+
+def entry(config_name: str, schema: type[Conf]) -> Callable[[Act], Callable[[], None]]:
+    """Make `act(conf)` the main function of a script beside a `conf` folder; `conf` is a checked `schema` object."""
+
+    def decorate(act: Act) -> Callable[[], None]:
+        script = Path(inspect.getfile(act)).resolve()
+
+        @wraps(act)
+        def main() -> None:
+            _run(act, script, config_name, schema)
+
+        return main
+
+    return decorate
+
+
+def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
+    register_schemas()
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
+    started = False
+
+    def job(composed: DictConfig) -> Any:
+        nonlocal started
+        conf = typed(composed, schema, script.name)
+        validate(conf)
+        set_threads(conf.threads)
+        started = True
+        return act(conf)
+
+    try:
+        hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
+    except InputError as error:
+        _stop(str(error), error, wants_trace)
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        if started:  # not the settings' fault: let the traceback be seen
+            raise
+        _stop(composition_message(error, schema, script.name), error, wants_trace)
+
+
+def _stop(message: str, error: Exception, wants_trace: bool) -> None:
+    if wants_trace:
+        raise error
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def composition_message(error: BaseException, schema: type, script: str) -> str:
+    """One message for settings that Hydra could not put together: which key or choice, and what was probably meant."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for link in chain:
+        if isinstance(link, OmegaConfBaseException):
+            return explained(link, schema, _without_failing_overrides(schema), script)
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file:
+            return _missing_choice(link)
+    if isinstance(error, OverrideParseException):
+        return f"{str(error).strip()}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+    return str(error).strip()
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    """A group has no such option: `experiment=scienseqa`."""
+    group, _, wanted = str(error.missing_cfg_file).rpartition("/")
+    if not group or not error.options:
+        return str(error).strip()
+    near = nearest(wanted, list(error.options), most=1)
+    meant = f" Did you mean {group}={near[0]}?" if near else ""
+    return f"There is no {group}={wanted}.{meant}\n  {group} can be: {', '.join(error.options)}"
+
+
+def _without_failing_overrides(schema: type) -> Any:
+    """The settings as composed from the group choices alone; the names of sources and tasks come from there."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    name = "train" if schema is RunConf else "eval"
+    groups = [word for word in sys.argv[1:] if "=" in word and "." not in word.split("=")[0] and word[0].isalpha()]
+    for overrides in (groups, []):
+        try:
+            return OmegaConf.to_container(compose(name, overrides), resolve=False)
+        except Exception:  # this only looks for names to suggest; without them the message is shorter
+            continue
+    return None
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the thread counts of the numeric libraries, which read them when they are first imported.
+
+    `threads` None: what OMP_NUM_THREADS says, else 2 or the number of usable cores if that is less.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = str(threads or os.environ.get("OMP_NUM_THREADS") or min(DEFAULT_THREADS, usable))
+    for name in THREAD_VARIABLES:
+        os.environ[name] = count
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,69 @@
+"""The two whole configurations: one run of train.py, one run of eval.py."""
+
+from dataclasses import dataclass, field
+
+from mmadapter.config.adapter import AdapterConf
+from mmadapter.config.data import DataConf
+from mmadapter.config.engine import EngineConf
+from mmadapter.config.fields import choice, input_path, number, without_influence
+from mmadapter.config.host import HostConf
+from mmadapter.config.optimizer import OptimizerConf
+from mmadapter.config.task import TaskConf
+from mmadapter.config.training import TrainingConf
+from mmadapter.config.vision import VisionConf
+
+
+@dataclass
+class ComparisonConf:
+    train: bool = True  # false = the host alone, nothing is trained
+    images: bool = True  # false = the pictures are left out in training and evaluation
+    sources: list[str] | None = None  # keys of data.sources that it trains on; null = all that are left
+
+
+@dataclass
+class RunConf:
+    experiment: str = "quickstart"  # file of conf/experiment; names the run folder
+    run: str | None = without_influence(None)  # run folder: a name under runs_root, or a path; null = EXPERIMENT-DIGEST
+    runs_root: str = without_influence("runs")  # folder that holds the run folders
+    resume: str = field(default="auto", metadata={"allowed": ("auto", "never"), "without_influence": True})  # never = a new folder
+    seed: int = number(0, at_least=0)  # of prompts' start, order and sampling
+    threads: int | None = field(default=None, metadata={"at_least": 1, "without_influence": True})  # of torch; null = 2, or fewer cores
+    dry_run: bool = without_influence(False)  # build on the meta device, print the trainable table and the memory estimate, stop
+    host: HostConf = field(default_factory=HostConf)
+    vision: VisionConf = field(default_factory=VisionConf)
+    adapter: AdapterConf = field(default_factory=AdapterConf)
+    data: DataConf = field(default_factory=DataConf)
+    optimizer: OptimizerConf = field(default_factory=OptimizerConf)
+    training: TrainingConf = field(default_factory=TrainingConf)
+    engine: EngineConf = field(default_factory=EngineConf, metadata={"without_influence": True})
+    tasks: dict[str, TaskConf] = field(default_factory=dict)  # name -> evaluation, as conf/task describes it
+    evaluate: list[str] = field(default_factory=list)  # keys of tasks that run after the training
+    comparison: dict[str, ComparisonConf] = field(default_factory=dict)  # name -> run beside this one, in RUN/comparison/NAME
+    variants: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides; each is a run of its own, in RUN/variants/NAME
+
+
+@dataclass
+class HostOverride:
+    path: str | None = input_path()  # null = where the run's host was
+    dtype: str | None = choice(None, "auto", "float32", "bfloat16")  # null = as in the run
+    attention: str | None = choice(None, "sdpa", "eager", "flex")  # null = as in the run
+
+
+@dataclass
+class VisionOverride:
+    pretrained: str | None = None  # null = where the run's CLIP weights were
+    cache: str | None = None  # folder for frozen features; null = as in the run
+    batch_size: int | None = number(None, at_least=1)  # pictures encoded at a time; null = as in the run
+
+
+@dataclass
+class EvalConf:
+    task: TaskConf = field(default_factory=TaskConf)
+    run: str | None = None  # run folder: a name under runs_root, or a path; its newest adapter is evaluated
+    runs_root: str = "runs"  # folder that holds the run folders
+    predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
+    output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
+    threads: int | None = number(None, at_least=1)  # of torch; null = 2, or fewer cores
+    device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
+    host: HostOverride = field(default_factory=HostOverride)
+    vision: VisionOverride = field(default_factory=VisionOverride)

@@ -1,0 +1,28 @@
+"""conf/task: one evaluation: what is read, how it is generated, how it is scored."""
+
+from dataclasses import dataclass, field
+
+from mmadapter.config.data import ReadingConf
+from mmadapter.config.fields import choice, number
+
+TASKS = ("scienceqa", "caption")
+
+
+@dataclass
+class GenerationConf:
+    max_new_tokens: int = number(64, at_least=1)  # tokens of the answer
+    temperature: float = number(0.0, at_least=0)  # 0 = greedy (ScienceQA); paper: 0.1 for instructions
+    top_p: float = number(1.0, above=0, at_most=1)  # nucleus; paper: 0.75 for instructions
+    beams: int = number(1, at_least=1)  # 1 = no beam search
+
+
+@dataclass
+class TaskConf(ReadingConf):
+    name: str = ""  # of TASKS; the results go to RUN/eval/NAME
+    split: str = "test"  # what is scored
+    generation: GenerationConf = field(default_factory=GenerationConf)
+    batch_size: int = number(32, at_least=1)  # samples generated at a time
+    likelihood: bool = True  # also score by the most likely option (scienceqa)
+    fallback: str = choice("none", "random")  # unanswered: none = wrong; random = a guess, only to compare with old tables
+    seed: int = number(0, at_least=0)  # of sampling and of the random fallback
+    predictions_from: str = choice("results", "outputs")  # of a predictions file that holds both: its indices, or its texts parsed anew

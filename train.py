@@ -1,0 +1,21 @@
+"""Train an adapter, evaluate it, write the report.
+
+    python train.py                                                   the embedded quick start: offline, on CPU
+    python train.py experiment=scienceqa host.path=... data.root=...  the real thing
+    python train.py dry_run=true ...                                  trainable table and memory estimate only
+    python train.py --cfg job                                         the composed settings
+"""
+
+from mmadapter.config import RunConf
+from mmadapter.config.entry import entry
+
+
+@entry("train", RunConf)
+def main(conf: RunConf) -> object:
+    from mmadapter.training.run import run
+
+    return run(conf)
+
+
+if __name__ == "__main__":
+    main()
