@@ -1,0 +1,300 @@
+"""Host, vision and adapter together: the loss of a batch, answers to samples. The only room that sees all three."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmadapter.adapters.adapter import Adapter
+from mmadapter.adapters.roles import TrainableParameter, trainable_parameters
+from mmadapter.adapters.zero_init import PromptSettings
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.samples import Sample
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.errors import InputError
+from mmadapter.hosts.attention import AdapterCall
+from mmadapter.hosts.load import checkpoint_activations, host_folder, load_host, load_tokenizer
+from mmadapter.hosts.recipes import attention_modules
+from mmadapter.vision.clip import ImageEncoder
+from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.load_clip import tower_shape
+from mmadapter.vision.projection import MlpProjection, seed_projection
+
+Features = Sequence[Tensor | None]
+Picture = Path | Image.Image | None
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How answers are generated. Temperature 0 is greedy; beams > 1 is beam search."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    beams: int = 1
+    cache: str = "dynamic"  # "dynamic", "static" or "none": the same answers, another speed
+
+
+class Assistant(nn.Module):
+    """A frozen host with a trainable adapter, which may see pictures through a frozen encoder."""
+
+    def __init__(
+        self,
+        host: nn.Module,
+        tokenizer: Any,
+        adapter: Adapter,
+        features: FeatureStore | None = None,
+        max_tokens: int | None = None,
+        activation_checkpointing: bool = False,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.host = host
+        self.tokenizer = tokenizer
+        self.adapter = adapter
+        self.features = features
+        self.vision: ImageEncoder | None = None if features is None else features.encoder
+        self.max_tokens = min(max_tokens or 1 << 30, host.config.max_position_embeddings)
+        self.activation_checkpointing = activation_checkpointing
+        self.folder = folder
+        self.train(False)
+
+    @classmethod
+    def build(cls, conf: Any, device: Any = None) -> Assistant:
+        """The assistant of a configuration (its `host`, `vision`, `adapter` and `seed`).
+
+        `device="meta"` builds shapes without weights (dry run). Raises InputError for whatever cannot be built.
+        """
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        folder = host_folder(conf.host.path)
+        host = load_host(folder, _host_dtype(conf.host.dtype, device), conf.host.attention, device)
+        features = None
+        if conf.vision.enabled and str(device) != "meta":
+            features = _feature_store(conf.vision, device)
+        adapter = build_adapter(conf, host, device)
+        tokenizer = load_tokenizer(folder, conf.host.tokenizer)
+        return cls(
+            host, tokenizer, adapter, features, conf.host.max_tokens, conf.host.activation_checkpointing, folder
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.adapter.parameters()).device
+
+    def train(self, mode: bool = True) -> Assistant:
+        """Set the adapter's mode. The frozen parts stay in evaluation mode: none of their dropout ever acts."""
+        super().train(mode)
+        self.host.eval()
+        if self.vision is not None:
+            self.vision.eval()
+        if mode and self.activation_checkpointing:
+            checkpoint_activations(self.host, min(self.adapter.by_index()))
+        return self
+
+    def trainable(self) -> list[TrainableParameter]:
+        """Every trainable parameter with its role."""
+        return trainable_parameters(self.adapter)
+
+    def gates(self) -> Tensor:
+        """(adapted layers, heads): the factors on the prompt branches."""
+        return self.adapter.gates()
+
+    def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
+        """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised.
+
+        `features` takes the place of the batch's images: one (features,) vector or None per row.
+        """
+        if batch.targets.numel() == 0:
+            return sum(item.parameter.sum() * 0.0 for item in self.trainable())
+        logits = self._supervised_logits(batch, features)
+        return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
+
+    @torch.no_grad()
+    def log_likelihood(self, batch: Batch, features: Features | None = None) -> Tensor:
+        """(rows,): the sum of the log-probabilities of each row's supervised tokens."""
+        logits = self._supervised_logits(batch, features)
+        chosen = logits.log_softmax(-1).gather(-1, batch.targets.to(logits.device)[:, None])[:, 0]
+        totals = chosen.new_zeros(batch.input_ids.shape[0])
+        return totals.index_add(0, batch.pair_sample.to(logits.device), chosen)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        settings: GenerationSettings,
+        seed: int | None = None,
+        features: Features | None = None,
+    ) -> list[str]:
+        """The answers to samples of any length mix, without the prompts. Random numbers outside are left as they were."""
+        encoder = SampleEncoder(self.tokenizer, self.max_tokens - settings.max_new_tokens)
+        encoded = [encoder.encode(_without_answer(sample)) for sample in samples]
+        batch = make_batch(encoded, self.tokenizer.pad_token_id).to(self.device)
+        tokens = self._generate_tokens(batch, settings, seed, features)
+        answers = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
+
+    def image_features(self, images: Sequence[Picture]) -> list[Tensor | None]:
+        """One (features,) vector per picture, None where there is none. Raises InputError without an encoder."""
+        if all(image is None for image in images):
+            return [None] * len(images)
+        if self.features is None:
+            raise InputError("A sample has an image, but this assistant has no image encoder (vision.enabled=false).")
+        return [self._feature(image) for image in images]
+
+    def prepare_images(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
+        """Compute the frozen features of image files once, before training or evaluation."""
+        if self.features is not None:
+            self.features.add(paths, progress)
+
+    def _feature(self, image: Picture) -> Tensor | None:
+        assert self.features is not None
+        if image is None:
+            return None
+        if isinstance(image, Image.Image):
+            return self.features.encode([image.convert("RGB")])[0]
+        return self.features.feature(image)
+
+    def _call(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:
+        if features is None and self.adapter.visual_projection is not None:
+            features = self.image_features(batch.images)
+        visual = None if features is None else self.adapter.visual(list(features), self.device)
+        return AdapterCall(self.adapter.by_index(), visual, keep)
+
+    def _supervised_logits(self, batch: Batch, features: Features | None) -> Tensor:
+        """(pairs, vocabulary) in float32: the head runs on the supervised positions only."""
+        batch = batch.to(self.device)
+        with _head_on_rows(self.host.get_output_embeddings(), batch.rows):
+            output = self.host(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=positions(batch.attention_mask),
+                use_cache=False,
+                adapter=self._call(batch, features),
+            )
+        return output.logits[0].float()
+
+    def _generate_tokens(self, batch: Batch, settings: GenerationSettings, seed: int | None, features) -> Tensor:
+        """(rows, new tokens) of the host's own `generate`, with the adapter put into each of its calls."""
+        from transformers import GenerationConfig
+
+        sampling = settings.temperature > 0
+        generation = GenerationConfig(
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=sampling,
+            temperature=settings.temperature if sampling else None,
+            top_p=settings.top_p if sampling else None,
+            top_k=0 if sampling else None,
+            num_beams=settings.beams,
+            use_cache=settings.cache != "none",
+            cache_implementation="static" if settings.cache == "static" else None,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
+        with _adapter_in_each_call(self.host, self._call(batch, features, keep=True)), torch.random.fork_rng(devices):
+            if seed is not None:
+                torch.manual_seed(seed)
+            tokens = self.host.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=generation
+            )
+        return tokens[:, batch.input_ids.shape[1] :]
+
+
+def build_adapter(conf: Any, host: nn.Module, device: Any = "cpu") -> Adapter:
+    """The freshly drawn adapter of a configuration for `host`: prompts on its last layers, projection with images."""
+    modules = attention_modules(host)
+    if not 1 <= conf.adapter.layers <= len(modules):
+        raise InputError(
+            f"adapter.layers={conf.adapter.layers}, but the host has {len(modules)} layers. Set 1 to {len(modules)}."
+        )
+    settings = PromptSettings(
+        prompt_length=conf.adapter.prompt_length,
+        width=host.config.hidden_size,
+        heads=host.config.num_attention_heads,
+        gate=conf.adapter.gate,
+        gate_per=conf.adapter.gate_per,
+        attention=conf.adapter.attention,
+        prompt_std=conf.adapter.prompt_std,
+    )
+    generator = torch.Generator().manual_seed(conf.seed)
+    projection = None
+    if conf.vision.enabled:
+        _, scale = tower_shape(conf.vision.model, conf.vision.project_scales)
+        on_meta = "meta" if str(device) == "meta" else None
+        projection = MlpProjection(scale * len(conf.vision.layers), conf.vision.hidden, settings.width, on_meta)
+        if on_meta is None:
+            seed_projection(projection, generator)
+    adapted = range(len(modules) - conf.adapter.layers, len(modules))
+    if str(device) == "meta":
+        return Adapter.on_last_layers(settings, adapted, projection, None, "meta")
+    return Adapter.on_last_layers(settings, adapted, projection, generator).to(device)
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """(rows, tokens): each token's place in its own row, wherever the padding stands."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _host_dtype(name: str, device: Any) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if str(device).startswith("cuda") else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def _feature_store(vision: Any, device: Any) -> FeatureStore:
+    encoder = ImageEncoder.load(
+        vision.model,
+        vision.pretrained,
+        vision.layers,
+        vision.project_scales,
+        vision.channel_order,
+        vision.quick_gelu,
+    ).to(device)
+    return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.batch_size)
+
+
+def _without_answer(sample: Sample) -> Sample:
+    from dataclasses import replace
+
+    return replace(sample, segments=tuple(segment for segment in sample.segments if segment.kind != "answer"))
+
+
+@contextlib.contextmanager
+def _head_on_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
+    """Let the output head see only `rows` of the flattened (batch * tokens) hidden states, as one row of `pairs` tokens.
+
+    The head's own forward and whatever the family does to its logits (scale, cap) stay as they are.
+    """
+
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        return (hidden.reshape(1, -1, hidden.shape[-1]).index_select(1, rows.to(hidden.device)), *inputs[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _adapter_in_each_call(host: nn.Module, call: AdapterCall) -> Iterator[None]:
+    """Add `adapter=call` to each forward of the host: its `generate` refuses keywords that it does not know."""
+
+    def add(_: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return inputs, {**keywords, "adapter": call}
+
+    handle = host.register_forward_pre_hook(add, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

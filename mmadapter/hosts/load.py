@@ -1,0 +1,141 @@
+"""Loading a frozen host from a folder in `transformers` layout, with clear refusals before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmadapter.errors import InputError
+from mmadapter.hosts.attention import route
+from mmadapter.hosts.recipes import decoder_layers, recipe_for
+
+TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
+OLDEST_TRANSFORMERS = (4, 57)
+TESTED_MAJOR_VERSIONS = (4, 5)
+ATTENTION_NAMES = {"eager": "eager", "sdpa": "sdpa", "flex": "flex_attention"}
+
+
+def host_folder(path: str | None) -> Path:
+    """The folder that `host.path` names; "tiny" is the host that comes with the package."""
+    if path is None:
+        raise InputError("host.path is not set. Give the folder of your language model: host.path=/models/llama-7b")
+    folder = TINY_HOST if path == "tiny" else Path(path)
+    if not folder.is_dir():
+        raise InputError(f"host.path={path}: no such folder. Give a folder with config.json and safetensors files.")
+    if not (folder / "config.json").is_file():
+        if (folder / "params.json").is_file():
+            raise InputError(
+                f"host.path={path} is in Meta's layout (params.json). Convert it once: "
+                f"python -m mmadapter.interop.meta {path} {path}-hf, then host.path={path}-hf"
+            )
+        raise InputError(f"host.path={path}: no config.json there. Give a model folder as `save_pretrained` writes it.")
+    return folder
+
+
+def host_config(folder: Path, attention: str) -> Any:
+    """The host's `transformers` config, checked: supported version, model type and attention.
+
+    Raises InputError for whatever is not supported.
+    """
+    check_transformers_version()
+    from transformers import AutoConfig
+
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "(none)")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / 'config.json'} is not JSON: {error}. Download the model again.") from error
+    check_attention(model_type, attention)
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def check_transformers_version() -> None:
+    """Raises InputError for a version of `transformers` that the attention route was not tested with."""
+    import transformers
+
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    if (major, minor) < OLDEST_TRANSFORMERS or major not in TESTED_MAJOR_VERSIONS:
+        raise InputError(
+            f"transformers {transformers.__version__} is not supported: tested are 4.57 up to (not including) 6. "
+            "Mend: pip install 'transformers>=4.57,<6'"
+        )
+
+
+def check_attention(model_type: str, attention: str) -> None:
+    """Raises InputError where this model type or this machine cannot train with `attention`."""
+    recipe = recipe_for(model_type)
+    if attention not in ATTENTION_NAMES:
+        raise InputError(f"host.attention={attention}: allowed are {', '.join(ATTENTION_NAMES)}")
+    if attention not in recipe.attentions:
+        raise InputError(
+            f"host.attention={attention}: {model_type} runs with {', '.join(recipe.attentions)} only. "
+            f"Set host.attention={recipe.attentions[0]}"
+        )
+    if attention == "flex" and not torch.cuda.is_available():
+        raise InputError(
+            "host.attention=flex needs a GPU: FlexAttention does not support backward on CPU. Set host.attention=sdpa"
+        )
+
+
+def load_host(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: Any = "cpu") -> nn.Module:
+    """A frozen, routed causal language model in evaluation mode.
+
+    With `device="meta"` the model has the right shapes and no weights (dry run).
+    Raises InputError for an unsupported or damaged folder.
+    """
+    config = host_config(folder, attention)
+    from transformers import AutoModelForCausalLM
+
+    chosen: dict[str, Any] = {"attn_implementation": ATTENTION_NAMES[attention], "dtype": dtype}
+    if str(device) == "meta":
+        with torch.device("meta"):
+            host = AutoModelForCausalLM.from_config(config, **chosen)
+    else:
+        try:
+            host = AutoModelForCausalLM.from_pretrained(folder, config=config, local_files_only=True, **chosen)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{folder}: the host cannot be loaded: {error}") from error
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise InputError(f"{folder}: a weight file is damaged ({error}). Download it again.") from error
+        host = host.to(device)
+    host.requires_grad_(False)
+    host.eval()
+    route(host)
+    return host
+
+
+def checkpoint_activations(host: nn.Module, first_adapted: int) -> None:
+    """Recompute the adapted layers in the backward pass; the layers below them have no graph and run once.
+
+    Only the checkpointing wrapper of the adapted layers is told that it trains: the frozen host itself stays in
+    evaluation mode, so none of its dropout acts.
+    """
+    host.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(host, "_require_grads_hook") or hasattr(host, "_require_grads_hooks"):
+        host.disable_input_require_grads()
+    for index, layer in enumerate(decoder_layers(host)):
+        layer.training = index >= first_adapted
+
+
+def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:
+    """The host's tokenizer, with a padding token (the end token where it has none).
+
+    Raises InputError when the folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    source = Path(tokenizer) if tokenizer else folder
+    try:
+        loaded = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: no tokenizer there ({error}). Set host.tokenizer to a folder with one.") from error
+    if loaded.eos_token_id is None:
+        raise InputError(f"{source}: the tokenizer has no end token (eos_token); answers could not end.")
+    if loaded.pad_token_id is None:
+        loaded.pad_token = loaded.eos_token
+    return loaded

@@ -1,0 +1,95 @@
+"""How each supported model family turns prompts into keys and values, through its own frozen projections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mmadapter.errors import InputError
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One family's way: where its attention modules are and how they project.
+
+    `project(module, hidden)` takes (rows, prompt_length, width) and gives keys and values, each
+    (rows, kv_heads, prompt_length, head_dim). It calls the projections as modules, so quantised, sharded and
+    LoRA-wrapped ones work. No rotary and no normalisation of the hidden state.
+    """
+
+    attention: str  # name of the attention module in a decoder layer
+    project: Callable[[nn.Module, Tensor], KeysValues]
+    attentions: tuple[str, ...] = ("eager", "sdpa", "flex")
+
+
+def separate_projections(module: nn.Module, hidden: Tensor) -> KeysValues:
+    """`k_proj` and `v_proj`, and the family's key norm where it has one (Qwen3, Gemma-3).
+
+    The papers say nothing on key norms: the prompts' keys pass it, so that they are scaled like the text's.
+    """
+    keys = _split_heads(module.k_proj(hidden), module.head_dim)
+    values = _split_heads(module.v_proj(hidden), module.head_dim)
+    norm = getattr(module, "k_norm", None)
+    return (keys if norm is None else norm(keys)), values
+
+
+def fused_projection(module: nn.Module, hidden: Tensor) -> KeysValues:
+    """`qkv_proj` with rows [q | k | v] (Phi-3)."""
+    fused = module.qkv_proj(hidden)
+    size = module.config.num_key_value_heads * module.head_dim
+    keys, values = fused[..., -2 * size : -size], fused[..., -size:]
+    return _split_heads(keys, module.head_dim), _split_heads(values, module.head_dim)
+
+
+def interleaved_projection(module: nn.Module, hidden: Tensor) -> KeysValues:
+    """`query_key_value` with q, k, v side by side in each head (GPT-NeoX)."""
+    fused = _split_heads(module.query_key_value(hidden), 3 * module.head_size)
+    _, keys, values = fused.chunk(3, dim=-1)
+    return keys, values
+
+
+def _split_heads(projected: Tensor, head_dim: int) -> Tensor:
+    rows, length, _ = projected.shape
+    return projected.view(rows, length, -1, head_dim).transpose(1, 2)
+
+
+_SEPARATE = Recipe("self_attn", separate_projections)
+RECIPES: dict[str, Recipe] = {
+    "llama": _SEPARATE,
+    "mistral": _SEPARATE,
+    "qwen2": _SEPARATE,
+    "qwen3": _SEPARATE,
+    "gemma": _SEPARATE,
+    "gemma2": Recipe("self_attn", separate_projections, attentions=("eager",)),
+    "gemma3_text": _SEPARATE,
+    "phi3": Recipe("self_attn", fused_projection),
+    "gpt_neox": Recipe("attention", interleaved_projection),
+}
+
+
+def recipe_for(model_type: str) -> Recipe:
+    """The recipe of a `transformers` model type.
+
+    Raises InputError that lists the supported types.
+    """
+    if model_type not in RECIPES:
+        raise InputError(
+            f"host.path holds a model of type {model_type!r}, for which no adapter recipe exists. "
+            f"Supported: {', '.join(sorted(RECIPES))}. Choose a host of one of these types."
+        )
+    return RECIPES[model_type]
+
+
+def decoder_layers(host: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of a causal language model, lowest first."""
+    return getattr(host, host.base_model_prefix).layers
+
+
+def attention_modules(host: nn.Module) -> list[nn.Module]:
+    """The attention module of every decoder block, lowest first."""
+    name = recipe_for(host.config.model_type).attention
+    return [getattr(layer, name) for layer in decoder_layers(host)]

@@ -1,0 +1,102 @@
+"""Tiny random hosts of every supported family, and adapters with open gates, for tests."""
+
+from __future__ import annotations
+
+import torch
+
+from mmadapter.adapters.adapter import Adapter
+from mmadapter.adapters.zero_init import PromptSettings
+from mmadapter.hosts.attention import AdapterCall
+
+VOCABULARY, WIDTH, LAYERS, ADAPTED = 64, 32, 4, 3
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_GQA = {"num_key_value_heads": 2}
+# name -> (config class, its own settings)
+FAMILIES: dict[str, tuple[str, dict]] = {
+    "llama_mha": ("LlamaConfig", {"num_key_value_heads": 4}),
+    "llama_gqa": ("LlamaConfig", _GQA),
+    "llama_mqa": ("LlamaConfig", {"num_key_value_heads": 1}),
+    "llama_bias": ("LlamaConfig", {**_GQA, "attention_bias": True}),
+    "llama_head_dim": ("LlamaConfig", {**_GQA, "head_dim": 16}),
+    "llama3_rope": (
+        "LlamaConfig",
+        {
+            **_GQA,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "mistral": ("MistralConfig", {**_GQA, "sliding_window": 6}),
+    "qwen2": ("Qwen2Config", _GQA),
+    "qwen3": ("Qwen3Config", {**_GQA, "head_dim": 16}),
+    "gemma": ("GemmaConfig", {"num_key_value_heads": 1, "head_dim": 16}),
+    "gemma2": ("Gemma2Config", {**_GQA, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}),
+    "gemma3": ("Gemma3TextConfig", {**_GQA, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}),
+    "phi3": ("Phi3Config", {**_GQA, "sliding_window": None}),
+    "gpt_neox": ("GPTNeoXConfig", {"attention_bias": True}),
+}
+CORE = ["llama_mha", "llama_gqa", "qwen3", "mistral"]
+EAGER_ONLY = {"gemma2"}
+# The window binds on rows longer than it, so these families' masks are never plain causal.
+EVERY_FAMILY_AND_ATTENTION = [
+    (name, attention) for name in FAMILIES for attention in ("eager", "sdpa") if attention == "eager" or name not in EAGER_ONLY
+]
+
+
+def tiny_host(name: str, attention: str = "sdpa", seed: int = 0):
+    """A frozen random host of a family, not yet routed, with every tensor (biases, norms) away from its default."""
+    import transformers
+
+    config_class, settings = FAMILIES[name]
+    if name in EAGER_ONLY:
+        attention = "eager"
+    config = getattr(transformers, config_class)(**_COMMON | settings, attn_implementation=attention)
+    torch.manual_seed(seed)
+    host = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    with torch.no_grad():
+        for parameter in host.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return host.float().requires_grad_(False).eval()
+
+
+def open_adapter(host, prompt_length: int = 5, adapted: int = ADAPTED, seed: int = 1, **settings) -> Adapter:
+    """An adapter on the last layers of `host` whose gates are open."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = PromptSettings(prompt_length, host.config.hidden_size, host.config.num_attention_heads, **settings)
+    layers = host.config.num_hidden_layers
+    adapter = Adapter.on_last_layers(shape, range(layers - adapted, layers), generator=generator)
+    with torch.no_grad():
+        for layer in adapter.by_index().values():
+            if not layer.joint:
+                layer.gate.normal_(0.0, 0.7, generator=generator)
+    return adapter
+
+
+def visual_rows(rows: int, width: int = WIDTH, seed: int = 2) -> torch.Tensor:
+    """One projected image per row, (rows, width)."""
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def adapted_logits(host, adapter: Adapter, tokens, visual=None, **keywords):
+    """Logits of a routed host with the adapter in the call."""
+    return host(input_ids=tokens, adapter=AdapterCall(adapter.by_index(), visual), **keywords).logits
+
+
+def random_tokens(rows: int, length: int, seed: int = 3) -> torch.Tensor:
+    """(rows, length) ordinary tokens: no special ones."""
+    return torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,198 @@
+"""Laws 1 and 2: nothing changes at gate zero; with open gates the logits equal a formula written here independently.
+
+The oracle replaces a host's attention wholly: keys of prompts and text are concatenated, the scores are split, each
+part has its own softmax, and the prompts' keys and values are computed from the weight matrices by hand.
+"""
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from mmadapter.hosts.attention import route
+from tests.families import (
+    ADAPTED,
+    EVERY_FAMILY_AND_ATTENTION,
+    FAMILIES,
+    LAYERS,
+    adapted_logits,
+    open_adapter,
+    random_tokens,
+    tiny_host,
+    visual_rows,
+)
+
+
+def prompt_keys_values_by_hand(module, prompts):
+    """(rows, K, width) -> keys and values (rows, kv_heads, K, head_dim), from the weights."""
+    config = module.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", heads)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if hasattr(module, "query_key_value"):
+        weight = module.query_key_value.weight.view(heads, 3, head_dim, -1)
+        bias = module.query_key_value.bias.view(heads, 3, head_dim)
+        pairs = [(weight[:, part].flatten(0, 1), bias[:, part].flatten()) for part in (1, 2)]
+    elif hasattr(module, "qkv_proj"):
+        _, key, value = module.qkv_proj.weight.split([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim])
+        pairs = [(key, None), (value, None)]
+    else:
+        pairs = [(module.k_proj.weight, module.k_proj.bias), (module.v_proj.weight, module.v_proj.bias)]
+    keys, values = (linear(prompts, *pair).unflatten(-1, (kv_heads, head_dim)).transpose(1, 2) for pair in pairs)
+    if hasattr(module, "k_norm"):
+        norm = module.k_norm
+        size = norm.weight + 1 if "Gemma" in type(norm).__name__ else norm.weight
+        eps = getattr(norm, "variance_epsilon", None) or norm.eps
+        keys = keys * torch.rsqrt(keys.pow(2).mean(-1, keepdim=True) + eps) * size
+    return keys, values
+
+
+def oracle_attention(adapter, visual):
+    def attend(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        layer = adapter.by_index().get(module.layer_idx)
+        length = 0
+        if layer is not None:
+            prompts = layer.prompt[None] if visual is None else layer.prompt[None] + visual[:, None]
+            keys, values = prompt_keys_values_by_hand(module, prompts)
+            length = keys.shape[2]
+            together = [part.repeat_interleave(repeats, 1).expand(len(query), -1, -1, -1) for part in (keys, values)]
+            key, value = torch.cat([together[0], key], 2), torch.cat([together[1], value], 2)
+        scores = query @ key.transpose(-1, -2) * scaling
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        text = scores[..., length:] + attention_mask
+        if layer is None:
+            weights = text.softmax(-1)
+        elif layer.joint:
+            weights = torch.cat([scores[..., :length], text], -1).softmax(-1)
+        else:
+            gate = torch.tanh(layer.gate).view(1, -1, 1, 1)
+            weights = torch.cat([gate * scores[..., :length].softmax(-1), text.softmax(-1)], -1)
+        return (weights @ value).transpose(1, 2), None
+
+    return attend
+
+
+def oracle_logits(name, adapter, tokens, visual=None, **keywords):
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register("oracle", oracle_attention(adapter, visual))
+    AttentionMaskInterface.register("oracle", eager_mask)
+    host = tiny_host(name, "eager")
+    host.config._attn_implementation = "oracle"
+    return host(input_ids=tokens, use_cache=False, **keywords).logits
+
+
+def routed_host(name, attention="sdpa"):
+    host = tiny_host(name, attention)
+    route(host)
+    return host
+
+
+@pytest.mark.parametrize(("name", "attention"), EVERY_FAMILY_AND_ATTENTION)
+def test_a_fresh_adapter_leaves_the_logits_bit_identical(name, attention):
+    tokens = random_tokens(2, 12)
+    plain = tiny_host(name, attention)(input_ids=tokens).logits
+    host = routed_host(name, attention)
+    adapter = open_adapter(host)
+    for layer in adapter.by_index().values():
+        torch.nn.init.zeros_(layer.gate)
+    assert torch.equal(host(input_ids=tokens).logits, plain)
+    assert torch.equal(adapted_logits(host, adapter, tokens), plain)
+    assert torch.equal(adapted_logits(host, adapter, tokens, visual_rows(2)), plain)
+
+
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize(("name", "attention"), EVERY_FAMILY_AND_ATTENTION)
+def test_open_gates_equal_the_concatenated_formula(name, attention, images):
+    host = routed_host(name, attention)
+    adapter = open_adapter(host)
+    tokens = random_tokens(3, 12)
+    visual = visual_rows(3) if images else None
+    ours = adapted_logits(host, adapter, tokens, visual)
+    expected = oracle_logits(name, adapter, tokens, visual)
+    plain = host(input_ids=tokens).logits
+    assert (ours - expected).abs().max() < 5e-5
+    assert (ours - plain).abs().max() > 1e-2, "the gates are open, so the adapter must be seen"
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_open_gates_equal_the_formula_on_padded_rows(name, padding):
+    host = routed_host(name)
+    adapter = open_adapter(host)
+    tokens = random_tokens(2, 12)
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[1, slice(0, 4) if padding == "left" else slice(8, 12)] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    keywords = {"attention_mask": mask, "position_ids": positions}
+    ours = adapted_logits(host, adapter, tokens, visual_rows(2), **keywords)
+    expected = oracle_logits(name, adapter, tokens, visual_rows(2), **keywords)
+    assert (ours - expected)[mask.bool()].abs().max() < 5e-5
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["llama_gqa", "mistral", "qwen3", "gpt_neox"])
+def test_the_joint_softmax_baseline_equals_its_formula(name, attention):
+    host = routed_host(name, attention)
+    adapter = open_adapter(host, attention="joint")
+    tokens = random_tokens(2, 12)
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[1, :3] = 0
+    for keywords in ({}, {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}):
+        ours = adapted_logits(host, adapter, tokens, visual_rows(2), **keywords)
+        expected = oracle_logits(name, adapter, tokens, visual_rows(2), **keywords)
+        kept = keywords.get("attention_mask", torch.ones(2, 12)).bool()
+        assert (ours - expected)[kept].abs().max() < 5e-5
+
+
+@pytest.mark.parametrize("name", ["llama_mha", "llama_gqa", "llama_bias", "mistral", "gpt_neox", "phi3"])
+def test_the_image_acts_exactly_as_gate_times_projected_value(name):
+    """Design decision 8: softmax(q(kP + kI))(vP + vI) = softmax(q kP) vP + Wv I."""
+    from mmadapter.adapters.zero_init import gated_prompt_attention
+    from mmadapter.hosts.recipes import attention_modules, recipe_for
+
+    host = routed_host(name)
+    module = attention_modules(host)[-1]
+    layer = open_adapter(host).by_index()[LAYERS - 1]
+    image, project = visual_rows(2), recipe_for(host.config.model_type).project
+    query = torch.randn(2, 4, 7, 8)
+    whole = gated_prompt_attention(query, *project(module, layer.prompt + image[:, None]), layer.gate_values(), 0.35)
+    alone = gated_prompt_attention(query, *project(module, layer.prompt[None]), layer.gate_values(), 0.35)
+    shift = project(module, image[:, None])[1] - project(module, torch.zeros(1, 1, image.shape[-1]))[1]
+    shift = shift.repeat_interleave(4 // shift.shape[1], 1).transpose(1, 2) * layer.gate_values().view(1, 1, 4, 1)
+    assert torch.allclose(whole, alone + shift, atol=1e-5)
+    assert shift.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("setting", "reference"), [({"gate": "identity"}, "identity"), ({"gate_per": "layer"}, "scalar")])
+def test_the_released_gate_forms_are_settings(setting, reference):
+    host = routed_host("llama_gqa")
+    adapter = open_adapter(host, **setting)
+    twin = open_adapter(host)
+    for ours, theirs in zip(adapter.by_index().values(), twin.by_index().values(), strict=True):
+        assert ours.gate.shape == ((4,) if reference == "identity" else (1,))
+        with torch.no_grad():
+            theirs.prompt.copy_(ours.prompt)
+            values = ours.gate.clamp(-0.9, 0.9)
+            ours.gate.copy_(values)
+            theirs.gate.copy_(torch.atanh(values) if reference == "identity" else values.expand(4))
+    tokens = random_tokens(2, 9)
+    difference = adapted_logits(host, adapter, tokens) - adapted_logits(host, twin, tokens)
+    assert difference.abs().max() < 1e-5
+
+
+def test_layers_below_the_first_adapted_one_are_untouched():
+    host = routed_host("llama_gqa")
+    adapter = open_adapter(host)
+    tokens = random_tokens(1, 6)
+    from mmadapter.hosts.attention import AdapterCall
+
+    plain = host(input_ids=tokens, output_hidden_states=True).hidden_states
+    ours = host(input_ids=tokens, output_hidden_states=True, adapter=AdapterCall(adapter.by_index())).hidden_states
+    first = LAYERS - ADAPTED
+    assert torch.equal(plain[first], ours[first])
+    assert not torch.equal(plain[first + 1], ours[first + 1])
