@@ -1,0 +1,137 @@
+"""One evaluation: answers of a model, or of a predictions file, into predictions.jsonl and metrics.json."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmadapter.errors import InputError
+from mmadapter.evaluation.generation import Progress
+from mmadapter.evaluation.papers import scienceqa_rows
+from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
+from mmadapter.evaluation.questions import read_questions
+from mmadapter.evaluation.recreate import assistant_of_run, conf_of_run, run_folder, samples_of_task
+from mmadapter.evaluation.table import print_scores
+from mmadapter.evaluation.tasks import evaluate_captions, evaluate_scienceqa, prediction_row, scienceqa_metrics
+
+TASKS = {"scienceqa": evaluate_scienceqa, "caption": evaluate_captions}
+
+
+def run(conf: Any) -> dict[str, Any]:
+    """What eval.py calls with an EvalConf: evaluates a run folder's model, or scores a predictions file without one."""
+    if conf.predictions and conf.run:
+        raise InputError("run= and predictions= are both set; give the model to ask, or the answers to score.")
+    if conf.predictions:
+        return score_file(conf)
+    if not conf.run:
+        raise InputError("Nothing to evaluate: give run=RUN_FOLDER (a model), or predictions=FILE (answers to score).")
+    return evaluate_run(conf)
+
+
+def score_file(conf: Any) -> dict[str, Any]:
+    """Scores an existing predictions file; imports no torch. Writes into `conf.output` where it is set."""
+    task, file = conf.task, Path(conf.predictions)
+    if task.name != "scienceqa":
+        raise InputError(f"predictions= can be scored for task=scienceqa only, not for task {task.name!r}.")
+    questions, split_size = read_questions(problems_file(task), task.split, _path(task.pid_splits))
+    predictions = read_predictions(file, questions, predictions_from=task.predictions_from)
+    chosen = set(list(questions)[: task.limit])
+    indices = {id: index for id, index in predictions.indices.items() if id in chosen}
+    metrics = scienceqa_metrics(task, questions, indices, split_size)
+    metrics["predictions"] = {"file": str(file), "scored": task.predictions_from}
+    metrics["remarks"] = list(predictions.remarks)
+    if conf.output:
+        folder = Path(conf.output)
+        rows = [
+            prediction_row(task, questions[id], predictions.outputs.get(id), index)
+            for id, index in indices.items()
+        ]
+        write_lines(folder / "predictions.jsonl", rows)
+        write_json(folder / "metrics.json", metrics)
+    print_scores(metrics, papers=scienceqa_rows())
+    if conf.output:
+        print(f"written: {Path(conf.output) / 'metrics.json'}")
+    return metrics
+
+
+def problems_file(task: Any, root: str | None = None) -> Path:
+    """The problems.json of a scienceqa task: `problems`, or the one in `root`."""
+    if task.problems:
+        return Path(task.problems)
+    folder = task.root or root
+    if not folder:
+        raise InputError("task=scienceqa needs the questions: set task.problems=FILE or task.root=FOLDER.")
+    return Path(folder) / "problems.json"
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
+def evaluate_run(conf: Any) -> dict[str, Any]:
+    """Re-creates a run's assistant and evaluates one task with it, into RUN/eval/TASK or `conf.output`."""
+    folder = run_folder(conf.run, conf.runs_root)
+    run_conf = conf_of_run(folder, conf)
+    root = conf.task.root or run_conf.data.root
+    samples = samples_of_task(conf.task, root)
+    assistant = assistant_of_run(folder, run_conf, conf.device)
+    assistant.prepare_images([sample.image for sample in samples if sample.image is not None])
+    output = Path(conf.output) if conf.output else folder / "eval" / conf.task.name
+    return evaluate(assistant, conf.task, samples, output, root=root, quiet=False, progress=line_progress())
+
+
+def evaluate(
+    assistant: Any,
+    task: Any,
+    samples: Sequence[Any],
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    root: str | None = None,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Asks the assistant every sample; writes FOLDER/predictions.jsonl and metrics.json, whole or not at all.
+
+    `task` is a TaskConf; `samples` were read for evaluation (no answer segment); `root` is the data root that the
+    task falls back on, for the size of the whole split. Returns the metrics.
+    """
+    if task.name not in TASKS:
+        raise InputError(f"task.name is {task.name!r}, allowed: {', '.join(TASKS)}.")
+    if not samples:
+        raise InputError(f"task {task.name}: there is no sample to evaluate in split {task.split}. Check task.split.")
+    was_training = getattr(assistant, "training", False)
+    if was_training:
+        assistant.eval()
+    started = time.perf_counter()
+    try:
+        metrics, rows = TASKS[task.name](assistant, task, samples, folder, progress, root)
+    finally:
+        if was_training:
+            assistant.train()
+    metrics["seconds"] = round(time.perf_counter() - started, 2)
+    write_lines(folder / "predictions.jsonl", rows)
+    write_json(folder / "metrics.json", metrics)
+    if not quiet:
+        if task.name == "scienceqa":
+            print_scores(metrics, papers=scienceqa_rows())
+        print(f"written: {folder / 'metrics.json'}")
+    return metrics
+
+
+def line_progress(every_seconds: float = 5.0) -> Progress:
+    """Progress on stderr: one line rewritten at a terminal, a line now and then elsewhere."""
+    last = [time.monotonic()]
+    terminal = sys.stderr.isatty()
+
+    def show(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - last[0] < (0.2 if terminal else every_seconds):
+            return
+        last[0] = now
+        start, end = ("\r", "\n" if done == total else "") if terminal else ("", "\n")
+        print(f"{start}{what}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,144 @@
+"""What each task asks of an assistant, and the lines and numbers it leaves: scienceqa and caption."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmadapter.evaluation.generation import Progress, generate_answers, most_likely_options
+from mmadapter.evaluation.predictions import write_json
+from mmadapter.evaluation.questions import Question, questions_of_samples, split_ids
+from mmadapter.evaluation.scienceqa import parse_answer, random_choice, score, topic_accuracy
+
+Answered = tuple[dict[str, Any], list[dict[str, Any]]]
+"""(the content of metrics.json, the lines of predictions.jsonl)."""
+
+
+def evaluate_scienceqa(
+    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
+) -> Answered:
+    """Greedy answers through the parser and, where asked, a second score by option likelihood."""
+    questions = questions_of_samples(samples)
+    outputs = generate_answers(assistant, samples, task, progress=progress)
+    predictions = {
+        sample.id: parse_answer(output, questions[sample.id].choices)
+        for sample, output in zip(samples, outputs, strict=True)
+    }
+    likely: dict[str, int | None] = {}
+    if task.likelihood:
+        options = most_likely_options(assistant, samples, task, progress=progress)
+        likely = {sample.id: option for sample, option in zip(samples, options, strict=True)}
+    split_size = known_split_size(task, len(samples), root)
+    metrics = scienceqa_metrics(task, questions, predictions, split_size)
+    if likely:
+        metrics["likelihood_accuracy"] = score(questions, likely, split=task.split, split_size=split_size).accuracy
+    rows = []
+    for sample, output in zip(samples, outputs, strict=True):
+        row = prediction_row(task, questions[sample.id], output, predictions[sample.id])
+        row["likelihood_prediction"] = likely.get(sample.id)
+        row["prompt"] = sample.prompt
+        row["image"] = None if sample.image is None else str(sample.image)
+        rows.append(row)
+    return metrics, rows
+
+
+def known_split_size(task: Any, samples: int, root: str | None) -> int | None:
+    """How many questions the whole split has: from pid_splits.json; without one all samples that were read, unless
+    the task leaves some out."""
+    candidates = [task.pid_splits, task.problems and Path(task.problems).parent / "pid_splits.json"]
+    candidates += [Path(folder) / "pid_splits.json" for folder in (task.root, root) if folder]
+    for candidate in candidates:
+        if candidate and Path(candidate).is_file():
+            return len(split_ids(Path(candidate), task.split))
+    return None if task.limit or task.missing_image == "skip" else samples
+
+
+def scienceqa_metrics(
+    task: Any, questions: Mapping[str, Question], predictions: Mapping[str, int | None], split_size: int | None
+) -> dict[str, Any]:
+    """The content of metrics.json."""
+    seed = task.seed if task.fallback == "random" else None
+    scores = score(questions, predictions, split=task.split, split_size=split_size, fallback_seed=seed)
+    return {
+        "task": "scienceqa",
+        "split": task.split,
+        **scores.as_json(),
+        "fallback": "none" if seed is None else f"random, seed {seed}",
+        "by_topic": topic_accuracy(questions, predictions),
+        "prompt_format": task.prompt_format,
+        "versions": versions(),
+    }
+
+
+def prediction_row(task: Any, question: Question, output: str | None, prediction: int | None) -> dict[str, Any]:
+    """One line of predictions.jsonl; `prediction` is what was scored, the guess of the fallback included."""
+    guessed = prediction is None and task.fallback == "random"
+    scored = random_choice(question, task.seed) if guessed else prediction
+    return {
+        "id": question.id,
+        "question": question.question,
+        "prompt": None,
+        "choices": list(question.choices),
+        "answer": question.answer,
+        "output": output,
+        "prediction": prediction,
+        "likelihood_prediction": None,
+        "correct": scored == question.answer,
+        "guessed": guessed,
+        "image": None,
+        "subject": question.subject,
+        "grade": question.grade,
+        "topic": question.topic,
+        "has_hint": question.has_hint,
+        "has_image": question.has_image,
+    }
+
+
+def evaluate_captions(
+    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
+) -> Answered:
+    """One caption an image; besides predictions.jsonl, captions.json in the COCO results format."""
+    first_of_image = list({sample.meta["image_id"]: sample for sample in reversed(samples)}.values())[::-1]
+    outputs = generate_answers(assistant, first_of_image, task, progress=progress)
+    # Every line-breaking character must go: the reference tokenizer is line-based and would shift all later captions.
+    captions = [" ".join(output.split()) for output in outputs]
+    results = [
+        {"image_id": sample.meta["image_id"], "caption": caption}
+        for sample, caption in zip(first_of_image, captions, strict=True)
+    ]
+    write_json(folder / "captions.json", results)
+    rows = [
+        {
+            "id": sample.id,
+            "image_id": sample.meta["image_id"],
+            "prompt": sample.prompt,
+            "output": caption,
+            "references": list(sample.meta.get("references", ())),
+            "image": None if sample.image is None else str(sample.image),
+        }
+        for sample, caption in zip(first_of_image, captions, strict=True)
+    ]
+    metrics = {
+        "task": "caption",
+        "split": task.split,
+        "counts": {"captions": len(captions)},
+        "empty": sum(not caption for caption in captions),
+        "complete": task.limit is None and task.missing_image != "skip",
+        "results_file": "captions.json",
+        "versions": versions(),
+    }
+    return metrics, rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, without importing any of it."""
+    found = {"python": platform.python_version()}
+    for package in ("mmadapter", "torch", "transformers", "open_clip_torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,147 @@
+"""Predictions files of every layout, and the errors for what cannot be scored."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from mmadapter.errors import InputError
+from mmadapter.evaluation import predictions as predictions_module
+from mmadapter.evaluation.predictions import read_predictions, write_json
+from mmadapter.evaluation.questions import question_of, read_questions
+from mmadapter.evaluation.run import run
+
+PROBLEM = {
+    "question": "Which one?", "choices": ["red", "blue"], "answer": 1, "hint": "", "image": None,
+    "grade": "grade2", "subject": "natural science", "split": "test", "topic": "colours",
+}  # fmt: skip
+QUESTIONS = {id: question_of(id, PROBLEM, "problems.json") for id in ("3", "7", "11")}
+
+
+def saved(folder, name, content):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def lines(items):
+    return "".join(json.dumps(item) + "\n" for item in items)
+
+
+def test_a_results_map_is_scored_as_it_stands(tmp_path):
+    content = {"acc": 1.0, "results": {"3": 1, "7": -1, "11": None}, "outputs": {"3": "The answer is A."}}
+    read = read_predictions(saved(tmp_path, "r.json", content), QUESTIONS)
+    assert read.indices == {"3": 1, "7": None, "11": None}
+    assert read.outputs == {"3": "The answer is A."}
+    assert "acc" in read.remarks[0]
+
+
+def test_the_texts_are_parsed_where_asked(tmp_path):
+    content = {"results": {"3": 1}, "outputs": {"3": "The answer is A.", "7": "no idea"}}
+    read = read_predictions(saved(tmp_path, "r.json", content), QUESTIONS, predictions_from="outputs")
+    assert read.indices == {"3": 0, "7": None}
+
+
+def test_llava_answers_are_parsed(tmp_path):
+    items = [{"question_id": "3", "prompt": "?", "text": "B"}, {"question_id": 7, "text": "A. red", "model_id": "m"}]
+    assert read_predictions(saved(tmp_path, "a.jsonl", lines(items)), QUESTIONS).indices == {"3": 1, "7": 0}
+
+
+def test_llavas_scored_outputs_are_parsed(tmp_path):
+    content = {"correct": [{"question_id": "3", "pred": "B"}], "incorrect": [{"question_id": "7", "pred": "hm"}]}
+    assert read_predictions(saved(tmp_path, "o.json", content), QUESTIONS).indices == {"3": 1, "7": None}
+
+
+def test_our_own_lines_are_read_back(tmp_path):
+    items = [{"id": "3", "prediction": 1, "output": "A"}, {"id": "7", "prediction": None, "output": ""}]
+    path = saved(tmp_path, "predictions.jsonl", lines(items))
+    assert read_predictions(path, QUESTIONS).indices == {"3": 1, "7": None}
+    assert read_predictions(path, QUESTIONS, predictions_from="outputs").indices == {"3": 0, "7": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.json", {"results": {"3": 2}}, r"r\.json, id 3: the prediction is 2"),
+        ("r.json", {"results": {"3": True}}, "id 3"),
+        ("r.json", {"results": {"3": "B"}}, "id 3"),
+        ("r.json", {"results": {"99": 0}}, "no question of this split: 99"),
+        ("r.json", '{"results": {"3": 0, "3": 1}}', "'3' comes twice"),
+        ("r.json", '{"results": {"3": 0, "7', r"r\.json: not valid JSON at character"),
+        ("r.json", {"answers": {}}, "recognised layouts"),
+        ("r.json", [1, 2], "recognised layouts"),
+        ("r.json", {"results": {}}, "holds no results"),
+        ("a.jsonl", lines([{"question_id": "3", "text": "A"}] * 2), "item 2: the id '3' comes twice"),
+        ("a.jsonl", lines([{"qid": "3"}]), "recognised layouts"),
+        ("a.jsonl", '{"question_id": "3", "text": "A"}\n{"question', "line 2"),
+        ("a.jsonl", "", "an empty file"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_with_file_and_id(tmp_path, name, content, message):
+    with pytest.raises(InputError, match=message):
+        read_predictions(saved(tmp_path, name, content), QUESTIONS)
+
+
+def test_a_missing_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_predictions(tmp_path / "none.json", QUESTIONS)
+
+
+def test_the_split_is_what_pid_splits_lists(tmp_path):
+    problems = saved(tmp_path, "problems.json", {"3": PROBLEM, "7": PROBLEM, "8": {**PROBLEM, "split": "val"}})
+    assert read_questions(problems, "test")[1] == 2
+    saved(tmp_path, "pid_splits.json", {"test": ["3", "7", "11"], "minitest": ["7"]})
+    questions, size = read_questions(problems, "test")
+    assert list(questions) == ["3", "7"] and size == 3
+    assert list(read_questions(problems, "minitest")[0]) == ["7"]
+    with pytest.raises(InputError, match="Its splits: test, minitest"):
+        read_questions(problems, "dev")
+
+
+def task(problems, **changes):
+    settings = {
+        "name": "scienceqa", "root": None, "problems": str(problems), "pid_splits": None, "split": "test",
+        "limit": None, "fallback": "none", "seed": 0, "predictions_from": "results", "prompt_format": None,
+    }  # fmt: skip
+    return SimpleNamespace(**{**settings, **changes})
+
+
+def test_a_file_is_scored_into_metrics_json(tmp_path, capsys):
+    problems = saved(tmp_path, "problems.json", {"3": PROBLEM, "7": PROBLEM, "11": PROBLEM})
+    file = saved(tmp_path, "r.json", {"results": {"3": 1, "7": 0}})
+    conf = SimpleNamespace(task=task(problems), predictions=str(file), run=None, output=str(tmp_path / "out"))
+    run(conf)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["accuracy"]["Avg"] == 50.0 and metrics["accuracy"]["SOC"] is None
+    assert metrics["counts"]["NAT"] == 2 and metrics["unanswered"] == 0
+    assert metrics["coverage"] == {"scored": 2, "split": 3, "complete": False}
+    printed = capsys.readouterr().out
+    assert "subset: 2 of the 3 questions of test" in printed and "n/a" in printed and "LLaMA-Adapter [paper]" in printed
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["prediction"], row["correct"]) for row in rows] == [("3", 1, True), ("7", 0, False)]
+
+
+def test_neither_run_nor_predictions_is_an_input_error():
+    with pytest.raises(InputError, match="run=RUN_FOLDER"):
+        run(SimpleNamespace(task=None, predictions=None, run=None, output=None))
+
+
+def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"accuracy": 1})
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(predictions_module.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"accuracy": 2})
+    assert json.loads(path.read_text()) == {"accuracy": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_scoring_a_file_needs_no_torch():
+    code = "import sys; import mmadapter.evaluation.run; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
