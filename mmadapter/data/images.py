@@ -1,0 +1,106 @@
+"""Picture files to upright RGB pictures, or an InputError that says why not; no global of PIL is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from mmadapter.errors import InputError
+
+MAX_PIXELS = 100_000_000
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+log = logging.getLogger(__name__)
+
+
+def read_image(path: Path) -> Image.Image:
+    """The picture as 8-bit RGB, upright, its first frame where it is animated, transparency over white.
+
+    The kind of file is judged by its content. Raises InputError naming the file where it is missing, no picture, cut off or damaged,
+    or of more than 100 million pixels (refused from the header, before memory is used).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such image file. Check the data root, or set missing_image=skip.")
+    try:
+        with Image.open(path) as opened:
+            _check_size(path, opened.size)
+            # Decoded before its EXIF is read: reading EXIF of a PNG decodes it too and would hide the error.
+            opened.load()
+            return _to_rgb(path, _upright(path, opened))
+    except InputError:
+        raise
+    except Exception as error:  # PIL raises a dozen kinds of errors on damaged files; all mean the same to the user
+        raise InputError(f"{path}: {_reason(path, error)} Replace the file or take the item out.") from error
+
+
+def image_digest(path: Path) -> str:
+    """sha256 of the file's content in hexadecimal digits."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: the image file cannot be read: {error.strerror}.") from error
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise InputError(f"{path}: the picture is {width} x {height} pixels, so there is nothing to see. Replace the file.")
+    if width * height > MAX_PIXELS:
+        raise InputError(_too_large(f"{path}: its header claims {width} x {height} pixels"))
+
+
+def _too_large(what: str) -> str:
+    return f"{what}; at most {MAX_PIXELS:,} pixels are read (a decompression bomb?). Replace the file by a smaller picture."
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if path.stat().st_size == 0:
+        return "the image file is empty."
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large("its header claims too many pixels")
+    if isinstance(error, UnidentifiedImageError):
+        return "this is no picture in any format that PIL reads."
+    return f"the image file is cut off or damaged ({type(error).__name__}: {error})."
+
+
+def _upright(path: Path, image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception as error:  # damaged EXIF says nothing about the pixels, which are decoded by now
+        log.warning("%s: its EXIF data is damaged and was ignored (%s: %s)", path, type(error).__name__, error)
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return _grey_16_bit(path, image).convert("RGB")
+    if image.mode == "F":
+        raise InputError(f"{path}: its pixels are floating-point numbers of unknown range. Save it with 8 or 16 bits.")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_16_bit(path: Path, image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bit; a plain conversion would clip everything above 255 to white."""
+    wide = image.convert("I")
+    low, high = (int(value) for value in wide.getextrema())  # type: ignore[arg-type]
+    if low < 0 or high > 65535:
+        raise InputError(f"{path}: its pixels run from {low} to {high}; whole-number grey has 0 to 65535. Save it with 8 or 16 bits.")
+    return wide.point(lambda value: value * (1 / 257) + 0.5).convert("L")

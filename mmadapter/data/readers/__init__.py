@@ -1,0 +1,1 @@
+"""Readers: files in their publishers' layouts to lists of samples."""

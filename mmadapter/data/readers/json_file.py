@@ -1,0 +1,98 @@
+"""JSON files read strictly: byte order mark and CRLF accepted; truncation, duplicate keys and bad text told by file and byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmadapter.errors import InputError
+
+_BLANKS = " \t\r\n"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises InputError with file, byte offset and the last whole entry where it is damaged."""
+    text = _read_text(path)
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs))
+    except json.JSONDecodeError as error:
+        offset = len(text[: error.pos].encode())
+        cut = "ends too early" if not text[error.pos :].strip() or error.msg.startswith("Unterminated") else "is damaged"
+        raise InputError(
+            f"{path}: the JSON {cut} at byte {offset} of {path.stat().st_size} ({error.msg}); "
+            f"the last whole entry is {last_whole_entry(text) or 'none'}. Fetch the file again."
+        ) from error
+    except RecursionError as error:
+        raise InputError(f"{path}: the JSON is nested too deeply to be a data file.") from error
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The entries of a JSON-lines file; raises InputError with file and line where one is damaged."""
+    entries = []
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            entries.append(json.loads(line, object_pairs_hook=lambda pairs: _object(path, pairs)))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}, column {error.colno}: this is no JSON ({error.msg}). Mend the line.") from error
+    return entries
+
+
+def last_whole_entry(text: str) -> str | None:
+    """Where in a cut-off JSON text the last complete entry stands, such as `"17"` or `images[41]`."""
+    text = text.lstrip()
+    if not text.startswith(("{", "[")):
+        return None
+    is_object = text.startswith("{")
+    last, name, begin, position, place = None, "", 0, 1, 0
+    decoder = json.JSONDecoder()
+    try:
+        while True:
+            position = _behind(text, position, "," if place else "")
+            if is_object:
+                name, position = decoder.raw_decode(text, position)
+                position = begin = _behind(text, position, ":")
+            _, position = decoder.raw_decode(text, position)
+            last = f'"{name}"' if is_object else f"[{place}]"
+            begin, place = 0, place + 1
+    except json.JSONDecodeError:
+        # The entry that breaks off may be a long list of entries itself (COCO's files): name the last one in there.
+        inner = last_whole_entry(text[begin:]) if begin else None
+        return f"{name}{inner}" if inner and inner.startswith("[") else last
+
+
+def _behind(text: str, position: int, sign: str) -> int:
+    """The position of the next value: behind blanks, `sign` and blanks."""
+    while text[position : position + 1] in _BLANKS and position < len(text):
+        position += 1
+    if sign:
+        if text[position : position + 1] != sign:
+            raise json.JSONDecodeError("no separator", text, position)
+        return _behind(text, position + 1, "")
+    return position
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the file cannot be read ({error.strerror}). Check the path.") from error
+    if not content.strip():
+        raise InputError(f"{path}: the file is empty. Fetch it again.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is not UTF-8 ({error.reason}). Save the file as UTF-8, or fetch it again."
+        ) from error
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: the key {twice!r} stands twice in one object; ids and field names must be unique.")
+    return entries

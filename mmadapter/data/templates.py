@@ -1,0 +1,143 @@
+"""Prompt texts as segments: Alpaca's two templates, the caption instruction (V1, V2), ScienceQA's prompt formats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Segment
+from mmadapter.errors import InputError
+
+Segments = tuple[Segment, ...]
+
+ALPACA_WITH_INPUT = Segment(
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\n",
+    TEMPLATE,
+)
+ALPACA_WITHOUT_INPUT = Segment(
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\n",
+    TEMPLATE,
+)
+ALPACA_INPUT = Segment("\n\n### Input:\n", TEMPLATE)
+ALPACA_RESPONSE = Segment("\n\n### Response:", TEMPLATE)
+CAPTION_INSTRUCTION = "Generate caption of this image"
+CAPTION_PLAIN = Segment(f"{CAPTION_INSTRUCTION} :", TEMPLATE)
+CAPTION_TEMPLATES = ("alpaca", "plain")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def alpaca_segments(instruction: str, context: str = "", answer: str | None = None) -> Segments:
+    """Alpaca's template with input where there is one, else the one without; the answer stands directly behind the colon."""
+    asked = Segment(instruction, INSTRUCTION)
+    if context:
+        head: Segments = (ALPACA_WITH_INPUT, asked, ALPACA_INPUT, Segment(context, CONTEXT), ALPACA_RESPONSE)
+    else:
+        head = (ALPACA_WITHOUT_INPUT, asked, ALPACA_RESPONSE)
+    return head if answer is None else (*head, Segment(answer, ANSWER))
+
+
+def caption_segments(template: str, caption: str | None = None) -> Segments:
+    """The caption prompt: "alpaca" as in V2 (instruction in Alpaca's template), "plain" as in V1's caption demo (bare text)."""
+    if template == "alpaca":
+        return alpaca_segments(CAPTION_INSTRUCTION, "", caption)
+    if template == "plain":
+        return (CAPTION_PLAIN,) if caption is None else (CAPTION_PLAIN, Segment(f" {caption}", ANSWER))
+    raise InputError(f"template is {template!r}; allowed: {', '.join(CAPTION_TEMPLATES)}.")
+
+
+def scienceqa_format(name: str) -> tuple[str, str]:
+    """(prompt parts, answer parts) of a format named as upstream: Q question, C context, M options, L lecture, E solution, A answer."""
+    prompt, _, answer = name.partition("-")
+    letters = sorted(prompt)
+    if letters in (list("CMQ"), list("CLMQ"), list("CEMQ"), list("CELMQ")) and sorted(answer) in (
+        ["A"],
+        ["A", "L"],
+        ["A", "E"],
+        ["A", "E", "L"],
+    ):
+        return prompt, answer
+    raise InputError(
+        f"prompt_format is {name!r}; allowed is PROMPT-ANSWER, PROMPT from the letters Q C M (L E), ANSWER from A (L E), "
+        "such as QCM-A, QCM-LEA, QCM-ALE, CQM-A, QCML-A."
+    )
+
+
+def scienceqa_segments(problem: Mapping[str, Any], prompt_format: str, caption: str | None, training: bool) -> Segments:
+    """The prompt of ScienceQA's authors for one checked problem, ending in "Answer:", and in training its answer.
+
+    Double blanks are replaced once and newlines in lecture and solution are written as backslash-n, as upstream does.
+    """
+    prompt, answer = scienceqa_format(prompt_format)
+    pieces: list[Segment] = []
+    for part in re.findall(r"[LE]+|[QCM]", prompt):
+        pieces.extend(_prompt_line(part, problem, caption, first=not pieces))
+    pieces.append(Segment("\nAnswer:", TEMPLATE))
+    if training:
+        pieces.append(Segment(_scienceqa_answer(problem, answer), ANSWER))
+    return _merged(_single_blanks(pieces))
+
+
+def scienceqa_context(problem: Mapping[str, Any], caption: str | None) -> str:
+    """The hint, and the picture's caption where captions are used; "N/A" where both are empty."""
+    return f"{problem['hint']} {caption or ''}".strip() or "N/A"
+
+
+def scienceqa_options(choices: Sequence[str]) -> str:
+    """The choices as "(A) first (B) second"."""
+    return " ".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+
+
+def _prompt_line(part: str, problem: Mapping[str, Any], caption: str | None, first: bool) -> list[Segment]:
+    start = "" if first else "\n"
+    if part == "Q":
+        return [Segment(f"{start}Question:", TEMPLATE), Segment(f" {problem['question']}", INSTRUCTION)]
+    if part == "C":
+        return [Segment(f"{start}Context:", TEMPLATE), Segment(f" {scienceqa_context(problem, caption)}", CONTEXT)]
+    if part == "M":
+        return [Segment(f"{start}Options: {scienceqa_options(problem['choices'])}", TEMPLATE)]
+    return [Segment(f"{start}BECAUSE:", TEMPLATE), Segment(f" {_explanation(part, problem)}", CONTEXT)]
+
+
+def _explanation(part: str, problem: Mapping[str, Any]) -> str:
+    fields = {"L": "lecture", "E": "solution"}
+    return " ".join(problem[fields[letter]].replace("\n", "\\n") for letter in part)
+
+
+def _scienceqa_answer(problem: Mapping[str, Any], answer: str) -> str:
+    # Upstream's names are swapped in these two formats: its AL appends the solution, its AE the lecture.
+    answer = {"AL": "AE", "AE": "AL"}.get(answer, answer)
+    before, _, after = answer.partition("A")
+    text = f"The answer is {LETTERS[problem['answer']]}."
+    if before:
+        text = f"{_explanation(before, problem)} {text}"
+    if after:
+        text = f"{text} BECAUSE: {_explanation(after, problem)}"
+    return f" {text}"
+
+
+def _single_blanks(pieces: list[Segment]) -> list[Segment]:
+    """Every pair of blanks becomes one, across segments too; outer blanks and a trailing "BECAUSE:" go."""
+    text = "".join(piece.text for piece in pieces)
+    dropped = {match.end() - 1 for match in re.finditer("  ", text)}
+    cleaned, start = [], 0
+    for piece in pieces:
+        kept = "".join(sign for place, sign in enumerate(piece.text, start) if place not in dropped) if dropped else piece.text
+        start += len(piece.text)
+        cleaned.append(Segment(kept, piece.kind))
+    last = cleaned[-1]
+    cleaned[-1] = Segment(last.text.rstrip().removesuffix("BECAUSE:").rstrip(), last.kind)
+    return cleaned
+
+
+def _merged(pieces: list[Segment]) -> Segments:
+    """Neighbouring segments of one kind as one."""
+    merged: list[Segment] = []
+    for piece in pieces:
+        if merged and merged[-1].kind == piece.kind:
+            merged[-1] = Segment(merged[-1].text + piece.text, piece.kind)
+        else:
+            merged.append(piece)
+    return tuple(merged)

@@ -1,0 +1,157 @@
+"""Samples to token ids: segments are tokenised apart and concatenated, so the labels' boundary is known, not searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Sample, Segment
+from mmadapter.errors import InputError
+
+ANCHORS = (":", "\n", "a")
+CUT_ORDER = (CONTEXT, INSTRUCTION)
+CHUNK = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids with BOS, and with EOS where there is an answer; the labels are `ids[supervised_from:]`."""
+
+    sample: Sample
+    ids: list[int]
+    supervised_from: int
+
+
+class SampleEncoder:
+    """Turns samples into ids of at most `max_tokens` tokens (BOS and EOS included).
+
+    Works with every `transformers` tokenizer. A segment behind another one is tokenised as the continuation of a text: the
+    ids of anchor + segment without the anchor's ids. So SentencePiece adds no blank of its own, and no token ever reaches
+    over a segment's boundary. Segments carry their own leading blank (" The answer is A.").
+
+    Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        if max_tokens < 1:
+            raise InputError(f"max_tokens is {max_tokens}; it must be at least 1 (host.max_tokens).")
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.cut_samples = 0
+        self._bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+        self._anchors = [(anchor, self._tokenise([anchor], TEMPLATE)[0]) for anchor in ANCHORS]
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up a batch; any id will do, because the attention mask hides it."""
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if candidate is not None:
+                return int(candidate)
+        return 0
+
+    def encode(self, sample: Sample) -> Encoded:
+        """Encodes one sample; raises InputError naming it where its answer is empty or its fixed parts do not fit."""
+        return self.encode_many([sample])[0]
+
+    def encode_many(self, samples: Iterable[Sample]) -> list[Encoded]:
+        """Encodes many samples, tokenising in large batches."""
+        listed = list(samples)
+        encoded: list[Encoded] = []
+        for start in range(0, len(listed), CHUNK):
+            chunk = listed[start : start + CHUNK]
+            ids_of = self._tokenise_segments(chunk)
+            encoded.extend(self._assemble(sample, ids_of) for sample in chunk)
+        return encoded
+
+    def continuation(self, text: str, kind: str = TEMPLATE) -> list[int]:
+        """The ids of `text` as it continues another text."""
+        return self._continuations([text], kind)[0]
+
+    def _tokenise(self, texts: Sequence[str], kind: str) -> list[list[int]]:
+        if not texts:
+            return []
+        settings = {"split_special_tokens": kind != TEMPLATE, "add_special_tokens": False, "verbose": False}
+        return self.tokenizer(list(texts), **settings)["input_ids"]
+
+    def _continuations(self, texts: Sequence[str], kind: str) -> list[list[int]]:
+        found: dict[str, list[int]] = {"": []}
+        open_texts = [text for text in dict.fromkeys(texts) if text]
+        for anchor, prefix in self._anchors:
+            rows = self._tokenise([anchor + text for text in open_texts], kind)
+            for text, ids in zip(open_texts, rows, strict=True):
+                if ids[: len(prefix)] == prefix:
+                    found[text] = ids[len(prefix) :]
+            open_texts = [text for text in open_texts if text not in found]
+        # Every anchor melted into the text (never seen on a real one): its ids as a text of its own are still a valid reading.
+        found.update(zip(open_texts, self._tokenise(open_texts, kind), strict=True))
+        return [found[text] for text in texts]
+
+    def _tokenise_segments(self, samples: Sequence[Sample]) -> dict[tuple[str, str, bool], list[int]]:
+        """Ids of all segments of `samples`, by (text, kind, whether it is a continuation)."""
+        wanted: dict[tuple[str, bool], dict[str, None]] = {}
+        for sample in samples:
+            for position, segment in enumerate(sample.segments):
+                wanted.setdefault((segment.kind, position > 0), {})[segment.text] = None
+        ids_of: dict[tuple[str, str, bool], list[int]] = {}
+        for (kind, continues), texts in wanted.items():
+            listed = list(texts)
+            rows = self._continuations(listed, kind) if continues else self._tokenise(listed, kind)
+            ids_of.update(((text, kind, continues), ids) for text, ids in zip(listed, rows, strict=True))
+        return ids_of
+
+    def _assemble(self, sample: Sample, ids_of: dict[tuple[str, str, bool], list[int]]) -> Encoded:
+        parts = [ids_of[segment.text, segment.kind, place > 0] for place, segment in enumerate(sample.segments)]
+        has_answer = self._check_answer(sample, parts)
+        eos = [self._eos_id()] if has_answer else []
+        excess = len(self._bos) + sum(map(len, parts)) + len(eos) - self.max_tokens
+        if excess > 0:
+            parts = self._cut(sample, parts, excess)
+            self.cut_samples += 1
+        prompt = parts[:-1] if has_answer else parts
+        ids = self._bos + [token for part in prompt for token in part]
+        supervised_from = len(ids)
+        if has_answer:
+            ids = ids + parts[-1] + eos
+        return Encoded(sample, ids, supervised_from)
+
+    def _check_answer(self, sample: Sample, parts: Sequence[list[int]]) -> bool:
+        answers = [place for place, segment in enumerate(sample.segments) if segment.kind == ANSWER]
+        if not answers:
+            return False
+        if answers != [len(sample.segments) - 1]:
+            raise InputError(f"{sample.where}: a sample has at most one answer segment, and it stands last.")
+        if not parts[-1] or not sample.segments[-1].text.strip():
+            raise InputError(
+                f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn from it. "
+                "Give it an answer or take the item out."
+            )
+        return True
+
+    def _eos_id(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(
+                "The host's tokenizer names no end-of-text token, so the model could not learn to stop. "
+                "Set eos_token in its tokenizer_config.json."
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    def _cut(self, sample: Sample, parts: list[list[int]], excess: int) -> list[list[int]]:
+        """Takes `excess` tokens off the end of the context, then off the instruction; template and answer stay whole."""
+        parts = list(parts)
+        for kind in CUT_ORDER:
+            for place in _last_first(sample.segments, kind):
+                taken = min(excess, len(parts[place]))
+                parts[place] = parts[place][: len(parts[place]) - taken]
+                excess -= taken
+        if excess > 0:
+            raise InputError(
+                f"{sample.where} (source {sample.source}): template and answer alone are {excess} tokens longer than "
+                f"max_tokens = {self.max_tokens}, even with context and instruction cut away. "
+                f"Raise host.max_tokens to at least {self.max_tokens + excess}, or take the item out."
+            )
+        return parts
+
+
+def _last_first(segments: Sequence[Segment], kind: str) -> list[int]:
+    return [place for place in reversed(range(len(segments))) if segments[place].kind == kind]
