@@ -26,10 +26,10 @@ PICTURE_SETTINGS = ("missing_image", "with_images")
 
 
 def read(reader: str, *, images: bool | None = None, weight: float | None = None, **settings: Any) -> list[Sample]:
-    """Reads a source by the config's own names (a source's settings plus `source` and `training`); None means not given.
+    """Reads a source by the config's own names, plus `source` and `training`; None means not given.
 
-    `images` is the config's word for `with_images`; `weight` belongs to the mixture and is ignored here. Raises InputError on an
-    unknown reader and on a setting that the reader does not have.
+    `images` is the config's word for `with_images`; `weight` belongs to the mixture and is ignored here. Raises
+    InputError on an unknown reader and on a setting that the reader does not have.
     """
     if reader not in READERS:
         raise InputError(f"reader is {reader!r}; allowed: {', '.join(READERS)}.")

@@ -83,14 +83,15 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
 class Mixture:
     """Micro-batches of several sources; the whole state of a run is the index of the next one.
 
-    A *step* is up to `micro_batches` consecutive micro-batches of `batch_size` samples, all of one source, so the samples of a
-    step do not depend on how it is cut into micro-batches. An epoch holds, for each source, a fixed number of steps:
+    A *step* is up to `micro_batches` consecutive micro-batches of `batch_size` samples, all of one source, so the
+    samples of a step do not depend on how it is cut into micro-batches. An epoch holds, for each source, a fixed number
+    of steps:
 
-    * no weights, or one source: as many as the source has. Every sample of every source comes exactly once an epoch; what does
-      not fill a source's last step makes a smaller one.
-    * weights: the epoch has as many steps as without weights, shared out by weight (largest remainder, at least one each). A source
-      that ends starts again, reshuffled; one that does not end goes on there in the next epoch. Its last step is filled up with
-      other samples of the same source, so no sample is lost and every step is full.
+    * no weights, or one source: as many as the source has. Every sample of every source comes exactly once an epoch;
+      what does not fill a source's last step makes a smaller one.
+    * weights: the epoch has as many steps as without weights, shared out by weight (largest remainder, at least one
+      each). A source that ends starts again, reshuffled; one that does not end goes on there in the next epoch. Its
+      last step is filled up with other samples of the same source, so no sample is lost and every step is full.
 
     The order of the sources within an epoch is shuffled.
     """
@@ -156,7 +157,7 @@ class Mixture:
         return make_batch([self._sources[name][number] for number in chosen], self._pad_id)
 
     def _epoch_schedule(self, epoch: int) -> tuple[list[tuple[str, int]], list[int]]:
-        """The epoch's steps as (source, the source's own step number from the run's start), and where each one's micro-batches end."""
+        """The epoch's steps as (source, its own step number in the run), and where each one's micro-batches end."""
         if self._schedule is None or self._schedule[0] != epoch:
             names = [name for name, steps in self._steps.items() for _ in range(steps)]
             shuffled = [names[place] for place in permutation(len(names), "sources", self._seed, epoch)]
@@ -188,7 +189,7 @@ def _checked_weights(
     given = {name: float(weight) for name, weight in weights.items() if weight is not None}
     for name, weight in given.items():
         if not 0 < weight < float("inf"):
-            raise InputError(f"data.sources.{name}.weight is {weight}; it must be above 0. Leave the source out instead.")
+            raise InputError(f"data.sources.{name}.weight is {weight}; it must be above 0, or leave the source out.")
     if not given or len(sources) == 1:
         return None
     if without := [name for name in sources if name not in given]:

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 def read_image(path: Path) -> Image.Image:
     """The picture as 8-bit RGB, upright, its first frame where it is animated, transparency over white.
 
-    The kind of file is judged by its content. Raises InputError naming the file where it is missing, no picture, cut off or damaged,
-    or of more than 100 million pixels (refused from the header, before memory is used).
+    The kind of file is judged by its content. Raises InputError naming the file where it is missing, no picture, cut
+    off or damaged, or of more than 100 million pixels (refused from the header, before memory is used).
     """
     path = Path(path)
     if not path.is_file():
@@ -57,13 +57,13 @@ def image_digest(path: Path) -> str:
 def _check_size(path: Path, size: tuple[int, int]) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise InputError(f"{path}: the picture is {width} x {height} pixels, so there is nothing to see. Replace the file.")
+        raise InputError(f"{path}: the picture has {width} x {height} pixels, nothing to see. Replace the file.")
     if width * height > MAX_PIXELS:
         raise InputError(_too_large(f"{path}: its header claims {width} x {height} pixels"))
 
 
 def _too_large(what: str) -> str:
-    return f"{what}; at most {MAX_PIXELS:,} pixels are read (a decompression bomb?). Replace the file by a smaller picture."
+    return f"{what}; at most {MAX_PIXELS:,} are read (a decompression bomb?). Replace the file by a smaller picture."
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -102,5 +102,5 @@ def _grey_16_bit(path: Path, image: Image.Image) -> Image.Image:
     wide = image.convert("I")
     low, high = (int(value) for value in wide.getextrema())  # type: ignore[arg-type]
     if low < 0 or high > 65535:
-        raise InputError(f"{path}: its pixels run from {low} to {high}; whole-number grey has 0 to 65535. Save it with 8 or 16 bits.")
+        raise InputError(f"{path}: its grey values run from {low} to {high}, allowed are 0 to 65535. Save it with 16 bits.")
     return wide.point(lambda value: value * (1 / 257) + 0.5).convert("L")

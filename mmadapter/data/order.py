@@ -22,9 +22,10 @@ def permutation(length: int, *key: object) -> list[int]:
 class LengthBucketedOrder:
     """The batches of one source, epoch by epoch: shuffled, and of similar lengths within a batch.
 
-    A pure function of (seed, epoch). Within windows of about `window` shuffled samples the samples are sorted by length and
-    cut into batches; the batches are shuffled again over the whole epoch. Every sample comes once an epoch; what does not
-    fill a batch is the epoch's last batch, smaller and of random lengths, or with `fill_last` filled up with other samples.
+    A pure function of (seed, epoch). Within windows of about `window` shuffled samples the samples are sorted by length
+    and cut into batches; the batches are shuffled again over the whole epoch. Every sample comes once an epoch; what
+    does not fill a batch is the epoch's last batch, smaller and of random lengths, or with `fill_last` filled up with
+    other samples.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One item: prompt segments in order, then (training) one answer segment; the end-of-text token is implied after it."""
+    """One item: prompt segments in order, then (training) one answer segment, after which end-of-text is implied."""
 
     id: str
     source: str

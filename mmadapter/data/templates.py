@@ -30,7 +30,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def alpaca_segments(instruction: str, context: str = "", answer: str | None = None) -> Segments:
-    """Alpaca's template with input where there is one, else the one without; the answer stands directly behind the colon."""
+    """Alpaca's template with input where there is one, else without; the answer stands directly behind the colon."""
     asked = Segment(instruction, INSTRUCTION)
     if context:
         head: Segments = (ALPACA_WITH_INPUT, asked, ALPACA_INPUT, Segment(context, CONTEXT), ALPACA_RESPONSE)
@@ -40,7 +40,7 @@ def alpaca_segments(instruction: str, context: str = "", answer: str | None = No
 
 
 def caption_segments(template: str, caption: str | None = None) -> Segments:
-    """The caption prompt: "alpaca" as in V2 (instruction in Alpaca's template), "plain" as in V1's caption demo (bare text)."""
+    """The caption prompt: "alpaca" as in V2 (instruction in Alpaca's template), "plain" as in V1's caption demo."""
     if template == "alpaca":
         return alpaca_segments(CAPTION_INSTRUCTION, "", caption)
     if template == "plain":
@@ -49,7 +49,10 @@ def caption_segments(template: str, caption: str | None = None) -> Segments:
 
 
 def scienceqa_format(name: str) -> tuple[str, str]:
-    """(prompt parts, answer parts) of a format named as upstream: Q question, C context, M options, L lecture, E solution, A answer."""
+    """(prompt, answer) parts of a format named as upstream.
+
+    Q question, C context, M options, L lecture, E solution (explanation), A answer.
+    """
     prompt, _, answer = name.partition("-")
     letters = sorted(prompt)
     if letters in (list("CMQ"), list("CLMQ"), list("CEMQ"), list("CELMQ")) and sorted(answer) in (
@@ -60,7 +63,7 @@ def scienceqa_format(name: str) -> tuple[str, str]:
     ):
         return prompt, answer
     raise InputError(
-        f"prompt_format is {name!r}; allowed is PROMPT-ANSWER, PROMPT from the letters Q C M (L E), ANSWER from A (L E), "
+        f"prompt_format is {name!r}; allowed is PROMPT-ANSWER, PROMPT from Q C M (L E), ANSWER from A (L E), "
         "such as QCM-A, QCM-LEA, QCM-ALE, CQM-A, QCML-A."
     )
 
@@ -124,7 +127,9 @@ def _single_blanks(pieces: list[Segment]) -> list[Segment]:
     dropped = {match.end() - 1 for match in re.finditer("  ", text)}
     cleaned, start = [], 0
     for piece in pieces:
-        kept = "".join(sign for place, sign in enumerate(piece.text, start) if place not in dropped) if dropped else piece.text
+        kept = piece.text
+        if dropped:
+            kept = "".join(sign for place, sign in enumerate(kept, start) if place not in dropped)
         start += len(piece.text)
         cleaned.append(Segment(kept, piece.kind))
     last = cleaned[-1]

@@ -1,4 +1,4 @@
-"""Samples to token ids: segments are tokenised apart and concatenated, so the labels' boundary is known, not searched."""
+"""Samples to token ids: segments are tokenised apart and concatenated, so the labels' boundary is known."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Encoded:
 class SampleEncoder:
     """Turns samples into ids of at most `max_tokens` tokens (BOS and EOS included).
 
-    Works with every `transformers` tokenizer. A segment behind another one is tokenised as the continuation of a text: the
-    ids of anchor + segment without the anchor's ids. So SentencePiece adds no blank of its own, and no token ever reaches
-    over a segment's boundary. Segments carry their own leading blank (" The answer is A.").
+    Works with every `transformers` tokenizer. A segment behind another one is tokenised as the continuation of a text:
+    the ids of anchor + segment without the anchor's ids. So SentencePiece adds no blank of its own, and no token ever
+    reaches over a segment's boundary. Segments carry their own leading blank (" The answer is A.").
 
     Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
     """
@@ -83,7 +83,7 @@ class SampleEncoder:
                 if ids[: len(prefix)] == prefix:
                     found[text] = ids[len(prefix) :]
             open_texts = [text for text in open_texts if text not in found]
-        # Every anchor melted into the text (never seen on a real one): its ids as a text of its own are still a valid reading.
+        # Every anchor melted into the text (never seen): its ids as a text of its own are still a valid reading.
         found.update(zip(open_texts, self._tokenise(open_texts, kind), strict=True))
         return [found[text] for text in texts]
 
@@ -137,7 +137,7 @@ class SampleEncoder:
         return int(self.tokenizer.eos_token_id)
 
     def _cut(self, sample: Sample, parts: list[list[int]], excess: int) -> list[list[int]]:
-        """Takes `excess` tokens off the end of the context, then off the instruction; template and answer stay whole."""
+        """Takes `excess` tokens off the context's end, then off the instruction's; template and answer stay whole."""
         parts = list(parts)
         for kind in CUT_ORDER:
             for place in _last_first(sample.segments, kind):

@@ -16,6 +16,7 @@ from mmadapter.errors import InputError
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "all")
 DEFAULT_NAME = "alpaca_data.json"
+FIELDS = "instruction, input, output"
 
 
 def read_alpaca(
@@ -29,9 +30,9 @@ def read_alpaca(
 ) -> list[Sample]:
     """The items of one split, in the file's order; items with an empty output are left out and counted.
 
-    Deviates: V1's validation items are the first 200 of the training items. Here `val` holds the `val_size` items (at most a tenth)
-    whose (instruction, input) has the smallest hash, and `train` all others: the same ones however the file is ordered. Items with
-    equal (instruction, input) stand on the same side.
+    Deviates: V1's validation items are the first 200 of the training items. Here `val` holds the `val_size` items (at
+    most a tenth) whose (instruction, input) has the smallest hash, and `train` all others: the same ones however the
+    file is ordered. Items with equal (instruction, input) stand on the same side.
     """
     if split not in SPLITS:
         raise InputError(f"The split of source {source} is {split!r}; allowed: {', '.join(SPLITS)}.")
@@ -39,7 +40,8 @@ def read_alpaca(
     items = _checked_items(file)
     filled = [(number, item) for number, item in items if item["output"].strip()]
     if len(filled) < len(items):
-        log.warning("%s: %d of %d items have an empty output and are left out.", file, len(items) - len(filled), len(items))
+        dropped = len(items) - len(filled)
+        log.warning("%s: %d of %d items have an empty output and are left out.", file, dropped, len(items))
     if split != "all":
         held_out = _held_out([item for _, item in filled], val_size)
         filled = [(number, item) for number, item in filled if (_hash(item) in held_out) == (split == "val")]
@@ -53,20 +55,20 @@ def _file(path: Path) -> Path:
         return path
     found = [path / DEFAULT_NAME] if (path / DEFAULT_NAME).is_file() else sorted(path.glob("*.json"))
     if len(found) != 1:
-        raise InputError(f"{path}: expected {DEFAULT_NAME} or one single *.json there, found {len(found)}. Name the file itself.")
+        raise InputError(f"{path}: expected {DEFAULT_NAME} or one *.json there, found {len(found)}. Name the file itself.")
     return found[0]
 
 
 def _checked_items(file: Path) -> list[tuple[int, dict[str, str]]]:
     items = read_json_lines(file) if file.suffix == ".jsonl" else read_json(file)
     if not isinstance(items, list):
-        raise InputError(f"{file}: expected a list of items with instruction, input, output, got {type(items).__name__}.")
+        raise InputError(f"{file}: expected a list of items with {FIELDS}, got {type(items).__name__}.")
     return [(number, _checked_item(file, number, item)) for number, item in enumerate(items)]
 
 
 def _checked_item(file: Path, number: int, item: Any) -> dict[str, str]:
     if not isinstance(item, dict):
-        raise InputError(f"{file}, item {number}: expected an object with instruction, input, output, got {type(item).__name__}.")
+        raise InputError(f"{file}, item {number}: expected an object with {FIELDS}, got {type(item).__name__}.")
     found = {"instruction": item.get("instruction"), "input": item.get("input", ""), "output": item.get("output")}
     for name, value in found.items():
         if not isinstance(value, str):

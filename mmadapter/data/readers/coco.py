@@ -18,7 +18,7 @@ from mmadapter.errors import InputError
 log = logging.getLogger(__name__)
 FOLDERS = ("", "annotations")
 KARPATHY = "dataset_coco.json"
-KARPATHY_SPLITS = {"train": ("train", "restval"), "trainonly": ("train",), "restval": ("restval",), "val": ("val",), "test": ("test",)}
+KARPATHY_SPLITS = {"train": ("train", "restval"), "restval": ("restval",), "val": ("val",), "test": ("test",)}
 CAPTIONS_PER_IMAGE = ("all", "one")
 
 
@@ -47,8 +47,9 @@ def read_coco_captions(
 ) -> list[Sample]:
     """The captioned pictures of one split; training: one sample a caption ("all") or a seeded one a picture ("one").
 
-    Without training: one sample a picture, its captions in meta["references"]. `limit` counts pictures. With dataset_coco.json under
-    the root (or named by `path`) the splits are Karpathy's, `train` meaning train + restval; else captions_{split}*.json is read.
+    Without training: one sample a picture, its captions in meta["references"]. `limit` counts pictures. With
+    dataset_coco.json under the root (or named by `path`) the splits are Karpathy's, `train` meaning train + restval;
+    else captions_{split}*.json is read.
     """
     check_missing_image(missing_image)
     _check_choice("template", template, CAPTION_TEMPLATES)
@@ -61,6 +62,7 @@ def read_coco_captions(
     samples = []
     for picture in pictures:
         chosen = _chosen(picture, captions_per_image, seed) if training else [(None, None)]
+        where = f"{file.name}, image {picture.image_id}"
         for caption_id, caption in chosen:
             samples.append(
                 Sample(
@@ -68,7 +70,7 @@ def read_coco_captions(
                     source=source,
                     segments=caption_segments(template, caption),
                     image=picture.image if with_images else None,
-                    where=f"{file.name}, image {picture.image_id}" + ("" if caption_id is None else f", caption {caption_id}"),
+                    where=where if caption_id is None else f"{where}, caption {caption_id}",
                     meta={"references": [text for _, text in picture.captions], "image_id": picture.image_id},
                 )
             )
@@ -177,5 +179,6 @@ def _field(where: str, entry: Any, name: str, kind: type) -> Any:
     if name not in entry:
         raise InputError(f"{where}: the field `{name}` is missing.")
     if not isinstance(entry[name], kind) or isinstance(entry[name], bool):
-        raise InputError(f"{where}: `{name}` is {type(entry[name]).__name__} {str(entry[name])[:60]!r}; it must be {kind.__name__}.")
+        got = f"{type(entry[name]).__name__} {str(entry[name])[:60]!r}"
+        raise InputError(f"{where}: `{name}` is {got}; it must be {kind.__name__}.")
     return entry[name]

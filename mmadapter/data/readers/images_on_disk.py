@@ -1,4 +1,4 @@
-"""What becomes of samples whose picture file is absent: an error, left out, or read without a picture; never a black picture."""
+"""What becomes of samples whose picture file is absent: an error, left out, or no picture; never a black one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ def check_missing_image(policy: str) -> None:
 
 
 def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> list[Sample]:
-    """Applies `policy` to the samples whose picture is not on the disk; "blank" keeps them as rows without a picture."""
+    """Applies `policy` to samples whose picture is not on the disk; "blank" keeps them as rows without a picture."""
     check_missing_image(policy)
     absent = {place for place, sample in enumerate(samples) if sample.image is not None and not sample.image.is_file()}
     if not absent:
         return list(samples)
     first = ", ".join(str(samples[place].image) for place in sorted(absent)[:NAMED])
-    count = f"{what}: {len(absent)} of {sum(sample.image is not None for sample in samples)} pictures are missing, the first: {first}"
+    named = sum(sample.image is not None for sample in samples)
+    count = f"{what}: {len(absent)} of {named} pictures are missing, the first: {first}"
     if policy == "error":
         raise InputError(
-            f"{count}. Fetch them, or set missing_image=skip (leave these items out), missing_image=blank (keep them without a "
-            "picture) or images=false (no picture at all)."
+            f"{count}. Fetch them, or set missing_image=skip (leave these items out), "
+            "missing_image=blank (keep them without a picture) or images=false (no pictures at all)."
         )
     if policy == "skip":
         log.warning("%s; these items are left out (missing_image=skip).", count)

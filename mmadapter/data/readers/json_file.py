@@ -1,4 +1,4 @@
-"""JSON files read strictly: byte order mark and CRLF accepted; truncation, duplicate keys and bad text told by file and byte."""
+"""JSON files read strictly: BOM and CRLF accepted; truncation, duplicate keys and bad text told by file and byte."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _BLANKS = " \t\r\n"
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises InputError with file, byte offset and the last whole entry where it is damaged."""
+    """The content of a JSON file; raises InputError with byte offset and last whole entry where it is damaged."""
     text = _read_text(path)
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs))
     except json.JSONDecodeError as error:
         offset = len(text[: error.pos].encode())
-        cut = "ends too early" if not text[error.pos :].strip() or error.msg.startswith("Unterminated") else "is damaged"
+        ended = not text[error.pos :].strip() or error.msg.startswith("Unterminated")
+        cut = "ends too early" if ended else "is damaged"
         raise InputError(
             f"{path}: the JSON {cut} at byte {offset} of {path.stat().st_size} ({error.msg}); "
             f"the last whole entry is {last_whole_entry(text) or 'none'}. Fetch the file again."
@@ -36,7 +37,8 @@ def read_json_lines(path: Path) -> list[Any]:
         try:
             entries.append(json.loads(line, object_pairs_hook=lambda pairs: _object(path, pairs)))
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}, column {error.colno}: this is no JSON ({error.msg}). Mend the line.") from error
+            where = f"{path}, line {number}, column {error.colno}"
+            raise InputError(f"{where}: this is no JSON ({error.msg}). Mend the line.") from error
     return entries
 
 

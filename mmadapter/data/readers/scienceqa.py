@@ -1,4 +1,4 @@
-"""ScienceQA in its untouched upstream layout: problems.json, pid_splits.json, captions.json, images/SPLIT/ID/image.png."""
+"""ScienceQA in its untouched upstream layout: problems.json, pid_splits.json, captions.json, images/SPLIT/ID/."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def read_scienceqa(
 ) -> list[Sample]:
     """The questions of one split, in the split's order; each is checked as it is read.
 
-    `root` is the folder that holds problems.json, or a parent of it as upstream has it (data/scienceqa). `problems`, `pid_splits` and
-    `captions` name other files. `limit` keeps the first ones. Raises InputError naming file, id and field.
+    `root` is the folder that holds problems.json, or a parent of it as upstream has it (data/scienceqa). `problems`,
+    `pid_splits` and `captions` name other files. `limit` keeps the first ones. Raises InputError naming file, id and
+    field.
     """
     check_missing_image(missing_image)
     scienceqa_format(prompt_format)
@@ -71,7 +72,7 @@ def find_file(root: Path, named: Path | None, default: str) -> Path:
         if candidate.is_file():
             return candidate
     raise InputError(
-        f"{root}: there is no {wanted}. Looked at: {', '.join(str(candidate) for candidate in dict.fromkeys(candidates))}. "
+        f"{root}: there is no {wanted}. Looked at: {', '.join(map(str, dict.fromkeys(candidates)))}. "
         "data.root is the folder that holds problems.json, or its parent with data/scienceqa."
     )
 
@@ -85,7 +86,7 @@ def read_problems(file: Path) -> dict[str, Any]:
 
 
 def read_splits(file: Path) -> dict[str, list[str]]:
-    """The lists of question ids by split name; raises InputError on a wrong type or an id that stands twice in one list."""
+    """The lists of question ids by split name; raises InputError on a wrong type or an id twice in one list."""
     splits = read_json(file)
     if not isinstance(splits, dict):
         raise InputError(f"{file}: expected an object from split name to a list of ids, got {_kind(splits)}.")
@@ -112,17 +113,19 @@ def split_ids(root: Path, file: Path, content: Mapping[str, Any], split: str, na
     present = [pid for pid in splits[split] if pid in content]
     if not present:
         raise InputError(
-            f"{splits_file}: none of the {len(splits[split])} ids of split {split!r} is in {file}. Do the two files belong together?"
+            f"{splits_file}: none of the {len(splits[split])} ids of split {split!r} is in {file}. "
+            "Do the two files belong together?"
         )
     if len(present) < len(splits[split]):
         missing = len(splits[split]) - len(present)
-        log.warning("%s names %d ids of split %s that %s lacks; going on with %d.", splits_file, missing, split, file, len(present))
+        line = "%s names %d ids of split %s that %s lacks; going on with the %d others."
+        log.warning(line, splits_file, missing, split, file, len(present))
     _report_other_splits(splits_file, content, split, present)
     return present
 
 
 def read_captions(root: Path, named: Path, content: Mapping[str, Any]) -> dict[str, str]:
-    """Machine-made picture captions by question id (upstream's data/captions.json, or a bare object from id to text)."""
+    """Machine-made picture captions by question id: upstream's captions.json, or a bare object from id to text."""
     file = find_file(root, named, "captions.json")
     found = read_json(file)
     captions = found.get("captions", found) if isinstance(found, dict) else found
@@ -132,7 +135,8 @@ def read_captions(root: Path, named: Path, content: Mapping[str, Any]) -> dict[s
         if not isinstance(caption, str):
             raise InputError(f"{file}, question {pid}: the caption is {_kind(caption)}; it must be text.")
     if unknown := sum(pid not in content for pid in captions):
-        log.warning("%s: %d of %d caption ids name no question that is here; they are ignored.", file, unknown, len(captions))
+        line = "%s: %d of %d caption ids name no question that is here; they are ignored."
+        log.warning(line, file, unknown, len(captions))
     return captions
 
 
@@ -141,7 +145,8 @@ def checked_problem(file: Path, pid: str, problem: Any, prompt_format: str) -> M
     if defects := problem_defects(problem, prompt_format):
         more = f" ({len(defects) - 1} more in this question)" if len(defects) > 1 else ""
         raise InputError(
-            f"{file}, question {pid}: {defects[0]}{more}. `python -m data_prep.scienceqa --root {file.parent} --check none` lists all."
+            f"{file}, question {pid}: {defects[0]}{more}. Mend it; `python -m data_prep.scienceqa --root {file.parent} "
+            "--check` lists all such questions."
         )
     return {"lecture": "", "solution": "", "topic": "", **problem}
 
@@ -180,7 +185,8 @@ def _report_other_splits(splits_file: Path, content: Mapping[str, Any], split: s
         return
     others = sum(isinstance(content[pid], dict) and content[pid].get("split") not in wanted for pid in ids)
     if others:
-        log.warning("%s: %d of %d ids of split %s belong to another split by their own field.", splits_file, others, len(ids), split)
+        line = "%s: %d of %d ids of split %s belong to another split by their own field."
+        log.warning(line, splits_file, others, len(ids), split)
 
 
 def _kind(value: Any) -> str:
