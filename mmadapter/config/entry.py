@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, explained, typed
@@ -63,23 +63,24 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
 
     def job(composed: DictConfig) -> Any:
         nonlocal started
-        conf = typed(composed, schema, script.name)
-        validate(conf)
-        set_threads(conf.threads)
-        started = True
-        return act(conf)
+        try:
+            conf = typed(composed, schema, script.name)
+            validate(conf)
+            set_threads(conf.threads)
+            started = True
+            return act(conf)
+        except InputError as error:  # here, because Hydra would print a line of its own
+            _stop(str(error), error, wants_trace)
 
     try:
         hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
-    except InputError as error:
-        _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException) as error:
         if started:  # not the settings' fault: let the traceback be seen
             raise
-        _stop(composition_message(error, schema, script.name), error, wants_trace)
+        _stop(composition_message(error, schema, script), error, wants_trace)
 
 
-def _stop(message: str, error: Exception, wants_trace: bool) -> None:
+def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
     if wants_trace:
         raise error
     sys.stdout.flush()
@@ -87,18 +88,18 @@ def _stop(message: str, error: Exception, wants_trace: bool) -> None:
     sys.exit(2)
 
 
-def composition_message(error: BaseException, schema: type, script: str) -> str:
+def composition_message(error: BaseException, schema: type[Conf], script: Path) -> str:
     """One message for settings that Hydra could not put together: which key or choice, and what was probably meant."""
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
-            return explained(link, schema, _without_failing_overrides(schema), script)
+            return explained(link, schema, _names_to_suggest(schema, script), script.name)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_choice(link)
     if isinstance(error, OverrideParseException):
-        return f"{str(error).strip()}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+        return f"{str(error).strip().partition('See https')[0].strip()}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
     return str(error).strip()
 
 
@@ -112,18 +113,16 @@ def _missing_choice(error: MissingConfigException) -> str:
     return f"There is no {group}={wanted}.{meant}\n  {group} can be: {', '.join(error.options)}"
 
 
-def _without_failing_overrides(schema: type) -> Any:
-    """The settings as composed from the group choices alone; the names of sources and tasks come from there."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
+def _names_to_suggest(schema: type[Conf], script: Path) -> Any:
+    """The settings as composed from the group choices alone: the names of sources and tasks come from there."""
     name = "train" if schema is RunConf else "eval"
-    groups = [word for word in sys.argv[1:] if "=" in word and "." not in word.split("=")[0] and word[0].isalpha()]
+    groups = [word for word in sys.argv[1:] if word[0].isalpha() and "." not in word.partition("=")[0]]
     for overrides in (groups, []):
         try:
-            return OmegaConf.to_container(compose(name, overrides), resolve=False)
-        except Exception:  # this only looks for names to suggest; without them the message is shorter
-            continue
+            with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
+                return OmegaConf.to_container(hydra.compose(name, overrides), resolve=False)
+        except (HydraException, OmegaConfBaseException):
+            continue  # a group choice was the mistake; the defaults' names still help
     return None
 
 

@@ -2,10 +2,175 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Container, Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmadapter.config.checks_adapter import adapter_problems, group_problems
+from mmadapter.config.checks_data import data_problems, picture_problems, reading_problems
+from mmadapter.config.derived import comparison_conf, named_folder, variant_conf
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.task import TASKS, TaskConf
+from mmadapter.config.walk import Leaf, leaves
 from mmadapter.errors import InputError
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
+BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "at_least": ("at least", lambda value, bound: value >= bound),
+    "above": ("above", lambda value, bound: value > bound),
+    "below": ("below", lambda value, bound: value < bound),
+    "at_most": ("at most", lambda value, bound: value <= bound),
+}
 
 
 def validate(conf: RunConf | EvalConf) -> None:
-    """Raises InputError that lists every contradiction with its key, value, what is allowed and how to mend it."""
-    return None
+    """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to mend it."""
+    found = list(dict.fromkeys(value_problems(conf)))
+    if not found:
+        found = list(dict.fromkeys(run_problems(conf) if isinstance(conf, RunConf) else eval_problems(conf)))
+    if len(found) == 1:
+        raise InputError(found[0])
+    if found:
+        raise InputError(f"{len(found)} settings cannot be used:\n" + "\n".join(f"- {problem}" for problem in found))
+
+
+def value_problems(conf: RunConf | EvalConf) -> Iterator[str]:
+    """Values outside of what their own field allows."""
+    for leaf in leaves(conf):
+        allowed = leaf.metadata.get("allowed")
+        if allowed is not None and leaf.value not in allowed:
+            named = ", ".join("null" if value is None else str(value) for value in allowed)
+            yield f"{leaf.key}={leaf.value}: allowed are {named}."
+        elif leaf.value is not None:
+            yield from _bound_problems(leaf)
+
+
+def _bound_problems(leaf: Leaf) -> Iterator[str]:
+    for name, (words, holds) in BOUNDS.items():
+        bound = leaf.metadata.get(name)
+        if bound is not None and isinstance(leaf.value, int | float) and not holds(leaf.value, bound):
+            yield f"{leaf.key}={leaf.value}: must be {words} {bound:g}."
+
+
+def run_problems(conf: RunConf) -> Iterator[str]:
+    """What does not fit together in the settings of one run, its comparison runs and its variants."""
+    own = list(_own_problems(conf))
+    yield from own
+    for name, compared in conf.comparison.items():
+        unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
+        if unknown:
+            yield _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
+        elif compared.train:
+            yield from _within(f"comparison.{name}", _own_problems(comparison_conf(conf, name)), own)
+    for name in conf.variants:
+        try:
+            variant = variant_conf(conf, name)
+        except InputError as error:
+            yield str(error)
+            continue
+        yield from _within(f"variants.{name}", [*value_problems(variant), *_own_problems(variant)], own)
+
+
+def _within(where: str, problems: Iterable[str], said: Container[str]) -> Iterator[str]:
+    """The problems of a run within the run, without those that were `said` of the whole."""
+    for problem in problems:
+        if problem not in said:
+            yield f"{where}: {problem}"
+
+
+def _own_problems(conf: RunConf) -> Iterator[str]:
+    yield from optimizer_problems(conf)
+    yield from adapter_problems(conf)
+    yield from group_problems(conf)
+    yield from data_problems(conf)
+    yield from picture_problems(conf)
+    yield from _task_problems(conf)
+    yield from _machine_problems(conf)
+    if "/" in conf.experiment or not conf.experiment:
+        yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
+
+
+def optimizer_problems(conf: RunConf) -> Iterator[str]:
+    optimizer = conf.optimizer
+    if optimizer.batch_size % optimizer.micro_batch_size:
+        fitting = [n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0][0]
+        yield (
+            f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
+            f"optimizer.batch_size={optimizer.batch_size}. Set optimizer.micro_batch_size={fitting}"
+        )
+    if optimizer.warmup_epochs > optimizer.epochs:
+        yield (
+            f"optimizer.warmup_epochs={optimizer.warmup_epochs:g} is longer than optimizer.epochs={optimizer.epochs:g}; "
+            f"the learning rate would never be reached. Set optimizer.warmup_epochs={optimizer.epochs / 10:g}"
+        )
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        yield f"optimizer.betas={optimizer.betas}: two numbers from 0 up to (not including) 1; the paper: [0.9,0.95]"
+    if optimizer.min_lr > optimizer.base_lr * optimizer.batch_size / 256:
+        actual = optimizer.base_lr * optimizer.batch_size / 256
+        yield f"optimizer.min_lr={optimizer.min_lr:g} is above the actual learning rate, base_lr x batch_size / 256 = {actual:g}."
+
+
+def _task_problems(conf: RunConf) -> Iterator[str]:
+    unknown = [name for name in conf.evaluate if name not in conf.tasks]
+    if unknown:
+        yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
+    for name in conf.evaluate:
+        if name in conf.tasks:
+            yield from task_problems(conf.tasks[name], f"tasks.{name}")
+            if not conf.dry_run:
+                yield from reading_problems(conf.tasks[name], f"tasks.{name}", conf.data.root, conf.data.made is not None)
+
+
+def task_problems(task: TaskConf, key: str) -> Iterator[str]:
+    if task.name not in TASKS:
+        yield f"{key}.name={task.name!r}: allowed are {', '.join(TASKS)}."
+    if task.generation.beams > 1 and task.generation.temperature > 0:
+        yield (
+            f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: beam search "
+            f"does not sample. Set {key}.generation.temperature=0 or {key}.generation.beams=1"
+        )
+
+
+def _machine_problems(conf: RunConf) -> Iterator[str]:
+    on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and not gpu_seems_present())
+    if conf.host.attention == "flex" and on_cpu:
+        yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"
+    if conf.training.wandb and find_spec("wandb") is None:
+        yield "training.wandb=true, but wandb is not installed. Install it (pip install -e .[wandb]) or set training.wandb=false"
+
+
+def gpu_seems_present() -> bool:
+    """Whether this machine has a GPU driver, asked without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return any(Path(device).exists() for device in GPU_DEVICES)
+
+
+def eval_problems(conf: EvalConf) -> Iterator[str]:
+    """What does not fit together in the settings of one evaluation."""
+    if (conf.run is None) == (conf.predictions is None):
+        got = "neither is given" if conf.run is None else "both are given"
+        yield f"run= (a model to ask) or predictions= (answers to score): {got}. Give one of them, e.g. run=runs/NAME"
+        return
+    yield from task_problems(conf.task, "task")
+    if conf.predictions is not None:
+        yield from _missing_file("predictions", conf.predictions)
+        if conf.task.problems is None and conf.task.root is None:
+            yield "predictions= needs the questions they answer: give task.problems=problems.json or task.root=FOLDER"
+        for key in ("problems", "pid_splits", "captions"):
+            yield from _missing_file(f"task.{key}", getattr(conf.task, key))
+        return
+    folder = named_folder(conf.run, conf.runs_root)
+    if not (folder / "config.yaml").is_file():
+        runs = sorted(file.parent.name for file in Path(conf.runs_root).glob("*/config.yaml"))
+        yield f"run={conf.run}: {folder} is not a run folder (no config.yaml). In {conf.runs_root}: {', '.join(runs) or 'none'}."
+
+
+def _missing_file(key: str, path: str | None) -> Iterator[str]:
+    if path is not None and not Path(path).expanduser().is_file():
+        yield f"{key}={path}: no such file."
+
+
+def _no_such(key: str, unknown: list[str], known: list[str], where: str) -> str:
+    return f"{key} names {', '.join(unknown)}, which {where} does not have. It has: {', '.join(known) or 'nothing'}."

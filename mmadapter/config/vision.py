@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mmadapter.config.fields import choice, input_path, listing, number
+from mmadapter.config.fields import choice, listing, number
 
 
 @dataclass

@@ -1,0 +1,137 @@
+"""Contradictions between adapter, host and image tower, and in the groups of trainable roles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from mmadapter.config.adapter import ROLES
+from mmadapter.config.host import TINY
+from mmadapter.config.models import host_facts, host_file, host_folder, open_clip_files, tower_blocks
+from mmadapter.config.run import RunConf
+
+
+def adapter_problems(conf: RunConf) -> Iterator[str]:
+    """The host is there and is deep enough for the adapter; the tower has the layers that are asked for."""
+    yield from _host_problems(conf)
+    if conf.vision.enabled:
+        yield from _tower_problems(conf)
+    facts = host_facts(conf.host.path) if conf.host.path is not None else None
+    if facts is None:
+        return
+    if facts.layers is not None and conf.adapter.layers > facts.layers:
+        yield (
+            f"adapter.layers={conf.adapter.layers}, but the host has {facts.layers} layers ({facts.file}). "
+            f"Set adapter.layers to 1 to {facts.layers}, e.g. adapter.layers={max(1, facts.layers - 2)}"
+        )
+    if facts.positions is not None and conf.host.max_tokens > facts.positions:
+        yield (
+            f"host.max_tokens={conf.host.max_tokens}, but the host was built for {facts.positions} tokens ({facts.file}). "
+            f"Set host.max_tokens={facts.positions} or less."
+        )
+
+
+def _host_problems(conf: RunConf) -> Iterator[str]:
+    path = conf.host.path
+    if path is None:
+        yield "host.path is not set. Give the folder of your language model: host.path=/models/llama-7b (host=tiny is the shipped one)"
+        return
+    if path == TINY:
+        return
+    folder = host_folder(path)
+    if not folder.is_dir():
+        yield f"host.path={path}: no such folder. Give a model folder with config.json and safetensors files."
+    elif host_file(path) is None:
+        yield f"host.path={path}: neither config.json (transformers layout) nor params.json (Meta's layout) is there."
+    if conf.host.tokenizer is not None and not Path(conf.host.tokenizer).expanduser().exists():
+        yield f"host.tokenizer={conf.host.tokenizer}: no such file or folder."
+
+
+def _tower_problems(conf: RunConf) -> Iterator[str]:
+    vision = conf.vision
+    if vision.model is None:
+        yield "vision.model is not set. Give an open_clip model name, e.g. vision.model=ViT-L-14-quickgelu, or vision=none for text only."
+        return
+    is_folder = (Path(vision.model) / "open_clip_config.json").is_file()
+    listed = open_clip_files()
+    if vision.model != TINY and not is_folder and listed and vision.model not in listed:
+        near = get_close_matches(vision.model, listed, n=3, cutoff=0.5)
+        yield f"vision.model={vision.model}: open_clip has no such model. Near: {', '.join(near) or 'none'}."
+        return
+    yield from _layer_problems(vision.layers, tower_blocks(vision.model), vision.model)
+    if vision.model != TINY and not is_folder and not conf.dry_run:
+        yield from _weight_problems(vision.pretrained)
+
+
+def _layer_problems(layers: list[int], blocks: int | None, model: str) -> Iterator[str]:
+    if not layers:
+        yield "vision.layers is empty: name the blocks whose features are used, e.g. vision.layers=[3,7,11,15,19,23]"
+    if len(set(layers)) != len(layers):
+        yield f"vision.layers={layers} names a block twice."
+    beyond = [layer for layer in layers if layer < 0 or (blocks is not None and layer >= blocks)]
+    if beyond:
+        last = f"0 to {blocks - 1}" if blocks is not None else "0 and up"
+        yield f"vision.layers={layers}: {model} has no block {', '.join(map(str, beyond))}; its blocks are numbered {last}."
+
+
+def _weight_problems(pretrained: str | None) -> Iterator[str]:
+    if pretrained is None:
+        yield (
+            "vision.pretrained is not set. Give a weights file, a transformers folder, or an open_clip tag, "
+            "which downloads: vision.pretrained=openai"
+        )
+    elif ("/" in pretrained or Path(pretrained).suffix) and not Path(pretrained).expanduser().exists():
+        yield f"vision.pretrained={pretrained}: no such file or folder."
+
+
+def present_roles(conf: RunConf) -> list[str]:
+    """The roles that the adapter's parameters will have."""
+    absent = {
+        "gate": conf.adapter.attention == "joint",
+        "visual_projection": not conf.vision.enabled,
+    }
+    return [role for role in ROLES if not absent.get(role, False)]
+
+
+def group_problems(conf: RunConf) -> Iterator[str]:
+    """Every role that the adapter has is in exactly one group; every group has roles and sources that exist."""
+    owners: dict[str, str] = {}
+    present = present_roles(conf)
+    for name, group in conf.adapter.groups.items():
+        key = f"adapter.groups.{name}"
+        if not group.roles:
+            yield f"{key}.roles is empty: a group without roles trains nothing. Name its roles, or remove the group with ~{key}"
+        for role in group.roles:
+            if role not in ROLES:
+                near = get_close_matches(role, ROLES, n=1)
+                yield f"{key}.roles names {role!r}. {f'Did you mean {near[0]}? ' if near else ''}Roles are: {', '.join(ROLES)}."
+            elif role not in present:
+                yield _absent_role(role, key)
+            elif role in owners:
+                yield f"role {role!r} is in adapter.groups.{owners[role]} and in {key}; a role trains in one group. Remove it from one."
+            owners.setdefault(role, name)
+        yield from _source_problems(group.sources, key, list(conf.data.sources))
+    missing = [role for role in present if role not in owners]
+    if missing:
+        groups = ", ".join(conf.adapter.groups) or "(none is defined)"
+        yield f"adapter.groups leaves {', '.join(missing)} without a group; add it to the roles of one of: {groups}."
+
+
+def _absent_role(role: str, key: str) -> str:
+    if role == "visual_projection":
+        return (
+            f"{key}.roles names visual_projection, but vision.enabled is false. "
+            "Use adapter=v1 for text only, or vision=clip_vit_l14 for pictures."
+        )
+    return f"{key}.roles names gate, but adapter.attention=joint has no gates. Remove gate from the roles."
+
+
+def _source_problems(sources: list[str] | None, key: str, known: list[str]) -> Iterator[str]:
+    if sources is None:
+        return
+    if not sources:
+        yield f"{key}.sources is empty: the group would never learn. Name sources, or set it to null for all."
+    unknown = [source for source in sources if source not in known]
+    if unknown:
+        yield f"{key}.sources names {', '.join(unknown)}, which data.sources does not have. It has: {', '.join(known) or 'nothing'}."

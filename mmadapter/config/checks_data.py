@@ -1,0 +1,101 @@
+"""Contradictions in what is read: sources, readers, files, pictures, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from mmadapter.config.data import READERS, ReadingConf
+from mmadapter.config.run import RunConf
+
+TEXT_READERS = ("alpaca",)  # their samples never have a picture
+FILE_READERS = ("alpaca",)  # they read one file, `path`
+
+
+def data_problems(conf: RunConf) -> Iterator[str]:
+    """There is something to train on, its weights mean something, and its files exist."""
+    data = conf.data
+    if not data.sources:
+        yield "data.sources is empty: there is nothing to train on. Choose data=shapes, data=scienceqa or data=alpaca."
+    for part, readings in (("sources", data.sources), ("validation", data.validation)):
+        for name, reading in readings.items():
+            key = f"data.{part}.{name}"
+            yield from reader_problems(reading, key)
+            if not conf.dry_run:
+                yield from reading_problems(reading, key, data.root, data.made is not None)
+    yield from _overlap_problems(conf)
+    yield from _weight_problems(conf)
+
+
+def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
+    if reading.reader not in READERS:
+        near = get_close_matches(reading.reader, READERS, n=1)
+        yield f"{key}.reader={reading.reader!r}. {f'Did you mean {near[0]}? ' if near else ''}Readers are: {', '.join(READERS)}."
+
+
+def reading_problems(reading: ReadingConf, key: str, root: str | None, made: bool) -> Iterator[str]:
+    """Files and folders that are named but do not exist; `made`: what lies below `root` is made when it is missing."""
+    needed = reading.path if reading.reader in FILE_READERS else reading.root or root
+    if needed is None and not (reading.reader == "scienceqa" and reading.problems):
+        wanted = f"{key}.path=FILE" if reading.reader in FILE_READERS else "data.root=FOLDER"
+        yield f"{key} has nothing to read: set {wanted}"
+    for field in ("root", "path", "captions", "problems", "pid_splits"):
+        value = getattr(reading, field)
+        if value is not None:
+            yield from _missing(f"{key}.{field}", value, root if made else None)
+    if needed == root and root is not None:
+        yield from _missing("data.root", root, root if made else None)
+
+
+def _missing(key: str, value: str, made_below: str | None) -> Iterator[str]:
+    path = Path(value).expanduser()
+    if path.exists() or (made_below is not None and path.absolute().is_relative_to(Path(made_below).expanduser().absolute())):
+        return
+    above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    yield f"{key}={value}: no such file or folder ({above} is there, what follows is not)."
+
+
+def _overlap_problems(conf: RunConf) -> Iterator[str]:
+    """A validation entry that reads what a source trains on."""
+    for name, held_out in conf.data.validation.items():
+        for source, trained in conf.data.sources.items():
+            same_place = (held_out.reader, held_out.root, held_out.path) == (trained.reader, trained.root, trained.path)
+            if same_place and held_out.split == trained.split:
+                yield (
+                    f"data.validation.{name} and data.sources.{source} both read split {trained.split!r} of the same files; "
+                    f"validation must not be trained on. Set data.validation.{name}.split=val"
+                )
+
+
+def _weight_problems(conf: RunConf) -> Iterator[str]:
+    weights = {name: source.weight for name, source in conf.data.sources.items()}
+    weighted = [name for name, weight in weights.items() if weight is not None]
+    if weighted and len(weighted) < len(weights):
+        missing = [name for name in weights if name not in weighted]
+        yield f"data.sources.{missing[0]}.weight is not set, but {weighted[0]} has one. Set a weight on every source, or on none."
+    narrowed = [name for name, group in conf.adapter.groups.items() if group.sources is not None]
+    if weighted and narrowed:
+        yield (
+            f"data.sources.*.weight draws sources by chance, but adapter.groups.{narrowed[0]}.sources lets some sources move "
+            "some groups only. Remove the weights."
+        )
+
+
+def picture_problems(conf: RunConf) -> Iterator[str]:
+    """Pictures are read if and only if there is an encoder for them."""
+    readings = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
+    readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
+    readings |= {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
+    with_pictures = [key for key, reading in readings.items() if reading.images and reading.reader not in TEXT_READERS]
+    if with_pictures and not conf.vision.enabled:
+        keys = ", ".join(f"{key}.images" for key in with_pictures)
+        yield (
+            f"vision.enabled is false, but pictures are asked for by {keys}. "
+            "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
+        )
+    if conf.vision.enabled and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
+        yield (
+            "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never learn. "
+            "Set vision=none adapter=v1, or images=true on a source."
+        )
