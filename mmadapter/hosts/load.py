@@ -115,9 +115,11 @@ def checkpoint_activations(host: nn.Module, first_adapted: int) -> None:
     Only the checkpointing wrapper of the adapted layers is told that it trains: the frozen host itself stays in
     evaluation mode, so none of its dropout acts.
     """
-    host.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if hasattr(host, "_require_grads_hook") or hasattr(host, "_require_grads_hooks"):
-        host.disable_input_require_grads()
+    if hasattr(host, "activation_checkpointing_enable"):  # its name since transformers 5
+        host.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        host.gradient_checkpointing_enable({"use_reentrant": False})
+    host.disable_input_require_grads()  # transformers lets the embeddings require a gradient, so that all layers have a graph
     for index, layer in enumerate(decoder_layers(host)):
         layer.training = index >= first_adapted
 

@@ -7,6 +7,7 @@ says it the user has to.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import zipfile
@@ -75,8 +76,8 @@ def _named_config(model: str | None) -> dict[str, Any]:
 
     config = open_clip.get_model_config(model)
     if config is None:
-        close = [name for name in open_clip.list_models() if str(model).lower()[:6] in name.lower()]
-        raise InputError(f"vision.model={model}: open_clip has no such model. Near: {', '.join(close[:12]) or 'none'}")
+        close = difflib.get_close_matches(str(model), open_clip.list_models(), n=6)
+        raise InputError(f"vision.model={model}: open_clip has no such model. Near: {', '.join(close) or 'none'}")
     return config
 
 

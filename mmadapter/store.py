@@ -1,0 +1,195 @@
+"""An adapter as a folder: `adapter.safetensors` with nothing but what trained, `adapter.json` that says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mmadapter import __version__
+from mmadapter.assistant import Assistant
+from mmadapter.errors import InputError
+
+TENSORS, CARD = "adapter.safetensors", "adapter.json"
+# What changes without changing the host: where it lay, which version wrote it, the type its weights are stored in.
+_NOT_IDENTITY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+
+
+def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | None = None) -> None:
+    """Write the adapter as `folder`, whole or not at all; a previous one stays until the new one is complete.
+
+    `training` is a summary for the card. Raises InputError when the disk is full.
+    """
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in assistant.trainable()}
+    try:
+        save_file(tensors, temporary / TENSORS)
+        (temporary / CARD).write_text(json.dumps(_card(assistant, tensors, temporary, training), indent=2) + "\n")
+        for file in temporary.iterdir():
+            _flush(file)
+        temporary.chmod(0o755)
+        _replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: the adapter could not be saved ({error}). Free some space and run again.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_adapter(assistant: Assistant, folder: Path) -> dict[str, Any]:
+    """Load the tensors of `folder` into `assistant` and return the card.
+
+    Raises InputError when the folder is incomplete or damaged, or belongs to another host, encoder or adapter shape.
+    """
+    card = read_card(folder)
+    _refuse_differences(folder, "host", card["host"], host_identity(assistant))
+    _refuse_differences(folder, "vision", card.get("vision"), vision_identity(assistant))
+    tensors = _read_tensors(folder, card)
+    own = {item.name: item.parameter for item in assistant.trainable()}
+    shapes = {name: list(parameter.shape) for name, parameter in own.items()}
+    _refuse_differences(folder, "tensors", {name: list(t.shape) for name, t in tensors.items()}, shapes)
+    settings = _adapter_settings(assistant)
+    _refuse_differences(folder, "adapter", card["adapter"], settings)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+    return card
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of an adapter folder. Raises InputError where there is none."""
+    try:
+        return json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no adapter: {CARD} cannot be read ({error}).") from error
+
+
+def host_identity(assistant: Assistant) -> dict[str, Any]:
+    """What an adapter fits: the host's shape, and digests of its configuration and its tokenizer."""
+    config = assistant.host.config
+    heads = config.num_attention_heads
+    return {
+        "model_type": config.model_type,
+        "width": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "vocabulary": config.vocab_size,
+        "config_digest": _digest(_host_settings(assistant)),
+        "tokenizer_digest": _digest(sorted(assistant.tokenizer.get_vocab().items())),
+    }
+
+
+def vision_identity(assistant: Assistant) -> dict[str, Any] | None:
+    """What the visual projection fits; None for an adapter without images."""
+    if assistant.vision is None or assistant.adapter.visual_projection is None:
+        return None
+    return {
+        "layers": assistant.vision.layers,
+        "project_scales": assistant.vision.project_scales,
+        "channel_order": assistant.vision.channel_order,
+        "features": assistant.vision.width,
+        "encoder_digest": assistant.vision.digest(),
+    }
+
+
+def _host_settings(assistant: Assistant) -> dict[str, Any]:
+    """The host's configuration as its file has it: the form in memory differs between versions of `transformers`."""
+    if assistant.folder is None:
+        settings = assistant.host.config.to_dict()
+    else:
+        settings = json.loads((assistant.folder / "config.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in settings.items() if name not in _NOT_IDENTITY}
+
+
+def _adapter_settings(assistant: Assistant) -> dict[str, Any]:
+    layers = assistant.adapter.by_index()
+    settings = next(iter(layers.values())).settings
+    return {
+        "method": "v1",
+        "layers": sorted(layers),
+        "prompt_length": settings.prompt_length,
+        "gate": settings.gate,
+        "gate_per": settings.gate_per,
+        "attention": settings.attention,
+    }
+
+
+def _card(assistant: Assistant, tensors: dict[str, Tensor], folder: Path, training: Any) -> dict[str, Any]:
+    import transformers
+
+    return {
+        "format": 1,
+        "adapter": _adapter_settings(assistant),
+        "host": host_identity(assistant),
+        "vision": vision_identity(assistant),
+        "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "sha256": _file_digest(folder / TENSORS),
+        "versions": {"mmadapter": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "training": training or {},
+    }
+
+
+def _read_tensors(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    file = folder / TENSORS
+    if not file.is_file():
+        raise InputError(f"{file} is missing. The adapter folder is incomplete; copy it again.")
+    if _file_digest(file) != card["sha256"]:
+        raise InputError(f"{file} is damaged: its checksum is not the one in {CARD}. Copy the adapter folder again.")
+    return load_file(file)
+
+
+def _refuse_differences(folder: Path, what: str, saved: Any, here: Any) -> None:
+    if saved == here:
+        return
+    if not (isinstance(saved, dict) and isinstance(here, dict)):
+        has = "has" if saved is not None else "has no"
+        raise InputError(
+            f"{folder}: the adapter {has} {what} part, this assistant is the other way round. "
+            f"Build it with the {what} settings of the run that made the adapter."
+        )
+    keys = [key for key in {**saved, **here} if saved.get(key) != here.get(key)]
+    listed = "; ".join(f"{key}: adapter {saved.get(key)}, here {here.get(key)}" for key in keys[:6])
+    raise InputError(f"{folder} does not fit this {what}. Differs: {listed}. Use the {what} that the adapter was trained with.")
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Put `temporary` in the place of `folder`, keeping the old one until the new one has its name."""
+    old = None
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+        folder.rename(old)
+    temporary.rename(folder)
+    _flush(folder.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,88 @@
+"""Small whole assistants for tests: a random host folder with its own tokenizer, a random CLIP tower, an open adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from mmadapter.adapters.adapter import Adapter
+from mmadapter.adapters.zero_init import PromptSettings
+from mmadapter.assistant import Assistant
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.hosts.attention import route
+from mmadapter.vision.clip import ImageEncoder
+from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.projection import MlpProjection
+from tests.families import tiny_host
+
+WORDS = "what colour is the circle square red blue green large small left right a b c answer of on and to ."
+_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def tiny_tokenizer():
+    """A word-level tokenizer of fewer than 64 entries with <pad> 0, <s> 1, </s> 2."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    entries = ["<pad>", "<s>", "</s>", "<unk>", ":", *dict.fromkeys(WORDS.split())]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(entries)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def random_encoder(seed: int = 0) -> ImageEncoder:
+    """A frozen random CLIP tower of three blocks; features of 32 numbers (two scales of 16)."""
+    import open_clip
+
+    torch.manual_seed(seed)
+    tower = open_clip.CLIP(**_CLIP).visual.requires_grad_(False).eval()
+    return ImageEncoder(tower, [1, 2])
+
+
+def assistant_on(name: str = "llama_gqa", images: bool = True, gates: float = 0.7, seed: int = 0, **settings) -> Assistant:
+    """An assistant on a random host of a family, with gates drawn around zero (0: closed)."""
+    host = tiny_host(name, seed=seed)
+    route(host)
+    encoder = random_encoder() if images else None
+    generator = torch.Generator().manual_seed(seed + 1)
+    torch.manual_seed(seed + 2)
+    projection = MlpProjection(encoder.width, 8, host.config.hidden_size) if encoder is not None else None
+    shape = PromptSettings(4, host.config.hidden_size, host.config.num_attention_heads)
+    layers = host.config.num_hidden_layers
+    adapter = Adapter.on_last_layers(shape, range(1, layers), projection, generator)
+    with torch.no_grad():
+        for layer in adapter.by_index().values():
+            layer.gate.normal_(0.0, 1.0, generator=generator).mul_(gates)
+    features = FeatureStore(encoder) if encoder is not None else None
+    return Assistant(host, tiny_tokenizer(), adapter, features, **settings)
+
+
+def sample(prompt: str, answer: str | None = None, image: Path | None = None, id: str = "0", source: str = "s") -> Sample:
+    """One question, with its answer where one is given."""
+    segments = [Segment(prompt, "instruction")]
+    if answer is not None:
+        segments.append(Segment(" " + answer, "answer"))
+    return Sample(id=id, source=source, segments=tuple(segments), image=image, where=f"test, sample {id}", meta={})
+
+
+def batch_of(assistant: Assistant, samples: list[Sample], pad_id: int = 0) -> Batch:
+    """The batch of some samples."""
+    encoder = SampleEncoder(assistant.tokenizer, 64)
+    return make_batch([encoder.encode(item) for item in samples], pad_id)
+
+
+def picture(folder: Path, seed: int) -> Path:
+    """A small random picture file."""
+    pixels = torch.randint(0, 256, (40, 40, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    path = folder / f"{seed}.png"
+    Image.fromarray(pixels.numpy()).save(path)
+    return path

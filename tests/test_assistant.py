@@ -1,0 +1,222 @@
+"""Laws 3, 4 and 5 on whole assistants, with open gates and pictures."""
+
+import pytest
+import torch
+
+from mmadapter.assistant import GenerationSettings
+from mmadapter.errors import InputError
+from tests.assistants import assistant_on, batch_of, picture, sample
+from tests.families import CORE
+
+QUESTIONS = ["what colour is the circle", "what is on the left of the large red square and to the right", "a circle"]
+ANSWERS = ["red", "a small blue square .", "is blue and green"]
+
+
+def mixed_samples(folder, answers=True):
+    """Three rows of different lengths: with a picture, without, with another picture."""
+    images = [picture(folder, 1), None, picture(folder, 2)]
+    rows = zip(QUESTIONS, ANSWERS, images, strict=True)
+    return [sample(q, a if answers else None, i, id=str(n)) for n, (q, a, i) in enumerate(rows)]
+
+
+def snapshot(module):
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", [*CORE, "gemma2", "gpt_neox", "phi3"])
+def test_movement(name, tmp_path):
+    """Law 3: exactly the declared parameters move, prompts too, after a validation pass and an answer in between."""
+    assistant = assistant_on(name, gates=0.0)
+    samples = mixed_samples(tmp_path)
+    batch = batch_of(assistant, samples)
+    frozen = {"host": snapshot(assistant.host), "tower": snapshot(assistant.vision)}
+    before = snapshot(assistant.adapter)
+    optimizer = torch.optim.AdamW(assistant.adapter.parameters(), lr=1e-2, weight_decay=0.02)
+    assistant.train()
+    for _ in range(3):
+        with torch.no_grad():
+            assistant.eval()(batch)
+        assistant.generate(samples, GenerationSettings(max_new_tokens=2))
+        assistant.train()
+        optimizer.zero_grad()
+        assistant(batch).backward()
+        optimizer.step()
+    for part, module in (("host", assistant.host), ("tower", assistant.vision)):
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(tensor, frozen[part][key]), f"the frozen {part} moved: {key}"
+    assert all(tensor.grad is None for tensor in assistant.host.parameters())
+    decay_only = {key: tensor * (1 - 1e-2 * 0.02) ** 3 for key, tensor in before.items()}
+    for key, tensor in assistant.adapter.state_dict().items():
+        assert not torch.equal(tensor, before[key]), f"{key} never moved"
+        assert not torch.allclose(tensor, decay_only[key], rtol=0, atol=1e-6), f"{key} moved by weight decay alone"
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_a_new_prompt_shows_after_evaluation(name, tmp_path):
+    """Prompt keys and values that were kept for an answer never outlive the prompt that they were made from."""
+    assistant = assistant_on(name)
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    with torch.no_grad():
+        before = assistant(batch)
+        assistant.generate(mixed_samples(tmp_path), GenerationSettings(max_new_tokens=2))
+        for layer in assistant.adapter.by_index().values():
+            layer.prompt.add_(1.0)
+        assert not torch.equal(assistant(batch), before)
+
+
+def test_kept_prompts_are_dropped_when_a_prompt_changes_within_one_call(tmp_path):
+    from mmadapter.hosts.recipes import attention_modules
+
+    assistant = assistant_on()
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    with torch.no_grad():
+        call = assistant._call(batch, None, keep=True)
+        module = attention_modules(assistant.host)[2]
+        first = call.project(2, module, torch.float32)
+        assert call.project(2, module, torch.float32) is first, "computed once while nothing changes"
+        assistant.adapter.by_index()[2].prompt.mul_(2.0)
+        assert not torch.equal(call.project(2, module, torch.float32).keys, first.keys)
+    assert call.project(2, module, torch.float32).keys.requires_grad, "never a kept one in training"
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_no_cache_dynamic_and_static_cache_give_the_same_answers(name, tmp_path):
+    """Law 4, first half."""
+    assistant = assistant_on(name)
+    samples = mixed_samples(tmp_path, answers=False)
+    settings = {cache: GenerationSettings(max_new_tokens=8, cache=cache) for cache in ("none", "dynamic", "static")}
+    answers = {cache: assistant.generate(samples, setting) for cache, setting in settings.items()}
+    assert answers["dynamic"] == answers["none"]
+    assert answers["static"] == answers["none"]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_beams_with_images_per_row_equal_each_row_alone(name, tmp_path):
+    """Law 4, second half."""
+    assistant = assistant_on(name)
+    samples = mixed_samples(tmp_path, answers=False)
+    settings = GenerationSettings(max_new_tokens=6, beams=3)
+    together = assistant.generate(samples, settings)
+    assert together == [assistant.generate([item], settings)[0] for item in samples]
+
+
+@pytest.mark.parametrize("name", [*CORE, "phi3", "gpt_neox", "gemma"])
+def test_padding_and_neighbours_do_not_change_a_row(name, tmp_path):
+    """Law 5: the batch's loss is the sum of the rows' alone; log-likelihoods likewise."""
+    assistant = assistant_on(name)
+    samples = mixed_samples(tmp_path)
+    batch = batch_of(assistant, samples)
+    alone = [batch_of(assistant, [item]) for item in samples]
+    with torch.no_grad():
+        assert torch.allclose(assistant(batch), sum(assistant(one) for one in alone), rtol=1e-5)
+    rows = torch.cat([assistant.log_likelihood(one) for one in alone])
+    assert torch.allclose(assistant.log_likelihood(batch), rows, atol=1e-4)
+
+
+def test_another_rows_image_never_changes_a_rows_answer(tmp_path):
+    assistant = assistant_on()
+    samples = mixed_samples(tmp_path)
+    other = [samples[0], samples[1], sample(QUESTIONS[2], ANSWERS[2], picture(tmp_path, 9), id="2")]
+    first = assistant.log_likelihood(batch_of(assistant, samples))
+    second = assistant.log_likelihood(batch_of(assistant, other))
+    assert torch.equal(first[:2], second[:2])
+    assert first[2] != second[2], "the changed picture must be seen in its own row"
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_a_row_without_an_image_is_the_text_only_model_and_not_a_black_picture(name, tmp_path):
+    from PIL import Image
+
+    assistant = assistant_on(name)
+    black = tmp_path / "black.png"
+    Image.new("RGB", (32, 32)).save(black)
+    likelihood = [
+        assistant.log_likelihood(batch_of(assistant, [sample(QUESTIONS[0], "red", image)])) for image in (None, black)
+    ]
+    blind = assistant_on(name, images=False)
+    for ours, theirs in zip(blind.adapter.by_index().values(), assistant.adapter.by_index().values(), strict=True):
+        ours.load_state_dict(theirs.state_dict())
+    expected = blind.log_likelihood(batch_of(blind, [sample(QUESTIONS[0], "red")]))
+    assert torch.equal(likelihood[0], expected)
+    assert not torch.equal(likelihood[1], expected)
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "mistral", "qwen3"])
+def test_packed_rows_equal_separate_ones(name):
+    """Law 5 for text: prompts are seen by every token, wherever its row begins in a pack."""
+    from mmadapter.hosts.attention import AdapterCall
+    from tests.families import random_tokens
+
+    assistant = assistant_on(name, images=False)
+    call = AdapterCall(assistant.adapter.by_index())
+    tokens = random_tokens(1, 12)
+    starts = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    with torch.no_grad():
+        packed = assistant.host(input_ids=tokens, position_ids=starts, use_cache=False, adapter=call).logits[0]
+        parts = [assistant.host(input_ids=part, adapter=call).logits[0] for part in (tokens[:, :5], tokens[:, 5:])]
+    assert torch.allclose(packed, torch.cat(parts), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*CORE, "gpt_neox"])
+def test_activation_checkpointing_gives_the_same_gradients_and_spares_the_lowest_layers(name, tmp_path):
+    from mmadapter.hosts.recipes import attention_modules
+
+    gradients, calls = {}, {}
+    for checkpointing in (False, True):
+        assistant = assistant_on(name, activation_checkpointing=checkpointing).train()
+        counts = [0] * 4
+        for index, module in enumerate(attention_modules(assistant.host)):
+            module.register_forward_pre_hook(lambda *_, i=index, c=counts: c.__setitem__(i, c[i] + 1))
+        assistant(batch_of(assistant, mixed_samples(tmp_path))).backward()
+        gradients[checkpointing] = {n: p.grad for n, p in assistant.adapter.named_parameters()}
+        calls[checkpointing] = counts
+    for key, gradient in gradients[False].items():
+        assert torch.equal(gradient, gradients[True][key]), key
+    assert calls[False] == [1, 1, 1, 1]
+    assert calls[True] == [1, 2, 2, 2], "the layer below the adapted ones has no graph and runs once"
+
+
+def test_the_head_runs_on_supervised_positions_only(tmp_path):
+    assistant = assistant_on()
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    seen = []
+    head = assistant.host.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    assistant(batch)
+    handle.remove()
+    assert seen == [(1, batch.supervised_tokens, assistant.host.config.vocab_size)]
+
+
+def test_features_take_the_place_of_images(tmp_path):
+    assistant = assistant_on()
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    features = assistant.image_features(batch.images)
+    assert features[1] is None
+    bare = batch_of(assistant, [sample(q, a) for q, a in zip(QUESTIONS, ANSWERS, strict=True)])
+    with torch.no_grad():
+        assert torch.equal(assistant(bare, features), assistant(batch))
+        assert not torch.equal(assistant(bare), assistant(batch))
+
+
+def test_a_batch_without_supervised_tokens_has_loss_zero_and_zero_gradients():
+    assistant = assistant_on(images=False).train()
+    loss = assistant(batch_of(assistant, [sample("what is red")]))
+    loss.backward()
+    assert loss == 0.0
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in assistant.adapter.parameters())
+
+
+def test_sampling_is_seeded_and_leaves_the_random_numbers_outside_alone():
+    assistant = assistant_on(images=False)
+    settings = GenerationSettings(max_new_tokens=12, temperature=1.5)
+    state = torch.get_rng_state()
+    first, again, other = (assistant.generate([sample("what is red")], settings, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_image_without_an_encoder_is_an_error(tmp_path):
+    assistant = assistant_on(images=False)
+    with pytest.raises(InputError, match=r"vision\.enabled"):
+        assistant.image_features([picture(tmp_path, 1)])

@@ -1,0 +1,101 @@
+"""Law 7: an adapter saved and loaded elsewhere is bit-identical, holds only what trained, and never destroys the last one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmadapter.errors import InputError
+from mmadapter.store import load_adapter, save_adapter
+from tests.assistants import assistant_on, batch_of, picture, sample
+from tests.families import CORE
+
+LOAD_AND_SCORE = """
+import sys, torch
+from pathlib import Path
+from mmadapter.store import load_adapter
+from tests.assistants import assistant_on, batch_of, sample
+root = Path(sys.argv[1])
+for name in sys.argv[2:]:
+    assistant = assistant_on(name, gates=0.0)
+    for item in assistant.trainable(): torch.nn.init.constant_(item.parameter, 3.0)
+    load_adapter(assistant, root / name)
+    batch = batch_of(assistant, [sample("what is red", "a circle", root / "1.png")])
+    torch.save(assistant._supervised_logits(batch, None), root / f"{name}.pt")
+"""
+
+
+def test_a_new_process_computes_the_same_logits(tmp_path):
+    image = picture(tmp_path, 1)
+    assistants = {name: assistant_on(name) for name in CORE}
+    for name, assistant in assistants.items():
+        save_adapter(assistant, tmp_path / name)
+    command = [sys.executable, "-c", LOAD_AND_SCORE, tmp_path, *CORE]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    for name, assistant in assistants.items():
+        expected = assistant._supervised_logits(batch_of(assistant, [sample("what is red", "a circle", image)]), None)
+        assert torch.equal(torch.load(tmp_path / f"{name}.pt"), expected), name
+
+
+def test_the_file_holds_exactly_the_trained_tensors(tmp_path):
+    assistant = assistant_on()
+    save_adapter(assistant, tmp_path / "adapter", {"steps": 3})
+    tensors = load_file(tmp_path / "adapter" / "adapter.safetensors")
+    assert tensors.keys() == {item.name for item in assistant.trainable()}
+    card = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
+    assert card["training"] == {"steps": 3}
+    assert card["host"]["model_type"] == "llama"
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["adapter.json", "adapter.safetensors"]
+
+
+def test_an_interrupted_save_leaves_the_previous_adapter(tmp_path, monkeypatch):
+    assistant = assistant_on(images=False)
+    folder = tmp_path / "adapter"
+    save_adapter(assistant, folder)
+    before = (folder / "adapter.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with torch.no_grad():
+        assistant.trainable()[0].parameter.add_(1.0)
+    monkeypatch.setattr("mmadapter.store._flush", full)
+    with pytest.raises(InputError, match=r"(?s)could not be saved.*No space left.*Free some space"):
+        save_adapter(assistant, folder)
+    assert (folder / "adapter.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "no temporary folder is left behind"
+
+
+def test_another_host_is_refused_with_the_differing_fields(tmp_path):
+    save_adapter(assistant_on("llama_gqa", images=False), tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"host.*kv_heads: adapter 2, here 4"):
+        load_adapter(assistant_on("llama_mha", images=False), tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"model_type: adapter llama, here mistral"):
+        load_adapter(assistant_on("mistral", images=False), tmp_path / "adapter")
+
+
+def test_an_adapter_with_images_is_refused_by_a_text_only_assistant(tmp_path):
+    save_adapter(assistant_on(), tmp_path / "adapter")
+    with pytest.raises(InputError, match="vision"):
+        load_adapter(assistant_on(images=False), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "no card"])
+def test_a_damaged_folder_is_refused_and_nothing_is_loaded(damage, tmp_path):
+    assistant = assistant_on(images=False)
+    save_adapter(assistant, tmp_path / "adapter")
+    tensors, card = tmp_path / "adapter" / "adapter.safetensors", tmp_path / "adapter" / "adapter.json"
+    if damage == "truncated":
+        tensors.write_bytes(tensors.read_bytes()[:-40])
+    else:
+        (tensors if damage == "missing" else card).unlink()
+    with torch.no_grad():
+        for item in assistant.trainable():
+            item.parameter.fill_(7.0)
+    with pytest.raises(InputError, match="copy|Copy|cannot be read"):
+        load_adapter(assistant, tmp_path / "adapter")
+    assert all((item.parameter == 7.0).all() for item in assistant.trainable())
