@@ -22,10 +22,17 @@ READERS: Mapping[str, Callable[..., list[Sample]]] = {
     "coco_captions": read_coco_captions,
 }
 # Settings that say something for some readers only and are harmless at others.
-PICTURE_SETTINGS = ("missing_image", "with_images")
+IMAGE_SETTINGS = ("missing_image", "with_images")
 
 
-def read(reader: str, *, images: bool | None = None, weight: float | None = None, **settings: Any) -> list[Sample]:
+def read(
+    reader: str,
+    root: Path | str | None = None,
+    *,
+    images: bool | None = None,
+    weight: float | None = None,
+    **settings: Any,
+) -> list[Sample]:
     """Reads a source by the config's own names, plus `source` and `training`; None means not given.
 
     `images` is the config's word for `with_images`; `weight` belongs to the mixture and is ignored here. Raises
@@ -35,27 +42,30 @@ def read(reader: str, *, images: bool | None = None, weight: float | None = None
         raise InputError(f"reader is {reader!r}; allowed: {', '.join(READERS)}.")
     function = READERS[reader]
     known = signature(function).parameters
-    given = {name: value for name, value in {"with_images": images, **settings}.items() if value is not None}
-    if reader == "alpaca":
-        given = _alpaca_settings(given)
-    given = {name: value for name, value in given.items() if name in known or name not in PICTURE_SETTINGS}
+    with_images = True if images is None else images
+    settings = {"with_images": with_images, **settings, **_place(reader, root, settings.pop("path", None))}
+    given = {name: value for name, value in settings.items() if value is not None}
+    given = {name: value for name, value in given.items() if name in known or name not in IMAGE_SETTINGS}
     if unknown := sorted(set(given) - set(known)):
         raise InputError(f"The reader {reader} has no setting {unknown[0]!r}; it has: {', '.join(sorted(known))}.")
     if missing := [name for name, one in known.items() if one.default is one.empty and name not in given]:
-        raise InputError(f"The reader {reader} needs the setting {missing[0]!r} (source {settings.get('source')}).")
+        raise InputError(f"The reader {reader} needs the setting {missing[0]!r} (source {given.get('source', reader)}).")
     return function(**given)
 
 
-def _alpaca_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Alpaca is one file: `path`, taken under `root` where there is one, or `root` itself."""
-    settings = dict(given)
-    root, path = settings.pop("root", None), settings.pop("path", None)
-    if root is not None and path is not None:
-        under = Path(root) / path
-        settings["path"] = under if under.exists() else Path(path)
-    elif root is not None or path is not None:
-        settings["path"] = Path(path if path is not None else root)
-    return settings
+def _place(reader: str, root: Path | str | None, path: Path | str | None) -> dict[str, Path]:
+    """Where to read: `path` names the file itself, taken under `root` where it is there."""
+    file = None if path is None else Path(path)
+    folder = None if root is None else Path(root)
+    if file is not None and folder is not None and (folder / file).exists():
+        file = folder / file
+    if reader == "alpaca":
+        place = {"path": file or folder}
+    elif reader == "coco_captions" and folder is not None:
+        place = {"root": folder, "path": file}
+    else:
+        place = {"root": file or folder}
+    return {name: value for name, value in place.items() if value is not None}
 
 
 __all__ = ["READERS", "Sample", "read", "read_alpaca", "read_coco_captions", "read_scienceqa"]

@@ -102,5 +102,5 @@ def _grey_16_bit(path: Path, image: Image.Image) -> Image.Image:
     wide = image.convert("I")
     low, high = (int(value) for value in wide.getextrema())  # type: ignore[arg-type]
     if low < 0 or high > 65535:
-        raise InputError(f"{path}: its grey values run from {low} to {high}, allowed are 0 to 65535. Save it with 16 bits.")
+        raise InputError(f"{path}: its grey values are {low} to {high}, allowed 0 to 65535. Save it with 16 bits.")
     return wide.point(lambda value: value * (1 / 257) + 0.5).convert("L")

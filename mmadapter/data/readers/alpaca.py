@@ -55,7 +55,7 @@ def _file(path: Path) -> Path:
         return path
     found = [path / DEFAULT_NAME] if (path / DEFAULT_NAME).is_file() else sorted(path.glob("*.json"))
     if len(found) != 1:
-        raise InputError(f"{path}: expected {DEFAULT_NAME} or one *.json there, found {len(found)}. Name the file itself.")
+        raise InputError(f"{path}: expected {DEFAULT_NAME} or one *.json there, found {len(found)}. Name the file.")
     return found[0]
 
 

@@ -55,6 +55,8 @@ def read_coco_captions(
     _check_choice("template", template, CAPTION_TEMPLATES)
     _check_choice("captions_per_image", captions_per_image, CAPTIONS_PER_IMAGE)
     root = Path(root)
+    if root.is_file():
+        root, path = (root.parent.parent if root.parent.name == "annotations" else root.parent), root
     file = _find_file(root, split, path)
     pictures = list(_read_pictures(file, root, split))[:limit]
     if not pictures:

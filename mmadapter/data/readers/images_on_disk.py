@@ -10,7 +10,7 @@ from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
-MISSING_IMAGE = ("error", "skip", "blank")
+MISSING_IMAGE = ("error", "skip", "blank", "no_image")
 NAMED = 5
 
 
@@ -21,7 +21,7 @@ def check_missing_image(policy: str) -> None:
 
 
 def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> list[Sample]:
-    """Applies `policy` to samples whose picture is not on the disk; "blank" keeps them as rows without a picture."""
+    """Applies `policy` to samples whose picture is not on the disk; "blank" (or "no_image") keeps them without one."""
     check_missing_image(policy)
     absent = {place for place, sample in enumerate(samples) if sample.image is not None and not sample.image.is_file()}
     if not absent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,15 @@ def read_scienceqa(
 ) -> list[Sample]:
     """The questions of one split, in the split's order; each is checked as it is read.
 
-    `root` is the folder that holds problems.json, or a parent of it as upstream has it (data/scienceqa). `problems`,
-    `pid_splits` and `captions` name other files. `limit` keeps the first ones. Raises InputError naming file, id and
-    field.
+    `root` is the folder that holds problems.json, that file, or a parent as upstream has it (data/scienceqa).
+    `problems`, `pid_splits` and `captions` name other files. `limit` keeps the first ones. Raises InputError naming
+    file, id and field.
     """
     check_missing_image(missing_image)
     scienceqa_format(prompt_format)
     root = Path(root)
+    if root.is_file():
+        root, problems = root.parent, root
     file = find_file(root, problems, "problems.json")
     content = read_problems(file)
     ids = split_ids(root, file, content, split, pid_splits)[:limit]
@@ -65,9 +67,9 @@ def read_scienceqa(
 
 
 def find_file(root: Path, named: Path | None, default: str) -> Path:
-    """`named` (as it is, or under the root), else `default` under the root as upstream places it."""
+    """`named` (under the root, or as it is), else `default` under the root as upstream places it."""
     wanted = Path(named) if named is not None else Path(default)
-    candidates = ([wanted] if named is not None else []) + [root / folder / wanted for folder in FOLDERS]
+    candidates = [root / folder / wanted for folder in FOLDERS] + ([wanted] if named is not None else [])
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -124,7 +126,7 @@ def split_ids(root: Path, file: Path, content: Mapping[str, Any], split: str, na
     return present
 
 
-def read_captions(root: Path, named: Path, content: Mapping[str, Any]) -> dict[str, str]:
+def read_captions(root: Path, named: Path, content: Container[str]) -> dict[str, str]:
     """Machine-made picture captions by question id: upstream's captions.json, or a bare object from id to text."""
     file = find_file(root, named, "captions.json")
     found = read_json(file)
