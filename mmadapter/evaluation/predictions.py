@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.readers.json_file import read_json, read_json_lines
 from mmadapter.errors import InputError
-from mmadapter.evaluation.questions import Question, read_json
+from mmadapter.evaluation.questions import Question
 from mmadapter.evaluation.scienceqa import parse_answer
 
 LAYOUTS = """recognised layouts:
@@ -81,24 +83,13 @@ def _shape(content: Any) -> str:
 
 
 def _read_lines(path: Path) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
-    items = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}.") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                items.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number}: not valid JSON: {error.msg}.") from None
+    items = read_json_lines(path)
     if items and all(isinstance(item, dict) and "question_id" in item and "text" in item for item in items):
         return _collect(path, items, "question_id", "text")
     if items and all(isinstance(item, dict) and "id" in item and "prediction" in item for item in items):
         indices, outputs, remarks = _collect(path, items, "id", "output")
         return {str(item["id"]): item["prediction"] for item in items}, outputs, remarks
-    shape = _shape(items[0]) if items else "an empty file"
-    raise InputError(f"{path}: the layout is not recognised (its first line: {shape}); {LAYOUTS}")
+    raise InputError(f"{path}: the layout is not recognised (its first line: {_shape(items[0])}); {LAYOUTS}")
 
 
 def _collect(
@@ -156,8 +147,10 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"{path}: cannot be written, {error.strerror}. Make room and run it again.") from error
         raise
 
 

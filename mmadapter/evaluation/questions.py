@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.readers.scienceqa import checked_problem, find_file, read_problems, read_splits, split_ids
 from mmadapter.errors import InputError
-
-SUBJECTS = ("natural science", "social science", "language science")
-GRADES = tuple(f"grade{number}" for number in range(1, 13))
 
 
 @dataclass(frozen=True)
@@ -29,85 +26,48 @@ class Question:
     topic: str = ""
 
 
-def question_of(id: str, fields: Mapping[str, Any], where: str) -> Question:
-    """Checks one question; `fields` is an upstream problem or the meta of a sample read from one."""
-    try:
-        choices, answer = tuple(fields["choices"]), fields["answer"]
-        subject, grade = fields["subject"], fields["grade"]
-        question = fields["question"]
-        has_hint = fields["has_hint"] if "has_hint" in fields else bool(fields["hint"])
-        has_image = fields["has_image"] if "has_image" in fields else bool(fields["image"])
-    except KeyError as error:
-        raise InputError(f"{where}, question {id}: the field {error} is missing.") from None
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise InputError(
-            f"{where}, question {id}: answer is {answer!r}, allowed is an option's index from 0 to {len(choices) - 1}."
-        )
-    if subject not in SUBJECTS:
-        raise InputError(f"{where}, question {id}: subject is {subject!r}, allowed: {', '.join(SUBJECTS)}.")
-    if grade not in GRADES:
-        raise InputError(f"{where}, question {id}: grade is {grade!r}, allowed: grade1 to grade12.")
-    flags = (bool(has_hint), bool(has_image))
-    return Question(str(id), question, choices, answer, subject, grade, *flags, fields.get("topic") or "")
-
-
-def split_ids(pid_splits: Path, split: str) -> list[str]:
-    """The ids of one split, as upstream's pid_splits.json lists them."""
-    splits = read_json(pid_splits)
-    if not isinstance(splits, dict) or split not in splits:
-        known = ", ".join(splits) if isinstance(splits, dict) else "none"
-        raise InputError(f"{pid_splits}: has no split {split!r}. Its splits: {known}. Set task.split to one of them.")
-    return list(dict.fromkeys(str(id) for id in splits[split]))
+def question_of_problem(id: str, problem: Mapping[str, Any]) -> Question:
+    """From a checked upstream problem; a hint is there when it is not empty, an image when it is not null."""
+    flags = (bool(problem["hint"]), problem["image"] is not None)
+    topic = problem.get("topic", "")
+    choices = tuple(problem["choices"])
+    return Question(
+        id, problem["question"], choices, problem["answer"], problem["subject"], problem["grade"], *flags, topic
+    )
 
 
 def questions_of_samples(samples: Iterable[Any]) -> dict[str, Question]:
-    """The questions behind samples (mmadapter.data), by id."""
-    return {sample.id: question_of(sample.id, sample.meta, sample.where) for sample in samples}
+    """The questions behind samples that the ScienceQA reader made, by id."""
+    found = {}
+    for sample in samples:
+        meta = sample.meta
+        known = {name: meta[name] for name in ("question", "answer", "subject", "grade", "has_hint", "has_image")}
+        found[sample.id] = Question(sample.id, choices=tuple(meta["choices"]), topic=meta.get("topic", ""), **known)
+    return found
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; a missing or truncated file, or a key that comes twice, is an InputError with the place."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
+def read_questions(
+    split: str, *, root: Path | None = None, problems: Path | None = None, pid_splits: Path | None = None
+) -> tuple[dict[str, Question], int]:
+    """The questions of one split that the problems file holds, and how many questions the whole split has.
 
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise InputError(f"{path}: the key {key!r} comes twice; every id may come once. Remove one of them.")
-            found[key] = value
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=without_duplicates)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not valid JSON at character {error.pos} of {len(text)} (line {error.lineno}): {error.msg}. "
-            "A file that stops in the middle was probably cut while downloading: fetch it again."
-        ) from None
-
-
-def read_questions(problems: Path, split: str, pid_splits: Path | None = None) -> tuple[dict[str, Question], int]:
-    """The questions of one split that `problems` holds, and how many questions the whole split has.
-
-    The split's list of ids is `pid_splits.json` (given, or beside the problems file); without it the split is what the
-    problems' own `split` fields say, which knows train, val and test only.
+    The split's list of ids is pid_splits.json (named, or found beside the problems or under the root); without it the
+    problems' own `split` fields decide.
     """
-    content = read_json(problems)
-    if not isinstance(content, dict) or not all(isinstance(fields, dict) for fields in content.values()):
-        raise InputError(f"{problems}: not ScienceQA's problems.json, which is an object of id -> question.")
-    if pid_splits is None and (problems.parent / "pid_splits.json").is_file():
-        pid_splits = problems.parent / "pid_splits.json"
-    if pid_splits is not None:
-        ids = split_ids(pid_splits, split)
-    else:
-        ids = [id for id, fields in content.items() if fields.get("split") == split]
-    questions = {id: question_of(id, content[id], problems.name) for id in ids if id in content}
-    if not questions:
-        found = sorted({str(fields.get("split")) for fields in content.values()})
-        raise InputError(f"{problems}: no question of split {split!r} in it. Its splits: {', '.join(found) or 'none'}.")
-    return questions, len(ids)
+    if root is None and problems is None:
+        raise InputError("task=scienceqa needs the questions: set task.problems=FILE or task.root=FOLDER.")
+    root = Path(problems).parent if root is None else Path(root)  # type: ignore[arg-type]
+    file = find_file(root, problems, "problems.json")
+    content = read_problems(file)
+    ids = split_ids(root, file, content, split, pid_splits)
+    questions = {id: question_of_problem(id, checked_problem(file, id, content[id], "QCM-A")) for id in ids}
+    return questions, split_size(split, root, pid_splits) or len(ids)
+
+
+def split_size(split: str, root: Path, pid_splits: Path | None = None) -> int | None:
+    """How many questions pid_splits.json lists for a split; None where there is no such file or list."""
+    try:
+        splits = read_splits(find_file(root, pid_splits, "pid_splits.json"))
+    except InputError:
+        return None
+    return len(splits[split]) if split in splits else None

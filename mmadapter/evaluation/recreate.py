@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def assistant_of_run(folder: Path, conf: Any, device: str = "auto") -> Any:
     assistant = Assistant.build(conf, device=None if device == "auto" else device)
     if (folder / "adapter" / "adapter.json").is_file():
         load_adapter(assistant, folder / "adapter")
-    else:
+    elif not (folder / "finished.json").is_file():  # finished without an adapter: the host alone, with closed gates
         load_checkpoint(assistant, folder)
     return assistant.eval()
 
@@ -73,22 +74,16 @@ def load_checkpoint(assistant: Any, folder: Path) -> None:
 
 
 def samples_of_task(task: Any, root: str | None) -> list[Any]:
-    """The task's samples, read for evaluation (no answer segment); `root` is used where the task names no folder."""
+    """The task's samples, read for evaluation (no answer segment); `root` is used where the task names no place."""
     from mmadapter import data
+    from mmadapter.config.data import ReadingConf
 
-    settings: dict[str, Any] = {"split": task.split, "limit": task.limit, "source": task.name, "training": False}
-    if task.reader == "scienceqa":
-        settings |= {
-            "with_images": task.images,
-            "prompt_format": task.prompt_format or "QCM-A",
-            "captions": Path(task.captions) if task.captions else None,
-            "missing_image": task.missing_image,
-            "problems": Path(task.problems) if task.problems else None,
-            "pid_splits": Path(task.pid_splits) if task.pid_splits else None,
-        }
-    elif task.reader == "coco_captions" and task.template:
-        settings["template"] = task.template
-    folder = task.path or task.root or root
-    if not folder:
-        raise InputError(f"task {task.name}: there is no data. Set task.root=FOLDER.")
-    return data.read(task.reader, Path(folder), **settings)
+    settings = {field.name: getattr(task, field.name) for field in fields(ReadingConf)}
+    if settings["root"] is None and settings["path"] is None and settings["problems"] is None:
+        settings["root"] = root
+        if root is None:
+            raise InputError(f"task {task.name} has no place to read from. Set task.root=FOLDER.")
+    if settings["root"] is None and settings["problems"]:
+        settings["root"] = str(Path(settings["problems"]).parent)
+    reader = settings.pop("reader")
+    return data.read(reader, source=task.name, training=False, **settings)

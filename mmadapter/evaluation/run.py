@@ -36,7 +36,8 @@ def score_file(conf: Any) -> dict[str, Any]:
     task, file = conf.task, Path(conf.predictions)
     if task.name != "scienceqa":
         raise InputError(f"predictions= can be scored for task=scienceqa only, not for task {task.name!r}.")
-    questions, split_size = read_questions(problems_file(task), task.split, _path(task.pid_splits))
+    files = {name: Path(value) for name in ("root", "problems", "pid_splits") if (value := getattr(task, name))}
+    questions, split_size = read_questions(task.split, **files)
     predictions = read_predictions(file, questions, predictions_from=task.predictions_from)
     chosen = set(list(questions)[: task.limit])
     indices = {id: index for id, index in predictions.indices.items() if id in chosen}
@@ -57,30 +58,22 @@ def score_file(conf: Any) -> dict[str, Any]:
     return metrics
 
 
-def problems_file(task: Any, root: str | None = None) -> Path:
-    """The problems.json of a scienceqa task: `problems`, or the one in `root`."""
-    if task.problems:
-        return Path(task.problems)
-    folder = task.root or root
-    if not folder:
-        raise InputError("task=scienceqa needs the questions: set task.problems=FILE or task.root=FOLDER.")
-    return Path(folder) / "problems.json"
-
-
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
-
-
 def evaluate_run(conf: Any) -> dict[str, Any]:
     """Re-creates a run's assistant and evaluates one task with it, into RUN/eval/TASK or `conf.output`."""
     folder = run_folder(conf.run, conf.runs_root)
     run_conf = conf_of_run(folder, conf)
-    root = conf.task.root or run_conf.data.root
-    samples = samples_of_task(conf.task, root)
+    task = conf.task
+    if task.root is None and task.name in run_conf.tasks:
+        task.root = run_conf.tasks[task.name].root
+    task.images = task.images and run_conf.vision.enabled
+    samples = samples_of_task(task, run_conf.data.root)
     assistant = assistant_of_run(folder, run_conf, conf.device)
-    assistant.prepare_images([sample.image for sample in samples if sample.image is not None])
-    output = Path(conf.output) if conf.output else folder / "eval" / conf.task.name
-    return evaluate(assistant, conf.task, samples, output, root=root, quiet=False, progress=line_progress())
+    progress = line_progress()
+    paths = [sample.image for sample in samples if sample.image is not None]
+    assistant.prepare_images(paths, lambda done, total: progress("image features", done, total))
+    output = Path(conf.output) if conf.output else folder / "eval" / task.name
+    root = task.root or run_conf.data.root
+    return evaluate(assistant, task, samples, output, root=root, quiet=False, progress=progress)
 
 
 def evaluate(

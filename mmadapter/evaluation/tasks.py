@@ -10,7 +10,7 @@ from typing import Any
 
 from mmadapter.evaluation.generation import Progress, generate_answers, most_likely_options
 from mmadapter.evaluation.predictions import write_json
-from mmadapter.evaluation.questions import Question, questions_of_samples, split_ids
+from mmadapter.evaluation.questions import Question, questions_of_samples, split_size
 from mmadapter.evaluation.scienceqa import parse_answer, random_choice, score, topic_accuracy
 
 Answered = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -31,10 +31,10 @@ def evaluate_scienceqa(
     if task.likelihood:
         options = most_likely_options(assistant, samples, task, progress=progress)
         likely = {sample.id: option for sample, option in zip(samples, options, strict=True)}
-    split_size = known_split_size(task, len(samples), root)
-    metrics = scienceqa_metrics(task, questions, predictions, split_size)
+    size = known_split_size(task, len(samples), root)
+    metrics = scienceqa_metrics(task, questions, predictions, size)
     if likely:
-        metrics["likelihood_accuracy"] = score(questions, likely, split=task.split, split_size=split_size).accuracy
+        metrics["likelihood_accuracy"] = score(questions, likely, split=task.split, split_size=size).accuracy
     rows = []
     for sample, output in zip(samples, outputs, strict=True):
         row = prediction_row(task, questions[sample.id], output, predictions[sample.id])
@@ -48,20 +48,23 @@ def evaluate_scienceqa(
 def known_split_size(task: Any, samples: int, root: str | None) -> int | None:
     """How many questions the whole split has: from pid_splits.json; without one all samples that were read, unless
     the task leaves some out."""
-    candidates = [task.pid_splits, task.problems and Path(task.problems).parent / "pid_splits.json"]
-    candidates += [Path(folder) / "pid_splits.json" for folder in (task.root, root) if folder]
-    for candidate in candidates:
-        if candidate and Path(candidate).is_file():
-            return len(split_ids(Path(candidate), task.split))
+    folder = task.root or root or (task.problems and Path(task.problems).parent)
+    listed = split_size(task.split, Path(folder), _path(task.pid_splits)) if folder else None
+    if listed is not None:
+        return listed
     return None if task.limit or task.missing_image == "skip" else samples
 
 
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
 def scienceqa_metrics(
-    task: Any, questions: Mapping[str, Question], predictions: Mapping[str, int | None], split_size: int | None
+    task: Any, questions: Mapping[str, Question], predictions: Mapping[str, int | None], size: int | None
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
+    """The content of metrics.json; `size` is the number of questions in the whole split."""
     seed = task.seed if task.fallback == "random" else None
-    scores = score(questions, predictions, split=task.split, split_size=split_size, fallback_seed=seed)
+    scores = score(questions, predictions, split=task.split, split_size=size, fallback_seed=seed)
     return {
         "task": "scienceqa",
         "split": task.split,

@@ -10,14 +10,14 @@ import pytest
 from mmadapter.errors import InputError
 from mmadapter.evaluation import predictions as predictions_module
 from mmadapter.evaluation.predictions import read_predictions, write_json
-from mmadapter.evaluation.questions import question_of, read_questions
+from mmadapter.evaluation.questions import question_of_problem, read_questions
 from mmadapter.evaluation.run import run
 
 PROBLEM = {
     "question": "Which one?", "choices": ["red", "blue"], "answer": 1, "hint": "", "image": None,
     "grade": "grade2", "subject": "natural science", "split": "test", "topic": "colours",
 }  # fmt: skip
-QUESTIONS = {id: question_of(id, PROBLEM, "problems.json") for id in ("3", "7", "11")}
+QUESTIONS = {id: question_of_problem(id, PROBLEM) for id in ("3", "7", "11")}
 
 
 def saved(folder, name, content):
@@ -68,15 +68,15 @@ def test_our_own_lines_are_read_back(tmp_path):
         ("r.json", {"results": {"3": True}}, "id 3"),
         ("r.json", {"results": {"3": "B"}}, "id 3"),
         ("r.json", {"results": {"99": 0}}, "no question of this split: 99"),
-        ("r.json", '{"results": {"3": 0, "3": 1}}', "'3' comes twice"),
-        ("r.json", '{"results": {"3": 0, "7', r"r\.json: not valid JSON at character"),
+        ("r.json", '{"results": {"3": 0, "3": 1}}', "'3' stands twice"),
+        ("r.json", '{"results": {"3": 0, "7', r"r\.json: the JSON ends too early at byte"),
         ("r.json", {"answers": {}}, "recognised layouts"),
         ("r.json", [1, 2], "recognised layouts"),
         ("r.json", {"results": {}}, "holds no results"),
         ("a.jsonl", lines([{"question_id": "3", "text": "A"}] * 2), "item 2: the id '3' comes twice"),
         ("a.jsonl", lines([{"qid": "3"}]), "recognised layouts"),
         ("a.jsonl", '{"question_id": "3", "text": "A"}\n{"question', "line 2"),
-        ("a.jsonl", "", "an empty file"),
+        ("a.jsonl", "", "empty"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_with_file_and_id(tmp_path, name, content, message):
@@ -85,19 +85,26 @@ def test_what_cannot_be_scored_is_refused_with_file_and_id(tmp_path, name, conte
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_predictions(tmp_path / "none.json", QUESTIONS)
 
 
 def test_the_split_is_what_pid_splits_lists(tmp_path):
     problems = saved(tmp_path, "problems.json", {"3": PROBLEM, "7": PROBLEM, "8": {**PROBLEM, "split": "val"}})
-    assert read_questions(problems, "test")[1] == 2
+    assert read_questions("test", problems=problems)[1] == 2
     saved(tmp_path, "pid_splits.json", {"test": ["3", "7", "11"], "minitest": ["7"]})
-    questions, size = read_questions(problems, "test")
+    questions, size = read_questions("test", problems=problems)
     assert list(questions) == ["3", "7"] and size == 3
-    assert list(read_questions(problems, "minitest")[0]) == ["7"]
-    with pytest.raises(InputError, match="Its splits: test, minitest"):
-        read_questions(problems, "dev")
+    assert list(read_questions("minitest", root=tmp_path)[0]) == ["7"]
+    with pytest.raises(InputError, match="it has: test, minitest"):
+        read_questions("dev", problems=problems)
+
+
+@pytest.mark.parametrize(("field", "value"), [("answer", 2), ("answer", "B"), ("subject", "art"), ("grade", "grade13")])
+def test_a_bad_question_is_refused_by_file_id_and_field(tmp_path, field, value):
+    problems = saved(tmp_path, "problems.json", {"3": {**PROBLEM, field: value}})
+    with pytest.raises(InputError, match=rf"problems\.json, question 3: `{field}`"):
+        read_questions("test", problems=problems)
 
 
 def task(problems, **changes):
@@ -136,12 +143,12 @@ def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(predictions_module.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="No space left on device"):
         write_json(path, {"accuracy": 2})
     assert json.loads(path.read_text()) == {"accuracy": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_scoring_a_file_needs_no_torch():
-    code = "import sys; import mmadapter.evaluation.run; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, mmadapter.evaluation.run; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

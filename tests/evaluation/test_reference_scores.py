@@ -22,7 +22,7 @@ def folder():
 
 
 def test_llava_13b_scores_as_published_to_the_last_digit(folder):
-    questions, size = read_questions(folder / "problems_test.json", "test")
+    questions, size = read_questions("test", problems=folder / "problems_test.json")
     predictions = read_predictions(folder / "results_llava_13b_v0.json", questions)
     scores = score(questions, predictions.indices, split_size=size)
     assert scores.complete and scores.counts["Avg"] == 4241
