@@ -3,7 +3,7 @@
 from mmadapter.config.adapter import ROLES, AdapterConf, GroupConf
 from mmadapter.config.compose import load_run_config, save_config, typed, with_overrides
 from mmadapter.config.data import READERS, DataConf, ReadingConf, SourceConf
-from mmadapter.config.derived import comparison_conf, evaluated_conf, variant_conf
+from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.digest import settings_digest
 from mmadapter.config.engine import EngineConf
 from mmadapter.config.host import HostConf
@@ -33,7 +33,6 @@ __all__ = [
     "TrainingConf",
     "VisionConf",
     "comparison_conf",
-    "evaluated_conf",
     "load_run_config",
     "save_config",
     "settings_digest",

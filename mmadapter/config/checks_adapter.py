@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmadapter.config.adapter import ROLES
 from mmadapter.config.host import TINY
+from mmadapter.config.keys import meant
 from mmadapter.config.models import host_facts, host_file, host_folder, open_clip_files, tower_blocks
 from mmadapter.config.run import RunConf
 
@@ -27,15 +28,15 @@ def adapter_problems(conf: RunConf) -> Iterator[str]:
         )
     if facts.positions is not None and conf.host.max_tokens > facts.positions:
         yield (
-            f"host.max_tokens={conf.host.max_tokens}, but the host was built for {facts.positions} tokens ({facts.file}). "
-            f"Set host.max_tokens={facts.positions} or less."
+            f"host.max_tokens={conf.host.max_tokens}, but the host was built for {facts.positions} tokens "
+            f"({facts.file}). Set host.max_tokens={facts.positions} or less."
         )
 
 
 def _host_problems(conf: RunConf) -> Iterator[str]:
     path = conf.host.path
     if path is None:
-        yield "host.path is not set. Give the folder of your language model: host.path=/models/llama-7b (host=tiny is the shipped one)"
+        yield "host.path is not set. Give the folder of your language model: host.path=/models/llama-7b (or host=tiny)"
         return
     if path == TINY:
         return
@@ -51,7 +52,7 @@ def _host_problems(conf: RunConf) -> Iterator[str]:
 def _tower_problems(conf: RunConf) -> Iterator[str]:
     vision = conf.vision
     if vision.model is None:
-        yield "vision.model is not set. Give an open_clip model name, e.g. vision.model=ViT-L-14-quickgelu, or vision=none for text only."
+        yield "vision.model is not set. Give open_clip's name, e.g. vision.model=ViT-L-14-quickgelu, or set vision=none"
         return
     is_folder = (Path(vision.model) / "open_clip_config.json").is_file()
     listed = open_clip_files()
@@ -71,8 +72,8 @@ def _layer_problems(layers: list[int], blocks: int | None, model: str) -> Iterat
         yield f"vision.layers={layers} names a block twice."
     beyond = [layer for layer in layers if layer < 0 or (blocks is not None and layer >= blocks)]
     if beyond:
-        last = f"0 to {blocks - 1}" if blocks is not None else "0 and up"
-        yield f"vision.layers={layers}: {model} has no block {', '.join(map(str, beyond))}; its blocks are numbered {last}."
+        numbered = f"0 to {blocks - 1}" if blocks is not None else "from 0"
+        yield f"vision.layers={layers}: {model} has no block {', '.join(map(str, beyond))}; they count {numbered}."
 
 
 def _weight_problems(pretrained: str | None) -> Iterator[str]:
@@ -101,15 +102,15 @@ def group_problems(conf: RunConf) -> Iterator[str]:
     for name, group in conf.adapter.groups.items():
         key = f"adapter.groups.{name}"
         if not group.roles:
-            yield f"{key}.roles is empty: a group without roles trains nothing. Name its roles, or remove the group with ~{key}"
+            yield f"{key}.roles is empty: the group would train nothing. Name its roles, or remove it with ~{key}"
         for role in group.roles:
             if role not in ROLES:
-                near = get_close_matches(role, ROLES, n=1)
-                yield f"{key}.roles names {role!r}. {f'Did you mean {near[0]}? ' if near else ''}Roles are: {', '.join(ROLES)}."
+                yield f"{key}.roles names {role!r}. {meant(role, ROLES)}Roles are: {', '.join(ROLES)}."
             elif role not in present:
                 yield _absent_role(role, key)
             elif role in owners:
-                yield f"role {role!r} is in adapter.groups.{owners[role]} and in {key}; a role trains in one group. Remove it from one."
+                both = f"adapter.groups.{owners[role]} and in {key}"
+                yield f"role {role!r} is in {both}; a role trains in one group. Remove it from one of them."
             owners.setdefault(role, name)
         yield from _source_problems(group.sources, key, list(conf.data.sources))
     missing = [role for role in present if role not in owners]
@@ -134,4 +135,5 @@ def _source_problems(sources: list[str] | None, key: str, known: list[str]) -> I
         yield f"{key}.sources is empty: the group would never learn. Name sources, or set it to null for all."
     unknown = [source for source in sources if source not in known]
     if unknown:
-        yield f"{key}.sources names {', '.join(unknown)}, which data.sources does not have. It has: {', '.join(known) or 'nothing'}."
+        has = ", ".join(known) or "nothing"
+        yield f"{key}.sources names {', '.join(unknown)}, which data.sources does not have. It has: {has}."

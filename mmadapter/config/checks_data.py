@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 
 from mmadapter.config.data import READERS, ReadingConf
+from mmadapter.config.keys import meant
 from mmadapter.config.run import RunConf
 
 TEXT_READERS = ("alpaca",)  # their samples never have a picture
@@ -30,8 +30,8 @@ def data_problems(conf: RunConf) -> Iterator[str]:
 
 def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
     if reading.reader not in READERS:
-        near = get_close_matches(reading.reader, READERS, n=1)
-        yield f"{key}.reader={reading.reader!r}. {f'Did you mean {near[0]}? ' if near else ''}Readers are: {', '.join(READERS)}."
+        readers = ", ".join(READERS)
+        yield f"{key}.reader={reading.reader!r}. {meant(reading.reader, READERS)}Readers are: {readers}."
 
 
 def reading_problems(reading: ReadingConf, key: str, root: str | None, made: bool) -> Iterator[str]:
@@ -50,7 +50,8 @@ def reading_problems(reading: ReadingConf, key: str, root: str | None, made: boo
 
 def _missing(key: str, value: str, made_below: str | None) -> Iterator[str]:
     path = Path(value).expanduser()
-    if path.exists() or (made_below is not None and path.absolute().is_relative_to(Path(made_below).expanduser().absolute())):
+    made = made_below is not None and path.absolute().is_relative_to(Path(made_below).expanduser().absolute())
+    if made or path.exists():
         return
     above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     yield f"{key}={value}: no such file or folder ({above} is there, what follows is not)."
@@ -63,8 +64,8 @@ def _overlap_problems(conf: RunConf) -> Iterator[str]:
             same_place = (held_out.reader, held_out.root, held_out.path) == (trained.reader, trained.root, trained.path)
             if same_place and held_out.split == trained.split:
                 yield (
-                    f"data.validation.{name} and data.sources.{source} both read split {trained.split!r} of the same files; "
-                    f"validation must not be trained on. Set data.validation.{name}.split=val"
+                    f"data.validation.{name} and data.sources.{source} both read split {trained.split!r} of the same "
+                    f"files; validation must not be trained on. Set data.validation.{name}.split=val"
                 )
 
 
@@ -72,19 +73,19 @@ def _weight_problems(conf: RunConf) -> Iterator[str]:
     weights = {name: source.weight for name, source in conf.data.sources.items()}
     weighted = [name for name, weight in weights.items() if weight is not None]
     if weighted and len(weighted) < len(weights):
-        missing = [name for name in weights if name not in weighted]
-        yield f"data.sources.{missing[0]}.weight is not set, but {weighted[0]} has one. Set a weight on every source, or on none."
+        missing = next(name for name in weights if name not in weighted)
+        yield f"data.sources.{missing}.weight is not set, but {weighted[0]} has one. Set it on all sources, or on none."
     narrowed = [name for name, group in conf.adapter.groups.items() if group.sources is not None]
     if weighted and narrowed:
         yield (
-            f"data.sources.*.weight draws sources by chance, but adapter.groups.{narrowed[0]}.sources lets some sources move "
-            "some groups only. Remove the weights."
+            f"data.sources.{weighted[0]}.weight draws sources by chance, but adapter.groups.{narrowed[0]}.sources lets "
+            "only some sources move a group. Remove the weights."
         )
 
 
 def picture_problems(conf: RunConf) -> Iterator[str]:
     """Pictures are read if and only if there is an encoder for them."""
-    readings = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
+    readings: dict[str, ReadingConf] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
     readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
     readings |= {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
     with_pictures = [key for key, reading in readings.items() if reading.images and reading.reader not in TEXT_READERS]
@@ -96,6 +97,6 @@ def picture_problems(conf: RunConf) -> Iterator[str]:
         )
     if conf.vision.enabled and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
         yield (
-            "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never learn. "
-            "Set vision=none adapter=v1, or images=true on a source."
+            "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "
+            "learn. Set vision=none adapter=v1, or images=true on a source."
         )

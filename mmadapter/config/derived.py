@@ -1,16 +1,13 @@
-"""Settings that follow from other settings: comparison runs, variants, and the run that eval.py evaluates."""
+"""Settings that follow from a run's own: its comparison runs and its variants."""
 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from mmadapter.config.compose import load_run_config, with_overrides
+from mmadapter.config.compose import with_overrides
 from mmadapter.config.data import ReadingConf
-from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.errors import InputError
+from mmadapter.config.run import RunConf
 
 PICTURE_READERS = ("coco_captions",)  # without a picture nothing is left to learn or to score
 VISUAL_ROLES = ("visual_projection",)
@@ -33,26 +30,6 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
 def variant_conf(conf: RunConf, name: str) -> RunConf:
     """The settings of the variant `name`: this run's, with the variant's overrides."""
     return with_overrides(_alone(conf), list(conf.variants[name]), f"variants.{name}")
-
-
-def evaluated_conf(conf: EvalConf) -> RunConf:
-    """The settings of the run that eval.py names, with the host's and the tower's new places where they are given."""
-    run = load_run_config(named_folder(conf.run, conf.runs_root))
-    for part, override in ((run.host, conf.host), (run.vision, conf.vision)):
-        for item in fields(override):
-            value: Any = getattr(override, item.name)
-            if value is not None:
-                setattr(part, item.name, value)
-    run.engine.device = conf.device
-    return run
-
-
-def named_folder(run: str | None, runs_root: str) -> Path:
-    """The folder that `run=` means: a path when it has a slash, else a name under `runs_root`."""
-    if run is None:
-        raise InputError("run= is not set. Name a run folder, e.g. run=runs/NAME")
-    path = Path(run).expanduser()
-    return path if len(path.parts) > 1 or path.is_absolute() else Path(runs_root) / run
 
 
 def _alone(conf: RunConf) -> RunConf:

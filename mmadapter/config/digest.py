@@ -30,8 +30,8 @@ def result_settings(conf: RunConf) -> dict[str, Any]:
         task = leaf.key.split(".")[1] if leaf.key.startswith("tasks.") else None
         if leaf.metadata.get("without_influence") or (task is not None and task not in conf.evaluate):
             continue
-        is_path = leaf.metadata.get("input_path") or leaf.metadata.get("path_name")
-        settings[leaf.key] = Path(leaf.value).name if is_path and leaf.value is not None else leaf.value
+        is_path = leaf.metadata.get("input_path") and leaf.value is not None
+        settings[leaf.key] = Path(leaf.value).name if is_path else leaf.value
     settings["host.identity"] = _host_identity(conf.host.path)
     return settings
 

@@ -7,5 +7,5 @@ from mmadapter.config.fields import choice
 
 @dataclass
 class EngineConf:
-    name: str = choice("single")  # one process, one device, plain PyTorch
-    device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
+    name: str = choice("single", influence=False)  # one process, one device, plain PyTorch
+    device: str = choice("auto", "cpu", "cuda", influence=False)  # auto = the GPU where there is one

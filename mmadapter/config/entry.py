@@ -1,4 +1,4 @@
-"""The frame of train.py and eval.py: compose with Hydra, check, set threads, act; errors in one message, exit status 2."""
+"""The frame of train.py and eval.py: compose with Hydra, check, set threads, act; errors in one message, status 2."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_choice(link)
     if isinstance(error, OverrideParseException):
-        return f"{str(error).strip().partition('See https')[0].strip()}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+        said = str(error).partition("See https")[0].strip()
+        return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
     return str(error).strip()
 
 

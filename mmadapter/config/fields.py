@@ -1,33 +1,46 @@
-"""Config fields that carry what is allowed, so that one check can refuse everything else by name."""
+"""Config fields that carry what is allowed, so that one check can refuse everything else by name.
+
+`influence=False`: the field changes no number of the result and is left out of the settings digest.
+"""
 
 from __future__ import annotations
 
 from dataclasses import field
 from typing import Any
 
+BOUNDS = ("at_least", "above", "at_most")
 
-def choice(default: str | None, *others: str | None) -> Any:
+
+def plain(default: Any, influence: bool = True) -> Any:
+    """A field that takes whatever its type allows."""
+    return field(default=default, metadata=_influence(influence))
+
+
+def choice(default: str | None, *others: str | None, influence: bool = True) -> Any:
     """A text field with a closed set of values; the first is the default."""
-    return field(default=default, metadata={"allowed": (default, *others)})
+    return field(default=default, metadata={"allowed": (default, *others), **_influence(influence)})
 
 
-def number(default: float | int | None, *, at_least: float | None = None, above: float | None = None,
-           below: float | None = None, at_most: float | None = None) -> Any:
-    """A numeric field with bounds; None as the default says that the field may be empty."""
-    bounds = {"at_least": at_least, "above": above, "below": below, "at_most": at_most}
-    return field(default=default, metadata={name: bound for name, bound in bounds.items() if bound is not None})
+def number(default: float | int | None, *, influence: bool = True, **bounds: float) -> Any:
+    """A numeric field with BOUNDS; None as the default says that the field may be empty."""
+    assert set(bounds) <= set(BOUNDS), f"unknown bound in {bounds}"
+    return field(default=default, metadata={**bounds, **_influence(influence)})
 
 
-def input_path(default: str | None = None) -> Any:
-    """A file or folder that the user gives; it must exist when it is used."""
-    return field(default=default, metadata={"input_path": True})
-
-
-def without_influence(default: Any) -> Any:
-    """A field that changes no number of the result: it is left out of the settings digest."""
-    return field(default=default, metadata={"without_influence": True})
+def input_path() -> Any:
+    """A file or folder that the user gives; only the last part of it counts in the digest."""
+    return field(default=None, metadata={"input_path": True})
 
 
 def listing(*items: Any) -> Any:
     """A list field with these items as the default."""
     return field(default_factory=lambda: list(items))
+
+
+def named() -> Any:
+    """A field that maps names to config objects; empty by default."""
+    return field(default_factory=dict)
+
+
+def _influence(influence: bool) -> dict[str, bool]:
+    return {} if influence else {"without_influence": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any
@@ -41,28 +41,38 @@ def known_keys(schema: type, node: Any = None, prefix: str = "") -> Iterator[str
         if is_dataclass(kind):
             yield from known_keys(kind, child, f"{key}.")  # type: ignore[arg-type]
         elif (entry := entry_schema(kind)) is not None:
-            for label in child or {}:
+            for label, grandchild in (child or {}).items():
                 yield f"{key}.{label}"
-                yield from known_keys(entry, child[label], f"{key}.{label}.")
+                yield from known_keys(entry, grandchild, f"{key}.{label}.")
 
 
 def unknown_message(key: str, known: list[str], entry: str = "train.py") -> str:
     """What to say about a key that does not exist: the nearest names, and where to see all of them."""
     near = nearest(key, known)
     parent = key.rpartition(".")[0]
-    meant = f" Did you mean {' or '.join(near)}?" if near else ""
-    siblings = [name for name in known if name.rpartition(".")[0] == parent]
-    allowed = f"\n  {parent or 'top level'} has: {', '.join(name.rpartition('.')[2] for name in siblings)}" if siblings else ""
-    return f"There is no setting {key!r}.{meant}{allowed}\n  All settings: python {entry} --cfg job"
+    siblings = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+    lines = [f"There is no setting {key!r}." + (f" Did you mean {' or '.join(near)}?" if near else "")]
+    if siblings:
+        lines.append(f"  {parent or 'top level'} has: {', '.join(siblings)}")
+    return "\n".join([*lines, f"  All settings: python {entry} --cfg job"])
+
+
+def meant(wanted: str, allowed: Sequence[str]) -> str:
+    """A question that names the allowed value that is nearest to `wanted`; empty where none is near."""
+    near = get_close_matches(wanted, allowed, n=1)
+    return f"Did you mean {near[0]}? " if near else ""
 
 
 def nearest(wanted: str, known: list[str], most: int = 3) -> list[str]:
     """The known dotted keys that `wanted` probably means, best first."""
     parent, _, last = wanted.rpartition(".")
-    siblings = [name for name in known if name.rpartition(".")[0] == parent]
-    close = [f"{parent}.{name}" if parent else name
-             for name in get_close_matches(last, [name.rpartition(".")[2] for name in siblings], n=1, cutoff=0.6)]
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    near = close or elsewhere or get_close_matches(wanted, known, n=most, cutoff=0.7)
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+
+    def similar_siblings(cutoff: float) -> list[str]:
+        return [siblings[name] for name in get_close_matches(last, siblings, n=1, cutoff=cutoff)]
+
+    near = similar_siblings(0.75) or [name for name in known if name.rpartition(".")[2] == last] or similar_siblings(0.6)
+    if not near and not siblings:
+        near = get_close_matches(wanted, known, n=most, cutoff=0.7)
     near = near or [name for name in known if SequenceMatcher(None, name.rpartition(".")[2], last).ratio() >= 0.75]
     return list(dict.fromkeys(near))[:most]

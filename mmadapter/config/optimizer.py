@@ -1,6 +1,6 @@
 """conf/optimizer: AdamW, learning rate, schedule, batch (V1 paper, section 4.1)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mmadapter.config.fields import listing, number
 
@@ -11,9 +11,9 @@ class OptimizerConf:
     min_lr: float = number(0.0, at_least=0)  # actual rate at the end of the half cosine; paper: 0
     epochs: float = number(5.0, above=0)  # passes over the training samples; paper: 5 (Alpaca), 30 (ScienceQA)
     warmup_epochs: float = number(2.0, at_least=0)  # linear, per step; paper: 2
-    batch_size: int = number(64, at_least=1)  # samples a step over all devices and micro-batches; paper: 64
+    batch_size: int = number(64, at_least=1)  # samples a step, over all devices and micro-batches; paper: 64
     micro_batch_size: int = number(8, at_least=1)  # samples in memory at a time; divides batch_size
     betas: list[float] = listing(0.9, 0.95)  # AdamW; paper: 0.9, 0.95
-    weight_decay: float = number(0.02, at_least=0)  # falls on prompts and gates, not on vectors and biases; paper: 0.02
+    weight_decay: float = number(0.02, at_least=0)  # on prompts and gates, not on vectors and biases; paper: 0.02
     clip_norm: float | None = number(None, above=0)  # gradient norm per group; null = none, as in the paper
-    max_nonfinite_steps: int = field(default=10, metadata={"at_least": 0})  # steps skipped for NaN or infinity before the run stops
+    max_nonfinite_steps: int = number(10, at_least=0)  # steps skipped for NaN or infinity before the run stops

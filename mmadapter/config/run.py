@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.data import DataConf
 from mmadapter.config.engine import EngineConf
-from mmadapter.config.fields import choice, input_path, number, without_influence
+from mmadapter.config.fields import choice, input_path, listing, named, number, plain
 from mmadapter.config.host import HostConf
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.task import TaskConf
@@ -23,23 +23,23 @@ class ComparisonConf:
 @dataclass
 class RunConf:
     experiment: str = "quickstart"  # file of conf/experiment; names the run folder
-    run: str | None = without_influence(None)  # run folder: a name under runs_root, or a path; null = EXPERIMENT-DIGEST
-    runs_root: str = without_influence("runs")  # folder that holds the run folders
-    resume: str = field(default="auto", metadata={"allowed": ("auto", "never"), "without_influence": True})  # never = a new folder
-    seed: int = number(0, at_least=0)  # of prompts' start, order and sampling
-    threads: int | None = field(default=None, metadata={"at_least": 1, "without_influence": True})  # of torch; null = 2, or fewer cores
-    dry_run: bool = without_influence(False)  # build on the meta device, print the trainable table and the memory estimate, stop
+    run: str | None = plain(None, influence=False)  # name under runs_root, or a path; null = EXPERIMENT-DIGEST
+    runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
+    resume: str = choice("auto", "never", influence=False)  # auto = continue a run of the same settings; never = anew
+    seed: int = number(0, at_least=0)  # of the prompts' start, the order of the samples, sampling
+    threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
+    dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
     host: HostConf = field(default_factory=HostConf)
     vision: VisionConf = field(default_factory=VisionConf)
     adapter: AdapterConf = field(default_factory=AdapterConf)
     data: DataConf = field(default_factory=DataConf)
     optimizer: OptimizerConf = field(default_factory=OptimizerConf)
     training: TrainingConf = field(default_factory=TrainingConf)
-    engine: EngineConf = field(default_factory=EngineConf, metadata={"without_influence": True})
-    tasks: dict[str, TaskConf] = field(default_factory=dict)  # name -> evaluation, as conf/task describes it
-    evaluate: list[str] = field(default_factory=list)  # keys of tasks that run after the training
-    comparison: dict[str, ComparisonConf] = field(default_factory=dict)  # name -> run beside this one, in RUN/comparison/NAME
-    variants: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides; each is a run of its own, in RUN/variants/NAME
+    engine: EngineConf = field(default_factory=EngineConf)
+    tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
+    evaluate: list[str] = listing()  # keys of tasks that run after the training
+    comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME
+    variants: dict[str, list[str]] = named()  # name -> overrides; each a run of its own, in RUN/variants/NAME
 
 
 @dataclass
@@ -51,7 +51,7 @@ class HostOverride:
 
 @dataclass
 class VisionOverride:
-    pretrained: str | None = None  # null = where the run's CLIP weights were
+    pretrained: str | None = input_path()  # null = where the run's CLIP weights were
     cache: str | None = None  # folder for frozen features; null = as in the run
     batch_size: int | None = number(None, at_least=1)  # pictures encoded at a time; null = as in the run
 
@@ -59,11 +59,11 @@ class VisionOverride:
 @dataclass
 class EvalConf:
     task: TaskConf = field(default_factory=TaskConf)
-    run: str | None = None  # run folder: a name under runs_root, or a path; its newest adapter is evaluated
+    run: str | None = None  # run folder: a name under runs_root, or a path
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
-    threads: int | None = number(None, at_least=1)  # of torch; null = 2, or fewer cores
+    threads: int | None = number(None, at_least=1)  # of torch; null = OMP_NUM_THREADS, else at most 2
     device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
     host: HostOverride = field(default_factory=HostOverride)
     vision: VisionOverride = field(default_factory=VisionOverride)

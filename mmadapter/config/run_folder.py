@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config.compose import CONFIG_FILE, load_run_config
-from mmadapter.config.derived import named_folder
 from mmadapter.config.digest import differing_settings, settings_digest
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
@@ -24,7 +23,7 @@ def run_folder(conf: RunConf) -> Path:
     if conf.run is None:
         folder = Path(conf.runs_root) / f"{conf.experiment}-{settings_digest(conf)}"
         return folder if conf.resume == "auto" else _first_unused(folder)
-    folder = named_folder(conf.run, conf.runs_root)
+    folder = Path(conf.run).expanduser() if "/" in conf.run else Path(conf.runs_root) / conf.run
     _refuse_other_content(folder, conf)
     return folder
 
@@ -58,7 +57,7 @@ def _refuse_other_content(folder: Path, conf: RunConf) -> None:
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"run={conf.run}: {folder} holds other files and is no run folder. Name another one.")
     if conf.resume == "never":
-        raise InputError(f"run={conf.run}: {folder} holds a run, and resume=never. Name another folder, or set resume=auto")
+        raise InputError(f"run={conf.run}: {folder} holds a run, but resume=never. Name another, or set resume=auto")
     differing = differing_settings(load_run_config(folder), conf)
     if differing:
         lines = "\n".join(f"  {line}" for line in differing)

@@ -23,6 +23,6 @@ class TaskConf(ReadingConf):
     generation: GenerationConf = field(default_factory=GenerationConf)
     batch_size: int = number(32, at_least=1)  # samples generated at a time
     likelihood: bool = True  # also score by the most likely option (scienceqa)
-    fallback: str = choice("none", "random")  # unanswered: none = wrong; random = a guess, only to compare with old tables
+    fallback: str = choice("none", "random")  # unanswered = wrong; random = guessed, to compare with old tables
     seed: int = number(0, at_least=0)  # of sampling and of the random fallback
-    predictions_from: str = choice("results", "outputs")  # of a predictions file that holds both: its indices, or its texts parsed anew
+    predictions_from: str = choice("results", "outputs")  # of a file with both: its indices, or its texts parsed anew

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems
 from mmadapter.config.checks_data import data_problems, picture_problems, reading_problems
-from mmadapter.config.derived import comparison_conf, named_folder, variant_conf
+from mmadapter.config.compose import CONFIG_FILE
+from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.task import TASKS, TaskConf
 from mmadapter.config.walk import Leaf, leaves
@@ -19,7 +20,6 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows
 BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "at_least": ("at least", lambda value, bound: value >= bound),
     "above": ("above", lambda value, bound: value > bound),
-    "below": ("below", lambda value, bound: value < bound),
     "at_most": ("at most", lambda value, bound: value <= bound),
 }
 
@@ -101,14 +101,14 @@ def optimizer_problems(conf: RunConf) -> Iterator[str]:
         )
     if optimizer.warmup_epochs > optimizer.epochs:
         yield (
-            f"optimizer.warmup_epochs={optimizer.warmup_epochs:g} is longer than optimizer.epochs={optimizer.epochs:g}; "
-            f"the learning rate would never be reached. Set optimizer.warmup_epochs={optimizer.epochs / 10:g}"
+            f"optimizer.warmup_epochs={optimizer.warmup_epochs:g} exceeds optimizer.epochs={optimizer.epochs:g}: "
+            f"the full learning rate would never be reached. Set optimizer.warmup_epochs={optimizer.epochs / 10:g}"
         )
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={optimizer.betas}: two numbers from 0 up to (not including) 1; the paper: [0.9,0.95]"
-    if optimizer.min_lr > optimizer.base_lr * optimizer.batch_size / 256:
-        actual = optimizer.base_lr * optimizer.batch_size / 256
-        yield f"optimizer.min_lr={optimizer.min_lr:g} is above the actual learning rate, base_lr x batch_size / 256 = {actual:g}."
+    actual = optimizer.base_lr * optimizer.batch_size / 256
+    if optimizer.min_lr > actual:
+        yield f"optimizer.min_lr={optimizer.min_lr:g} is above the actual rate, base_lr x batch_size/256 = {actual:g}."
 
 
 def _task_problems(conf: RunConf) -> Iterator[str]:
@@ -117,9 +117,10 @@ def _task_problems(conf: RunConf) -> Iterator[str]:
         yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
     for name in conf.evaluate:
         if name in conf.tasks:
-            yield from task_problems(conf.tasks[name], f"tasks.{name}")
+            task, key = conf.tasks[name], f"tasks.{name}"
+            yield from task_problems(task, key)
             if not conf.dry_run:
-                yield from reading_problems(conf.tasks[name], f"tasks.{name}", conf.data.root, conf.data.made is not None)
+                yield from reading_problems(task, key, conf.data.root, conf.data.made is not None)
 
 
 def task_problems(task: TaskConf, key: str) -> Iterator[str]:
@@ -127,8 +128,8 @@ def task_problems(task: TaskConf, key: str) -> Iterator[str]:
         yield f"{key}.name={task.name!r}: allowed are {', '.join(TASKS)}."
     if task.generation.beams > 1 and task.generation.temperature > 0:
         yield (
-            f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: beam search "
-            f"does not sample. Set {key}.generation.temperature=0 or {key}.generation.beams=1"
+            f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: "
+            f"beam search does not sample. Set {key}.generation.temperature=0 or {key}.generation.beams=1"
         )
 
 
@@ -137,7 +138,7 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
     if conf.host.attention == "flex" and on_cpu:
         yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"
     if conf.training.wandb and find_spec("wandb") is None:
-        yield "training.wandb=true, but wandb is not installed. Install it (pip install -e .[wandb]) or set training.wandb=false"
+        yield "training.wandb=true, but wandb is not installed: pip install -e .[wandb], or training.wandb=false"
 
 
 def gpu_seems_present() -> bool:
@@ -161,10 +162,11 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
         for key in ("problems", "pid_splits", "captions"):
             yield from _missing_file(f"task.{key}", getattr(conf.task, key))
         return
-    folder = named_folder(conf.run, conf.runs_root)
-    if not (folder / "config.yaml").is_file():
-        runs = sorted(file.parent.name for file in Path(conf.runs_root).glob("*/config.yaml"))
-        yield f"run={conf.run}: {folder} is not a run folder (no config.yaml). In {conf.runs_root}: {', '.join(runs) or 'none'}."
+    assert conf.run is not None
+    if not any((folder / CONFIG_FILE).is_file() for folder in (Path(conf.run), Path(conf.runs_root) / conf.run)):
+        runs = sorted(file.parent.name for file in Path(conf.runs_root).glob(f"*/{CONFIG_FILE}"))
+        there = f"In {conf.runs_root}: {', '.join(runs) or 'none'}."
+        yield f"run={conf.run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. {there}"
 
 
 def _missing_file(key: str, path: str | None) -> Iterator[str]:
@@ -173,4 +175,5 @@ def _missing_file(key: str, path: str | None) -> Iterator[str]:
 
 
 def _no_such(key: str, unknown: list[str], known: list[str], where: str) -> str:
-    return f"{key} names {', '.join(unknown)}, which {where} does not have. It has: {', '.join(known) or 'nothing'}."
+    has = ", ".join(known) or "nothing"
+    return f"{key} names {', '.join(unknown)}, which {where} does not have. It has: {has}."
