@@ -1,0 +1,228 @@
+"""Checkpoints free of engine and world size: trainable tensors, Adam moments, positions, random states (law 6)."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from mmadapter.errors import InputError
+from mmadapter.training.engine import EngineState
+
+FORMAT = 1
+STATE_FILE = "state.json"
+WRITING = ".writing-"  # folders that are not (yet) a checkpoint
+DAMAGED = "damaged-"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass
+class Position:
+    """Where a run stands. Everything that the loop needs to go on besides tensors and random states."""
+
+    step: int = 0  # optimizer steps done
+    data_index: int = 0  # micro-batches drawn from the mixture
+    validated_step: int = 0  # the last step that was validated
+    best_loss: float | None = None
+    best_step: int | None = None
+    nonfinite_steps: int = 0
+    seconds: float = 0.0  # training time over all attempts
+    supervised_tokens: int = 0
+    loss: float | None = None  # of the last step
+    journal_bytes: int = 0  # length of metrics.jsonl
+    schedule: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Snapshot:
+    """A whole checkpoint in memory."""
+
+    position: Position
+    engine: EngineState
+    random_tensors: dict[str, Tensor]
+    random_values: dict[str, Any]
+
+
+class CheckpointFolder:
+    """RUN/checkpoints: `step-NNNNNN/` folders that appear whole or not at all; the last `keep` and the best stay."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Writes one checkpoint and updates the pointers. Raises InputError where the disk is full: nothing is lost then."""
+        name = step_name(snapshot.position.step)
+        temporary = self.folder / f"{WRITING}{name}"
+        files = snapshot_files(snapshot)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for file_name, content in files.items():
+                write_durably(temporary / file_name, content)
+            sync_folder(temporary)
+            self._make_final(temporary, self.folder / name)
+            self._write_pointers(snapshot.position)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if error.errno in NO_ROOM:
+                raise InputError(self._no_room(error, sum(map(len, files.values())))) from error
+            raise
+        self._prune(snapshot.position)
+        return self.folder / name
+
+    def load_newest(self) -> tuple[Snapshot | None, list[str]]:
+        """The newest checkpoint that is whole, and a message for each damaged one, which is set aside.
+
+        (None, []) where there is none at all. Raises InputError where there are some, and all are damaged.
+        """
+        self._clear_leftovers()
+        messages = []
+        candidates = self.steps()
+        for path in reversed(candidates):
+            try:
+                snapshot = read_snapshot(path)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                messages.append(f"checkpoint {path} is damaged ({error}); it is set aside and the one before it is used")
+                aside = path.with_name(DAMAGED + path.name)
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                continue
+            self._forget_lost_best(snapshot.position)
+            self._write_pointers(snapshot.position)
+            return snapshot, messages
+        if candidates:
+            raise InputError(
+                "No checkpoint can be read:\n  " + "\n  ".join(messages) + f"\nDelete {self.folder} to train from the start."
+            )
+        return None, messages
+
+    def steps(self) -> list[Path]:
+        """Folders of all checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+    def _make_final(self, temporary: Path, final: Path) -> None:
+        if final.exists():  # the same step saved twice: the old one steps aside first
+            aside = final.with_name(f"{WRITING}old-{final.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            final.rename(aside)
+        temporary.rename(final)
+        sync_folder(self.folder)
+
+    def _write_pointers(self, position: Position) -> None:
+        self._write_pointer("last.json", {"step": position.step, "folder": step_name(position.step)})
+        if position.best_step is not None:
+            best = {"step": position.best_step, "folder": step_name(position.best_step), "loss": position.best_loss}
+            self._write_pointer("best.json", best)
+
+    def _write_pointer(self, name: str, content: dict[str, Any]) -> None:
+        temporary = self.folder / f"{WRITING}{name}"
+        write_durably(temporary, (json.dumps(content) + "\n").encode())
+        temporary.replace(self.folder / name)
+        sync_folder(self.folder)
+
+    def _prune(self, position: Position) -> None:
+        kept = {path.name for path in self.steps()[-self.keep :]}
+        if position.best_step is not None:
+            kept.add(step_name(position.best_step))
+        for path in self.steps():
+            if path.name not in kept:
+                aside = path.with_name(f"{WRITING}old-{path.name}")  # so that a half-deleted one is never taken for whole
+                path.rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _forget_lost_best(self, position: Position) -> None:
+        if position.best_step is not None and not (self.folder / step_name(position.best_step)).is_dir():
+            position.best_step = position.best_loss = None
+            (self.folder / "best.json").unlink(missing_ok=True)
+
+    def _clear_leftovers(self) -> None:
+        for path in self.folder.glob(f"{WRITING}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _no_room(self, error: OSError, needed: int) -> str:
+        there = self.steps()
+        kept = f"the checkpoint before it, {there[-1]}, is intact" if there else "there is no earlier checkpoint"
+        free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
+        return (
+            f"No room to save a checkpoint in {self.folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free on the "
+            f"disk ({error.strerror}). Nothing half-written was left, and {kept}. Make room and run the same command again: "
+            "it goes on from there."
+        )
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def snapshot_files(snapshot: Snapshot) -> dict[str, bytes]:
+    """File names and contents of a checkpoint; state.json holds the digests of the others and of itself."""
+    state = snapshot.engine
+    optimizer = {f"{kind}/{name}": t for kind, tensors in state.moments.items() for name, t in tensors.items()}
+    files = {
+        "trainable.safetensors": tensors_to_bytes(state.parameters),
+        "optimizer.safetensors": tensors_to_bytes(optimizer),
+        "random.safetensors": tensors_to_bytes(snapshot.random_tensors),
+    }
+    content = {
+        "format": FORMAT,
+        "position": asdict(snapshot.position),
+        "adam_steps": state.steps,
+        "random": snapshot.random_values,
+        "digests": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    body = json.dumps(content)
+    whole = json.dumps({"digest": hashlib.sha256(body.encode()).hexdigest(), "body": body})
+    return files | {STATE_FILE: whole.encode()}
+
+
+def read_snapshot(folder: Path) -> Snapshot:
+    """Reads and checks one checkpoint. Raises ValueError, KeyError or OSError where it is not whole."""
+    outer = json.loads((folder / STATE_FILE).read_bytes())
+    body = outer["body"]
+    if hashlib.sha256(body.encode()).hexdigest() != outer["digest"]:
+        raise ValueError(f"{STATE_FILE} does not match its digest")
+    content = json.loads(body)
+    if content["format"] != FORMAT:
+        raise InputError(f"{folder} has checkpoint format {content['format']}; this version of mmadapter reads {FORMAT}.")
+    files = {}
+    for name, digest in content["digests"].items():
+        data = (folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError(f"{name} does not match its digest")
+        files[name] = tensors_from_bytes(data)
+    moments: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+    for key, tensor in files["optimizer.safetensors"].items():
+        kind, name = key.split("/", 1)
+        moments[kind][name] = tensor
+    engine = EngineState(files["trainable.safetensors"], moments, content["adam_steps"])
+    return Snapshot(Position(**content["position"]), engine, files["random.safetensors"], content["random"])
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file and waits until it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

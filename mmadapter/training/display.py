@@ -1,0 +1,111 @@
+"""What the user sees while a run goes: bars on a terminal, quiet lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LINE_SECONDS = 10.0  # without a terminal: at least one line in this time while something goes on
+QUIET_SECONDS = 2.0  # what is over sooner needs no line of its own
+
+
+class Display:
+    """Bars for everything that takes long. One object for the whole run; `close` puts the terminal back."""
+
+    def __init__(self, console: Console | None = None, log_every_steps: int = 10) -> None:
+        self.console = console or Console()
+        self.log_every_steps = log_every_steps
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        """One message, above the bars."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table; the first column is text, the others are numbers."""
+        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        width = None if self.console.is_terminal else max(self.console.width, 160)
+        self.console.print(table, width=width)
+
+    def report(self, what: str, done: int, total: int, text: str = "") -> None:
+        """`done` of `total` pieces of something; the bar goes away when it is finished."""
+        if self.console.is_terminal:
+            self._update_bar(what, done, total, text)
+        else:
+            self._line(what, done, total, text)
+        if done >= total:
+            self._forget(what)
+
+    def training(self, record: Mapping[str, Any], total_steps: int, epochs: float, seconds_left: float) -> None:
+        """One finished training step."""
+        step = record["step"]
+        text = (
+            f"epoch {record['epoch']:.2f}/{epochs:g}  loss {record['loss']:.4f}  lr {record['lr']:.3g}  "
+            f"{record['tokens_per_s']:,.0f} supervised tokens/s"
+        )
+        if self.console.is_terminal:
+            self._update_bar("training", step, total_steps, text)
+        elif self._line_is_due("training", step, total_steps):
+            self.say(f"step {step}/{total_steps}  {text}  ETA {duration(seconds_left)}")
+
+    def close(self) -> None:
+        """Ends all bars."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = None
+        self._tasks.clear()
+
+    def _update_bar(self, what: str, done: int, total: int, text: str) -> None:
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+            self._progress = Progress(*columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self.console)
+            self._progress.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total, completed=done, text=text)
+        self._progress.update(self._tasks[what], completed=done, total=total, text=text)
+
+    def _line(self, what: str, done: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        started = self._started.setdefault(what, now)
+        due = now - self._last_line.get(what, started) >= LINE_SECONDS
+        if due or (done >= total and now - started >= QUIET_SECONDS):
+            self._last_line[what] = now
+            self.say(f"{what}: {done}/{total} {text}".rstrip())
+
+    def _line_is_due(self, what: str, step: int, total: int) -> bool:
+        now = time.monotonic()
+        passed = now - self._last_line.get(what, -LINE_SECONDS)
+        due = passed >= LINE_SECONDS or (step % self.log_every_steps == 0 and passed >= QUIET_SECONDS) or step == total
+        if due:
+            self._last_line[what] = now
+        return due
+
+    def _forget(self, what: str) -> None:
+        self._started.pop(what, None)
+        self._last_line.pop(what, None)
+        if what in self._tasks and self._progress is not None:
+            self._progress.remove_task(self._tasks.pop(what))
+        if not self._tasks:
+            self.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 8 s, 4 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

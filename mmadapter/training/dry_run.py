@@ -1,0 +1,61 @@
+"""dry_run=true: the trainable table and a memory estimate, from shapes alone (meta device), nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mmadapter.training.display import Display
+from mmadapter.training.loop import groups_of
+from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape
+from mmadapter.training.schedule import actual_lr
+from mmadapter.training.table import show_trainable, trainable_rows
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def dry_run(conf: Any, display: Display) -> dict[str, Any]:
+    """Builds the assistant on the meta device and prints what would train and what memory it would take."""
+    from mmadapter.assistant import Assistant
+
+    assistant = Assistant.build(conf, device="meta")
+    lr = actual_lr(conf.optimizer.base_lr, conf.optimizer.batch_size)
+    rows = trainable_rows(conf, assistant, groups_of(conf, assistant), lr)
+    show_trainable(rows, display)
+    display.say(
+        f"learning rate {lr:.4g} = base {conf.optimizer.base_lr:g} x effective batch {conf.optimizer.batch_size} / 256; "
+        f"micro-batches of {conf.optimizer.micro_batch_size}"
+    )
+    memory = memory_of(conf, assistant)
+    display.table("memory estimate for training", ["", "bytes"], memory.rows())
+    display.say("An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top.")
+    return {"trainable": rows, "parameters": sum(row["parameters"] for row in rows), "memory": memory.as_dict(), "lr": lr}
+
+
+def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:
+    """The estimate for the settings' micro-batch, filled with samples of full length."""
+    size = BYTES[host_dtype(conf)]
+    trainable = {id(item.parameter) for item in assistant.trainable()}
+    host = assistant.host
+    stored = frozen_bytes(host, trainable)
+    values = sum(parameter.numel() for parameter in host.parameters() if id(parameter) not in trainable)
+    stored = max(stored, values * size) if size == 4 else min(stored, values * size)
+    return estimate(
+        host_shape(host.config, size),
+        stored,
+        sum(item.parameter.numel() for item in assistant.trainable()),
+        adapted_layers=conf.adapter.layers,
+        tokens=conf.optimizer.micro_batch_size * assistant.max_tokens,
+        longest=assistant.max_tokens,
+        checkpointing=conf.host.activation_checkpointing,
+        eager_attention=conf.host.attention == "eager",
+    )
+
+
+def host_dtype(conf: Any) -> str:
+    """The type of the frozen weights that `host.dtype` means on this machine."""
+    if conf.host.dtype != "auto":
+        return conf.host.dtype
+    on_gpu = conf.engine.device == "cuda" or (conf.engine.device == "auto" and torch.cuda.is_available())
+    return "bfloat16" if on_gpu else "float32"

@@ -1,0 +1,333 @@
+"""The training loop: steps, validation, checkpoints, exact continuation, a clear end (V1 paper, section 4.1; law 6)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups
+from mmadapter.errors import InputError
+from mmadapter.training.checkpoint import NO_ROOM, CheckpointFolder, Position, Snapshot
+from mmadapter.training.display import Display
+from mmadapter.training.engine import Engine, SingleDeviceEngine, StepResult
+from mmadapter.training.journal import Journal, perplexity
+from mmadapter.training.memory import is_out_of_memory, out_of_memory_message, peak_memory
+from mmadapter.training.optimizer import OptimizerSettings, check_sources
+from mmadapter.training.preemption import StopRequest, stop_on_signals
+from mmadapter.training.random_state import random_state, restore_random_state
+from mmadapter.training.schedule import Schedule, actual_lr
+
+GO_ON = "Make room and run the same command again: it goes on from the last checkpoint."
+GATE_LINES = 100  # about this many lines of metrics.jsonl carry all gates
+
+
+class TrainingData(Protocol):
+    """What the loop reads: micro-batches by step, and batches that are not trained on."""
+
+    @property
+    def validation(self) -> Sequence[Any]: ...
+
+    @property
+    def sources(self) -> Sequence[str]: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def step_batches(self, step: int) -> list[Any]: ...
+
+    def image_paths(self) -> list[Path]: ...
+
+
+def train(
+    conf: Any,
+    assistant: Any,
+    data: TrainingData,
+    folder: Path,
+    journal: Journal,
+    display: Display | None = None,
+    save_adapter: Callable[[dict[str, Any]], Any] | None = None,
+) -> dict[str, Any]:
+    """Trains `assistant` on `data`, from the newest checkpoint in `folder` on, and returns a summary.
+
+    `save_adapter(summary)` is called at each save and at the end. Raises InputError for what the user can mend (no room on
+    the disk, no memory, too many non-finite steps) and RunStopped after a signal.
+    """
+    own_display = display or Display(log_every_steps=conf.training.log_every_steps)
+    training = Training(conf, assistant, data, folder, journal, own_display, save_adapter)
+    try:
+        return training.run()
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise InputError(f"No room left on the disk while writing into {folder} ({error.strerror}). {GO_ON}") from error
+        raise
+    finally:
+        own_display.close()
+
+
+def groups_of(conf: Any, assistant: Any) -> list[Group]:
+    """The groups of a configuration; one with everything in it where it names none."""
+    trainable = assistant.trainable()
+    settings = conf.adapter.groups
+    if not settings:
+        settings = {"all": GroupSettings(roles=sorted({item.role for item in trainable}))}
+    return parameter_groups(trainable, settings)
+
+
+def schedule_of(conf: Any, steps_per_epoch: int) -> Schedule:
+    """The learning rates of a configuration."""
+    settings = conf.optimizer
+    lr = actual_lr(settings.base_lr, settings.batch_size)
+    return Schedule(lr, steps_per_epoch, settings.epochs, settings.warmup_epochs, settings.min_lr)
+
+
+def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
+    """The engine that `engine.name` asks for, on the device where the adapter is."""
+    settings = conf.optimizer
+    options = OptimizerSettings(tuple(settings.betas), settings.weight_decay, settings.clip_norm)
+    trainable = assistant.trainable()
+    if conf.engine.name != "single":
+        raise InputError(f"engine.name is {conf.engine.name!r}; allowed: single.")
+    return SingleDeviceEngine(assistant, groups, trainable, options, trainable[0].parameter.device)
+
+
+class Training:
+    """One run of the loop; `position` is all that changes besides the engine."""
+
+    def __init__(
+        self,
+        conf: Any,
+        assistant: Any,
+        data: TrainingData,
+        folder: Path,
+        journal: Journal,
+        display: Display,
+        save_adapter: Callable[[dict[str, Any]], Any] | None,
+    ) -> None:
+        self.conf, self.assistant, self.data = conf, assistant, data
+        self.journal, self.display, self.save_adapter = journal, display, save_adapter
+        self.schedule = schedule_of(conf, data.steps_per_epoch)
+        groups = groups_of(conf, assistant)
+        check_sources(groups, data.sources)
+        self.engine = build_engine(conf, assistant, groups)
+        self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
+        self.position = Position(schedule=self._schedule_facts())
+        self.saved_step = 0
+
+    def run(self) -> dict[str, Any]:
+        self._resume()
+        self._prepare_images()
+        self.journal.open_boards(self.position.step)
+        self.assistant.train()
+        with stop_on_signals() as stop:
+            while True:
+                improved = self._validate_if_due(stop)
+                if stop:
+                    self._save_and_stop(stop)
+                if improved or self._is_due(self.conf.training.save_every_steps, self.saved_step):
+                    self._save()
+                if self.position.step >= self.schedule.total_steps:
+                    break
+                self._step()
+        self.assistant.eval()
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """What a finished or interrupted training comes to."""
+        place = self.position
+        return {
+            "steps": place.step,
+            "total_steps": self.schedule.total_steps,
+            "epochs": self.schedule.epoch_of(place.step),
+            "finished": place.step >= self.schedule.total_steps,
+            "loss": place.loss,
+            "best_validation_loss": place.best_loss,
+            "best_step": place.best_step,
+            "nonfinite_steps": place.nonfinite_steps,
+            "supervised_tokens": place.supervised_tokens,
+            "seconds": place.seconds,
+            "lr": self.schedule.lr,
+            "effective_batch": self.conf.optimizer.batch_size,
+            "peak": peak_memory(),
+        }
+
+    def _resume(self) -> None:
+        snapshot, messages = self.checkpoints.load_newest()
+        place = self.position if snapshot is None else snapshot.position
+        self.journal.cut_back(place.journal_bytes, place.step)
+        for message in messages:
+            self.display.say(message)
+            self.journal.event("damaged_checkpoint", message=message)
+        if snapshot is None:
+            return
+        if place.schedule != self.position.schedule:
+            raise InputError(
+                f"The checkpoints in {self.checkpoints.folder} belong to another schedule ({_differences(place.schedule, self.position.schedule)}): "
+                "settings or data have changed. Undo the change, or use another run folder (run=NAME)."
+            )
+        self.engine.load_state_dict(snapshot.engine)
+        restore_random_state(snapshot.random_tensors, snapshot.random_values)
+        self.position, self.saved_step = place, place.step
+        text = f"continuing at step {place.step} of {self.schedule.total_steps}"
+        self.display.say(text)
+        self.journal.event("resumed", step=place.step)
+
+    def _prepare_images(self) -> None:
+        paths = self.data.image_paths()
+        if paths and self.position.step < self.schedule.total_steps:
+            random = random_state()
+            self.assistant.prepare_images(paths, lambda done, total: self.display.report("image features", done, total))
+            restore_random_state(*random)
+
+    def _step(self) -> None:
+        place, started = self.position, time.perf_counter()
+        batches = self.data.step_batches(place.step)
+        lr = self.schedule.lr_of(place.step)
+        try:
+            result = self.engine.step(batches, lr)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise InputError(self._out_of_memory(batches)) from error
+            raise
+        seconds = time.perf_counter() - started
+        place.step += 1
+        place.data_index += len(batches)
+        place.seconds += seconds
+        place.supervised_tokens += result.supervised_tokens
+        self._write_step(result, lr, seconds)
+        if result.skipped_groups:
+            self._count_nonfinite(result, batches)
+
+    def _write_step(self, result: StepResult, lr: float, seconds: float) -> None:
+        place, total = self.position, self.schedule.total_steps
+        place.loss = result.loss if math.isfinite(result.loss) else None
+        record: dict[str, Any] = {
+            "step": place.step,
+            "epoch": self.schedule.epoch_of(place.step),
+            "loss": result.loss,
+            "lr": lr,
+            "supervised_tokens": result.supervised_tokens,
+            "tokens_per_s": result.supervised_tokens / max(seconds, 1e-9),
+            "seconds": place.seconds,
+            "grad_norm": result.grad_norm,
+            "loss_by_source": result.loss_by_source,
+        }
+        if len(result.grad_norms) > 1:
+            record["grad_norm_by_group"] = result.grad_norms
+        every = max(self.conf.training.log_every_steps, math.ceil(total / GATE_LINES))
+        if place.step % every == 0 or place.step in (1, total):
+            record["gates"] = self.assistant.gates().detach().float().tolist()
+        self.journal.write("train", record)
+        left = place.seconds / place.step * (total - place.step)
+        self.display.training(record, total, self.schedule.epochs, left)
+
+    def _count_nonfinite(self, result: StepResult, batches: Sequence[Any]) -> None:
+        place, limit = self.position, self.conf.optimizer.max_nonfinite_steps
+        place.nonfinite_steps += 1
+        samples = [sample.where for batch in batches for sample in getattr(batch, "samples", ())]
+        groups = ", ".join(result.skipped_groups)
+        losses = ", ".join(f"{source} {loss:.4g}" for source, loss in result.loss_by_source.items())
+        text = (
+            f"step {place.step}: loss ({losses}) or gradient norm ({result.grad_norm:.4g}) is not finite; the step was skipped "
+            f"for {groups} ({place.nonfinite_steps} of at most {limit} skipped steps)"
+        )
+        self.display.say(text)
+        self.journal.event("nonfinite_step", step=place.step, groups=result.skipped_groups, samples=samples[:8])
+        if place.nonfinite_steps > limit:
+            raise InputError(
+                f"Training stopped at step {place.step}: {place.nonfinite_steps} steps had a non-finite loss or gradient, more than "
+                f"optimizer.max_nonfinite_steps={limit}. The last one read: {'; '.join(samples[:3]) or 'unnamed samples'}. "
+                "Try a lower optimizer.base_lr, optimizer.clip_norm=1, or host.dtype=float32, and look at these samples."
+            )
+
+    def _validate_if_due(self, stop: StopRequest) -> bool:
+        """Validates where it is due; True if the loss is the lowest so far. A stop request cuts it off, to be done again."""
+        place = self.position
+        if not self.data.validation or not self._is_due(self.conf.training.validate_every_steps, place.validated_step):
+            return False
+        started = time.perf_counter()
+        self.assistant.eval()
+        loss = self._validation_loss(stop)
+        self.assistant.train()
+        place.seconds += time.perf_counter() - started
+        if loss is None:
+            return False
+        place.validated_step = place.step
+        self.journal.write("validation", {"step": place.step, "loss": loss, "perplexity": perplexity(loss)})
+        self.display.say(f"validation at step {place.step}: loss {loss:.4f}, perplexity {perplexity(loss):.4g}")
+        if not math.isfinite(loss) or (place.best_loss is not None and loss >= place.best_loss):
+            return False
+        place.best_loss, place.best_step = loss, place.step
+        return True
+
+    def _validation_loss(self, stop: StopRequest) -> float | None:
+        """Token-average loss over the validation batches."""
+        total, tokens, count = 0.0, 0, len(self.data.validation)
+        for number, batch in enumerate(self.data.validation, 1):
+            if stop:
+                self.display.report("validation", count, count)
+                return None
+            total += self.engine.loss_sum(batch)
+            tokens += batch.supervised_tokens
+            self.display.report("validation", number, count)
+        return total / tokens if tokens else 0.0
+
+    def _is_due(self, every: int | None, last: int) -> bool:
+        """Whether something that happens every so many steps (None: each epoch) is due now and has not been done."""
+        step, total = self.position.step, self.schedule.total_steps
+        if step == last or step == 0:
+            return False
+        if every is not None:
+            return step % every == 0 or step == total
+        length = self.schedule.steps_per_epoch
+        return step % length == 0 or step == total
+
+    def _save(self) -> None:
+        place = self.position
+        self.journal.event("saved", step=place.step)
+        place.journal_bytes = self.journal.position()
+        tensors, values = random_state()
+        self.checkpoints.save(Snapshot(place, self.engine.state_dict(), tensors, values))
+        self.saved_step = place.step
+        if self.save_adapter is not None:
+            self.save_adapter(self.summary())
+
+    def _save_and_stop(self, stop: StopRequest) -> None:
+        assert stop.signal is not None
+        if self.saved_step != self.position.step:
+            self._save()
+        self.journal.event("stopped", step=self.position.step, signal=stop.signal.name)
+        self.display.close()
+        self.display.say(
+            f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything is saved. "
+            "Run the same command again to go on from here."
+        )
+        stop.finish()
+
+    def _out_of_memory(self, batches: Sequence[Any]) -> str:
+        shape = max((tuple(batch.input_ids.shape) for batch in batches), key=math.prod)
+        host = self.conf.host
+        return out_of_memory_message(
+            (shape[0], shape[1]),
+            self.conf.optimizer.micro_batch_size,
+            checkpointing=host.activation_checkpointing,
+            float32=host.dtype == "float32",
+            max_tokens=host.max_tokens,
+        )
+
+    def _schedule_facts(self) -> dict[str, float]:
+        schedule = self.schedule
+        return {
+            "lr": schedule.lr,
+            "min_lr": schedule.min_lr,
+            "steps_per_epoch": schedule.steps_per_epoch,
+            "epochs": schedule.epochs,
+            "warmup_epochs": schedule.warmup_epochs,
+        }
+
+
+def _differences(there: dict[str, float], here: dict[str, float]) -> str:
+    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    return ", ".join(f"{key} was {there.get(key)}, is {here.get(key)}" for key in keys)

@@ -1,0 +1,150 @@
+"""Memory: what a run will need (before anything is loaded), and what it has used (performance notes: 6d + 2f a token and layer)."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+ADAM_BYTES = 16  # float32 value, gradient and two moments of each trainable parameter
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes; activations are those of one micro-batch of full-length samples."""
+
+    frozen: int
+    trainable: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.frozen + self.trainable + self.activations + self.logits
+
+    def rows(self) -> list[list[str]]:
+        """Lines of a table: what, how much."""
+        parts = {
+            "frozen weights": self.frozen,
+            "trainable parameters with gradients and Adam moments": self.trainable,
+            "activations of a micro-batch of full length": self.activations,
+            "logits (all positions supervised)": self.logits,
+            "sum": self.total,
+        }
+        return [[name, readable_bytes(size)] for name, size in parts.items()]
+
+    def as_dict(self) -> dict[str, int]:
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True)
+class HostShape:
+    """What the estimate needs to know of the host."""
+
+    width: int
+    intermediate: int
+    layers: int
+    heads: int
+    vocabulary: int
+    bytes_per_value: int
+
+
+def estimate(
+    shape: HostShape,
+    frozen_bytes: int,
+    trainable_parameters: int,
+    *,
+    adapted_layers: int,
+    tokens: int,
+    longest: int,
+    checkpointing: bool = False,
+    eager_attention: bool = False,
+) -> MemoryEstimate:
+    """Upper estimate of a training step: `tokens` in a micro-batch, `longest` in one sample.
+
+    Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token; with
+    activation checkpointing one width a token, and one whole layer while it is computed again.
+    """
+    layer = tokens * (6 * shape.width + 2 * shape.intermediate) * shape.bytes_per_value
+    if eager_attention:  # scores and weights of every pair of tokens
+        layer += tokens * longest * shape.heads * (shape.bytes_per_value + 4)
+    if checkpointing:
+        activations = layer + adapted_layers * tokens * shape.width * shape.bytes_per_value
+    else:
+        activations = layer * adapted_layers
+    logits = tokens * shape.vocabulary * (4 + 4 + shape.bytes_per_value)
+    return MemoryEstimate(frozen_bytes, trainable_parameters * ADAM_BYTES, activations, logits)
+
+
+def host_shape(config: object, bytes_per_value: int) -> HostShape:
+    """Shape from a `transformers` configuration."""
+    width = config.hidden_size  # type: ignore[attr-defined]
+    return HostShape(
+        width=width,
+        intermediate=getattr(config, "intermediate_size", 4 * width),
+        layers=config.num_hidden_layers,  # type: ignore[attr-defined]
+        heads=config.num_attention_heads,  # type: ignore[attr-defined]
+        vocabulary=config.vocab_size,  # type: ignore[attr-defined]
+        bytes_per_value=bytes_per_value,
+    )
+
+
+def frozen_bytes(module: nn.Module, trainable: set[int]) -> int:
+    """Bytes of all parameters and buffers of a module whose id is not in `trainable`."""
+    tensors = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return sum(t.numel() * t.element_size() for key, t in tensors.items() if key not in trainable)
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes at the highest point so far: of this process (`host_bytes`), and of the GPU's allocator (`gpu_bytes`)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def readable_bytes(size: float) -> str:
+    """Bytes with a unit: 512 B, 1.4 MB, 13.5 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def readable_peak() -> str:
+    """The peak in words."""
+    peak = peak_memory()
+    text = f"{readable_bytes(peak['host_bytes'])} of memory"
+    return text + (f", {readable_bytes(peak['gpu_bytes'])} on the GPU" if "gpu_bytes" in peak else "")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def out_of_memory_message(
+    batch_shape: tuple[int, int], micro_batch_size: int, *, checkpointing: bool, float32: bool, max_tokens: int
+) -> str:
+    """Peak, batch shape, and the three cheapest switches that are still open."""
+    switches = []
+    if micro_batch_size > 1:
+        switches.append(f"optimizer.micro_batch_size={max(1, micro_batch_size // 2)} (the same result, more, smaller pieces)")
+    if not checkpointing:
+        switches.append("host.activation_checkpointing=true (the same result, about a third slower)")
+    if float32:
+        switches.append("host.dtype=bfloat16 (half the frozen weights and activations)")
+    switches.append(f"host.max_tokens={max(8, max_tokens // 2)} (cuts long samples)")
+    switches.append("a smaller adapter.layers (activations are kept only from the first adapted layer on)")
+    rows, tokens = batch_shape
+    return (
+        f"Out of memory: the peak was {readable_peak()}, in a micro-batch of {rows} samples x {tokens} tokens. "
+        "The cheapest switches:\n  " + "\n  ".join(switches[:3])
+    )

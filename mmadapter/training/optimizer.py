@@ -1,0 +1,111 @@
+"""AdamW over groups of roles: own rate, decay, clipping and learning sources for each (official code, design decision 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmadapter.adapters.roles import Group, TrainableParameter
+from mmadapter.errors import InputError
+
+ALWAYS_DECAYED = frozenset({"prompt", "gate"})  # the official gates are 4-D tensors, so its decay falls on them
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """What AdamW needs besides the groups."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.02
+    clip_norm: float | None = None
+    epsilon: float = 1e-8
+
+
+def decays(role: str, parameter: Tensor) -> bool:
+    """Whether weight decay falls on a parameter: on prompts and gates always, else not on vectors (biases, norms)."""
+    return role in ALWAYS_DECAYED or parameter.ndim > 1
+
+
+def learns_from(group: Group, source: str) -> bool:
+    """Whether samples of `source` move the group."""
+    return group.sources is None or source in group.sources
+
+
+def check_sources(groups: Sequence[Group], sources: Iterable[str]) -> None:
+    """Raises InputError for a group that no source moves, or that names a source that is not there."""
+    present = sorted(sources)
+    for group in groups:
+        unknown = [name for name in group.sources or () if name not in present]
+        if unknown or not any(learns_from(group, name) for name in present):
+            raise InputError(
+                f"adapter.groups.{group.name}.sources names {', '.join(unknown) or 'nothing'}, which is not among the "
+                f"sources of this run: {', '.join(present) or '(none)'}. Correct the name, or leave it null for all sources."
+            )
+
+
+def build_adamw(
+    groups: Sequence[Group], trainable: Sequence[TrainableParameter], settings: OptimizerSettings
+) -> torch.optim.AdamW:
+    """AdamW with two entries a group (decayed or not); each carries its group's `lr_scale`."""
+    role_of = {item.name: item.role for item in trainable}
+    entries: list[dict] = []
+    for group in groups:
+        decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
+        for decayed in (True, False):
+            chosen = [p for name, p in group.parameters if decays(role_of[name], p) == decayed]
+            if chosen:
+                entries.append(
+                    {"params": chosen, "weight_decay": decay if decayed else 0.0, "lr_scale": group.lr_scale}
+                )
+    return torch.optim.AdamW(entries, lr=0.0, betas=settings.betas, eps=settings.epsilon)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Gives every entry the run's rate times its group's scale."""
+    for entry in optimizer.param_groups:
+        entry["lr"] = lr * entry["lr_scale"]
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """Euclidean norm over all gradients of a group, summed in float64; not finite if one element is not."""
+    squares = [p.grad.detach().double().square().sum() for p in parameters if p.grad is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Multiplies a group's gradients in place."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
+
+
+def moments(optimizer: torch.optim.AdamW, names: Mapping[int, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
+    """Both Adam moments, {kind: {name: tensor}}, and step counts by parameter name; `names` is id(parameter) -> name."""
+    tensors: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+    steps: dict[str, int] = {}
+    for parameter, state in optimizer.state.items():
+        name = names[id(parameter)]
+        if state:
+            steps[name] = int(state["step"])
+            for kind in tensors:
+                tensors[kind][name] = state[kind].detach().cpu().clone()
+    return tensors, steps
+
+
+def load_moments(
+    optimizer: torch.optim.AdamW,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    steps: Mapping[str, int],
+) -> None:
+    """Puts back what `moments` gave; parameters without an entry have never been moved."""
+    optimizer.state.clear()
+    for name, count in steps.items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(count), dtype=torch.float32),
+            **{kind: by_name[name].to(parameter.device, copy=True) for kind, by_name in tensors.items()},
+        }

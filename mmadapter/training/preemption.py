@@ -1,0 +1,65 @@
+"""Signals that ask a run to stop: it saves at the next step boundary and exits with 128 + signal.
+
+    SIGINT (Ctrl-C)  130      a second Ctrl-C aborts at once, without saving
+    SIGUSR1          138      SIGUSR1 and SIGUSR2 are what clusters send before a time limit
+    SIGUSR2          140
+    SIGTERM          143
+
+A handler that was there before (a cluster launcher's) is called after the save, in place of the exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+
+
+class RunStopped(SystemExit):
+    """The run was asked to stop, has saved, and goes on when the same command is given again."""
+
+
+class StopRequest:
+    """Remembers the first signal that asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+
+    def finish(self) -> None:
+        """Ends the run after its save: the earlier handler where there was one, else the documented exit code."""
+        assert self.signal is not None
+        earlier = self.previous.get(self.signal)
+        if callable(earlier) and earlier is not signal.default_int_handler:
+            earlier(self.signal, None)
+        raise RunStopped(128 + self.signal)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """While inside, the signals only set a flag; afterwards the earlier handlers are back. Main thread only, else no effect."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    for number in SIGNALS:
+        request.previous[number] = signal.signal(number, request)
+    try:
+        yield request
+    finally:
+        for number, earlier in request.previous.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)

@@ -1,0 +1,46 @@
+"""Random generators as plain values, so that a continued run draws the numbers that the uninterrupted one would have drawn."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def seed_all(seed: int) -> None:
+    """Seeds torch, Python and (where it is already in use) numpy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """States of all generators: torch's as tensors, the others as JSON values."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    version, numbers, gauss = random.getstate()
+    values: dict[str, Any] = {"python": [version, list(numbers), gauss]}
+    if "numpy" in sys.modules:
+        name, keys, position, has_gauss, cached = sys.modules["numpy"].random.get_state()
+        values["numpy"] = [name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)]
+    return tensors, values
+
+
+def restore_random_state(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Puts back what `random_state` gave; states of GPUs that are not here are left out."""
+    torch.set_rng_state(tensors["torch"])
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        if f"cuda.{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda.{index}"], index)
+    version, numbers, gauss = values["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    if "numpy" in values:
+        import numpy
+
+        name, keys, *rest = values["numpy"]
+        numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))

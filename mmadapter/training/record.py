@@ -1,0 +1,90 @@
+"""What a run folder records besides numbers: versions, the trainable table, results."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "tokenizers", "safetensors", "hydra-core", "numpy", "deepspeed")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file under its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def versions() -> dict[str, Any]:
+    """Packages, Python, machine, git revision of the checkout, command."""
+    from mmadapter import __version__
+
+    return {
+        "mmadapter": __version__,
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "git": git_revision(),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's architecture."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.processor() or platform.machine()})"
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that this package is run from, with "+changes" where files differ; None without git."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a killed attempt left under temporary names."""
+    import shutil
+
+    for pattern in (".adapter-*", ".*.writing"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def results_of(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Task name -> metrics, from the evaluations that a run folder holds."""
+    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
+    return {name: metrics for name, metrics in found.items() if metrics is not None}

@@ -1,0 +1,189 @@
+"""The story of one run: what train.py does from checked settings to the final table."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmadapter.config import comparison_conf, save_config, variant_conf
+from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.training.display import Display
+from mmadapter.training.dry_run import dry_run
+from mmadapter.training.journal import Journal
+from mmadapter.training.loop import groups_of, schedule_of, train
+from mmadapter.training.made_data import make_missing_data
+from mmadapter.training.memory import peak_memory
+from mmadapter.training.random_state import seed_all
+from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
+from mmadapter.training.sources import read_data
+from mmadapter.training.summary import show_results, stored_summary
+from mmadapter.training.table import show_trainable, trainable_rows
+
+
+def run(conf: Any) -> dict[str, Any]:
+    """Trains, evaluates, compares and reports what `conf` (a checked RunConf) describes; returns the summary.
+
+    A finished run is not trained again: its results are shown. Raises InputError for what the user can mend, RunStopped
+    (a SystemExit) when a signal asked to stop.
+    """
+    started = time.perf_counter()
+    set_threads(conf.threads)
+    display = Display(log_every_steps=conf.training.log_every_steps)
+    if conf.dry_run:
+        return dry_run(conf, display)
+    folder = run_folder(conf)
+    if is_finished(folder):
+        return show_finished(folder, display)
+    make_missing_data(conf, display)
+    display.say(f"run folder: {folder}")
+    own = {} if conf.variants else run_one(conf, folder, display, trains=True)
+    run_parts(conf, folder, display)
+    summary = {
+        "experiment": conf.experiment,
+        "images": conf.vision.enabled,
+        **own,
+        "wall_seconds": time.perf_counter() - started,
+        "peak": peak_memory(),
+    }
+    write_json(folder / "summary.json", summary)
+    write_reports(conf, folder, display)
+    mark_finished(folder, summary)
+    show_results(folder, summary, display)
+    display.close()
+    return summary
+
+
+def run_parts(conf: Any, folder: Path, display: Display) -> None:
+    """The runs beside this one: comparisons and variants, each in a folder of its own; finished ones are left alone."""
+    if conf.variants:
+        save_config(conf, folder)
+        write_json(folder / "versions.json", versions())
+    parts = [("comparison", name, comparison_conf(conf, name), item.train) for name, item in conf.comparison.items()]
+    parts += [("variants", name, variant_conf(conf, name), True) for name in conf.variants]
+    for kind, name, part, trains in parts:
+        own_folder = folder / kind / name
+        if is_finished(own_folder):
+            continue
+        display.say(f"{kind} {name}: {own_folder}")
+        started = time.perf_counter()
+        summary = run_one(part, own_folder, display, trains)
+        summary |= {"wall_seconds": time.perf_counter() - started, "peak": peak_memory(), "images": part.vision.enabled}
+        write_json(own_folder / "summary.json", summary)
+        mark_finished(own_folder, summary)
+
+
+def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str, Any]:
+    """One assistant: built, trained (unless it is the host alone), saved, evaluated."""
+    from mmadapter.assistant import Assistant
+
+    clear_leftovers(folder)
+    save_config(conf, folder)
+    write_json(folder / "versions.json", versions())
+    seed_all(conf.seed)
+    assistant = Assistant.build(conf, device=device_of(conf))
+    training = train_one(conf, assistant, folder, display) if trains else None
+    evaluate_tasks(conf, assistant, folder, display)
+    del assistant
+    gc.collect()
+    return {"training": training, "evaluation": {name: _scores(metrics) for name, metrics in results_of(folder).items()}}
+
+
+def train_one(conf: Any, assistant: Any, folder: Path, display: Display) -> dict[str, Any]:
+    """Reads the data, shows what trains, trains, and saves the adapter."""
+    from mmadapter.store import save_adapter
+
+    data = read_data(conf, assistant.tokenizer, assistant.max_tokens)
+    groups = groups_of(conf, assistant)
+    schedule = schedule_of(conf, data.steps_per_epoch)
+    rows = trainable_rows(conf, assistant, groups, schedule.lr)
+    write_json(folder / "trainable.json", rows)
+    show_trainable(rows, display)
+    display.say(data.describe())
+    display.say(
+        f"learning rate {schedule.lr:.4g} = base {conf.optimizer.base_lr:g} x effective batch {conf.optimizer.batch_size} / 256; "
+        f"{schedule.total_steps} steps, {data.steps_per_epoch} an epoch, {conf.optimizer.epochs:g} epochs"
+    )
+    journal = Journal(
+        folder, tensorboard=conf.training.tensorboard, wandb=conf.training.wandb, name=f"{conf.experiment}-{folder.name}"
+    )
+    try:
+        summary = train(
+            conf, assistant, data, folder, journal, display, lambda facts: save_adapter(assistant, folder / "adapter", facts)
+        )
+    finally:
+        journal.close()
+    save_adapter(assistant, folder / "adapter", summary)
+    return summary
+
+
+def evaluate_tasks(conf: Any, assistant: Any, folder: Path, display: Display) -> None:
+    """The tasks of `evaluate`; one that an earlier attempt finished is not repeated."""
+    from mmadapter.evaluation.recreate import samples_of_task
+    from mmadapter.evaluation.run import evaluate
+
+    for name in conf.evaluate:
+        task = conf.tasks[name]
+        output = folder / "eval" / name
+        if (output / "metrics.json").is_file():
+            continue
+        samples = samples_of_task(task, conf.data.root)
+        if not conf.vision.enabled:
+            samples = without_images(samples)
+        paths = [sample.image for sample in samples if sample.image is not None]
+        assistant.eval()
+        assistant.prepare_images(paths, lambda done, total: display.report("image features", done, total))
+        evaluate(assistant, task, samples, output, progress=reporter(display, name), root=task.root or conf.data.root)
+    display.close()
+
+
+def write_reports(conf: Any, folder: Path, display: Display) -> None:
+    """report.html of the run, of its variants, and the comparison of the variants."""
+    from mmadapter.evaluation import report
+
+    for part in [folder / "variants" / name for name in conf.variants] or [folder]:
+        report.write_report(part)
+    if conf.variants:
+        report.write_comparison(folder)
+
+
+def show_finished(folder: Path, display: Display) -> dict[str, Any]:
+    """A finished run started again: its results, no training."""
+    summary = stored_summary(folder) or {}
+    display.say(f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never.")
+    show_results(folder, summary, display)
+    return summary
+
+
+def set_threads(threads: int | None) -> None:
+    """Sets torch's threads; the entry has set the libraries' before they were imported."""
+    from mmadapter.config import entry
+
+    entry.set_threads(threads)
+    import os
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def device_of(conf: Any) -> str:
+    """The device that engine.device asks for."""
+    if conf.engine.device != "auto":
+        return conf.engine.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def without_images(samples: list[Any]) -> list[Any]:
+    from dataclasses import replace
+
+    return [replace(sample, image=None) for sample in samples]
+
+
+def reporter(display: Display, task: str) -> Any:
+    return lambda what, done, total: display.report(f"{task}: {what}", done, total)
+
+
+def _scores(metrics: Any) -> Any:
+    return {key: metrics[key] for key in ("accuracy", "likelihood_accuracy", "counts", "unanswered") if key in metrics}

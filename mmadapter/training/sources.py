@@ -1,0 +1,122 @@
+"""From the config's sources to micro-batches: reading, encoding, the mixture, the validation batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmadapter import data
+from mmadapter.data.batches import Batch, Mixture, make_batch
+from mmadapter.data.samples import Sample
+from mmadapter.data.tokens import Encoded, SampleEncoder
+from mmadapter.errors import InputError
+
+
+@dataclass
+class RunData:
+    """What a run trains on and validates on."""
+
+    mixture: Mixture
+    encoded: dict[str, list[Encoded]]
+    validation: list[Batch]
+    validation_samples: int
+    cut_samples: int  # prompts that were too long and were cut
+    with_images: bool = True
+
+    @property
+    def sources(self) -> list[str]:
+        return list(self.encoded)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.mixture.steps_per_epoch
+
+    def step_batches(self, step: int) -> list[Batch]:
+        """The micro-batches of optimizer step `step`, counted from the run's start."""
+        return [self.mixture.batch(index) for index in self.mixture.step_indices(step)]
+
+    def image_paths(self) -> list[Path]:
+        """All pictures that training and validation will ask for, each once."""
+        if not self.with_images:
+            return []
+        trained = [item.sample.image for items in self.encoded.values() for item in items]
+        validated = [image for batch in self.validation for image in batch.images]
+        return list(dict.fromkeys(path for path in [*trained, *validated] if path is not None))
+
+    def describe(self) -> str:
+        """One line: samples by source, validation, what was cut."""
+        parts = ", ".join(f"{name} {len(items):,}" for name, items in self.encoded.items())
+        text = f"training samples: {parts}; validation samples: {self.validation_samples:,}"
+        return text + (f"; {self.cut_samples:,} prompts were too long and were cut" if self.cut_samples else "")
+
+
+def read_data(conf: Any, tokenizer: Any, max_tokens: int) -> RunData:
+    """Reads and encodes everything that `conf.data` names. Raises InputError on what cannot be used."""
+    if not conf.data.sources:
+        raise InputError("data.sources is empty: there is nothing to train on. Choose an experiment, or data=NAME.")
+    encoder = SampleEncoder(tokenizer, max_tokens)
+    training = {name: read_source(conf, name, source) for name, source in conf.data.sources.items()}
+    validation = {name: read_source(conf, name, source) for name, source in conf.data.validation.items()}
+    check_disjoint(training, validation)
+    encoded = {name: encoder.encode_many(samples) for name, samples in training.items()}
+    settings = conf.optimizer
+    mixture = Mixture(
+        encoded,
+        {name: source.weight for name, source in conf.data.sources.items()},
+        settings.micro_batch_size,
+        conf.seed,
+        encoder.pad_id,
+        micro_batches=micro_batches(settings.batch_size, settings.micro_batch_size),
+    )
+    cut = encoder.cut_samples
+    batches = [
+        batch
+        for samples in validation.values()
+        for batch in length_sorted_batches(encoder.encode_many(samples), settings.micro_batch_size, encoder.pad_id)
+    ]
+    count = sum(len(samples) for samples in validation.values())
+    return RunData(mixture, encoded, batches, count, cut, conf.vision.enabled)
+
+
+def read_source(conf: Any, name: str, source: Any) -> list[Sample]:
+    """The samples of one entry of data.sources or data.validation, with their answers."""
+    settings = asdict(source)
+    if settings["root"] is None and settings["path"] is None:
+        settings["root"] = conf.data.root
+    if settings["root"] is None and settings["path"] is None:
+        raise InputError(f"data.sources.{name} has no place to read from. Set data.root=FOLDER (or its own root or path).")
+    settings["images"] = source.images and conf.vision.enabled
+    return data.read(source=name, training=True, **settings)
+
+
+def micro_batches(batch_size: int, micro_batch_size: int) -> int:
+    """Micro-batches of a step. Raises InputError where the sizes do not divide."""
+    if batch_size % micro_batch_size:
+        raise InputError(
+            f"optimizer.micro_batch_size={micro_batch_size} does not divide optimizer.batch_size={batch_size}. "
+            "Choose a divisor, so that every step holds the same number of samples."
+        )
+    return batch_size // micro_batch_size
+
+
+def check_disjoint(training: Mapping[str, Sequence[Sample]], validation: Mapping[str, Sequence[Sample]]) -> None:
+    """Raises InputError where a validation sample is trained on."""
+    trained = {_identity(sample) for samples in training.values() for sample in samples}
+    for name, samples in validation.items():
+        for sample in samples:
+            if _identity(sample) in trained:
+                raise InputError(
+                    f"data.validation.{name}: {sample.where} is also trained on. Give the validation another split or file."
+                )
+
+
+def _identity(sample: Sample) -> tuple[Any, ...]:
+    return (sample.where, sample.image, sample.segments)
+
+
+def length_sorted_batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
+    """All samples in batches of similar length, longest last."""
+    ordered = sorted(encoded, key=lambda item: len(item.ids))
+    return [make_batch(ordered[start : start + batch_size], pad_id) for start in range(0, len(ordered), batch_size)]

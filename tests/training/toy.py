@@ -1,0 +1,139 @@
+"""A toy assistant with the real one's methods, toy data with the real mixture, and a run of them in a process of its own."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmadapter.adapters.roles import trainable_parameters
+from mmadapter.config import GroupConf, RunConf
+from mmadapter.data.batches import Batch, Mixture, make_batch
+from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.tokens import Encoded
+
+VOCABULARY, WIDTH = 13, 6
+
+
+class ToyLayer(nn.Module):
+    ROLES = {"prompt": "prompt", "gate": "gate"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.randn(3, WIDTH))
+        self.gate = nn.Parameter(torch.full((2,), 0.3))
+
+
+class ToyAdapter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = ToyLayer()
+        self.visual_projection = nn.Linear(2, WIDTH)
+        self.visual_projection.ROLE = "visual_projection"
+
+
+class ToyAssistant(nn.Module):
+    """Predicts a token from the one before it; the trainable parts shift the frozen embedding, with dropout."""
+
+    def __init__(self, seed: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH).requires_grad_(False)
+        self.head = nn.Linear(WIDTH, VOCABULARY).requires_grad_(False)
+        self.adapter = ToyAdapter()
+        self.dropout = nn.Dropout(dropout)
+        self.prepared: list[Path] = []
+
+    def forward(self, batch: Batch) -> Tensor:
+        hidden = self.embedding(batch.input_ids).flatten(0, 1)[batch.rows]
+        layer = self.adapter.layer
+        weights = (hidden @ layer.prompt.T).softmax(-1)
+        hidden = hidden + torch.tanh(layer.gate).sum() * self.dropout(weights @ layer.prompt)
+        seen = torch.tensor([[0.0, 0.0] if image is None else [1.0, 2.0] for image in batch.images])
+        pictured = self.adapter.visual_projection(seen) * seen.sum(-1, keepdim=True)
+        logits = self.head(torch.tanh(hidden + pictured[batch.pair_sample]))
+        return nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
+
+    def trainable(self) -> list:
+        return trainable_parameters(self.adapter)
+
+    def gates(self) -> Tensor:
+        return torch.tanh(self.adapter.layer.gate)[None]
+
+    def prepare_images(self, paths, progress=None) -> None:
+        self.prepared = list(paths)
+        torch.rand(3)  # a careless library that draws random numbers
+
+
+class ToyData:
+    """Sources of random token rows; `validation` is a source of its own."""
+
+    def __init__(self, batch_size: int = 4, micro_batches: int = 2, samples: int = 22, sources=("questions",)) -> None:
+        encoded = {name: [toy_sample(name, number) for number in range(samples)] for name in sources}
+        self.mixture = Mixture(encoded, None, batch_size, 7, 0, micro_batches=micro_batches)
+        self.sources = list(sources)
+        self.validation = [make_batch([toy_sample("validation", number) for number in range(5)], 0)]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.mixture.steps_per_epoch
+
+    def step_batches(self, step: int) -> list[Batch]:
+        return [self.mixture.batch(index) for index in self.mixture.step_indices(step)]
+
+    def image_paths(self) -> list[Path]:
+        return []
+
+
+def toy_sample(source: str, number: int, supervised: int | None = None) -> Encoded:
+    rng = random.Random(f"{source} {number}")
+    ids = [rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(4, 9))]
+    image = Path("picture.png") if number % 2 else None
+    sample = Sample(f"{source}-{number}", source, (Segment("x", "answer"),), image, f"{source} {number}")
+    return Encoded(sample, ids, len(ids) - (rng.randrange(1, 4) if supervised is None else supervised))
+
+
+def toy_conf(**training) -> RunConf:
+    """Settings of a toy run: three epochs, validation and saves on a schedule."""
+    conf = RunConf()
+    conf.adapter.groups = {"all": GroupConf(roles=["prompt", "gate", "visual_projection"])}
+    optimizer = {"base_lr": 1.0, "epochs": 3.0, "warmup_epochs": 0.5, "batch_size": 8, "micro_batch_size": 4, "clip_norm": 1.0}
+    conf.optimizer = replace(conf.optimizer, **optimizer)
+    settings = {"validate_every_steps": 3, "save_every_steps": 2, "log_every_steps": 2, "tensorboard": False}
+    conf.training = replace(conf.training, **(settings | training))
+    return conf
+
+
+def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -> dict:
+    """One whole training in `folder`; the adapter is written to adapter.pt at the end. `delay` seconds a step."""
+    import time
+
+    from mmadapter.training.journal import Journal
+    from mmadapter.training.loop import train
+
+    class SlowData(ToyData):
+        def step_batches(self, step: int) -> list[Batch]:
+            time.sleep(delay)
+            return super().step_batches(step)
+
+    torch.set_num_threads(1)
+    conf = toy_conf(**training)
+    conf.optimizer.epochs = epochs
+    assistant = ToyAssistant(dropout=0.2)
+    torch.manual_seed(1)
+    random.seed(1)
+    journal = Journal(folder)
+    try:
+        summary = train(conf, assistant, SlowData(), folder, journal)
+    finally:
+        journal.close()
+    torch.save({item.name: item.parameter.detach() for item in assistant.trainable()}, folder / "adapter.pt")
+    return summary
+
+
+if __name__ == "__main__":
+    run_toy(Path(sys.argv[1]), epochs=float(sys.argv[2]), delay=float(sys.argv[3]), save_every_steps=int(sys.argv[4]))
