@@ -1,0 +1,94 @@
+"""Hosts that cannot be used are refused before a weight is read, with what can be used."""
+
+import json
+
+import pytest
+import torch
+
+from mmadapter.errors import InputError
+from mmadapter.hosts import load
+from tests.families import random_tokens, tiny_host
+
+
+def write_config(folder, **settings):
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_an_unsupported_model_is_refused_with_the_list(tmp_path):
+    with pytest.raises(InputError, match=r"type 'bloom'.*Supported: gemma, gemma2, .*llama, mistral, phi3, qwen2, qwen3"):
+        load.load_host(write_config(tmp_path, model_type="bloom"), torch.float32)
+
+
+def test_flex_attention_on_cpu_is_refused_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="FlexAttention does not support backward on CPU"):
+        load.load_host(write_config(tmp_path, model_type="llama"), torch.float32, "flex")
+
+
+def test_gemma_2_is_eager_only(tmp_path):
+    with pytest.raises(InputError, match=r"gemma2 runs with eager only\. Set host\.attention=eager"):
+        load.load_host(write_config(tmp_path, model_type="gemma2"), torch.float32, "sdpa")
+
+
+@pytest.mark.parametrize("version", ["4.56.2", "6.0.0", "3.5.1"])
+def test_an_untested_transformers_is_refused_by_name(version, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", version)
+    with pytest.raises(InputError, match=rf"transformers {version} is not supported.*pip install"):
+        load.check_transformers_version()
+
+
+@pytest.mark.parametrize("version", ["4.57.0", "4.57.6", "5.0.0", "5.23.0"])
+def test_tested_versions_pass(version, monkeypatch):
+    monkeypatch.setattr("transformers.__version__", version)
+    load.check_transformers_version()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [(None, r"host\.path is not set"), ("/nowhere/at/all", "no such folder"), ("EMPTY", r"no config\.json there")],
+)
+def test_wrong_folders_are_refused(path, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        load.host_folder(str(tmp_path) if path == "EMPTY" else path)
+
+
+def test_metas_layout_is_refused_with_the_command_that_converts_it(tmp_path):
+    (tmp_path / "params.json").write_text("{}")
+    with pytest.raises(InputError, match=r"python -m mmadapter\.interop\.meta"):
+        load.host_folder(str(tmp_path))
+
+
+def test_a_truncated_weight_file_is_refused_by_folder(tmp_path):
+    tiny_host("llama_gqa").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged|cannot be loaded"):
+        load.load_host(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_loaded_host_is_the_plain_model_and_its_saved_config_never_names_our_route(attention, tmp_path):
+    plain = tiny_host("llama_gqa", attention)
+    plain.save_pretrained(tmp_path / "host")
+    host = load.load_host(tmp_path / "host", torch.float32, attention)
+    tokens = random_tokens(2, 7)
+    assert torch.equal(host(input_ids=tokens).logits, plain(input_ids=tokens).logits)
+    assert not any(parameter.requires_grad for parameter in host.parameters())
+    host.save_pretrained(tmp_path / "again")
+    assert "mmadapter" not in (tmp_path / "again" / "config.json").read_text()
+    assert host.config._attn_implementation == attention
+
+
+def test_a_later_change_of_the_base_attention_is_followed():
+    from mmadapter.hosts.attention import route
+    from tests.families import adapted_logits, open_adapter
+
+    host = tiny_host("llama_gqa", "sdpa")
+    route(host)
+    adapter = open_adapter(host)
+    tokens = random_tokens(2, 7)
+    sdpa = adapted_logits(host, adapter, tokens)
+    host.set_attn_implementation("eager")
+    assert (adapted_logits(host, adapter, tokens) - sdpa).abs().max() < 1e-5
+    assert host(input_ids=tokens, output_attentions=True).attentions[0] is not None, "eager gives its weights"
