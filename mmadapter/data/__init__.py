@@ -49,7 +49,7 @@ def read(
     if unknown := sorted(set(given) - set(known)):
         raise InputError(f"The reader {reader} has no setting {unknown[0]!r}; it has: {', '.join(sorted(known))}.")
     if missing := [name for name, one in known.items() if one.default is one.empty and name not in given]:
-        raise InputError(f"The reader {reader} needs the setting {missing[0]!r} (source {given.get('source', reader)}).")
+        raise InputError(f"The reader {reader} needs the setting {missing[0]!r} (source {given.get('source')}).")
     return function(**given)
 
 

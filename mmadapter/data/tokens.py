@@ -30,6 +30,10 @@ class SampleEncoder:
     the ids of anchor + segment without the anchor's ids. So SentencePiece adds no blank of its own, and no token ever
     reaches over a segment's boundary. Segments carry their own leading blank (" The answer is A.").
 
+    Deviates: the official code tokenises prompt and answer together and cuts at the prompt's length. The ids are the
+    same, but for boundaries that a token would reach over: an answer that begins with a bracket or quote, and with
+    Llama 3 a full stop or colon in front of a newline or an answer.
+
     Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
     """
 
@@ -71,8 +75,15 @@ class SampleEncoder:
     def _tokenise(self, texts: Sequence[str], kind: str) -> list[list[int]]:
         if not texts:
             return []
-        settings = {"split_special_tokens": kind != TEMPLATE, "add_special_tokens": False, "verbose": False}
-        return self.tokenizer(list(texts), **settings)["input_ids"]
+        as_text = kind != TEMPLATE
+        before = getattr(self.tokenizer, "split_special_tokens", False)
+        # transformers 4's tokenizers in plain Python ignore the argument and look at the attribute.
+        self.tokenizer.split_special_tokens = as_text
+        try:
+            settings = {"split_special_tokens": as_text, "add_special_tokens": False, "verbose": False}
+            return self.tokenizer(list(texts), **settings)["input_ids"]
+        finally:
+            self.tokenizer.split_special_tokens = before
 
     def _continuations(self, texts: Sequence[str], kind: str) -> list[list[int]]:
         found: dict[str, list[int]] = {"": []}
