@@ -40,6 +40,7 @@ def evaluate_scienceqa(
         row = prediction_row(task, questions[sample.id], output, predictions[sample.id])
         row["likelihood_prediction"] = likely.get(sample.id)
         row["prompt"] = sample.prompt
+        row["hint"] = sample.meta.get("hint", "")
         row["image"] = None if sample.image is None else str(sample.image)
         rows.append(row)
     return metrics, rows

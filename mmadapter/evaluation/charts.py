@@ -1,0 +1,287 @@
+"""Charts as inline SVG: lines over steps, small multiples, a heat map; colours are CSS variables of the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+Point = tuple[float, float]
+WIDTH, HEIGHT = 480, 250
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
+MOST_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line. `colour` is the number of a page colour (1 to 6); a faint line is background and has no tooltip."""
+
+    name: str
+    points: Sequence[Point]
+    colour: int = 1
+    faint: bool = False
+    dots: bool = False
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Data values to picture coordinates, linear or logarithmic."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self._of(self.low), self._of(self.high)
+        share = (self._of(max(value, self.low) if self.log else value) - low) / ((high - low) or 1.0)
+        return round(self.start + share * (self.end - self.start), 2)
+
+    def _of(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round values within the scale."""
+        if self.log:
+            return log_ticks(self.low, self.high)
+        step = nice_step((self.high - self.low) / count)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+def nice_step(rough: float) -> float:
+    """The next of 1, 2, 5 times a power of ten."""
+    if rough <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 times powers of ten; only powers of ten over more than three decades."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if math.log10(high / low) <= 3 else (1,)
+    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+
+
+def number_text(value: float) -> str:
+    """A short number: 1,200, 0.05, 2e-05."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.4g}"
+
+
+def smoothed(points: Sequence[Point], window: int = 20) -> list[Point]:
+    """Exponential average over about `window` points, unbiased at the start."""
+    decay, total, weight, found = 1 - 1 / max(1, window), 0.0, 0.0, []
+    for x, y in points:
+        total, weight = decay * total + y, decay * weight + 1
+        found.append((x, total / weight))
+    return found
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most about `most` points, the last one included."""
+    stride = max(1, math.ceil(len(points) / most))
+    kept = list(points[::stride])
+    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def finite(points: Sequence[Point]) -> list[Point]:
+    return [(x, y) for x, y in points if y is not None and math.isfinite(y)]
+
+
+def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, from_zero: bool = False) -> Markup:
+    """A chart of lines with a legend (from two series on) and values on hover; empty where there is no point.
+
+    The vertical axis is logarithmic where the values span more than a factor of 30.
+    """
+    drawn = [
+        Series(one.name, thinned(finite(one.points)), one.colour, one.faint, one.dots, one.dashed) for one in series
+    ]
+    drawn = [one for one in drawn if one.points]
+    if not drawn:
+        return Markup("")
+    x, y = scales_of(drawn, from_zero)
+    parts = [Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, y_label)]
+    parts += [axes(x, y, x_label), *(line(one, x, y) for one in drawn)]
+    parts.append(Markup('<g class="cursor" hidden><line y1="{}" y2="{}"/></g></svg>').format(TOP, HEIGHT - BOTTOM))
+    shown = [one for one in drawn if not one.faint]
+    legend = legend_of(shown) if len(shown) > 1 else Markup("")
+    caption = Markup('<figcaption><span class="what">{}</span>{}</figcaption>').format(y_label, legend)
+    return Markup('<figure class="chart" data-chart="{}">{}{}</figure>').format(
+        hover_data(shown, x, x_label), caption, Markup("").join(parts)
+    )
+
+
+def scales_of(series: Sequence[Series], from_zero: bool) -> tuple[Scale, Scale]:
+    """Both axes' scales, with a little room around the lines that matter."""
+    xs = [point[0] for one in series for point in one.points]
+    ys = [point[1] for one in series if not one.faint for point in one.points]
+    ys = ys or [point[1] for one in series for point in one.points]
+    low, high = min(ys), max(ys)
+    log = not from_zero and low > 0 and high / low > 30
+    if from_zero:
+        low = min(0.0, low)
+    room = 0 if log else 0.05 * ((high - low) or abs(high) or 1.0)
+    bottom = low / 1.15 if log else (low if from_zero else low - room)
+    top = high * 1.15 if log else high + room
+    start, end = min(xs), max(xs)
+    x = Scale(start, end if end > start else start + 1, LEFT, WIDTH - RIGHT)
+    return x, Scale(bottom, top, HEIGHT - BOTTOM, TOP, log)
+
+
+def axes(x: Scale, y: Scale, x_label: str) -> Markup:
+    """Recessive grid lines, tick labels, the horizontal axis' name."""
+    parts = []
+    for tick in y.ticks():
+        line = '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}" text-anchor="end">{}</text>'
+        parts.append(
+            Markup(line).format(LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 7, y(tick) + 4, number_text(tick))
+        )
+    for tick in x.ticks():
+        label = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
+        parts.append(label.format(x(tick), HEIGHT - BOTTOM + 16, number_text(tick)))
+    baseline = Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>')
+    parts.append(baseline.format(LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM))
+    name = Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>')
+    parts.append(name.format(WIDTH - RIGHT, HEIGHT - 3, x_label))
+    return Markup("").join(parts)
+
+
+def line(series: Series, x: Scale, y: Scale) -> Markup:
+    """One line, with dots where wanted or where it is a single point."""
+    places = [(x(point[0]), min(max(y(point[1]), TOP), HEIGHT - BOTTOM)) for point in series.points]
+    path = " ".join(f"{left},{top}" for left, top in places)
+    kind = "faint" if series.faint else "dashed" if series.dashed else ""
+    drawn = Markup('<polyline class="line c{} {}" points="{}"/>').format(series.colour, kind, path)
+    if series.dots or len(places) == 1:
+        dot = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="3.5"/>')
+        drawn += Markup("").join(dot.format(series.colour, left, top) for left, top in places)
+    return drawn
+
+
+def legend_of(series: Sequence[Series]) -> Markup:
+    item = Markup('<span class="key"><i class="c{}"></i>{}</span>')
+    items = Markup("").join(item.format(one.colour, one.name) for one in series)
+    return Markup('<span class="legend">{}</span>').format(items)
+
+
+def hover_data(series: Sequence[Series], x: Scale, x_label: str) -> str:
+    """What the page's script needs to show values under the pointer, as JSON."""
+    import json
+
+    lines = [
+        {"name": one.name, "colour": one.colour, "points": [[a, float(f"{b:.4g}")] for a, b in one.points]}
+        for one in series
+    ]
+    scale = [x.low, x.high, x.start, x.end]
+    return json.dumps({"x": x_label, "scale": scale, "width": WIDTH, "lines": lines}, separators=(",", ":"))
+
+
+def small_multiples(panels: Sequence[tuple[str, Sequence[Series]]], *, x_label: str) -> Markup:
+    """One small chart a panel, all with the same two scales, so that panels can be compared by eye."""
+    everything = [one for _, series in panels for one in series if one.points]
+    if not everything:
+        return Markup("")
+    xs = [point[0] for one in everything for point in one.points]
+    most = max((abs(point[1]) for one in everything for point in one.points), default=0) or 1.0
+    width, height = 200, 104
+    x = Scale(min(xs), max(max(xs), min(xs) + 1), 34, width - 4)
+    y = Scale(-most * 1.08, most * 1.08, height - 6, 6)
+    tick = nice_step(most * 0.6) if nice_step(most * 0.6) <= most else nice_step(most * 0.3)
+    figures = []
+    for title, series in panels:
+        parts = [Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, title)]
+        for value in (tick, 0, -tick):
+            grid = '<line class="{}" x1="34" x2="{}" y1="{}" y2="{}"/><text class="tick" x="29" y="{}" text-anchor="end">{}</text>'
+            kind = "grid" if value else "axis"
+            place = y(value)
+            parts.append(Markup(grid).format(kind, width - 4, place, place, place + 3.5, number_text(value)))
+        for one in series:
+            path = " ".join(f"{x(a)},{y(b)}" for a, b in thinned(one.points, 60))
+            parts.append(Markup('<polyline class="line thin c{}" points="{}"/>').format(one.colour, path))
+        parts.append(Markup('<g class="cursor" hidden><line y1="6" y2="{}"/></g></svg>').format(height - 6))
+        thin = [Series(one.name, thinned(one.points, 60), one.colour) for one in series]
+        data = hover_data(thin, x, x_label).replace(f'"width":{WIDTH}', f'"width":{width}')
+        figure = '<figure class="chart small" data-chart="{}"><figcaption>{}</figcaption>{}</figure>'
+        figures.append(Markup(figure).format(data, title, Markup("").join(parts)))
+    return Markup('<div class="multiples">{}</div>').format(Markup("").join(figures))
+
+
+def heat_map(values: Sequence[Sequence[float]], row_names: Sequence[str], column_name: str) -> Markup:
+    """A table of coloured cells around zero: one row a layer, one cell a head; every value on hover."""
+    most = max((abs(value) for row in values for value in row), default=0) or 1.0
+    rows = []
+    for name, row in zip(row_names, values, strict=True):
+        cells = Markup("").join(
+            Markup('<td style="--share:{}%" class="{}" title="{}"></td>').format(
+                round(100 * abs(value) / most),
+                "above" if value >= 0 else "below",
+                f"{name}, {column_name} {number}: {value:+.4f}",
+            )
+            for number, value in enumerate(row, start=1)
+        )
+        rows.append(Markup("<tr><th>{}</th>{}</tr>").format(name, cells))
+    legend = Markup(
+        '<figcaption>{} from left to right; <span class="key"><i class="swatch below" style="--share:100%"></i>{}</span>'
+        '<span class="key"><i class="swatch"></i>0</span>'
+        '<span class="key"><i class="swatch above" style="--share:100%"></i>{}</span></figcaption>'
+    ).format(f"{column_name}s", f"{-most:.3g}", f"+{most:.3g}")
+    return Markup('<figure class="heat"><table>{}</table>{}</figure>').format(Markup("").join(rows), legend)
+
+
+def bars(rows: Sequence[tuple[str, float | None, int]]) -> Markup:
+    """Horizontal bars of percentages: (name, percent, page colour), the value in words at the end of each."""
+    items = []
+    for name, value, colour in rows:
+        shown = "n/a" if value is None else f"{value:.1f}"
+        bar = '<div class="bar"><span class="name">{}</span><span class="track"><i class="c{}" style="width:{}%"></i></span><b>{}</b></div>'
+        items.append(Markup(bar).format(name, colour, value or 0, shown))
+    return Markup('<div class="bars">{}</div>').format(Markup("").join(items))
+
+
+STANDALONE_STYLE = """
+svg { font: 12px system-ui, sans-serif; background: #fcfcfb }
+.grid { stroke: #e4e3df } .axis { stroke: #b5b4ad } text { fill: #52514e }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round } .faint { stroke-width: 1; opacity: .25 }
+.c1 { stroke: #2a78d6 } .c2 { stroke: #1baf7a } .c3 { stroke: #c98500 }
+.c4 { stroke: #4a3aa7 } .c5 { stroke: #008300 } .c6 { stroke: #e34948 }
+"""
+
+
+def standalone(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
+    """The same line chart as an SVG file of its own: fixed colours, legend inside."""
+    drawn = [
+        Series(one.name, thinned(finite(one.points)), one.colour, one.faint) for one in series if finite(one.points)
+    ]
+    parts = [
+        Markup('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" height="{}">').format(
+            WIDTH, HEIGHT, 2 * WIDTH, 2 * HEIGHT
+        ),
+        Markup("<style>{}</style>").format(Markup(STANDALONE_STYLE)),
+    ]
+    if drawn:
+        x, y = scales_of(drawn, False)
+        parts += [axes(x, y, x_label), *(line(one, x, y) for one in drawn)]
+        named = [one for one in drawn if not one.faint]
+        for number, one in enumerate(named):
+            height = TOP + 12 + 16 * number
+            item = '<line class="line c{}" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text>'
+            left = WIDTH - RIGHT - 150
+            parts.append(
+                Markup(item).format(one.colour, left, left + 18, height, height, left + 24, height + 4, one.name)
+            )
+    parts.append(Markup('<text x="{}" y="{}">{}</text></svg>').format(LEFT, HEIGHT - 3, y_label))
+    return str(Markup("\n").join(parts)) + "\n"
+
