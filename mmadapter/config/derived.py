@@ -18,7 +18,7 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
     compared = conf.comparison[name]
     derived = _alone(conf)
     if compared.sources is not None:
-        derived.data.sources = {key: conf.data.sources[key] for key in compared.sources}
+        derived.data.sources = {key: derived.data.sources[key] for key in compared.sources}
     if not compared.images:
         _remove_pictures(derived)
     for group in derived.adapter.groups.values():

@@ -71,7 +71,8 @@ def nearest(wanted: str, known: list[str], most: int = 3) -> list[str]:
     def similar_siblings(cutoff: float) -> list[str]:
         return [siblings[name] for name in get_close_matches(last, siblings, n=1, cutoff=cutoff)]
 
-    near = similar_siblings(0.75) or [name for name in known if name.rpartition(".")[2] == last] or similar_siblings(0.6)
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    near = similar_siblings(0.75) or elsewhere or similar_siblings(0.6)
     if not near and not siblings:
         near = get_close_matches(wanted, known, n=most, cutoff=0.7)
     near = near or [name for name in known if SequenceMatcher(None, name.rpartition(".")[2], last).ratio() >= 0.75]

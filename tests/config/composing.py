@@ -1,0 +1,36 @@
+"""Settings composed as train.py and eval.py compose them, without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+
+from mmadapter.config import EvalConf, RunConf, typed
+from mmadapter.config.entry import register_schemas, version_base
+
+CONF = Path(__file__).parents[2] / "conf"
+REAL = ["host.path=tiny", "adapter.layers=2", "host.max_tokens=64"]  # what the large presets leave to the user
+
+
+def run_conf(*overrides: str) -> RunConf:
+    """The typed settings of `python train.py OVERRIDES`."""
+    return typed(composed("train", *overrides), RunConf)
+
+
+def eval_conf(*overrides: str) -> EvalConf:
+    """The typed settings of `python eval.py OVERRIDES`."""
+    return typed(composed("eval", *overrides), EvalConf, "eval.py")
+
+
+def composed(name: str, *overrides: str):
+    register_schemas()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), **version_base()):
+        return hydra.compose(name, list(overrides))
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's files."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))

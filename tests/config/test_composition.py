@@ -1,0 +1,127 @@
+"""Law 8: every YAML composes into typed settings, and the presets say what the paper says."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from mmadapter.config import READERS, load_run_config, save_config
+from mmadapter.config.adapter import ROLES
+from mmadapter.config.task import TASKS
+from mmadapter.config.walk import leaves
+from tests.config.composing import CONF, choices, eval_conf, run_conf
+
+RUN_GROUPS = ["host", "vision", "adapter", "data", "optimizer", "training", "engine"]
+EXPERIMENTS = choices("experiment")
+
+
+@pytest.mark.parametrize("group,name", [(group, name) for group in RUN_GROUPS for name in choices(group)])
+def test_every_choice_of_every_group_composes(group, name):
+    run_conf(f"{group}={name}")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_under_its_own_name(experiment):
+    assert run_conf(f"experiment={experiment}").experiment == experiment
+
+
+@pytest.mark.parametrize("task", choices("task"))
+def test_every_task_composes_for_evaluation(task):
+    assert eval_conf(f"task={task}").task.name == task
+
+
+def test_every_file_of_conf_belongs_to_a_group_that_is_tested():
+    folders = {file.parent.name for file in CONF.rglob("*.yaml") if file.parent != CONF}
+    assert folders <= {*RUN_GROUPS, "experiment", "task", "local"}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_file_is_global_and_overrides_groups_as_hydra_wants(experiment):
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert text.startswith("# @package _global_")
+    for entry in yaml.safe_load(text).get("defaults", []):
+        assert isinstance(entry, str) or next(iter(entry)).startswith("override /")
+
+
+def test_the_quick_start_is_the_default_and_compares_host_text_only_and_images():
+    conf = run_conf()
+    assert conf.experiment == "quickstart"
+    assert (conf.host.path, conf.vision.model, conf.data.made) == ("tiny", "tiny", "shapes")
+    assert {source.reader for source in conf.data.sources.values()} == {"scienceqa", "coco_captions"}
+    assert not conf.comparison["host"].train
+    assert not conf.comparison["text_only"].images
+    assert conf.comparison["text_only"].sources == ["questions"]
+
+
+def test_alpaca_has_the_numbers_of_the_paper():
+    conf = run_conf("experiment=alpaca")
+    optimizer = conf.optimizer
+    assert (conf.adapter.prompt_length, conf.adapter.layers) == (10, 30)
+    assert (optimizer.base_lr, optimizer.weight_decay, optimizer.batch_size) == (9e-3, 0.02, 64)
+    assert (optimizer.epochs, optimizer.warmup_epochs, optimizer.betas) == (5, 2, [0.9, 0.95])
+    assert conf.host.max_tokens == 512 and not conf.vision.enabled
+
+
+def test_scienceqa_has_six_scales_of_clip_trains_thirty_epochs_and_keeps_the_splits_apart():
+    conf = run_conf("experiment=scienceqa")
+    assert conf.vision.model == "ViT-L-14-quickgelu"
+    assert len(conf.vision.layers) == 6 and conf.vision.project_scales and conf.vision.hidden == 64
+    assert conf.optimizer.epochs == 30
+    splits = (conf.data.sources["questions"].split, conf.data.validation["questions"].split)
+    assert (*splits, conf.tasks["scienceqa"].split) == ("train", "val", "test")
+    assert conf.evaluate == ["scienceqa"]
+
+
+def test_scienceqa_text_reads_no_picture_anywhere():
+    conf = run_conf("experiment=scienceqa_text")
+    readings = [*conf.data.sources.values(), *conf.data.validation.values(), conf.tasks["scienceqa"]]
+    assert not conf.vision.enabled and not any(reading.images for reading in readings)
+
+
+def test_the_captions_of_the_quick_start_do_not_leak_into_other_experiments():
+    assert list(run_conf("experiment=scienceqa").data.sources) == ["questions"]
+    assert list(run_conf("experiment=alpaca").data.sources) == ["alpaca"]
+
+
+def test_a_choice_on_the_command_line_wins_over_the_experiment():
+    assert run_conf("experiment=scienceqa", "optimizer=tiny").optimizer.batch_size == 32
+
+
+def test_saved_settings_come_back_equal_and_resolved(tmp_path):
+    conf = run_conf("data.root=elsewhere")
+    save_config(conf, tmp_path)
+    assert load_run_config(tmp_path) == conf
+    assert "${" not in (tmp_path / "config.yaml").read_text()
+    assert conf.data.sources["questions"].root == "elsewhere/scienceqa"
+
+
+def test_the_names_that_the_schema_repeats_are_those_of_the_rooms_that_own_them():
+    from mmadapter import data, evaluation  # noqa: F401
+    from mmadapter.adapters.adapter import Adapter
+    from mmadapter.adapters.zero_init import PromptLayer
+    from mmadapter.evaluation.run import TASKS as KNOWN_TASKS
+
+    assert set(READERS) == set(data.READERS)
+    assert set(TASKS) == set(KNOWN_TASKS)
+    declared = set(PromptLayer.ROLES.values()) | {ROLES[2]}
+    assert declared == set(ROLES) and Adapter is not None
+
+
+def test_every_setting_is_commented_in_the_schema():
+    import inspect
+    from dataclasses import fields, is_dataclass
+
+    from mmadapter import config
+
+    for schema in (getattr(config, name) for name in config.__all__):
+        if inspect.isclass(schema) and is_dataclass(schema):
+            lines = inspect.getsource(schema).splitlines()
+            own = [line for line in lines if ":" in line and line.startswith("    ") and "default_factory" not in line]
+            uncommented = [line.strip() for line in own if "#" not in line]
+            assert not uncommented, f"{schema.__name__}: {uncommented}"
+            assert fields(schema)
+
+
+def test_dotted_keys_reach_into_named_entries():
+    keys = [leaf.key for leaf in leaves(run_conf())]
+    assert "data.sources.captions.reader" in keys and "tasks.scienceqa.generation.beams" in keys

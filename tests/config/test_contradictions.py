@@ -1,0 +1,160 @@
+"""Contradictions are refused before any model is built, with the key, what it got, what is allowed, how to mend it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmadapter.config import validate, with_overrides
+from mmadapter.errors import InputError
+from tests.config.composing import choices, eval_conf, run_conf
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """A folder that looks like a host of four layers."""
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 4, "max_position_embeddings": 256}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sound(host):
+    """Settings that hold together, on that host."""
+    return run_conf(f"host.path={host}", f"data.root={host / 'world'}", "adapter.layers=3")
+
+
+@pytest.fixture
+def conf(sound):
+    """Those settings with further ones."""
+    return lambda *overrides: with_overrides(sound, list(overrides), "test")
+
+
+def refusal(settings) -> str:
+    with pytest.raises(InputError) as refused:
+        validate(settings)
+    return str(refused.value)
+
+
+def test_the_quick_start_holds_together(conf):
+    validate(conf())
+
+
+@pytest.mark.parametrize(
+    "overrides,told",
+    [
+        (["adapter.layers=5"], ["adapter.layers=5", "the host has 4 layers", "adapter.layers=2"]),
+        (["host.max_tokens=512"], ["host.max_tokens=512", "256 tokens"]),
+        (["vision.enabled=false"], ["data.sources.questions.images", "vision.enabled is false"]),
+        (["vision.enabled=false"], ["adapter.groups.adapter.roles", "visual_projection", "adapter=v1"]),
+        (["data.sources.questions.images=false", "data.sources.captions.images=false"], ["never learn", "vision=none"]),
+        (["vision.layers=[]"], ["vision.layers is empty"]),
+        (["vision.layers=[0,0]"], ["names a block twice"]),
+        (["vision.model=ViT-L-14", "vision.layers=[3,24]"], ["no block 24", "0 to 23"]),
+        (["vision.model=ViT-L-15"], ["vision.model=ViT-L-15", "ViT-L-14"]),
+        (["vision.model=ViT-L-14"], ["vision.pretrained is not set", "vision.pretrained=openai"]),
+        (["vision.model=ViT-L-14", "vision.pretrained=/no/such.pt"], ["vision.pretrained=/no/such.pt", "no such file"]),
+        (["data.sources.questions.reader=sciencqa"], ["data.sources.questions.reader", "Did you mean scienceqa?"]),
+        (["optimizer.batch_size=32", "optimizer.micro_batch_size=5"], ["does not divide", "micro_batch_size=4"]),
+        (["optimizer.epochs=1", "optimizer.warmup_epochs=2"], ["optimizer.warmup_epochs=2 exceeds optimizer.epochs=1"]),
+        (["optimizer.betas=[0.9]"], ["optimizer.betas=[0.9]", "[0.9,0.95]"]),
+        (["optimizer.base_lr=0"], ["optimizer.base_lr", "above 0"]),
+        (["optimizer.min_lr=1"], ["optimizer.min_lr=1", "actual rate"]),
+        (["adapter.prompt_length=0"], ["adapter.prompt_length=0", "at least 1"]),
+        (["host.dtype=float16"], ["host.dtype=float16", "auto, float32, bfloat16"]),
+        (["adapter.groups.adapter.roles=[]"], ["adapter.groups.adapter.roles is empty"]),
+        (["adapter.groups.adapter.roles=[prompt,gates]"], ["'gates'", "Did you mean gate?"]),
+        (["adapter.groups.adapter.roles=[prompt,visual_projection]"], ["leaves gate without a group"]),
+        (["adapter.attention=joint"], ["adapter.attention=joint has no gates"]),
+        (["adapter.groups.adapter.sources=[pictures]"], ["pictures", "It has: questions, captions"]),
+        (["adapter.groups.adapter.sources=[]"], ["adapter.groups.adapter.sources is empty"]),
+        (["data.sources.questions.weight=1"], ["data.sources.captions.weight is not set"]),
+        (["data.validation.questions.split=train"], ["must not be trained on", "split=val"]),
+        (["data.sources.questions.captions=/no/captions.json"], ["data.sources.questions.captions", "no such file"]),
+        (["data.sources.questions.root=/no/where"], ["data.sources.questions.root=/no/where"]),
+        (["host.attention=flex", "engine.device=cpu"], ["host.attention=flex", "no backward on CPU", "sdpa"]),
+        (["host.tokenizer=/no/tokenizer"], ["host.tokenizer=/no/tokenizer"]),
+        (["evaluate=[scienceq]"], ["evaluate names scienceq", "scienceqa, caption"]),
+        (["comparison.text_only.sources=[query]"], ["comparison.text_only.sources names query"]),
+        (["tasks.scienceqa.generation.beams=3", "tasks.scienceqa.generation.temperature=0.5"], ["does not sample"]),
+        (["resume=sometimes"], ["resume=sometimes", "auto, never"]),
+        (["tasks.scienceqa.generation.top_p=1.5"], ["tasks.scienceqa.generation.top_p=1.5", "at most 1"]),
+    ],
+)
+def test_a_contradiction_is_told_with_key_value_and_remedy(conf, overrides, told):
+    message = refusal(conf(*overrides))
+    assert all(part in message for part in told), message
+
+
+def test_a_role_in_two_groups_is_refused(conf):
+    settings = conf()
+    settings.adapter.groups["second"] = type(settings.adapter.groups["adapter"])(roles=["gate"])
+    assert "role 'gate' is in adapter.groups.adapter and in adapter.groups.second" in refusal(settings)
+
+
+def test_weights_by_chance_and_groups_with_sources_of_their_own_exclude_each_other(conf):
+    settings = conf("data.sources.questions.weight=1", "data.sources.captions.weight=1")
+    validate(settings)
+    settings.adapter.groups["adapter"].sources = ["questions"]
+    assert "Remove the weights" in refusal(settings)
+
+
+def test_a_missing_host_is_told_by_its_path():
+    assert "host.path is not set" in refusal(run_conf("host=own"))
+    assert "host.path=/no/llama: no such folder" in refusal(run_conf("host.path=/no/llama"))
+
+
+def test_metas_layout_says_how_deep_it_is_too(tmp_path):
+    (tmp_path / "params.json").write_text('{"dim": 64, "n_layers": 2}')
+    assert "the host has 2 layers" in refusal(run_conf(f"host.path={tmp_path}", "adapter.layers=3"))
+
+
+def test_all_contradictions_are_told_at_once(conf):
+    message = refusal(conf("adapter.layers=9", "optimizer.micro_batch_size=7"))
+    assert message.startswith("2 settings cannot be used") and "adapter.layers=9" in message and "=7" in message
+
+
+def test_a_wrong_variant_is_refused_before_the_first_one_runs(conf):
+    settings = conf()
+    settings.variants["deep"] = ["adapter.layers=40"]
+    assert "variants.deep: adapter.layers=40" in refusal(settings)
+    settings.variants["deep"] = ["adapter.layrs=4"]
+    assert "variants.deep: There is no setting 'adapter.layrs'. Did you mean adapter.layers?" in refusal(settings)
+
+
+def test_a_dry_run_needs_neither_data_nor_image_weights(host):
+    settings = run_conf("experiment=scienceqa", f"host.path={host}", "adapter.layers=4", "host.max_tokens=64")
+    assert "vision.pretrained is not set" in refusal(settings) and "set data.root=FOLDER" in refusal(settings)
+    settings.dry_run = True
+    validate(settings)
+
+
+@pytest.mark.parametrize("experiment", [name for name in choices("experiment") if name.startswith("ablation")])
+def test_the_ablations_hold_together_with_all_their_variants(experiment, tmp_path):
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 32}')
+    overrides = [f"host.path={tmp_path}", f"data.root={tmp_path}"]
+    if experiment.endswith("_7b"):
+        overrides.append("vision.pretrained=openai")
+    validate(run_conf(f"experiment={experiment}", *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides,told",
+    [
+        ([], "neither is given"),
+        (["run=a", "predictions=b"], "both are given"),
+        (["run=nothing"], "run=nothing: no run folder"),
+        (["predictions=/no/file", "task.root=/"], "predictions=/no/file: no such file"),
+    ],
+)
+def test_eval_says_what_it_needs(overrides, told):
+    assert told in refusal(eval_conf(*overrides))
+
+
+def test_eval_finds_a_run_by_name_and_by_path(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.yaml").write_text("{}")
+    validate(eval_conf("run=first", f"runs_root={tmp_path}"))
+    validate(eval_conf(f"run={tmp_path / 'first'}"))
+    assert "first" in refusal(eval_conf("run=second", f"runs_root={tmp_path}"))

@@ -1,0 +1,48 @@
+"""Comparison runs and variants follow from the settings of the run that they belong to."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmadapter.config import comparison_conf, variant_conf
+from mmadapter.errors import InputError
+from tests.config.composing import run_conf
+
+
+def test_the_text_only_comparison_has_no_picture_and_no_visual_parameter():
+    whole = run_conf()
+    text = comparison_conf(whole, "text_only")
+    assert not text.vision.enabled
+    assert list(text.data.sources) == ["questions"] and not text.data.sources["questions"].images
+    assert text.adapter.groups["adapter"].roles == ["prompt", "gate"]
+    assert text.evaluate == ["scienceqa"] and not text.tasks["scienceqa"].images
+    assert text.comparison == {} and text.optimizer == whole.optimizer
+
+
+def test_deriving_leaves_the_whole_run_as_it_was():
+    whole = run_conf()
+    comparison_conf(whole, "text_only")
+    assert whole == run_conf()
+
+
+def test_a_group_forgets_the_sources_that_a_comparison_leaves_out():
+    whole = run_conf()
+    whole.adapter.groups["adapter"].sources = ["questions", "captions"]
+    assert comparison_conf(whole, "text_only").adapter.groups["adapter"].sources == ["questions"]
+
+
+def test_a_variant_is_the_run_with_its_overrides():
+    whole = run_conf("experiment=ablation_init")
+    joint = variant_conf(whole, "joint")
+    assert joint.adapter.attention == "joint"
+    assert joint.adapter.groups["adapter"].roles == ["prompt", "visual_projection"]
+    assert variant_conf(whole, "zero_init").adapter == whole.adapter
+    assert joint.variants == {} and joint.optimizer == whole.optimizer
+
+
+@pytest.mark.parametrize("override,told", [("adapter.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")])
+def test_a_wrong_override_is_told_with_the_variant(override, told):
+    whole = run_conf("experiment=ablation_layers")
+    whole.variants["wrong"] = [override]
+    with pytest.raises(InputError, match=rf"variants.wrong.*{told}"):
+        variant_conf(whole, "wrong")

@@ -1,0 +1,114 @@
+"""Law 8: every misspelt key is refused by name, with the name that was meant."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.errors import HydraException
+
+from mmadapter.config import EvalConf, RunConf, load_run_config, typed
+from mmadapter.config.entry import composition_message
+from mmadapter.config.keys import known_keys, nearest, unknown_keys
+from mmadapter.errors import InputError
+from tests.config.composing import CONF, composed, eval_conf, run_conf
+
+SCRIPT = CONF.parent / "train.py"
+
+# what is typed -> what is meant
+TYPOS = {
+    "optimizer.epoch": "optimizer.epochs",
+    "optimizer.batchsize": "optimizer.batch_size",
+    "optimizer.baselr": "optimizer.base_lr",
+    "optimiser.epochs": "optimizer.epochs",
+    "adapter.layer": "adapter.layers",
+    "adapter.promt_length": "adapter.prompt_length",
+    "adapter.groups.adapter.role": "adapter.groups.adapter.roles",
+    "host.pth": "host.path",
+    "host.attn": "host.attention",
+    "vision.enable": "vision.enabled",
+    "vision.pretraned": "vision.pretrained",
+    "data.rot": "data.root",
+    "data.source.questions.limit": "data.sources.questions.limit",
+    "data.sources.question.limit": "data.sources.questions.limit",
+    "data.sources.questions.limt": "data.sources.questions.limit",
+    "training.save_every_step": "training.save_every_steps",
+    "engine.nam": "engine.name",
+    "tasks.scienceqa.generation.beam": "tasks.scienceqa.generation.beams",
+    "tasks.sciencqa.limit": "tasks.scienceqa.limit",
+    "sed": "seed",
+    "epochs": "optimizer.epochs",
+    "layers": "adapter.layers",
+    "comparison.text_only.image": "comparison.text_only.images",
+}
+NEW_ENTRIES = ["data.sources.question.limit", "tasks.sciencqa.limit"]  # with +, Hydra takes them for new entries
+
+
+@pytest.mark.parametrize("typed_key,meant", TYPOS.items())
+def test_a_misspelt_key_is_refused_and_the_right_one_named(typed_key, meant):
+    with pytest.raises(Exception) as refused:
+        run_conf(f"{typed_key}=1")
+    message = composition_message(refused.value, RunConf, SCRIPT)
+    wrong_part = next(part for part in _prefixes(typed_key) if part not in _prefixes(meant))
+    assert f"There is no setting {wrong_part!r}" in message
+    assert any(f"{part}?" in message or f"{part} or" in message for part in _prefixes(meant)), message
+
+
+def test_no_misspelt_key_slips_past_the_check_behind_a_plus_sign():
+    typos = {key: meant for key, meant in TYPOS.items() if key not in NEW_ENTRIES}
+    with pytest.raises(InputError) as refused:
+        typed(composed("train", *(f"+{key}=1" for key in typos)), RunConf)
+    for key, meant in typos.items():
+        wrong_part = next(part for part in _prefixes(key) if part not in _prefixes(meant))
+        assert f"There is no setting {wrong_part!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("key", NEW_ENTRIES)
+def test_a_plus_sign_makes_no_new_source_or_task(key):
+    with pytest.raises((HydraException, InputError)):
+        run_conf(f"+{key}=1")
+
+
+@pytest.mark.parametrize("group", ["host", "vision", "adapter", "data", "optimizer", "training", "engine"])
+def test_a_plus_key_is_refused_in_every_group(group):
+    with pytest.raises(InputError, match=rf"There is no setting '{group}\.made_up'"):
+        run_conf(f"+{group}.made_up=1")
+
+
+def test_eval_refuses_misspelt_keys_too():
+    with pytest.raises(InputError, match="task.made_up"):
+        eval_conf("+task.made_up=1")
+    with pytest.raises(Exception) as refused:
+        eval_conf("task.limt=1")
+    assert "task.limit?" in composition_message(refused.value, EvalConf, CONF.parent / "eval.py")
+
+
+def test_a_misspelt_choice_names_the_choices():
+    with pytest.raises(Exception) as refused:
+        composed("train", "experiment=scienseqa")
+    message = composition_message(refused.value, RunConf, SCRIPT)
+    assert "experiment=scienceqa?" in message and "quickstart" in message
+
+
+def test_a_wrong_type_names_the_key():
+    with pytest.raises(Exception) as refused:
+        run_conf("optimizer.batch_size=many")
+    assert "optimizer.batch_size" in composition_message(refused.value, RunConf, SCRIPT)
+
+
+def test_a_misspelt_key_in_a_saved_config_names_file_and_key(tmp_path):
+    (tmp_path / "config.yaml").write_text("optimizer: {epoch: 3}\n")
+    with pytest.raises(InputError, match="config.yaml.*optimizer.epoch"):
+        load_run_config(tmp_path)
+
+
+def test_unknown_keys_are_found_in_every_depth():
+    content = {"host": {"path": None, "x": 1}, "data": {"sources": {"a": {"reader": "alpaca", "y": 2}}}, "z": 3}
+    assert list(unknown_keys(content, RunConf)) == ["host.x", "data.sources.a.y", "z"]
+
+
+def test_nothing_is_suggested_where_nothing_is_near():
+    assert nearest("quantum_flux", list(known_keys(RunConf))) == []
+
+
+def _prefixes(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[: count + 1]) for count in range(len(parts))]

@@ -1,0 +1,45 @@
+"""What all tests share: one thread, and the folder of real files that some of them need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"  # before torch is imported: more threads made small models many times slower
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+
+REFERENCE_DATA = "MMADAPTER_REFERENCE_DATA"
+CHECKOUT = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that read real files are reported as skipped where no folder of them is named."""
+    folder = os.environ.get(REFERENCE_DATA)
+    if folder and Path(folder).is_dir():
+        return
+    told = f"{REFERENCE_DATA}={folder} is no folder" if folder else f"{REFERENCE_DATA} is not set"
+    skip = pytest.mark.skip(reason=f"not run: {told}; it names a folder of real samples")
+    for item in items:
+        if item.get_closest_marker("reference_data"):
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def reference_data() -> Path:
+    """The folder of real files that the environment names."""
+    return Path(os.environ[REFERENCE_DATA])
+
+
+@pytest.fixture
+def checkout() -> Path:
+    """The folder with train.py, conf/ and data_prep/."""
+    return CHECKOUT
