@@ -154,7 +154,7 @@ class CheckpointFolder:
 
     def _no_room(self, error: OSError, needed: int) -> str:
         there = self.steps()
-        kept = f"the checkpoint before it, {there[-1]}, is intact" if there else "there is no earlier checkpoint"
+        kept = f"{there[-1]} is intact" if there else "there is no earlier checkpoint"
         free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
         return (
             f"No room to save a checkpoint in {self.folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free on the "

@@ -95,8 +95,9 @@ def finite_or_null(value: Any) -> Any:
     return value
 
 
-def mean_size(row: list[float]) -> float:
-    return sum(map(abs, row)) / max(1, len(row))
+def mean_size(row: list[float | None]) -> float:
+    """Mean absolute value; null counts as nothing."""
+    return sum(abs(value) for value in row if value is not None) / max(1, len(row))
 
 
 def whole_lines_until(path: Path, step: int) -> int:

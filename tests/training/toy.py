@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 import torch
@@ -15,6 +20,8 @@ from mmadapter.config import GroupConf, RunConf
 from mmadapter.data.batches import Batch, Mixture, make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import Encoded
+from mmadapter.training.journal import Journal
+from mmadapter.training.loop import train
 
 VOCABULARY, WIDTH = 13, 6
 
@@ -110,10 +117,6 @@ def toy_conf(**training) -> RunConf:
 
 def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -> dict:
     """One whole training in `folder`; the adapter is written to adapter.pt at the end. `delay` seconds a step."""
-    import time
-
-    from mmadapter.training.journal import Journal
-    from mmadapter.training.loop import train
 
     class SlowData(ToyData):
         def step_batches(self, step: int) -> list[Batch]:
@@ -135,5 +138,15 @@ def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -
     return summary
 
 
-if __name__ == "__main__":
-    run_toy(Path(sys.argv[1]), epochs=float(sys.argv[2]), delay=float(sys.argv[3]), save_every_steps=int(sys.argv[4]))
+def in_own_process(function: Callable, *arguments, output: Path) -> Process:
+    """Starts `function` in a forked process (nothing is imported again), its output going to a file."""
+
+    def body() -> None:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(1, 2)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+        function(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=body)
+    process.start()
+    return process
