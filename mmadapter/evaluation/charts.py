@@ -143,12 +143,7 @@ def scales_of(series: Sequence[Series], from_zero: bool) -> tuple[Scale, Scale]:
 
 def axes(x: Scale, y: Scale, x_label: str) -> Markup:
     """Recessive grid lines, tick labels, the horizontal axis' name."""
-    parts = []
-    for tick in y.ticks():
-        line = '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}" text-anchor="end">{}</text>'
-        parts.append(
-            Markup(line).format(LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 7, y(tick) + 4, number_text(tick))
-        )
+    parts = [grid_line("grid", LEFT, WIDTH - RIGHT, y(tick), number_text(tick)) for tick in y.ticks()]
     for tick in x.ticks():
         label = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
         parts.append(label.format(x(tick), HEIGHT - BOTTOM + 16, number_text(tick)))
@@ -157,6 +152,13 @@ def axes(x: Scale, y: Scale, x_label: str) -> Markup:
     name = Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>')
     parts.append(name.format(WIDTH - RIGHT, HEIGHT - 3, x_label))
     return Markup("").join(parts)
+
+
+def grid_line(kind: str, start: float, end: float, height: float, label: str) -> Markup:
+    """A horizontal line with its value on the left."""
+    drawn = Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(kind, start, end, height, height)
+    text = Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>')
+    return drawn + text.format(start - 6, height + 4, label)
 
 
 def line(series: Series, x: Scale, y: Scale) -> Markup:
@@ -203,11 +205,8 @@ def small_multiples(panels: Sequence[tuple[str, Sequence[Series]]], *, x_label: 
     figures = []
     for title, series in panels:
         parts = [Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, title)]
-        for value in (tick, 0, -tick):
-            grid = '<line class="{}" x1="34" x2="{}" y1="{}" y2="{}"/><text class="tick" x="29" y="{}" text-anchor="end">{}</text>'
-            kind = "grid" if value else "axis"
-            place = y(value)
-            parts.append(Markup(grid).format(kind, width - 4, place, place, place + 3.5, number_text(value)))
+        grid = [("grid", tick), ("axis", 0), ("grid", -tick)]
+        parts += [grid_line(kind, 34, width - 4, y(value), number_text(value)) for kind, value in grid]
         for one in series:
             path = " ".join(f"{x(a)},{y(b)}" for a, b in thinned(one.points, 60))
             parts.append(Markup('<polyline class="line thin c{}" points="{}"/>').format(one.colour, path))
@@ -234,7 +233,8 @@ def heat_map(values: Sequence[Sequence[float]], row_names: Sequence[str], column
         )
         rows.append(Markup("<tr><th>{}</th>{}</tr>").format(name, cells))
     legend = Markup(
-        '<figcaption>{} from left to right; <span class="key"><i class="swatch below" style="--share:100%"></i>{}</span>'
+        "<figcaption>{} from left to right"
+        '<span class="key"><i class="swatch below" style="--share:100%"></i>{}</span>'
         '<span class="key"><i class="swatch"></i>0</span>'
         '<span class="key"><i class="swatch above" style="--share:100%"></i>{}</span></figcaption>'
     ).format(f"{column_name}s", f"{-most:.3g}", f"+{most:.3g}")
@@ -246,8 +246,8 @@ def bars(rows: Sequence[tuple[str, float | None, int]]) -> Markup:
     items = []
     for name, value, colour in rows:
         shown = "n/a" if value is None else f"{value:.1f}"
-        bar = '<div class="bar"><span class="name">{}</span><span class="track"><i class="c{}" style="width:{}%"></i></span><b>{}</b></div>'
-        items.append(Markup(bar).format(name, colour, value or 0, shown))
+        track = Markup('<span class="track"><i class="c{}" style="width:{}%"></i></span>').format(colour, value or 0)
+        items.append(Markup('<div class="bar"><span>{}</span>{}<b>{}</b></div>').format(name, track, shown))
     return Markup('<div class="bars">{}</div>').format(Markup("").join(items))
 
 

@@ -84,7 +84,8 @@ def card_of(row: Record, others: Mapping[str, Mapping[str, Record]]) -> Card:
         for index, text in enumerate(row["choices"])
     )
     said = tuple((label, letter(rows[row["id"]]["prediction"])) for label, rows in others.items() if row["id"] in rows)
-    about = ", ".join(part for part in (row.get("subject"), (row.get("grade") or "").replace("grade", "grade ")) if part)
+    grade = (row.get("grade") or "").replace("grade", "grade ")
+    about = ", ".join(part for part in (row.get("subject"), grade) if part)
     return Card(
         id=str(row["id"]),
         picture=picture_uri(row.get("image")),

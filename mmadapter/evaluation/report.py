@@ -82,7 +82,8 @@ def own_label(run: RunFiles) -> str:
 
 def compared(run: RunFiles) -> list[tuple[str, RunFiles]]:
     """(label, run): the runs of comparison/ first, the host alone before all, this one last."""
-    names = sorted(run.comparison, key=lambda name: (list(LABELS).index(name) if name in LABELS else len(LABELS), name))
+    order = {name: place for place, name in enumerate(LABELS)}
+    names = sorted(run.comparison, key=lambda name: (order.get(name, len(order)), name))
     return [*((LABELS.get(name, name), run.comparison[name]) for name in names), (own_label(run), run)]
 
 
@@ -104,8 +105,8 @@ def score_notes(run: RunFiles) -> list[str]:
     notes = []
     if (run.config.get("data") or {}).get("made"):
         notes.append(
-            "Our rows are scores on the made-up world of coloured shapes, with tiny models. The papers' rows are on the "
-            "real ScienceQA test split: they stand here for orientation and cannot be compared with ours."
+            "Our rows are scores on the made-up world of coloured shapes. The papers' rows are on the real ScienceQA "
+            "test split: they stand here for orientation and cannot be compared with ours."
         )
     if not scored.metrics.get("coverage", {}).get("complete", True):
         notes.append(f"Ours is a {scored.metrics.get('label')}.")
