@@ -40,7 +40,10 @@ def test_a_variant_is_the_run_with_its_overrides():
     assert joint.variants == {} and joint.optimizer == whole.optimizer
 
 
-@pytest.mark.parametrize("override,told", [("adapter.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")])
+WRONG = [("adapter.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")]
+
+
+@pytest.mark.parametrize("override,told", WRONG)
 def test_a_wrong_override_is_told_with_the_variant(override, told):
     whole = run_conf("experiment=ablation_layers")
     whole.variants["wrong"] = [override]

@@ -1,0 +1,133 @@
+"""What a user meets at the terminal: help without waiting, settings to look at, one message for a mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).parents[1]
+HEAVY = ("torch", "transformers", "open_clip", "numpy", "deepspeed")
+
+
+def entry(name: str, *arguments: str, folder: Path | None = None, **environment: str):
+    """Run `python NAME ARGUMENTS` from `folder` as a user would."""
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", str(CHECKOUT / name), *arguments],
+        capture_output=True, text=True, cwd=folder or CHECKOUT, timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def imported(told) -> set[str]:
+    """Top-level packages that the process imported (`-X importtime` writes them to stderr)."""
+    lines = [line for line in told.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+
+
+def said(told) -> str:
+    return "\n".join(line for line in told.stderr.splitlines() if not line.startswith("import time:"))
+
+
+@pytest.mark.parametrize("name", ["train.py", "eval.py"])
+def test_help_names_commands_and_choices_and_imports_nothing_heavy(name):
+    told = entry(name, "--help")
+    assert told.returncode == 0, said(told)
+    assert f"python {name} task=scienceqa" in told.stdout or "python train.py experiment=scienceqa" in told.stdout
+    assert "scienceqa" in told.stdout and "--cfg job" in told.stdout
+    assert imported(told).isdisjoint(HEAVY)
+
+
+def test_help_lists_every_experiment():
+    told = entry("train.py", "--help").stdout
+    assert all(file.stem in told for file in (CHECKOUT / "conf" / "experiment").glob("*.yaml"))
+
+
+def test_cfg_job_prints_the_composed_settings_and_imports_nothing_heavy():
+    told = entry("train.py", "experiment=scienceqa", "optimizer.epochs=3", "--cfg", "job")
+    settings = yaml.safe_load(told.stdout)
+    assert settings["experiment"] == "scienceqa" and settings["optimizer"]["epochs"] == 3
+    assert imported(told).isdisjoint(HEAVY)
+
+
+MISTAKES = [
+    (["optimizer.epoch=3"], "error: There is no setting 'optimizer.epoch'. Did you mean optimizer.epochs?"),
+    (["+optimizer.epoch=3"], "error: There is no setting 'optimizer.epoch'. Did you mean optimizer.epochs?"),
+    (["experiment=scienseqa"], "error: There is no experiment=scienseqa. Did you mean experiment=scienceqa?"),
+    (["optimizer.batch_size=many"], "error: optimizer.batch_size"),
+    (["host.path=/no/llama"], "error: host.path=/no/llama: no such folder."),
+    (["optimizer.micro_batch_size=5"], "error: optimizer.micro_batch_size=5 does not divide"),
+    (["quickstart"], "Settings are given as key=value"),
+]
+
+
+@pytest.mark.parametrize("arguments,message", MISTAKES)
+def test_a_mistake_gives_one_message_and_status_2_before_anything_heavy_is_imported(arguments, message, tmp_path):
+    told = entry("train.py", *arguments, folder=tmp_path)
+    assert told.returncode == 2
+    assert message in said(told)
+    assert "Traceback" not in said(told) and said(told).count("error:") == 1
+    assert imported(told).isdisjoint(HEAVY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_says_what_it_needs_with_status_2(tmp_path):
+    told = entry("eval.py", folder=tmp_path)
+    assert told.returncode == 2 and "run=runs/NAME" in said(told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_someone_who_wants_the_whole_trace_gets_it():
+    told = entry("train.py", "host.path=/no/llama", HYDRA_FULL_ERROR="1")
+    assert told.returncode != 0 and "Traceback" in said(told) and "no such folder" in said(told)
+
+
+ENTRY = """
+import os
+from mmadapter.config import RunConf
+from mmadapter.config.entry import entry
+
+@entry("train", RunConf)
+def main(conf):
+    print("in", os.getcwd(), os.environ["OMP_NUM_THREADS"], conf.seed)
+
+main()
+"""
+
+
+def test_hydra_leaves_no_folder_behind_and_stays_where_it_was_started(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(ENTRY)
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    start = tmp_path / "start"
+    start.mkdir()
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "config.json").write_text("{}")
+    arguments = [sys.executable, str(script), f"host.path={tmp_path / 'host'}", "threads=1"]
+    told = subprocess.run(arguments, capture_output=True, text=True, cwd=start)
+    assert told.stdout.split() == ["in", str(start), "1", "0"], told.stderr
+    assert list(start.iterdir()) == []
+    swept = subprocess.run([*arguments, "seed=1,2", "-m"], capture_output=True, text=True, cwd=start)
+    seeds = [line.split()[-1] for line in swept.stdout.splitlines() if line.startswith("in ")]
+    assert seeds == ["1", "2"], swept.stderr
+    assert [item.name for item in start.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize(
+    "asked,environment,usable,expected",
+    [(None, None, 8, "2"), (None, None, 1, "1"), (None, "6", 8, "6"), (3, "6", 8, "3")],
+)
+def test_threads_are_two_unless_asked_otherwise(monkeypatch, asked, environment, usable, expected):
+    from mmadapter.config.entry import THREAD_VARIABLES, set_threads
+
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    set_threads(asked)
+    assert {os.environ[name] for name in THREAD_VARIABLES} == {expected}

@@ -1,0 +1,139 @@
+"""Imports point one way (design.md, section 3), and everything that is imported is a declared dependency."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+PACKAGE = CHECKOUT / "mmadapter"
+
+# room -> rooms below it; `errors` is below all
+BELOW = {
+    "adapters": set(),
+    "data": set(),
+    "config": set(),
+    "hosts": {"adapters"},
+    "vision": {"adapters", "data"},
+    "assistant": {"adapters", "hosts", "vision", "data"},
+    "store": {"assistant", "adapters", "hosts"},
+    "interop": {"assistant", "store", "adapters", "hosts", "vision"},
+    "evaluation": {"assistant", "store", "data", "config", "interop"},
+    "training": {"assistant", "store", "data", "config", "adapters", "evaluation"},
+    "serving": {"assistant", "store", "data", "config"},
+    "experts": {"data"},
+}
+# who may know what from outside; a package that is not named here may be imported anywhere
+KNOWN_ONLY_BY = {
+    "hydra": {"config"},
+    "omegaconf": {"config"},
+    "transformers": {"hosts", "assistant", "store", "interop", "config"},
+    "open_clip": {"vision"},
+    "data_prep": {"training"},
+}
+DISTRIBUTION = {  # import name -> the name in setup.cfg, where they differ
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "open_clip": "open_clip_torch",
+    "hydra": "hydra-core",
+    "omegaconf": "hydra-core",
+    "markupsafe": "jinja2",
+    "google": "protobuf",
+}
+
+
+def imports_of(file: Path) -> list[tuple[str, int]]:
+    """(dotted module, line) of every import in a file, inside functions too."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import; write the whole name"
+            inner = [f"mmadapter.{alias.name}" for alias in node.names] if node.module == "mmadapter" else [node.module]
+            found += [(name or "", node.lineno) for name in inner]
+    return found
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file) not in ("__init__", "errors", "tiny")]
+OURS = [*FILES, *sorted((CHECKOUT / "data_prep").rglob("*.py")), CHECKOUT / "train.py", CHECKOUT / "eval.py"]
+
+
+def test_every_room_has_its_place_in_the_order():
+    assert {room_of(file) for file in FILES} <= BELOW.keys()
+
+
+def test_no_import_points_up():
+    wrong = []
+    for file in FILES:
+        room = room_of(file)
+        for module, line in imports_of(file):
+            parts = module.split(".")
+            allowed = {room, "errors", "__version__", *BELOW[room]}
+            if parts[0] == "mmadapter" and len(parts) > 1 and parts[1] not in allowed:
+                wrong.append(f"{file.relative_to(CHECKOUT)}:{line}: {room} must not import {parts[1]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_adapters_know_torch_and_nothing_else():
+    allowed = {"torch", "mmadapter", "__future__", *sys.stdlib_module_names}
+    known = {module for file in FILES if room_of(file) == "adapters" for module, _ in imports_of(file)}
+    assert {module.split(".")[0] for module in known} <= allowed
+
+
+@pytest.mark.parametrize("package,rooms", KNOWN_ONLY_BY.items())
+def test_only_some_rooms_know(package, rooms):
+    knowing = {room_of(file) for file in FILES if any(m.split(".")[0] == package for m, _ in imports_of(file))}
+    assert knowing <= rooms
+
+
+def test_the_entries_compose_check_and_call():
+    for name in ("train.py", "eval.py"):
+        modules = {module for module, _ in imports_of(CHECKOUT / name)}
+        assert modules <= {"mmadapter.config", "mmadapter.config.entry", f"mmadapter.{room(name)}.run"}
+
+
+def test_no_room_is_called_by_what_could_be_anything():
+    vague = {"utils", "util", "common", "misc", "helpers", "helper", "tools"}
+    assert not [file for file in OURS if file.stem in vague or file.parent.name in vague]
+
+
+def test_every_foreign_import_is_a_declared_dependency():
+    options = configparser.ConfigParser()
+    options.read(CHECKOUT / "setup.cfg")
+    extras = options["options.extras_require"]
+    declared = names_of(options["options"]["install_requires"]) | names_of(extras["wandb"]) | names_of(extras["serve"])
+    undeclared = set()
+    for file in OURS:
+        for module, line in imports_of(file):
+            top = module.split(".")[0]
+            if top in sys.stdlib_module_names or top in ("mmadapter", "data_prep", "tests"):
+                continue
+            if DISTRIBUTION.get(top, top).lower() not in declared:
+                undeclared.add(f"{file.relative_to(CHECKOUT)}:{line} imports {top}")
+    assert not undeclared, "\n".join(sorted(undeclared))
+
+
+def test_settings_are_read_without_torch():
+    code = "import mmadapter.config, mmadapter.config.entry, sys; print([m for m in HEAVY if m in sys.modules])"
+    heavy = "HEAVY = ['torch', 'transformers', 'open_clip', 'numpy', 'PIL', 'torchvision', 'deepspeed']; "
+    told = subprocess.run([sys.executable, "-c", heavy + code], capture_output=True, text=True, cwd=CHECKOUT)
+    assert told.stdout.strip() == "[]", told.stdout + told.stderr
+
+
+def room(entry: str) -> str:
+    return {"train.py": "training", "eval.py": "evaluation"}[entry]
+
+
+def names_of(requirements: str) -> set[str]:
+    return {re.split(r"[<>=!\[; ]", line.strip())[0].lower() for line in requirements.splitlines() if line.strip()}
