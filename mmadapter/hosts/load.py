@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ def checkpoint_activations(host: nn.Module, first_adapted: int) -> None:
         host.activation_checkpointing_enable({"use_reentrant": False})
     else:
         host.gradient_checkpointing_enable({"use_reentrant": False})
-    host.disable_input_require_grads()  # transformers lets the embeddings require a gradient, so that all layers have a graph
+    # transformers 5 lets the embeddings require a gradient, so that all layers have a graph; 4.57 does not, and complains.
+    with contextlib.suppress(AttributeError):
+        host.disable_input_require_grads()
     for index, layer in enumerate(decoder_layers(host)):
         layer.training = index >= first_adapted
 

@@ -86,7 +86,8 @@ def recipe_for(model_type: str) -> Recipe:
 
 def decoder_layers(host: nn.Module) -> nn.ModuleList:
     """The decoder blocks of a causal language model, lowest first."""
-    return getattr(host, host.base_model_prefix).layers
+    # By structure: neither `base_model_prefix` nor `get_decoder` is right for all families in all supported versions.
+    return next(child.layers for child in host.children() if hasattr(child, "layers"))
 
 
 def attention_modules(host: nn.Module) -> list[nn.Module]:
