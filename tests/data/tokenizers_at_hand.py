@@ -16,13 +16,14 @@ from mmadapter.data.templates import ALPACA_RESPONSE, ALPACA_WITH_INPUT, ALPACA_
 
 SENTENCES = [
     "Question: Which word would you find on a dictionary page?\nContext: N/A\nAnswer: The answer is B.",
-    "Context: The passage below describes an experiment.\nOptions: (A) red (B) blue (C) green\nAnswer: The answer is A.",
+    "Context: The passage below describes an experiment.\nOptions: (A) red (B) blue\nAnswer: The answer is A.",
     "a red circle left of a blue square; the dog, the cat and 12 geese sleep 'quietly' at 7:30.",
     f"{ALPACA_WITHOUT_INPUT.text}Generate caption of this image.{ALPACA_RESPONSE.text}A dog.",
     f"{ALPACA_WITH_INPUT.text}Compare.\n\n### Input:\ntwo words{ALPACA_RESPONSE.text}They differ.",
 ] * 20
 LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
