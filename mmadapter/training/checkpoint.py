@@ -59,7 +59,7 @@ class CheckpointFolder:
         self.folder, self.keep = folder, keep
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Writes one checkpoint and updates the pointers. Raises InputError where the disk is full: nothing is lost then."""
+        """Writes one checkpoint and updates the pointers. Raises InputError where the disk is full; nothing is lost."""
         name = step_name(snapshot.position.step)
         temporary = self.folder / f"{WRITING}{name}"
         files = snapshot_files(snapshot)
@@ -92,7 +92,9 @@ class CheckpointFolder:
             try:
                 snapshot = read_snapshot(path)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                messages.append(f"checkpoint {path} is damaged ({error}); it is set aside and the one before it is used")
+                messages.append(
+                    f"checkpoint {path} is damaged ({error}); it is set aside and the one before it is used"
+                )
                 aside = path.with_name(DAMAGED + path.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
@@ -102,7 +104,9 @@ class CheckpointFolder:
             return snapshot, messages
         if candidates:
             raise InputError(
-                "No checkpoint can be read:\n  " + "\n  ".join(messages) + f"\nDelete {self.folder} to train from the start."
+                "No checkpoint can be read:\n  "
+                + "\n  ".join(messages)
+                + f"\nDelete {self.folder} to train from the start."
             )
         return None, messages
 
@@ -136,7 +140,9 @@ class CheckpointFolder:
             kept.add(step_name(position.best_step))
         for path in self.steps():
             if path.name not in kept:
-                aside = path.with_name(f"{WRITING}old-{path.name}")  # so that a half-deleted one is never taken for whole
+                aside = path.with_name(
+                    f"{WRITING}old-{path.name}"
+                )  # so that a half-deleted one is never taken for whole
                 path.rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
 
@@ -157,9 +163,9 @@ class CheckpointFolder:
         kept = f"{there[-1]} is intact" if there else "there is no earlier checkpoint"
         free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
         return (
-            f"No room to save a checkpoint in {self.folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free on the "
-            f"disk ({error.strerror}). Nothing half-written was left, and {kept}. Make room and run the same command again: "
-            "it goes on from there."
+            f"No room to save a checkpoint in {self.folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free on "
+            f"the disk ({error.strerror}). Nothing half-written was left, and {kept}. "
+            "Make room and run the same command again: it goes on from there."
         )
 
 
@@ -196,7 +202,9 @@ def read_snapshot(folder: Path) -> Snapshot:
         raise ValueError(f"{STATE_FILE} does not match its digest")
     content = json.loads(body)
     if content["format"] != FORMAT:
-        raise InputError(f"{folder} has checkpoint format {content['format']}; this version of mmadapter reads {FORMAT}.")
+        raise InputError(
+            f"{folder} has checkpoint format {content['format']}; this version of mmadapter reads {FORMAT}."
+        )
     files = {}
     for name, digest in content["digests"].items():
         data = (folder / name).read_bytes()

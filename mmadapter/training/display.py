@@ -69,8 +69,14 @@ class Display:
 
     def _update_bar(self, what: str, done: int, total: int, text: str) -> None:
         if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-            self._progress = Progress(*columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self.console)
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            )
+            self._progress = Progress(
+                *columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self.console
+            )
             self._progress.start()
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, completed=done, text=text)

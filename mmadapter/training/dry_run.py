@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from mmadapter.training.assembly import groups_of
 from mmadapter.training.display import Display
-from mmadapter.training.loop import groups_of
 from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape
 from mmadapter.training.schedule import actual_lr
 from mmadapter.training.table import show_trainable, trainable_rows
@@ -24,13 +24,20 @@ def dry_run(conf: Any, display: Display) -> dict[str, Any]:
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), lr)
     show_trainable(rows, display)
     display.say(
-        f"learning rate {lr:.4g} = base {conf.optimizer.base_lr:g} x effective batch {conf.optimizer.batch_size} / 256; "
-        f"micro-batches of {conf.optimizer.micro_batch_size}"
+        f"learning rate {lr:.4g} = base {conf.optimizer.base_lr:g} x effective batch "
+        f"{conf.optimizer.batch_size} / 256; micro-batches of {conf.optimizer.micro_batch_size}"
     )
     memory = memory_of(conf, assistant)
     display.table("memory estimate for training", ["", "bytes"], memory.rows())
-    display.say("An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top.")
-    return {"trainable": rows, "parameters": sum(row["parameters"] for row in rows), "memory": memory.as_dict(), "lr": lr}
+    display.say(
+        "An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top."
+    )
+    return {
+        "trainable": rows,
+        "parameters": sum(row["parameters"] for row in rows),
+        "memory": memory.as_dict(),
+        "lr": lr,
+    }
 
 
 def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:

@@ -67,9 +67,9 @@ class Engine(Protocol):
 class SingleDeviceEngine:
     """Plain PyTorch. `model(batch)` gives the sum of the token losses as a float32 scalar.
 
-    The gradient of a source reaches only the groups that learn from it; a group's gradient is divided by the supervised
-    tokens of its sources in the whole step, so that it does not matter how the step was split into micro-batches. A group
-    without a supervised token in the step stays as it is, without decay and momentum.
+    The gradient of a source reaches only the groups that learn from it; a group's gradient is divided by the
+    supervised tokens of its sources in the whole step, so that it does not matter how the step was split into
+    micro-batches. A group without a supervised token in the step stays as it is, without decay and momentum.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class SingleDeviceEngine:
     def _prepare_group(
         self, group: Group, sums: dict[str, float], tokens: dict[str, int], norms: dict[str, float]
     ) -> bool:
-        """Averages and clips the gradients of a group; False where they are not finite: the group then stays as it is."""
+        """Averages and clips the gradients of a group; False where they are not finite: it then stays put."""
         sources = [source for source, count in tokens.items() if count and learns_from(group, source)]
         if not sources:
             return True
@@ -157,7 +157,7 @@ class SingleDeviceEngine:
             differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
             raise InputError(
                 f"The checkpoint does not fit this adapter: {_shapes(differing[:5], there, here)} "
-                f"({len(differing)} tensors differ). Use the settings it was made with, or another run folder (run=NAME)."
+                f"({len(differing)} tensors differ). Use the settings it was made with, or another folder (run=NAME)."
             )
         for name, parameter in self.parameters.items():
             parameter.copy_(state.parameters[name])

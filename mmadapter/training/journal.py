@@ -34,7 +34,9 @@ class Journal:
         if self.wants_wandb and self._wandb is None:
             import wandb
 
-            self._wandb = wandb.init(project="mmadapter", name=self.name, id=self.name, resume="allow", dir=str(self.folder))
+            self._wandb = wandb.init(
+                project="mmadapter", name=self.name, id=self.name, resume="allow", dir=str(self.folder)
+            )
 
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
         """Appends one line {"kind": ..., **record} and passes its numbers on to the boards."""
@@ -57,7 +59,7 @@ class Journal:
         return self._file.tell()
 
     def cut_back(self, position: int, step: int) -> None:
-        """Removes what a killed attempt wrote after its last checkpoint (of `step`, when the file was `position` long)."""
+        """Removes what came after the last checkpoint (of `step`, when the file was `position` bytes long)."""
         self._file.flush()
         size = self.path.stat().st_size
         if size < position:  # shorter than it was: edited or lost; what is left of the steps before stays
@@ -74,7 +76,9 @@ class Journal:
 
     def _write_boards(self, kind: str, step: int, record: Mapping[str, Any]) -> None:
         values = {f"{kind}/{key}": record[key] for key in SCALARS if isinstance(record.get(key), (int, float))}
-        values |= {f"{kind}/loss/{name}": loss for name, loss in record.get("loss_by_source", {}).items() if loss is not None}
+        values |= {
+            f"{kind}/loss/{name}": loss for name, loss in record.get("loss_by_source", {}).items() if loss is not None
+        }
         gates = record.get("gates")
         values |= {f"gates/layer_{number}": mean_size(row) for number, row in enumerate(gates or ())}
         if self._tensorboard is not None:

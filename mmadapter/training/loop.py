@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups
 from mmadapter.errors import InputError
+from mmadapter.training import trouble
+from mmadapter.training.assembly import build_engine, groups_of, schedule_of
 from mmadapter.training.checkpoint import NO_ROOM, CheckpointFolder, Position, Snapshot
 from mmadapter.training.display import Display
-from mmadapter.training.engine import Engine, SingleDeviceEngine, StepResult
+from mmadapter.training.engine import StepResult
 from mmadapter.training.journal import Journal, perplexity
-from mmadapter.training.memory import is_out_of_memory, out_of_memory_message, peak_memory
-from mmadapter.training.optimizer import OptimizerSettings, check_sources
+from mmadapter.training.memory import is_out_of_memory, peak_memory
+from mmadapter.training.optimizer import check_sources
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
-from mmadapter.training.schedule import Schedule, actual_lr
 
 GO_ON = "Make room and run the same command again: it goes on from the last checkpoint."
 GATE_LINES = 100  # about this many lines of metrics.jsonl carry all gates
@@ -52,8 +53,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains `assistant` on `data`, from the newest checkpoint in `folder` on, and returns a summary.
 
-    `save_adapter(summary)` is called at each save and at the end. Raises InputError for what the user can mend (no room on
-    the disk, no memory, too many non-finite steps) and RunStopped after a signal.
+    `save_adapter(summary)` is called at each save. Raises InputError for what the user can mend (no room on the disk,
+    no memory, too many non-finite steps), and RunStopped after a signal.
     """
     own_display = display or Display(log_every_steps=conf.training.log_every_steps)
     training = Training(conf, assistant, data, folder, journal, own_display, save_adapter)
@@ -61,36 +62,12 @@ def train(
         return training.run()
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise InputError(f"No room left on the disk while writing into {folder} ({error.strerror}). {GO_ON}") from error
+            raise InputError(
+                f"No room left on the disk while writing into {folder} ({error.strerror}). {GO_ON}"
+            ) from error
         raise
     finally:
         own_display.close()
-
-
-def groups_of(conf: Any, assistant: Any) -> list[Group]:
-    """The groups of a configuration; one with everything in it where it names none."""
-    trainable = assistant.trainable()
-    settings = conf.adapter.groups
-    if not settings:
-        settings = {"all": GroupSettings(roles=sorted({item.role for item in trainable}))}
-    return parameter_groups(trainable, settings)
-
-
-def schedule_of(conf: Any, steps_per_epoch: int) -> Schedule:
-    """The learning rates of a configuration."""
-    settings = conf.optimizer
-    lr = actual_lr(settings.base_lr, settings.batch_size)
-    return Schedule(lr, steps_per_epoch, settings.epochs, settings.warmup_epochs, settings.min_lr)
-
-
-def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
-    """The engine that `engine.name` asks for, on the device where the adapter is."""
-    settings = conf.optimizer
-    options = OptimizerSettings(tuple(settings.betas), settings.weight_decay, settings.clip_norm)
-    trainable = assistant.trainable()
-    if conf.engine.name != "single":
-        raise InputError(f"engine.name is {conf.engine.name!r}; allowed: single.")
-    return SingleDeviceEngine(assistant, groups, trainable, options, trainable[0].parameter.device)
 
 
 class Training:
@@ -113,7 +90,7 @@ class Training:
         check_sources(groups, data.sources)
         self.engine = build_engine(conf, assistant, groups)
         self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
-        self.position = Position(schedule=self._schedule_facts())
+        self.position = Position(schedule=asdict(self.schedule))
         self.saved_step = 0
 
     def run(self) -> dict[str, Any]:
@@ -157,21 +134,17 @@ class Training:
         snapshot, messages = self.checkpoints.load_newest()
         place = self.position if snapshot is None else snapshot.position
         self.journal.cut_back(place.journal_bytes, place.step)
-        for message in messages:
-            self.display.say(message)
-            self.journal.event("damaged_checkpoint", message=message)
+        for text in messages:
+            self.display.say(text)
+            self.journal.event("damaged_checkpoint", message=text)
         if snapshot is None:
             return
-        if place.schedule != self.position.schedule:
-            raise InputError(
-                f"The checkpoints in {self.checkpoints.folder} belong to another schedule ({_differences(place.schedule, self.position.schedule)}): "
-                "settings or data have changed. Undo the change, or use another run folder (run=NAME)."
-            )
+        if message := trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule):
+            raise InputError(message)
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         self.position, self.saved_step = place, place.step
-        text = f"continuing at step {place.step} of {self.schedule.total_steps}"
-        self.display.say(text)
+        self.display.say(f"continuing at step {place.step} of {self.schedule.total_steps}")
         self.journal.event("resumed", step=place.step)
 
     def _prepare_images(self) -> None:
@@ -189,7 +162,7 @@ class Training:
             result = self.engine.step(batches, lr)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise InputError(self._out_of_memory(batches)) from error
+                raise InputError(trouble.no_memory(self.conf, batches)) from error
             raise
         seconds = time.perf_counter() - started
         place.step += 1
@@ -226,24 +199,14 @@ class Training:
     def _count_nonfinite(self, result: StepResult, batches: Sequence[Any]) -> None:
         place, limit = self.position, self.conf.optimizer.max_nonfinite_steps
         place.nonfinite_steps += 1
-        samples = [sample.where for batch in batches for sample in getattr(batch, "samples", ())]
-        groups = ", ".join(result.skipped_groups)
-        losses = ", ".join(f"{source} {loss:.4g}" for source, loss in result.loss_by_source.items())
-        text = (
-            f"step {place.step}: loss ({losses}) or gradient norm ({result.grad_norm:.4g}) is not finite; the step was skipped "
-            f"for {groups} ({place.nonfinite_steps} of at most {limit} skipped steps)"
-        )
-        self.display.say(text)
-        self.journal.event("nonfinite_step", step=place.step, groups=result.skipped_groups, samples=samples[:8])
+        places = trouble.sample_places(batches)
+        self.display.say(trouble.skipped_step(place.step, result, place.nonfinite_steps, limit))
+        self.journal.event("nonfinite_step", step=place.step, groups=result.skipped_groups, samples=places)
         if place.nonfinite_steps > limit:
-            raise InputError(
-                f"Training stopped at step {place.step}: {place.nonfinite_steps} steps had a non-finite loss or gradient, more than "
-                f"optimizer.max_nonfinite_steps={limit}. The last one read: {'; '.join(samples[:3]) or 'unnamed samples'}. "
-                "Try a lower optimizer.base_lr, optimizer.clip_norm=1, or host.dtype=float32, and look at these samples."
-            )
+            raise InputError(trouble.too_many_skipped(place.step, place.nonfinite_steps, limit, places))
 
     def _validate_if_due(self, stop: StopRequest) -> bool:
-        """Validates where it is due; True if the loss is the lowest so far. A stop request cuts it off, to be done again."""
+        """Validates where it is due; True if the loss is the lowest so far. A stop request cuts it off."""
         place = self.position
         if not self.data.validation or not self._is_due(self.conf.training.validate_every_steps, place.validated_step):
             return False
@@ -301,33 +264,7 @@ class Training:
         self.journal.event("stopped", step=self.position.step, signal=stop.signal.name)
         self.display.close()
         self.display.say(
-            f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything is saved. "
-            "Run the same command again to go on from here."
+            f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
+            "is saved. Run the same command again to go on from here."
         )
         stop.finish()
-
-    def _out_of_memory(self, batches: Sequence[Any]) -> str:
-        shape = max((tuple(batch.input_ids.shape) for batch in batches), key=math.prod)
-        host = self.conf.host
-        return out_of_memory_message(
-            (shape[0], shape[1]),
-            self.conf.optimizer.micro_batch_size,
-            checkpointing=host.activation_checkpointing,
-            float32=host.dtype == "float32",
-            max_tokens=host.max_tokens,
-        )
-
-    def _schedule_facts(self) -> dict[str, float]:
-        schedule = self.schedule
-        return {
-            "lr": schedule.lr,
-            "min_lr": schedule.min_lr,
-            "steps_per_epoch": schedule.steps_per_epoch,
-            "epochs": schedule.epochs,
-            "warmup_epochs": schedule.warmup_epochs,
-        }
-
-
-def _differences(there: dict[str, float], here: dict[str, float]) -> str:
-    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-    return ", ".join(f"{key} was {there.get(key)}, is {here.get(key)}" for key in keys)

@@ -18,8 +18,8 @@ def make_missing_data(conf: Any, display: Display) -> bool:
         from data_prep.shapes import ensure_world
     except ImportError as error:
         raise InputError(
-            f"{root} is missing, and the program that makes it (data_prep) is not here: run train.py from a checkout of "
-            "mmadapter, or give data of your own with data=NAME data.root=FOLDER."
+            f"{root} is missing, and the program that makes it (data_prep) is not here: run train.py from a checkout "
+            "of mmadapter, or give data of your own with data=NAME data.root=FOLDER."
         ) from error
     display.say(
         f"{root} is missing: making the world of coloured shapes there, so that training needs no download "

@@ -1,4 +1,4 @@
-"""Memory: what a run will need (before anything is loaded), and what it has used (performance notes: 6d + 2f a token and layer)."""
+"""Memory: what a run will need, before anything is loaded, and what it has used."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def out_of_memory_message(
     """Peak, batch shape, and the three cheapest switches that are still open."""
     switches = []
     if micro_batch_size > 1:
-        switches.append(f"optimizer.micro_batch_size={max(1, micro_batch_size // 2)} (the same result, more, smaller pieces)")
+        switches.append(
+            f"optimizer.micro_batch_size={max(1, micro_batch_size // 2)} (the same result, more, smaller pieces)"
+        )
     if not checkpointing:
         switches.append("host.activation_checkpointing=true (the same result, about a third slower)")
     if float32:

@@ -1,4 +1,4 @@
-"""AdamW over groups of roles: own rate, decay, clipping and learning sources for each (official code, design decision 4)."""
+"""AdamW over groups of roles, each with its own rate, decay, clipping and sources (design decision 4)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_sources(groups: Sequence[Group], sources: Iterable[str]) -> None:
         if unknown or not any(learns_from(group, name) for name in present):
             raise InputError(
                 f"adapter.groups.{group.name}.sources names {', '.join(unknown) or 'nothing'}, which is not among the "
-                f"sources of this run: {', '.join(present) or '(none)'}. Correct the name, or leave it null for all sources."
+                f"sources of this run: {', '.join(present) or '(none)'}. Correct the name; null means all sources."
             )
 
 
@@ -82,8 +82,10 @@ def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
             parameter.grad.mul_(factor)
 
 
-def moments(optimizer: torch.optim.AdamW, names: Mapping[int, str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-    """Both Adam moments, {kind: {name: tensor}}, and step counts by parameter name; `names` is id(parameter) -> name."""
+def moments(
+    optimizer: torch.optim.AdamW, names: Mapping[int, str]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
+    """Both Adam moments {kind: {name: tensor}}, and step counts by name; `names` is id(parameter) -> name."""
     tensors: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
     steps: dict[str, int] = {}
     for parameter, state in optimizer.state.items():

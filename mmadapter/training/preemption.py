@@ -51,7 +51,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """While inside, the signals only set a flag; afterwards the earlier handlers are back. Main thread only, else no effect."""
+    """While inside, signals only set a flag; afterwards earlier handlers are back. Main thread only, else no effect."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

@@ -1,4 +1,4 @@
-"""Random generators as plain values, so that a continued run draws the numbers that the uninterrupted one would have drawn."""
+"""Random generators as plain values: a continued run draws the numbers that the uninterrupted one would have drawn."""
 
 from __future__ import annotations
 

@@ -13,7 +13,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "tokenizers", "safetensors", "hydra-core", "numpy", "deepspeed")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "open_clip_torch",
+    "timm",
+    "tokenizers",
+    "safetensors",
+    "hydra-core",
+    "numpy",
+    "deepspeed",
+)
 
 
 def write_json(path: Path, content: Any) -> None:

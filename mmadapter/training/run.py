@@ -11,10 +11,11 @@ import torch
 
 from mmadapter.config import comparison_conf, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.display import Display
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.journal import Journal
-from mmadapter.training.loop import groups_of, schedule_of, train
+from mmadapter.training.loop import train
 from mmadapter.training.made_data import make_missing_data
 from mmadapter.training.memory import peak_memory
 from mmadapter.training.random_state import seed_all
@@ -89,7 +90,10 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     evaluate_tasks(conf, assistant, folder, display)
     del assistant
     gc.collect()
-    return {"training": training, "evaluation": {name: _scores(metrics) for name, metrics in results_of(folder).items()}}
+    return {
+        "training": training,
+        "evaluation": {name: _scores(metrics) for name, metrics in results_of(folder).items()},
+    }
 
 
 def train_one(conf: Any, assistant: Any, folder: Path, display: Display) -> dict[str, Any]:
@@ -103,16 +107,22 @@ def train_one(conf: Any, assistant: Any, folder: Path, display: Display) -> dict
     write_json(folder / "trainable.json", rows)
     show_trainable(rows, display)
     display.say(data.describe())
-    display.say(
-        f"learning rate {schedule.lr:.4g} = base {conf.optimizer.base_lr:g} x effective batch {conf.optimizer.batch_size} / 256; "
-        f"{schedule.total_steps} steps, {data.steps_per_epoch} an epoch, {conf.optimizer.epochs:g} epochs"
-    )
+    display.say(lr_line(conf, schedule))
     journal = Journal(
-        folder, tensorboard=conf.training.tensorboard, wandb=conf.training.wandb, name=f"{conf.experiment}-{folder.name}"
+        folder,
+        tensorboard=conf.training.tensorboard,
+        wandb=conf.training.wandb,
+        name=f"{conf.experiment}-{folder.name}",
     )
     try:
         summary = train(
-            conf, assistant, data, folder, journal, display, lambda facts: save_adapter(assistant, folder / "adapter", facts)
+            conf,
+            assistant,
+            data,
+            folder,
+            journal,
+            display,
+            lambda facts: save_adapter(assistant, folder / "adapter", facts),
         )
     finally:
         journal.close()
@@ -142,18 +152,21 @@ def evaluate_tasks(conf: Any, assistant: Any, folder: Path, display: Display) ->
 
 def write_reports(conf: Any, folder: Path, display: Display) -> None:
     """report.html of the run, of its variants, and the comparison of the variants."""
-    from mmadapter.evaluation import report
+    from mmadapter.evaluation.comparison import write_comparison
+    from mmadapter.evaluation.report import write_report
 
     for part in [folder / "variants" / name for name in conf.variants] or [folder]:
-        report.write_report(part)
+        write_report(part)
     if conf.variants:
-        report.write_comparison(folder)
+        write_comparison(folder)
 
 
 def show_finished(folder: Path, display: Display) -> dict[str, Any]:
     """A finished run started again: its results, no training."""
     summary = stored_summary(folder) or {}
-    display.say(f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never.")
+    display.say(
+        f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never."
+    )
     show_results(folder, summary, display)
     return summary
 

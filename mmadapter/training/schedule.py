@@ -33,7 +33,7 @@ class Schedule:
         return step / self.steps_per_epoch
 
     def lr_of(self, step: int) -> float:
-        """The learning rate of step number `step` (from 0); with a warm-up the very first is 0, as in the official code."""
+        """The learning rate of step number `step` (from 0); with a warm-up the first is 0, as in the official code."""
         epoch = self.epoch_of(step)
         if epoch < self.warmup_epochs:
             return self.lr * epoch / self.warmup_epochs

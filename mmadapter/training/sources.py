@@ -86,7 +86,9 @@ def read_source(conf: Any, name: str, source: Any) -> list[Sample]:
     if settings["root"] is None and settings["path"] is None:
         settings["root"] = conf.data.root
     if settings["root"] is None and settings["path"] is None:
-        raise InputError(f"data.sources.{name} has no place to read from. Set data.root=FOLDER (or its own root or path).")
+        raise InputError(
+            f"data.sources.{name} has no place to read from. Set data.root=FOLDER (or its own root or path)."
+        )
     settings["images"] = source.images and conf.vision.enabled
     return data.read(source=name, training=True, **settings)
 
@@ -108,7 +110,7 @@ def check_disjoint(training: Mapping[str, Sequence[Sample]], validation: Mapping
         for sample in samples:
             if _identity(sample) in trained:
                 raise InputError(
-                    f"data.validation.{name}: {sample.where} is also trained on. Give the validation another split or file."
+                    f"data.validation.{name}: {sample.where} is trained on, too. Give the validation another split."
                 )
 
 

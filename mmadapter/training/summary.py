@@ -83,7 +83,8 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     if summary.get("experiment") == "quickstart":
         return [
             f"python eval.py task=scienceqa run={folder} task.limit=20",
-            "python train.py experiment=scienceqa host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai",
+            "python train.py experiment=scienceqa host.path=/models/llama-7b data.root=/data/scienceqa "
+            "vision.pretrained=openai",
         ]
     task = next(iter(results_of(folder)), "scienceqa")
     return [f"python eval.py task={task} run={folder}", f"tensorboard --logdir {folder / 'tensorboard'}"]

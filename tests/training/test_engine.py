@@ -67,7 +67,9 @@ def test_loss_is_the_average_over_supervised_tokens_not_over_samples():
 def test_three_steps_equal_adamw_written_out():
     engine, twin = make_engine(weight_decay=0.1), ToyAssistant()
     items = {item.name: item for item in twin.trainable()}
-    moments = {name: [torch.zeros_like(item.parameter), torch.zeros_like(item.parameter)] for name, item in items.items()}
+    moments = {
+        name: [torch.zeros_like(item.parameter), torch.zeros_like(item.parameter)] for name, item in items.items()
+    }
     for step, lr in enumerate([1e-2, 5e-3, 2e-2], 1):
         batch = batch_of(range(step, step + 4))
         engine.step([batch], lr)
@@ -107,9 +109,9 @@ def test_a_group_may_have_its_own_decay_and_rate():
     engine.step([batch_of(range(4))], 1e-2)
     moved = {name: (p.detach() - before[name]).abs().max().item() for name, p in engine.parameters.items()}
     assert moved["layer.prompt"] == pytest.approx(1e-3, rel=1e-2)  # the first AdamW step is lr, whatever the gradient
-    assert moved["layer.gate"] == pytest.approx(1e-2 * (1 + 0.3 * 0.3), rel=2e-2) or moved["layer.gate"] == pytest.approx(
-        1e-2 * (1 - 0.3 * 0.3), rel=2e-2
-    )
+    assert moved["layer.gate"] == pytest.approx(1e-2 * (1 + 0.3 * 0.3), rel=2e-2) or moved[
+        "layer.gate"
+    ] == pytest.approx(1e-2 * (1 - 0.3 * 0.3), rel=2e-2)
 
 
 def test_exactly_the_trainable_parameters_move():

@@ -1,4 +1,4 @@
-"""A toy assistant with the real one's methods, toy data with the real mixture, and a run of them in a process of its own."""
+"""A toy assistant with the real one's methods, and toy data through the real mixture."""
 
 from __future__ import annotations
 
@@ -108,7 +108,14 @@ def toy_conf(**training) -> RunConf:
     """Settings of a toy run: three epochs, validation and saves on a schedule."""
     conf = RunConf()
     conf.adapter.groups = {"all": GroupConf(roles=["prompt", "gate", "visual_projection"])}
-    optimizer = {"base_lr": 1.0, "epochs": 3.0, "warmup_epochs": 0.5, "batch_size": 8, "micro_batch_size": 4, "clip_norm": 1.0}
+    optimizer = {
+        "base_lr": 1.0,
+        "epochs": 3.0,
+        "warmup_epochs": 0.5,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "clip_norm": 1.0,
+    }
     conf.optimizer = replace(conf.optimizer, **optimizer)
     settings = {"validate_every_steps": 3, "save_every_steps": 2, "log_every_steps": 2, "tensorboard": False}
     conf.training = replace(conf.training, **(settings | training))
@@ -144,7 +151,7 @@ def in_own_process(function: Callable, *arguments, output: Path) -> Process:
     def body() -> None:
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
-        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
         function(*arguments)
 
     process = multiprocessing.get_context("fork").Process(target=body)

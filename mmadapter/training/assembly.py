@@ -1,0 +1,47 @@
+"""From settings to the parts of a training: groups, schedule, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups
+from mmadapter.errors import InputError
+from mmadapter.training.engine import Engine, SingleDeviceEngine
+from mmadapter.training.optimizer import OptimizerSettings
+from mmadapter.training.schedule import Schedule, actual_lr
+
+
+def groups_of(conf: Any, assistant: Any) -> list[Group]:
+    """The groups of `adapter.groups`; one with everything in it where there are none."""
+    trainable = assistant.trainable()
+    settings = conf.adapter.groups
+    if not settings:
+        settings = {"all": GroupSettings(roles=sorted({item.role for item in trainable}))}
+    return parameter_groups(trainable, settings)
+
+
+def schedule_of(conf: Any, steps_per_epoch: int) -> Schedule:
+    """The learning rates of `optimizer`."""
+    settings = conf.optimizer
+    lr = actual_lr(settings.base_lr, settings.batch_size)
+    return Schedule(lr, steps_per_epoch, settings.epochs, settings.warmup_epochs, settings.min_lr)
+
+
+def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
+    """The engine that `engine.name` asks for, on the device where the adapter is."""
+    if conf.engine.name != "single":
+        raise InputError(f"engine.name is {conf.engine.name!r}; allowed: single.")
+    settings = conf.optimizer
+    options = OptimizerSettings(tuple(settings.betas), settings.weight_decay, settings.clip_norm)
+    trainable = assistant.trainable()
+    return SingleDeviceEngine(assistant, groups, trainable, options, trainable[0].parameter.device)
+
+
+def lr_line(conf: Any, schedule: Schedule) -> str:
+    """One line that says how the actual learning rate came about, and how long the run is."""
+    settings = conf.optimizer
+    return (
+        f"learning rate {schedule.lr:.4g} = base {settings.base_lr:g} x effective batch {settings.batch_size} / 256; "
+        f"{schedule.total_steps:,} steps = {settings.epochs:g} epochs of {schedule.steps_per_epoch:,}"
+    )

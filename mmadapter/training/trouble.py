@@ -1,0 +1,63 @@
+"""What a training says when something goes wrong that the user can mend: non-finite steps, memory, another schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mmadapter.training.engine import StepResult
+from mmadapter.training.memory import out_of_memory_message
+from mmadapter.training.schedule import Schedule
+
+NAMED_SAMPLES = 8
+
+
+def skipped_step(step: int, result: StepResult, count: int, limit: int) -> str:
+    """One skipped step: what was not finite, which groups stayed as they were."""
+    losses = ", ".join(f"{source} {loss:.4g}" for source, loss in result.loss_by_source.items())
+    return (
+        f"step {step}: loss ({losses}) or gradient norm ({result.grad_norm:.4g}) is not finite; skipped for "
+        f"{', '.join(result.skipped_groups)} ({count} skipped so far, at most {limit} are allowed)"
+    )
+
+
+def too_many_skipped(step: int, count: int, limit: int, samples: Sequence[str]) -> str:
+    """Why the run stops, what the last skipped step read, and what to try."""
+    return (
+        f"Training stopped at step {step}: {count} steps had a non-finite loss or gradient, more than "
+        f"optimizer.max_nonfinite_steps={limit}. The last one read: {'; '.join(samples[:3]) or 'unnamed samples'}. "
+        "Try a lower optimizer.base_lr, optimizer.clip_norm=1 or host.dtype=float32, and look at these samples."
+    )
+
+
+def sample_places(batches: Sequence[Any]) -> list[str]:
+    """Where the first samples of some batches come from."""
+    places = [sample.where for batch in batches for sample in getattr(batch, "samples", ())]
+    return places[:NAMED_SAMPLES]
+
+
+def no_memory(conf: Any, batches: Sequence[Any]) -> str:
+    """The largest micro-batch of the step, the peak, and the cheapest switches."""
+    rows, tokens = max((tuple(batch.input_ids.shape) for batch in batches), key=math.prod)
+    return out_of_memory_message(
+        (rows, tokens),
+        conf.optimizer.micro_batch_size,
+        checkpointing=conf.host.activation_checkpointing,
+        float32=conf.host.dtype == "float32",
+        max_tokens=conf.host.max_tokens,
+    )
+
+
+def other_schedule(folder: Any, there: dict[str, float], here: Schedule) -> str | None:
+    """The message for checkpoints that were made with another schedule; None where it is the same."""
+    now = asdict(here)
+    differing = [key for key in sorted(there.keys() | now.keys()) if there.get(key) != now.get(key)]
+    if not differing:
+        return None
+    listed = ", ".join(f"{key} was {there.get(key)}, is {now.get(key)}" for key in differing)
+    return (
+        f"The checkpoints in {folder} belong to another schedule ({listed}): settings or data have changed. "
+        "Undo the change, or use another run folder (run=NAME)."
+    )

@@ -1,0 +1,74 @@
+"""Random tiny models as folders and a small world, so that whole runs take a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from data_prep.shapes import WorldSizes, make_world
+from mmadapter.config import RunConf
+from tests.assistants import tiny_tokenizer
+from tests.config.composing import run_conf
+
+SIZES = WorldSizes(train=24, val=8, test=8, coco_train=8, coco_restval=2, coco_val=3, coco_test=3, instructions=8)
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def save_models(folder: Path) -> None:
+    """A random Llama with a word-level tokenizer in folder/host, a random CLIP in folder/clip."""
+    import open_clip
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "host")
+    tiny_tokenizer().save_pretrained(folder / "host")
+    (folder / "clip").mkdir()
+    (folder / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": {}}))
+    save_file(open_clip.CLIP(**CLIP).state_dict(), folder / "clip" / "open_clip_model.safetensors")
+
+
+def save_inputs(folder: Path) -> Path:
+    """Models and world below `folder`."""
+    save_models(folder)
+    make_world(folder / "world", sizes=SIZES)
+    return folder
+
+
+def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
+    """The quick start's settings on the random models: two short epochs."""
+    return run_conf(
+        f"host.path={inputs / 'host'}",
+        f"vision.model={inputs / 'clip'}",
+        "vision.layers=[1,2]",
+        f"data.root={inputs / 'world'}",
+        f"runs_root={runs}",
+        "adapter.layers=2",
+        "optimizer.epochs=2",
+        "optimizer.batch_size=8",
+        "optimizer.micro_batch_size=4",
+        "tasks.scienceqa.limit=4",
+        "tasks.caption.limit=2",
+        "tasks.scienceqa.generation.max_new_tokens=4",
+        "tasks.caption.generation.max_new_tokens=4",
+        "training.tensorboard=false",
+        *overrides,
+    )
