@@ -120,8 +120,8 @@ def _check_ids(path: Path, chosen: Iterable[str], questions: Mapping[str, Questi
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
-            f"{path}: {len(unknown)} of its ids are no question of this split: {shown}. "
-            "Check task.split and task.problems, or remove them."
+            f"{path}: {len(unknown)} of its ids are not among the {len(questions)} questions of this split that the "
+            f"problems file holds: {shown}. Check task.split and task.problems, or remove them."
         )
 
 

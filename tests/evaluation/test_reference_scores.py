@@ -1,8 +1,5 @@
 """The scorer against published numbers, on the real test split (not in the repository)."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from mmadapter.evaluation.papers import SCIENCEQA_COLUMNS, scienceqa_rows
@@ -13,15 +10,8 @@ from mmadapter.evaluation.scienceqa import score
 pytestmark = pytest.mark.reference_data
 
 
-@pytest.fixture
-def folder():
-    root = os.environ.get("MMADAPTER_REFERENCE_DATA")
-    if not root:
-        pytest.skip("MMADAPTER_REFERENCE_DATA is not set: no folder with the real ScienceQA files to score")
-    return Path(root) / "scienceqa"
-
-
-def test_llava_13b_scores_as_published_to_the_last_digit(folder):
+def test_llava_13b_scores_as_published_to_the_last_digit(reference_data):
+    folder = reference_data / "scienceqa"
     questions, size = read_questions("test", problems=folder / "problems_test.json")
     predictions = read_predictions(folder / "results_llava_13b_v0.json", questions)
     scores = score(questions, predictions.indices, split_size=size)
