@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Sample, Segment
+from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Sample
 from mmadapter.errors import InputError
 
 ANCHORS = (":", "\n", "a")
 CUT_ORDER = (CONTEXT, INSTRUCTION)
+LONG_ANSWERS = ("error", "cut")
 CHUNK = 2048
+NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,23 @@ class SampleEncoder:
     same, but for boundaries that a token would reach over: an answer that begins with a bracket or quote, and with
     Llama 3 a full stop or colon in front of a newline or an answer.
 
+    A longer sample loses its context's end, then its instruction's end. Where template and answer alone do not fit, the
+    setting `long_answers` decides: "error", or "cut" as in the official code (the answer's end is lost, and with it
+    EOS). `cut_samples` and `cut_answers` count both.
+
     Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, max_tokens: int, long_answers: str = "error") -> None:
         if max_tokens < 1:
             raise InputError(f"max_tokens is {max_tokens}; it must be at least 1 (host.max_tokens).")
+        if long_answers not in LONG_ANSWERS:
+            raise InputError(f"long_answers is {long_answers!r}; allowed: {', '.join(LONG_ANSWERS)}.")
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.long_answers = long_answers
         self.cut_samples = 0
+        self.cut_answers = 0
         self._bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
         self._anchors = [(anchor, self._tokenise([anchor], TEMPLATE)[0]) for anchor in ANCHORS]
 
@@ -55,17 +65,20 @@ class SampleEncoder:
         return 0
 
     def encode(self, sample: Sample) -> Encoded:
-        """Encodes one sample; raises InputError naming it where its answer is empty or its fixed parts do not fit."""
+        """Encodes one sample; raises InputError naming it where its answer is empty or it does not fit."""
         return self.encode_many([sample])[0]
 
     def encode_many(self, samples: Iterable[Sample]) -> list[Encoded]:
-        """Encodes many samples, tokenising in large batches."""
+        """Encodes many samples, tokenising in large batches; those that do not fit are named in one error."""
         listed = list(samples)
         encoded: list[Encoded] = []
+        excess_of: dict[str, int] = {}
         for start in range(0, len(listed), CHUNK):
             chunk = listed[start : start + CHUNK]
             ids_of = self._tokenise_segments(chunk)
-            encoded.extend(self._assemble(sample, ids_of) for sample in chunk)
+            encoded.extend(self._assemble(sample, ids_of, excess_of) for sample in chunk)
+        if excess_of:
+            self._refuse(excess_of, len(listed))
         return encoded
 
     def continuation(self, text: str, kind: str = TEMPLATE) -> list[int]:
@@ -111,14 +124,22 @@ class SampleEncoder:
             ids_of.update(((text, kind, continues), ids) for text, ids in zip(listed, rows, strict=True))
         return ids_of
 
-    def _assemble(self, sample: Sample, ids_of: dict[tuple[str, str, bool], list[int]]) -> Encoded:
+    def _assemble(
+        self, sample: Sample, ids_of: dict[tuple[str, str, bool], list[int]], excess_of: dict[str, int]
+    ) -> Encoded:
+        """One sample's ids; where it does not fit, its place and excess go into `excess_of`."""
         parts = [ids_of[segment.text, segment.kind, place > 0] for place, segment in enumerate(sample.segments)]
         has_answer = self._check_answer(sample, parts)
         eos = [self._eos_id()] if has_answer else []
         excess = len(self._bos) + sum(map(len, parts)) + len(eos) - self.max_tokens
         if excess > 0:
-            parts = self._cut(sample, parts, excess)
             self.cut_samples += 1
+            parts, excess = _cut_prompt(sample, parts, excess)
+        if excess > 0 and has_answer and self.long_answers == "cut" and excess <= len(parts[-1]):
+            self.cut_answers += 1
+            parts[-1], eos, excess = parts[-1][: len(parts[-1]) + len(eos) - excess], [], 0
+        if excess > 0:
+            excess_of[f"{sample.where} (source {sample.source})"] = excess
         prompt = parts[:-1] if has_answer else parts
         ids = self._bos + [token for part in prompt for token in part]
         supervised_from = len(ids)
@@ -147,22 +168,22 @@ class SampleEncoder:
             )
         return int(self.tokenizer.eos_token_id)
 
-    def _cut(self, sample: Sample, parts: list[list[int]], excess: int) -> list[list[int]]:
-        """Takes `excess` tokens off the context's end, then off the instruction's; template and answer stay whole."""
-        parts = list(parts)
-        for kind in CUT_ORDER:
-            for place in _last_first(sample.segments, kind):
+    def _refuse(self, excess_of: dict[str, int], samples: int) -> None:
+        named = "; ".join(f"{where}: {excess} too many" for where, excess in list(excess_of.items())[:NAMED])
+        raise InputError(
+            f"Template and answer alone are longer than max_tokens = {self.max_tokens}, with context and instruction cut "
+            f"away, in {len(excess_of)} of {samples} samples: {named}. Raise host.max_tokens to at least "
+            f"{self.max_tokens + max(excess_of.values())}, or take them out."
+        )
+
+
+def _cut_prompt(sample: Sample, parts: list[list[int]], excess: int) -> tuple[list[list[int]], int]:
+    """Takes `excess` tokens off the context's end, then off the instruction's; returns what is still too much."""
+    parts = list(parts)
+    for kind in CUT_ORDER:
+        for place in reversed(range(len(parts))):
+            if sample.segments[place].kind == kind:
                 taken = min(excess, len(parts[place]))
                 parts[place] = parts[place][: len(parts[place]) - taken]
                 excess -= taken
-        if excess > 0:
-            raise InputError(
-                f"{sample.where} (source {sample.source}): template and answer alone are {excess} tokens longer than "
-                f"max_tokens = {self.max_tokens}, even with context and instruction cut away. "
-                f"Raise host.max_tokens to at least {self.max_tokens + excess}, or take the item out."
-            )
-        return parts
-
-
-def _last_first(segments: Sequence[Segment], kind: str) -> list[int]:
-    return [place for place in reversed(range(len(segments))) if segments[place].kind == kind]
+    return parts, excess

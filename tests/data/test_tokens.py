@@ -159,8 +159,21 @@ def test_then_the_instructions_end(tokenizer):
 
 def test_a_sample_that_cannot_be_cut_to_fit_is_named(tokenizer):
     bare = SampleEncoder(tokenizer, 512).encode(long_sample(0, 0))
-    with pytest.raises(InputError, match=rf"question 17.*2 tokens longer.*max_tokens = {len(bare.ids) - 2}"):
+    wanted = rf"max_tokens = {len(bare.ids) - 2}.*1 of 1 samples: .*question 17.*2 too many.*at least {len(bare.ids)}"
+    with pytest.raises(InputError, match=wanted):
         SampleEncoder(tokenizer, len(bare.ids) - 2).encode(long_sample(5, 5))
+
+
+def test_a_long_answer_is_cut_and_counted_where_that_is_asked_for(tokenizer):
+    bare = SampleEncoder(tokenizer, 512).encode(long_sample(0, 0))
+    encoder = SampleEncoder(tokenizer, len(bare.ids) - 3, long_answers="cut")
+    cut = encoder.encode(long_sample(5, 5))
+    assert cut.ids == bare.ids[:-3] and cut.supervised_from == bare.supervised_from
+    assert (encoder.cut_samples, encoder.cut_answers) == (1, 1)
+    with pytest.raises(InputError, match="long_answers is 'drop'; allowed: error, cut"):
+        SampleEncoder(tokenizer, 8, long_answers="drop")
+    with pytest.raises(InputError, match="do not fit|too many"):
+        SampleEncoder(tokenizer, 4, long_answers="cut").encode(long_sample(5, 5))
 
 
 @pytest.mark.parametrize("answer", ["", " ", "\n"])
