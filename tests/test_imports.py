@@ -18,7 +18,7 @@ PACKAGE = CHECKOUT / "mmadapter"
 BELOW = {
     "adapters": set(),
     "data": set(),
-    "config": set(),
+    "config": {"data"},
     "hosts": {"adapters"},
     "vision": {"adapters", "data"},
     "assistant": {"adapters", "hosts", "vision", "data"},
@@ -33,7 +33,7 @@ BELOW = {
 KNOWN_ONLY_BY = {
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "transformers": {"hosts", "assistant", "store", "interop", "config"},
+    "transformers": {"hosts", "assistant", "store", "interop", "training"},
     "open_clip": {"vision"},
     "data_prep": {"training"},
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmadapter.config.data import READERS, ReadingConf
 from mmadapter.config.keys import meant
 from mmadapter.config.run import RunConf
+from mmadapter.errors import InputError
 
 TEXT_READERS = ("alpaca",)  # their samples never have a picture
 FILE_READERS = ("alpaca",)  # they read one file, `path`
@@ -32,6 +33,13 @@ def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
     if reading.reader not in READERS:
         readers = ", ".join(READERS)
         yield f"{key}.reader={reading.reader!r}. {meant(reading.reader, READERS)}Readers are: {readers}."
+    elif reading.reader == "scienceqa" and reading.prompt_format is not None:
+        from mmadapter.data.templates import scienceqa_format  # here: only settings that are about to run need it
+
+        try:
+            scienceqa_format(reading.prompt_format)
+        except InputError as error:
+            yield f"{key}.{error}"
 
 
 def reading_problems(reading: ReadingConf, key: str, root: str | None, made: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems
-from mmadapter.config.checks_data import data_problems, picture_problems, reading_problems
+from mmadapter.config.checks_data import data_problems, picture_problems, reader_problems, reading_problems
 from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.run import EvalConf, RunConf
@@ -126,6 +126,7 @@ def _task_problems(conf: RunConf) -> Iterator[str]:
 def task_problems(task: TaskConf, key: str) -> Iterator[str]:
     if task.name not in TASKS:
         yield f"{key}.name={task.name!r}: allowed are {', '.join(TASKS)}."
+    yield from reader_problems(task, key)
     if task.generation.beams > 1 and task.generation.temperature > 0:
         yield (
             f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: "

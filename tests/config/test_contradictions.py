@@ -56,6 +56,8 @@ def test_the_quick_start_holds_together(conf):
         (["vision.model=ViT-L-14"], ["vision.pretrained is not set", "vision.pretrained=openai"]),
         (["vision.model=ViT-L-14", "vision.pretrained=/no/such.pt"], ["vision.pretrained=/no/such.pt", "no such file"]),
         (["data.sources.questions.reader=sciencqa"], ["data.sources.questions.reader", "Did you mean scienceqa?"]),
+        (["data.sources.questions.prompt_format=QXM-A"], ["data.sources.questions.prompt_format", "QXM-A", "QCM-A"]),
+        (["tasks.scienceqa.reader=vqa"], ["tasks.scienceqa.reader='vqa'", "scienceqa, alpaca, coco_captions"]),
         (["optimizer.batch_size=32", "optimizer.micro_batch_size=5"], ["does not divide", "micro_batch_size=4"]),
         (["optimizer.epochs=1", "optimizer.warmup_epochs=2"], ["optimizer.warmup_epochs=2 exceeds optimizer.epochs=1"]),
         (["optimizer.betas=[0.9]"], ["optimizer.betas=[0.9]", "[0.9,0.95]"]),
