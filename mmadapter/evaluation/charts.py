@@ -81,12 +81,16 @@ def number_text(value: float) -> str:
     return f"{value:.4g}"
 
 
-def smoothed(points: Sequence[Point], window: int = 20) -> list[Point]:
-    """Exponential average over about `window` points, unbiased at the start."""
-    decay, total, weight, found = 1 - 1 / max(1, window), 0.0, 0.0, []
-    for x, y in points:
-        total, weight = decay * total + y, decay * weight + 1
-        found.append((x, total / weight))
+def smoothed(points: Sequence[Point], window: int = 21) -> list[Point]:
+    """The average over `window` points around each one (those that exist at both ends): it does not lag behind."""
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
+    reach = min(window, 1 + len(points) // 10) // 2
+    found = []
+    for place, (x, _) in enumerate(points):
+        start, end = max(0, place - reach), min(len(points), place + reach + 1)
+        found.append((x, (sums[end] - sums[start]) / (end - start)))
     return found
 
 

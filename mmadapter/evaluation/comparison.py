@@ -13,6 +13,7 @@ from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
 from mmadapter.evaluation.table import percent
 
+LAST_STEPS = 20
 PAPER_TABLES: dict[str, tuple[str, list[str], list[list[str]]]] = {
     "ablation_layers": (
         "adapted layers",
@@ -87,13 +88,18 @@ def table_row(label: str, run: RunFiles) -> dict[str, Any]:
         "label": label,
         "parameters": sum(row.get("parameters", 0) for row in run.trainable),
         "steps": run.train[-1]["step"] if run.train else None,
-        "training": charts.smoothed([(0, record["loss"]) for record in run.train])[-1][1] if run.train else None,
+        "training": mean_of_last([record["loss"] for record in run.train]),
         "validation": run.validation[-1]["loss"] if run.validation else None,
         "best": run.best_validation_loss,
         "accuracy": accuracy.get("Avg"),
         "images": accuracy.get("IMG"),
         "label_of_score": run.evaluations["scienceqa"].metrics.get("label", "") if accuracy else "",
     }
+
+
+def mean_of_last(values: list[float], count: int = LAST_STEPS) -> float | None:
+    """The average of the last recorded values, None where there is none."""
+    return sum(values[-count:]) / len(values[-count:]) if values else None
 
 
 def standalone_svg(series: list[Series]) -> str:

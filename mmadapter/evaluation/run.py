@@ -17,6 +17,7 @@ from mmadapter.evaluation.recreate import assistant_of_run, conf_of_run, run_fol
 from mmadapter.evaluation.table import print_scores
 from mmadapter.evaluation.tasks import evaluate_captions, evaluate_scienceqa, prediction_row, scienceqa_metrics
 
+SHOWN_CAPTIONS = 3
 TASKS = {"scienceqa": evaluate_scienceqa, "caption": evaluate_captions}
 
 
@@ -110,6 +111,8 @@ def evaluate(
     if not quiet:
         if task.name == "scienceqa":
             print_scores(metrics, papers=scienceqa_rows())
+        else:
+            print("\n".join(f"{row['id']}: {row['output']}" for row in rows[:SHOWN_CAPTIONS]))
         print(f"written: {folder / 'metrics.json'}")
     return metrics
 

@@ -77,12 +77,11 @@ def read_run(folder: Path) -> RunFiles:
         if isinstance(metrics, dict):
             run.evaluations[path.parent.name] = Evaluation(metrics, _lines(path.with_name("predictions.jsonl")))
     run.comparison = {path.name: read_run(path) for path in sorted(folder.glob("comparison/*")) if path.is_dir()}
-    run.variants = {path.name: read_run(path) for path in _variants(folder)}
+    order = list(run.config.get("variants") or ())
+    variants = {path.name: path for path in sorted(folder.glob("variants/*")) if path.is_dir()}
+    named = [name for name in order if name in variants]
+    run.variants = {name: read_run(variants[name]) for name in dict.fromkeys([*named, *variants])}
     return run
-
-
-def _variants(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("variants/*") if path.is_dir())
 
 
 def _text(path: Path) -> str:

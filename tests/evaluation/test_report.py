@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from mmadapter.evaluation.charts import Scale, smoothed
 from mmadapter.evaluation.comparison import compare_folders
 from mmadapter.evaluation.report import write_comparison, write_report
 
@@ -156,13 +157,14 @@ def test_a_picture_that_is_gone_leaves_the_question(run):
 
 
 def test_variants_are_compared_on_one_page_and_in_an_svg_file(tmp_path):
-    put(tmp_path / "config.yaml", "experiment: ablation_init\n")
+    put(tmp_path / "config.yaml", "experiment: ablation_init\nvariants: {zero_init: [], joint: []}\n")
     for name, offset in (("zero_init", 0.0), ("joint", 0.5)):
         add_training(tmp_path / "variants" / name, offset=offset)
         add_scores(tmp_path / "variants" / name, 80 - 40 * offset)
     page = page_of(tmp_path, write_comparison)
     for text in ("zero_init", "joint", "80.00", "60.00", "0.7500", "40.77", "83.85"):
         assert text in page
+    assert page.index("<td>zero_init") < page.index("<td>joint")  # as the experiment lists them
     svg = xml.dom.minidom.parse(str(tmp_path / "loss_curves.svg"))
     assert len(svg.getElementsByTagName("polyline")) == 4
     assert "zero_init" in (tmp_path / "loss_curves.svg").read_text()
@@ -172,3 +174,14 @@ def test_any_run_folders_can_be_compared_by_label(tmp_path):
     add_training(tmp_path / "a")
     page = compare_folders({"one <run>": tmp_path / "a", "empty": tmp_path / "b"}, tmp_path / "out.html").read_text()
     assert "one &lt;run&gt;" in page and "empty" in page
+
+
+def test_smoothing_does_not_lag_behind_a_straight_line():
+    line = [(step, 3.0 * step) for step in range(100)]
+    assert [point for point in smoothed(line)[10:-10]] == [pytest.approx(point) for point in line[10:-10]]
+    assert smoothed([]) == [] and smoothed([(1, 5.0)]) == [(1, 5.0)]
+
+
+def test_axes_have_round_ticks():
+    assert Scale(0, 97, 0, 1).ticks() == [0, 20, 40, 60, 80]
+    assert Scale(0.09, 5, 0, 1, log=True).ticks() == pytest.approx([0.1, 0.2, 0.5, 1, 2, 5])
