@@ -11,6 +11,7 @@ from mmadapter.evaluation.charts import Series
 from mmadapter.evaluation.papers import ABLATION_EPOCHS, ABLATION_INIT, ABLATION_LAYERS
 from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
+from mmadapter.evaluation.scales import finite, smoothed
 from mmadapter.evaluation.table import percent
 
 LAST_STEPS = 20
@@ -72,11 +73,11 @@ def loss_series(runs: Mapping[str, RunFiles], kind: str) -> list[Series]:
     for number, (label, run) in enumerate(runs.items()):
         colour = number % 6 + 1
         records = run.train if kind == "train" else run.validation
-        points = charts.finite([(record["step"], record["loss"]) for record in records])
+        points = finite([(record["step"], record["loss"]) for record in records])
         if kind == "train":
             if len(runs) <= 2:
                 lines.append(Series(label, points, colour, faint=True))
-            points = charts.smoothed(points)
+            points = smoothed(points)
         lines.append(Series(label, points, colour, dots=kind == "validation" and len(points) <= 40))
     return lines
 

@@ -10,16 +10,16 @@ from typing import Any
 from markupsafe import Markup
 
 from mmadapter.evaluation import charts
-from mmadapter.evaluation.charts import Series
 from mmadapter.evaluation.comparison import write_comparison
+from mmadapter.evaluation.curves import gate_map, gate_panels, loss_chart, lr_chart
 from mmadapter.evaluation.gallery import caption_cards, question_cards
 from mmadapter.evaluation.papers import SCIENCEQA, SCIENCEQA_COLUMNS, scienceqa_rows
 from mmadapter.evaluation.predictions import write_atomically
-from mmadapter.evaluation.run_files import Record, RunFiles, read_run
+from mmadapter.evaluation.run_files import RunFiles, read_run
+from mmadapter.evaluation.scales import number_text
 from mmadapter.evaluation.table import percent
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
-GATE_LAYERS_SHOWN = 32
 
 
 def write_report(folder: Path) -> Path:
@@ -41,7 +41,7 @@ def render(template: str, **content: Any) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "grouped": lambda number: f"{number:,}", "number": charts.number_text}
+    environment.filters |= {"percent": percent, "grouped": lambda number: f"{number:,}", "number": number_text}
     return environment.get_template(template).render(**content)
 
 
@@ -66,7 +66,7 @@ def content_of(run: RunFiles) -> dict[str, Any]:
         "cards": question_cards(run, LABELS),
         "captions": caption_cards(run),
         "loss_chart": loss_chart(run),
-        "lr_chart": step_chart(run, "lr", "Learning rate", 4, from_zero=True),
+        "lr_chart": lr_chart(run),
         "gate_panels": gate_panels(run),
         "gate_map": gate_map(run),
         "trainable": run.trainable,
@@ -185,65 +185,6 @@ def duration(seconds: float) -> str:
 
 def gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
-
-
-def loss_chart(run: RunFiles) -> Markup:
-    """Training loss by source (smoothed over its raw values) and validation loss."""
-    sources = list(dict.fromkeys(name for record in run.train for name in record.get("loss_by_source") or {}))
-    lines: list[Series] = []
-    if len(sources) < 2:
-        by_source = {"training": [(record["step"], record["loss"]) for record in run.train]}
-    else:
-        by_source = {
-            f"training, {name}": [
-                (record["step"], record["loss_by_source"][name])
-                for record in run.train
-                if (record.get("loss_by_source") or {}).get(name) is not None
-            ]
-            for name in sources
-        }
-    for colour, (name, points) in enumerate(by_source.items(), start=1):
-        points = charts.finite(points)
-        lines.append(Series(name, points, colour, faint=True))
-        lines.append(Series(name, charts.smoothed(points), colour))
-    validation = [(record["step"], record["loss"]) for record in run.validation]
-    lines.append(Series("validation", validation, 6, dots=len(validation) <= 40))
-    return charts.line_chart(lines, x_label="step", y_label="Loss per token")
-
-
-def step_chart(run: RunFiles, key: str, name: str, colour: int, *, from_zero: bool = False) -> Markup:
-    """One value of the training records over steps."""
-    points = [(record["step"], record[key]) for record in run.train if record.get(key) is not None]
-    return charts.line_chart([Series(name, points, colour)], x_label="step", y_label=name, from_zero=from_zero)
-
-
-def gate_records(run: RunFiles) -> list[Record]:
-    return [record for record in run.train if record.get("gates")]
-
-
-def gate_panels(run: RunFiles) -> Markup:
-    """The gates of every head over steps, one small chart a layer."""
-    records = gate_records(run)
-    if not records:
-        return Markup("")
-    panels = []
-    for layer, heads in enumerate(records[-1]["gates"][:GATE_LAYERS_SHOWN]):
-        lines = [
-            Series(f"head {head + 1}", [(record["step"], record["gates"][layer][head]) for record in records], 1)
-            for head in range(len(heads))
-        ]
-        panels.append((f"adapted layer {layer + 1}", lines))
-    return charts.small_multiples(panels, x_label="step")
-
-
-def gate_map(run: RunFiles) -> Markup:
-    """The last recorded gates, one row a layer (the highest layer first), one cell a head."""
-    records = gate_records(run)
-    if not records:
-        return Markup("")
-    gates = records[-1]["gates"]
-    names = [f"layer {number}" for number in range(1, len(gates) + 1)]
-    return charts.heat_map(gates[::-1], names[::-1], "head")
 
 
 def version_rows(versions: Mapping[str, Any]) -> list[tuple[str, str]]:

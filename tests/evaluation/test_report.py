@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from mmadapter.evaluation.charts import Scale, smoothed
 from mmadapter.evaluation.comparison import compare_folders
 from mmadapter.evaluation.report import write_comparison, write_report
+from mmadapter.evaluation.scales import Scale, smoothed
 
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
