@@ -122,9 +122,14 @@ def _read_splits(findings: Findings, root: Path, limit: int | None) -> None:
     for name, ids in named.items():
         ids = ids[:limit]
         findings.splits[name] = Split(ids, [pid for pid in ids if pid in findings.problems])
-        if name in OFFICIAL_SIZES and len(ids) != OFFICIAL_SIZES[name] and limit is None:
-            findings.notes.append(f"split {name} has {len(ids):,} ids; the official one has {OFFICIAL_SIZES[name]:,}")
     _compare_splits(findings)
+    others = [f"{name} {OFFICIAL_SIZES[name]:,}" for name, ids in named.items() if _is_other_size(name, ids)]
+    if others:
+        findings.notes.append(f"not the official ScienceQA, whose sizes are: {', '.join(others)}")
+
+
+def _is_other_size(name: str, ids: list[str]) -> bool:
+    return name in OFFICIAL_SIZES and len(ids) != OFFICIAL_SIZES[name]
 
 
 def _splits_by_field(findings: Findings) -> dict[str, list[str]]:

@@ -171,8 +171,8 @@ class SampleEncoder:
     def _refuse(self, excess_of: dict[str, int], samples: int) -> None:
         named = "; ".join(f"{where}: {excess} too many" for where, excess in list(excess_of.items())[:NAMED])
         raise InputError(
-            f"Template and answer alone are longer than max_tokens = {self.max_tokens}, context and instruction cut away, "
-            f"in {len(excess_of)} of {samples} samples: {named}. Raise host.max_tokens to at least "
+            f"Template and answer alone are longer than max_tokens = {self.max_tokens}, context and instruction cut "
+            f"away, in {len(excess_of)} of {samples} samples: {named}. Raise host.max_tokens to at least "
             f"{self.max_tokens + max(excess_of.values())}, or take them out."
         )
 

@@ -108,14 +108,14 @@ class TestMissingImages:
         assert [sample.id for sample in reading(root, missing_image="skip")] == ["0"]
         assert "7 of 8 pictures are missing" in caplog.text
 
-    @pytest.mark.parametrize("word", ["blank", "no_image"])
-    def test_blank_keeps_them_as_rows_without_a_picture(self, root, caplog, word):
+    @pytest.mark.parametrize("word", ["no_image", "blank"])
+    def test_no_image_keeps_them_as_rows_without_a_picture(self, root, caplog, word):
         samples = reading(root, missing_image=word)
         assert [sample.image is None for sample in samples] == [False] + [True] * 7
         assert "kept without a picture" in caplog.text
 
     def test_another_word_is_refused(self, root):
-        with pytest.raises(InputError, match="'black'; allowed: error, skip, blank"):
+        with pytest.raises(InputError, match="'black'; allowed: error, skip, no_image"):
             reading(root, missing_image="black")
 
 

@@ -32,7 +32,7 @@ def test_a_sound_folder(root, capsys):
     assert check(root, "--check") == SOUND
     out = capsys.readouterr().out
     assert "images decoded: 2" in out and out.rstrip().endswith("Sound, but for the notes.")
-    assert "split train has 3 ids; the official one has 12,726" in out
+    assert "not the official ScienceQA, whose sizes are: train 12,726, val 4,241, test 4,241" in out
     assert len(out.splitlines()) < 25
     assert not list(root.glob("*.jsonl"))
 
