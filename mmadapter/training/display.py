@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 LINE_SECONDS = 10.0  # without a terminal: at least one line in this time while something goes on
+PLAIN_WIDTH = 120
 QUIET_SECONDS = 2.0  # what is over sooner needs no line of its own
+
+
+def default_console() -> Console:
+    """The terminal as it is; elsewhere lines of 120 characters."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 class Display:
     """Bars for everything that takes long. One object for the whole run; `close` puts the terminal back."""
 
     def __init__(self, console: Console | None = None, log_every_steps: int = 10) -> None:
-        self.console = console or Console()
+        self.console = console or default_console()
         self.log_every_steps = log_every_steps
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -29,15 +38,16 @@ class Display:
         """One message, above the bars."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table; the first column is text, the others are numbers."""
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: Collection[str] = ()) -> None:
+        """A table; the first column and `text_columns` are text, the others are numbers."""
+        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD)
+        table.pad_edge, table.padding = False, (0, 1, 0, 0)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+            is_text = number == 0 or column in text_columns
+            table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=number == 0)
         for row in rows:
-            table.add_row(*row)
-        width = None if self.console.is_terminal else max(self.console.width, 160)
-        self.console.print(table, width=width)
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
 
     def report(self, what: str, done: int, total: int, text: str = "") -> None:
         """`done` of `total` pieces of something; the bar goes away when it is finished."""
@@ -65,7 +75,8 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
         self._progress = None
-        self._tasks.clear()
+        for memory in (self._tasks, self._started, self._last_line):
+            memory.clear()
 
     def _update_bar(self, what: str, done: int, total: int, text: str) -> None:
         if self._progress is None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmadapter.errors import InputError
+
 METRICS_FILE = "metrics.jsonl"
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "perplexity")
 
@@ -32,8 +34,12 @@ class Journal:
 
             self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         if self.wants_wandb and self._wandb is None:
-            import wandb
-
+            try:
+                import wandb
+            except ImportError as error:
+                raise InputError(
+                    "training.wandb=true, but the package is not installed. Mend: pip install -e .[wandb]"
+                ) from error
             self._wandb = wandb.init(
                 project="mmadapter", name=self.name, id=self.name, resume="allow", dir=str(self.folder)
             )

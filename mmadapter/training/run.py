@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmadapter.config import comparison_conf, save_config, variant_conf
+from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.errors import InputError
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.display import Display
 from mmadapter.training.dry_run import dry_run
@@ -18,6 +21,7 @@ from mmadapter.training.journal import Journal
 from mmadapter.training.loop import train
 from mmadapter.training.made_data import make_missing_data
 from mmadapter.training.memory import peak_memory
+from mmadapter.training.preemption import RunStopped
 from mmadapter.training.random_state import seed_all
 from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
 from mmadapter.training.sources import read_data
@@ -31,11 +35,22 @@ def run(conf: Any) -> dict[str, Any]:
     A finished run is not trained again: its results are shown. Raises InputError for what the user can mend, RunStopped
     (a SystemExit) when a signal asked to stop.
     """
-    started = time.perf_counter()
     set_threads(conf.threads)
     display = Display(log_every_steps=conf.training.log_every_steps)
-    if conf.dry_run:
-        return dry_run(conf, display)
+    try:
+        quieten_libraries(display)
+        return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
+    except KeyboardInterrupt:
+        display.close()
+        display.say("interrupted. Run the same command again to go on from the last checkpoint.")
+        raise RunStopped(130) from None
+    finally:
+        display.close()
+
+
+def run_whole(conf: Any, display: Display) -> dict[str, Any]:
+    """Data, training, evaluation, comparison, report, table."""
+    started = time.perf_counter()
     folder = run_folder(conf)
     if is_finished(folder):
         return show_finished(folder, display)
@@ -54,7 +69,6 @@ def run(conf: Any) -> dict[str, Any]:
     write_reports(conf, folder, display)
     mark_finished(folder, summary)
     show_results(folder, summary, display)
-    display.close()
     return summary
 
 
@@ -173,24 +187,29 @@ def show_finished(folder: Path, display: Display) -> dict[str, Any]:
 
 def set_threads(threads: int | None) -> None:
     """Sets torch's threads; the entry has set the libraries' before they were imported."""
-    from mmadapter.config import entry
-
     entry.set_threads(threads)
-    import os
-
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def quieten_libraries(display: Display) -> None:
+    """Keeps other libraries' bars off anything that is no terminal."""
+    if not display.console.is_terminal:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def device_of(conf: Any) -> str:
     """The device that engine.device asks for."""
+    available = torch.cuda.is_available()
+    if conf.engine.device == "cuda" and not available:
+        raise InputError("engine.device=cuda, but torch sees no GPU here. Use engine.device=cpu, or auto.")
     if conf.engine.device != "auto":
         return conf.engine.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if available else "cpu"
 
 
 def without_images(samples: list[Any]) -> list[Any]:
-    from dataclasses import replace
-
     return [replace(sample, image=None) for sample in samples]
 
 

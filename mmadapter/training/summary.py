@@ -13,7 +13,7 @@ from mmadapter.training.record import read_json, results_of
 
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
 SHOWN_CAPTIONS = 3
-LABELS = {"host": "the host alone", "text_only": "text-only adapter"}
+LABELS = {"host": "host alone", "text_only": "text-only adapter"}
 
 
 def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
@@ -63,7 +63,8 @@ def show_captions(folder: Path, display: Display) -> None:
         row = json.loads(line)
         references = row.get("references") or [""]
         rows.append([Path(row["image"]).name if row.get("image") else str(row["id"]), row["output"], references[0]])
-    display.table("captions of test pictures", ["picture", "caption", "one of the references"], rows)
+    columns = ["picture", "caption", "one of the references"]
+    display.table("captions of test pictures", columns, rows, text_columns=columns)
 
 
 def facts_line(summary: Mapping[str, Any]) -> str:
@@ -80,6 +81,8 @@ def facts_line(summary: Mapping[str, Any]) -> str:
 
 def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     """The two next commands to try."""
+    variants = sorted((folder / "variants").glob("*"))
+    folder = variants[0] if variants else folder
     if summary.get("experiment") == "quickstart":
         return [
             f"python eval.py task=scienceqa run={folder} task.limit=20",

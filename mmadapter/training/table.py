@@ -18,7 +18,7 @@ def trainable_rows(conf: Any, assistant: Any, groups: Sequence[Group], lr: float
 
 def show_trainable(rows: Sequence[dict[str, Any]], display: Display) -> None:
     """Prints the table with its sum."""
-    columns = ["group", "role", "tensors", "parameters", "of the host", "learning rate", "weight decay", "sources"]
+    columns = ["group", "role", "tensors", "parameters", "of host", "lr", "decay", "sources"]
     lines = [
         [
             row["group"],
@@ -34,4 +34,4 @@ def show_trainable(rows: Sequence[dict[str, Any]], display: Display) -> None:
     ]
     tensors, parameters = sum(row["tensors"] for row in rows), sum(row["parameters"] for row in rows)
     lines.append(["sum", "", f"{tensors:,}", f"{parameters:,}", f"{sum(row['share'] for row in rows):.3%}", "", "", ""])
-    display.table("what trains", columns, lines)
+    display.table("what trains", columns, lines, text_columns=("role", "sources"))

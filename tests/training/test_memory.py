@@ -1,0 +1,64 @@
+"""The estimate of a dry run, and what is said when memory runs out."""
+
+import pytest
+import torch
+
+from mmadapter.training.memory import HostShape, estimate, is_out_of_memory, out_of_memory_message, readable_bytes
+
+LLAMA_7B = HostShape(width=4096, intermediate=11008, layers=32, heads=32, vocabulary=32000, bytes_per_value=2)
+GB = 1e9
+
+
+def estimate_7b(**settings):
+    keywords = {"adapted_layers": 30, "tokens": 8 * 512, "longest": 512} | settings
+    return estimate(LLAMA_7B, round(13.48 * GB), 1_790_976, **keywords)
+
+
+def test_activations_of_llama_7b_are_2_8_megabytes_a_token():
+    assert estimate_7b(tokens=1).activations == pytest.approx(2.8e6, rel=0.02)
+
+
+def test_checkpointing_leaves_a_width_a_token_and_layer_and_one_layer():
+    plain, thin = estimate_7b(), estimate_7b(checkpointing=True)
+    assert thin.activations < plain.activations / 7
+    assert thin.frozen == plain.frozen
+
+
+def test_trainables_count_with_gradient_and_both_moments():
+    assert estimate_7b().trainable == 1_790_976 * 16
+
+
+def test_eager_attention_costs_a_square():
+    assert estimate_7b(eager_attention=True).activations > 2 * estimate_7b().activations
+
+
+def test_the_sum_is_the_sum():
+    memory = estimate_7b()
+    assert memory.as_dict()["total"] == memory.frozen + memory.trainable + memory.activations + memory.logits
+    assert memory.rows()[-1][0] == "sum"
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_only_switches_that_are_still_open_are_named():
+    text = out_of_memory_message((1, 900), 1, checkpointing=True, float32=False, max_tokens=1024)
+    assert "1 samples x 900 tokens" in text
+    assert "micro_batch_size" not in text and "activation_checkpointing" not in text and "max_tokens=512" in text
+
+
+def test_bytes_are_readable():
+    assert [readable_bytes(size) for size in (12, 1400, 2.5e6, 13.48e9)] == ["12 B", "1.4 kB", "2.5 MB", "13.5 GB"]

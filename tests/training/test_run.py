@@ -1,0 +1,214 @@
+"""Whole runs on random tiny models: what `python train.py` does from settings to the final table."""
+
+import json
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmadapter.config import GroupConf
+from mmadapter.errors import InputError
+from mmadapter.training.journal import Journal, read_metrics
+from mmadapter.training.preemption import RunStopped
+from mmadapter.training.run import run
+from tests.training.tiny_run import SIZES, save_inputs, tiny_conf
+
+FILES = [
+    *(
+        "config.yaml",
+        "versions.json",
+        "trainable.json",
+        "metrics.jsonl",
+        "summary.json",
+        "finished.json",
+        "report.html",
+    ),
+    *("adapter/adapter.safetensors", "adapter/adapter.json", "checkpoints/last.json", "checkpoints/best.json"),
+    *("eval/scienceqa/metrics.json", "eval/scienceqa/predictions.jsonl", "eval/caption/predictions.jsonl"),
+    *("comparison/host/eval/scienceqa/metrics.json", "comparison/text_only/adapter/adapter.safetensors"),
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    torch.set_num_threads(1)
+    return save_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """(run folder, summary) of an undisturbed quick start."""
+    runs = tmp_path_factory.mktemp("runs")
+    summary = run(tiny_conf(inputs, runs))
+    return next(runs.iterdir()), summary
+
+
+def short(inputs, runs, *overrides):
+    """A run without evaluation and comparison."""
+    conf = tiny_conf(inputs, runs, "evaluate=[]", *overrides)
+    conf.comparison = {}
+    return conf
+
+
+def losses(folder):
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl", "train")]
+
+
+def only_folder(runs):
+    return next(path for path in runs.iterdir() if path.is_dir())
+
+
+def assert_same_adapter(one, other):
+    left, right = (load_file(folder / "adapter" / "adapter.safetensors") for folder in (one, other))
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_run_folder_holds_everything(whole):
+    folder, _ = whole
+    assert [name for name in FILES if not (folder / name).is_file()] == []
+    assert not [path for path in folder.rglob(".*") if path.name != "."]
+
+
+def test_the_summary_says_what_was_done(whole):
+    folder, summary = whole
+    assert summary["training"]["finished"] and summary["training"]["steps"] == len(losses(folder)) == 20
+    assert set(summary["evaluation"]) == {"scienceqa", "caption"}
+    assert summary["wall_seconds"] > 0 and summary["peak"]["host_bytes"] > 0
+    assert json.loads((folder / "summary.json").read_text())["training"]["steps"] == 20
+
+
+def test_versions_say_what_it_was_made_with(whole):
+    versions = json.loads((whole[0] / "versions.json").read_text())
+    assert {"mmadapter", "python", "packages", "git", "device", "command"} <= versions.keys()
+    assert {"torch", "transformers"} <= versions["packages"].keys()
+
+
+def test_every_role_is_in_the_trainable_table(whole):
+    rows = json.loads((whole[0] / "trainable.json").read_text())
+    assert [(row["role"], row["parameters"]) for row in rows][:2] == [("prompt", 2 * 10 * 32), ("gate", 2 * 4)]
+
+
+def test_a_finished_run_is_shown_not_trained_again(inputs, whole, capsys):
+    folder, _ = whole
+    before = (folder / "metrics.jsonl").read_bytes()
+    run(tiny_conf(inputs, folder.parent))
+    output = capsys.readouterr().out
+    assert "is finished; nothing is trained again" in output
+    for text in ("host alone", "text-only adapter", "adapter with images", "G7-12", "next:", "report.html"):
+        assert text in output
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("step", [1, 11])
+def test_stopped_by_a_signal_and_started_again_ends_with_the_same_adapter(inputs, whole, tmp_path, monkeypatch, step):
+    original = Journal.write
+
+    def write(self, kind, record):
+        original(self, kind, record)
+        if kind == "train" and record["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "write", write)
+    with pytest.raises(RunStopped) as stopped:
+        run(tiny_conf(inputs, tmp_path))
+    assert stopped.value.code == 143
+    monkeypatch.undo()
+    run(tiny_conf(inputs, tmp_path))
+    folder = only_folder(tmp_path)
+    assert losses(folder) == losses(whole[0])
+    assert_same_adapter(folder, whole[0])
+
+
+def test_an_unfinished_evaluation_is_taken_up_again(inputs, whole, tmp_path, monkeypatch):
+    from mmadapter.evaluation import run as evaluation
+
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    with pytest.raises(RunStopped) as stopped:
+        run(tiny_conf(inputs, tmp_path))
+    assert stopped.value.code == 130
+    monkeypatch.undo()
+    summary = run(tiny_conf(inputs, tmp_path))
+    assert summary["training"]["steps"] == 20 and (only_folder(tmp_path) / "finished.json").is_file()
+    assert_same_adapter(only_folder(tmp_path), whole[0])
+
+
+def test_the_size_of_micro_batches_does_not_change_the_result(inputs, whole, tmp_path):
+    run(short(inputs, tmp_path, "optimizer.micro_batch_size=8"))
+    assert losses(only_folder(tmp_path)) == pytest.approx(losses(whole[0]), rel=2e-5)
+
+
+def test_activation_checkpointing_does_not_change_the_result(inputs, whole, tmp_path):
+    run(short(inputs, tmp_path, "host.activation_checkpointing=true"))
+    assert losses(only_folder(tmp_path)) == pytest.approx(losses(whole[0]), rel=1e-6)
+
+
+def test_a_bfloat16_host_trains_a_float32_adapter(inputs, tmp_path):
+    summary = run(short(inputs, tmp_path, "host.dtype=bfloat16", "optimizer.epochs=0.5"))
+    assert summary["training"]["steps"] == 5 and summary["training"]["nonfinite_steps"] == 0
+    tensors = load_file(only_folder(tmp_path) / "adapter" / "adapter.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_a_source_may_train_a_group_of_its_own(inputs, tmp_path):
+    """What joint training will need: the captions move the projection, the questions everything else."""
+    conf = short(inputs, tmp_path, "optimizer.epochs=0.6")
+    conf.adapter.groups = {
+        "visual": GroupConf(roles=["visual_projection"], sources=["captions"]),
+        "instruction": GroupConf(roles=["prompt", "gate"], sources=["questions"]),
+    }
+    run(conf)
+    lines = read_metrics(only_folder(tmp_path) / "metrics.jsonl", "train")
+    moved = {source for line in lines for source in line["loss_by_source"]}
+    assert moved == {"questions", "captions"}
+
+
+def test_a_dry_run_prints_table_and_memory_and_writes_nothing(inputs, tmp_path, capsys):
+    facts = run(tiny_conf(inputs, tmp_path, "dry_run=true"))
+    output = capsys.readouterr().out
+    assert "visual_projection" in output and "memory estimate" in output and "effective batch 8 / 256" in output
+    assert facts["parameters"] == 640 + 8 + (64 * 64 + 64) + (64 * 32 + 32)
+    assert facts["memory"]["frozen"] > 0 and list(tmp_path.iterdir()) == []
+
+
+def test_variants_are_runs_of_their_own_with_a_comparison(inputs, tmp_path, capsys):
+    conf = short(inputs, tmp_path, "optimizer.epochs=0.4")
+    conf.variants = {"layers_1": ["adapter.layers=1"], "layers_2": ["adapter.layers=2"]}
+    conf.evaluate = ["scienceqa"]
+    run(conf)
+    folder = only_folder(tmp_path)
+    for name, prompts in (("layers_1", 1), ("layers_2", 2)):
+        part = folder / "variants" / name
+        assert (part / "report.html").is_file() and (part / "finished.json").is_file()
+        rows = json.loads((part / "trainable.json").read_text())
+        assert next(row["tensors"] for row in rows if row["role"] == "prompt") == prompts
+    assert not (folder / "metrics.jsonl").exists() and (folder / "report.html").is_file()
+    assert "layers_1" in capsys.readouterr().out
+
+
+def test_a_named_folder_of_other_settings_is_refused_with_the_differing_key(inputs, tmp_path):
+    run(short(inputs, tmp_path, "run=mine", "optimizer.epochs=0.2"))
+    with pytest.raises(InputError, match=r"optimizer.base_lr: 0.04 -> 0.02"):
+        run(short(inputs, tmp_path, "run=mine", "optimizer.epochs=0.2", "optimizer.base_lr=0.02"))
+
+
+def test_the_world_is_made_where_it_is_missing_with_a_line_that_says_so(inputs, tmp_path, monkeypatch, capsys):
+    from data_prep import shapes
+
+    monkeypatch.setattr(shapes, "ensure_world", partial(shapes.ensure_world, sizes=SIZES))
+    world = tmp_path / "made"
+    run(short(inputs, tmp_path / "runs", f"data.root={world}", "optimizer.epochs=0.2"))
+    assert (world / "scienceqa" / "problems.json").is_file()
+    assert f"{world} is missing: making the world" in capsys.readouterr().out
+
+
+def test_validating_on_what_is_trained_on_is_refused(inputs, tmp_path):
+    conf = short(inputs, tmp_path)
+    conf.data.validation["questions"].split = "train"
+    with pytest.raises(InputError, match=r"data.validation.questions: .* is trained on"):
+        run(conf)
