@@ -1,0 +1,72 @@
+"""Law 8: every experiment runs, with all its variants and comparisons, here on random tiny models for a step or so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmadapter.config import RunConf, validate
+from tests.config.composing import choices, run_conf
+from tests.training.tiny_run import save_inputs
+
+PARTS = {"quickstart": {"host", "text_only"}}  # comparisons; all other experiments have none
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    folder = save_inputs(tmp_path_factory.mktemp("inputs"))
+    save_deep_host(folder)
+    return folder
+
+
+def save_deep_host(folder: Path) -> None:
+    """A random Llama of 32 layers, for the experiments that adapt that many."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(folder / "host", num_hidden_layers=32, hidden_size=16, intermediate_size=16)
+    config.head_dim = 4
+    LlamaForCausalLM(config).save_pretrained(folder / "deep")
+    AutoTokenizer.from_pretrained(folder / "host").save_pretrained(folder / "deep")
+
+
+def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
+    """The experiment's settings with what a user gives, made short: four samples are one step and one epoch."""
+    composed = run_conf(f"experiment={experiment}")
+    adapted = [variant[0] for variant in composed.variants.values() if "adapter.layers=32" in variant]
+    overrides = [f"runs_root={runs}", f"host.path={inputs / ('deep' if adapted else 'host')}", "adapter.layers=2"]
+    if composed.vision.enabled:
+        overrides += [f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]"]
+    if "alpaca" in composed.data.sources:
+        overrides.append(f"data.sources.alpaca.path={inputs / 'world' / 'alpaca.json'}")
+    else:
+        own = "" if composed.data.made else "scienceqa"
+        overrides.append(f"data.root={inputs / 'world' / own}")
+    for part, readings in (("sources", composed.data.sources), ("validation", composed.data.validation)):
+        overrides += [f"data.{part}.{name}.limit=4" for name in readings]
+    for name in composed.evaluate:
+        overrides += [f"tasks.{name}.limit=1", f"tasks.{name}.generation.max_new_tokens=1"]
+    batch = ["optimizer.batch_size=4", "optimizer.micro_batch_size=4"]
+    short = ["optimizer.epochs=1", "optimizer.warmup_epochs=0", *batch]
+    rare = ["training.tensorboard=false", "training.validate_every_steps=100", "training.save_every_steps=100"]
+    return run_conf(f"experiment={experiment}", *short, *rare, *overrides)
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_runs(experiment, inputs, tmp_path):
+    from mmadapter.training.run import run
+
+    conf = one_step(experiment, inputs, tmp_path)
+    validate(conf)
+    run(conf)
+    folder = next(path for path in tmp_path.iterdir() if path.name.startswith(f"{experiment}-"))
+    trained = [folder / "variants" / name for name in conf.variants] or [folder]
+    trained += [folder / "comparison" / name for name, item in conf.comparison.items() if item.train]
+    assert set(conf.comparison) == PARTS.get(experiment, set())
+    for part in trained:
+        card = json.loads((part / "adapter" / "adapter.json").read_text())
+        assert card and (part / "metrics.jsonl").stat().st_size > 0
+        for task in (name for name in conf.evaluate if name == "scienceqa" or part == folder):
+            assert (part / "eval" / task / "metrics.json").is_file()
+    assert (folder / "finished.json").is_file()
