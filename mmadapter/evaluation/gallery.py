@@ -93,10 +93,15 @@ def card_of(row: Record, others: Mapping[str, Mapping[str, Record]]) -> Card:
         hint=row.get("hint") or "",
         choices=choices,
         correct=bool(row.get("correct")),
-        output=row.get("output"),
+        output=visible(row.get("output")),
         others=said,
         about=about,
     )
+
+
+def visible(text: str | None) -> str | None:
+    """The text on one line, without control characters."""
+    return None if text is None else " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def caption_cards(run: RunFiles, most: int = CAPTIONS) -> list[CaptionCard]:

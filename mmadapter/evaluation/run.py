@@ -14,6 +14,7 @@ from mmadapter.evaluation.papers import scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
 from mmadapter.evaluation.questions import read_questions
 from mmadapter.evaluation.recreate import assistant_of_run, conf_of_run, run_folder, samples_of_task
+from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.table import print_scores
 from mmadapter.evaluation.tasks import evaluate_captions, evaluate_scienceqa, prediction_row, scienceqa_metrics
 
@@ -64,17 +65,32 @@ def evaluate_run(conf: Any) -> dict[str, Any]:
     folder = run_folder(conf.run, conf.runs_root)
     run_conf = conf_of_run(folder, conf)
     task = conf.task
-    if task.root is None and task.name in run_conf.tasks:
-        task.root = run_conf.tasks[task.name].root
+    own = run_conf.tasks.get(task.name)
+    if task.root is None and own is not None:
+        task.root = own.root
     task.images = task.images and run_conf.vision.enabled
     samples = samples_of_task(task, run_conf.data.root)
     assistant = assistant_of_run(folder, run_conf, conf.device)
     progress = line_progress()
     paths = [sample.image for sample in samples if sample.image is not None]
     assistant.prepare_images(paths, lambda done, total: progress("image features", done, total))
-    output = Path(conf.output) if conf.output else folder / "eval" / task.name
+    output = Path(conf.output) if conf.output else folder / "eval" / results_name(task, own)
     root = task.root or run_conf.data.root
-    return evaluate(assistant, task, samples, output, root=root, quiet=False, progress=progress)
+    metrics = evaluate(assistant, task, samples, output, root=root, quiet=False, progress=progress)
+    if (folder / "report.html").is_file() and not conf.output:
+        print(f"written: {write_report(folder)}")
+    return metrics
+
+
+def results_name(task: Any, own: Any) -> str:
+    """The folder in RUN/eval: the task's name; another split or limit than the run's own task gets one beside it, so
+    that a quick look at a few questions never replaces the run's scores."""
+    name = task.name
+    if own is not None and task.split != own.split:
+        name += f"-{task.split}"
+    if task.limit and (own is None or task.limit != own.limit):
+        name += f"-first-{task.limit}"
+    return name
 
 
 def evaluate(

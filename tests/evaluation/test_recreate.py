@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmadapter.config import EvalConf, RunConf, save_config
+from mmadapter.config import EvalConf, RunConf, TaskConf, save_config
 from mmadapter.errors import InputError
 from mmadapter.evaluation.recreate import conf_of_run, load_checkpoint, run_folder
+from mmadapter.evaluation.run import results_name
 from tests.assistants import assistant_on
 
 
@@ -64,3 +65,11 @@ def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path):
     others = assistant.trainable()[1:]
     with pytest.raises(InputError, match=f"{name}: its shape is"):
         load_checkpoint(SimpleNamespace(trainable=lambda: [one, *others]), tmp_path)
+
+
+def test_a_quick_look_at_a_few_questions_does_not_replace_the_runs_scores():
+    own = TaskConf(name="scienceqa", split="test")
+    assert results_name(TaskConf(name="scienceqa", split="test"), own) == "scienceqa"
+    assert results_name(TaskConf(name="scienceqa", split="test", limit=20), own) == "scienceqa-first-20"
+    assert results_name(TaskConf(name="scienceqa", split="val"), own) == "scienceqa-val"
+    assert results_name(TaskConf(name="caption", limit=3), TaskConf(name="caption", limit=3)) == "caption"
