@@ -52,5 +52,8 @@ def print_scores(metrics: Mapping[str, object], file: TextIO | None = None, *, p
     if unanswered:
         how = f"replaced by random choices ({metrics['fallback']})" if metrics.get("guessed") else "counted as wrong"
         print(f"unanswered: {unanswered}, {how}", file=file)
+    for row in papers:
+        if row.note:
+            print(f"{row.model} [paper]: {row.note}", file=file)
     for remark in metrics.get("remarks") or ():  # type: ignore[attr-defined]
         print(f"note: {remark}", file=file)

@@ -126,6 +126,7 @@ def test_a_file_is_scored_into_metrics_json(tmp_path, capsys):
     assert metrics["coverage"] == {"scored": 2, "split": 3, "complete": False}
     printed = capsys.readouterr().out
     assert "subset: 2 of the 3 questions of test" in printed and "n/a" in printed and "LLaMA-Adapter [paper]" in printed
+    assert "Random [paper]: as printed" in printed
     rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [(row["id"], row["prediction"], row["correct"]) for row in rows] == [("3", 1, True), ("7", 0, False)]
 
