@@ -96,7 +96,7 @@ class Assistant(nn.Module):
         if self.vision is not None:
             self.vision.eval()
         if mode and self.activation_checkpointing:
-            checkpoint_activations(self.host, min(self.adapter.by_index()))
+            checkpoint_activations(self.host)
         return self
 
     def trainable(self) -> list[TrainableParameter]:

@@ -176,6 +176,17 @@ def test_activation_checkpointing_gives_the_same_gradients_and_spares_the_lowest
     assert calls[True] == [1, 2, 2, 2], "the layer below the adapted ones has no graph and runs once"
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_frozen_hosts_dropout_never_acts(checkpointing, tmp_path):
+    from mmadapter.hosts.recipes import attention_modules
+
+    assistant = assistant_on("llama_gqa", activation_checkpointing=checkpointing)
+    for module in attention_modules(assistant.host):
+        module.attention_dropout = 0.9
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    assert torch.equal(assistant.train()(batch), assistant.eval()(batch))
+
+
 def test_the_head_runs_on_supervised_positions_only(tmp_path):
     assistant = assistant_on()
     batch = batch_of(assistant, mixed_samples(tmp_path))

@@ -110,11 +110,11 @@ def load_host(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device:
     return host
 
 
-def checkpoint_activations(host: nn.Module, first_adapted: int) -> None:
+def checkpoint_activations(host: nn.Module) -> None:
     """Recompute the adapted layers in the backward pass; the layers below them have no graph and run once.
 
-    Only the checkpointing wrapper of the adapted layers is told that it trains: the frozen host itself stays in
-    evaluation mode, so none of its dropout acts.
+    Only the layers' checkpointing wrappers are told that they train: all below them stays in evaluation mode, so none
+    of the host's dropout acts.
     """
     if hasattr(host, "activation_checkpointing_enable"):  # its name since transformers 5
         host.activation_checkpointing_enable({"use_reentrant": False})
@@ -123,8 +123,8 @@ def checkpoint_activations(host: nn.Module, first_adapted: int) -> None:
     # transformers 5 lets the embeddings require a gradient, so that all layers have a graph; 4.57 does not, and complains.
     with contextlib.suppress(AttributeError):
         host.disable_input_require_grads()
-    for index, layer in enumerate(decoder_layers(host)):
-        layer.training = index >= first_adapted
+    for layer in decoder_layers(host):
+        layer.training = True
 
 
 def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:
