@@ -11,7 +11,6 @@ from mmadapter.config import EvalConf, RunConf, typed
 from mmadapter.config.entry import register_schemas, version_base
 
 CONF = Path(__file__).parents[2] / "conf"
-REAL = ["host.path=tiny", "adapter.layers=2", "host.max_tokens=64"]  # what the large presets leave to the user
 
 
 def run_conf(*overrides: str) -> RunConf:
