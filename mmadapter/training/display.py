@@ -56,7 +56,7 @@ class Display:
         else:
             self._line(what, done, total, text)
         if done >= total:
-            self._forget(what)
+            self.end(what)
 
     def training(self, record: Mapping[str, Any], total_steps: int, epochs: float, seconds_left: float) -> None:
         """One finished training step."""
@@ -75,8 +75,7 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
         self._progress = None
-        for memory in (self._tasks, self._started, self._last_line):
-            memory.clear()
+        self._tasks.clear()
 
     def _update_bar(self, what: str, done: int, total: int, text: str) -> None:
         if self._progress is None:
@@ -109,7 +108,8 @@ class Display:
             self._last_line[what] = now
         return due
 
-    def _forget(self, what: str) -> None:
+    def end(self, what: str) -> None:
+        """Takes away the bar of something, finished or not."""
         self._started.pop(what, None)
         self._last_line.pop(what, None)
         if what in self._tasks and self._progress is not None:

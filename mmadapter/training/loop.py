@@ -67,6 +67,7 @@ def train(
             ) from error
         raise
     finally:
+        own_display.end("training")
         own_display.close()
 
 
@@ -230,7 +231,7 @@ class Training:
         total, tokens, count = 0.0, 0, len(self.data.validation)
         for number, batch in enumerate(self.data.validation, 1):
             if stop:
-                self.display.report("validation", count, count)
+                self.display.end("validation")
                 return None
             total += self.engine.loss_sum(batch)
             tokens += batch.supervised_tokens

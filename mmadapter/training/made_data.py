@@ -1,12 +1,25 @@
-"""The embedded default's data: made on first use, with a line that says what and why."""
+"""The embedded default: its data is made on first use, with a line that says what and why; its models are shipped."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from mmadapter.config.host import TINY
+from mmadapter.config.models import SHIPPED
 from mmadapter.errors import InputError
 from mmadapter.training.display import Display
+
+
+def check_tiny_models(conf: Any) -> None:
+    """Raises InputError where the settings ask for the shipped models and they are not there."""
+    wanted = [(conf.host.path, "llama")] + ([(conf.vision.model, "clip")] if conf.vision.enabled else [])
+    for name, part in wanted:
+        if name == TINY and not (SHIPPED / part).is_dir():
+            raise InputError(
+                f"The small {part} model is not in {SHIPPED / part}, where it comes with the package. Fetch the checkout "
+                f"again, or make it: python -m data_prep.tiny_models --part {part} --out {SHIPPED} (takes hours)."
+            )
 
 
 def make_missing_data(conf: Any, display: Display) -> bool:

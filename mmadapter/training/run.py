@@ -19,7 +19,7 @@ from mmadapter.training.display import Display
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.journal import Journal
 from mmadapter.training.loop import train
-from mmadapter.training.made_data import make_missing_data
+from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import peak_memory
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.random_state import seed_all
@@ -54,6 +54,7 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     folder = run_folder(conf)
     if is_finished(folder):
         return show_finished(folder, display)
+    check_tiny_models(conf)
     make_missing_data(conf, display)
     display.say(f"run folder: {folder}")
     own = {} if conf.variants else run_one(conf, folder, display, trains=True)
