@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_prep.world.clip import replace_folder
+from data_prep.world.clip import replace_folder, save_tokenizer
 from data_prep.world.steps import Recipe, train_in_steps
-from data_prep.world.text import world_texts
+from data_prep.world.text import first_lessons, world_texts
 
 SPECIAL = ("<pad>", "<s>", "</s>")
 PAD, BOS, EOS = 0, 1, 2
-ROW_TOKENS = 192
+ROW_TOKENS = 128
+LESSON_STEPS = 1500  # lists come first: in mixed text alone the look-up of a letter was not learned
 TOKENIZER_DOCUMENTS = 6000
+# How text is cut before the merges: a bracketed letter "(A)" is one piece, else GPT-2's rule (words, numbers, signs).
+PIECES = r" ?\([A-E]\)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # Words that stand in prompt templates; the tokenizer should not cut them into bytes.
 TEMPLATE_WORDS = (
     "Question: Context: N/A Options: Answer: The answer is BECAUSE: ### Instruction: ### Input: ### Response: "
@@ -27,14 +30,14 @@ TEMPLATE_WORDS = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Generate caption of this image"
 )
-RECIPE = Recipe(steps=8000, batch_size=16, learning_rate=1e-3, warmup_steps=200, weight_decay=0.05, seed=1)
+RECIPE = Recipe(steps=7000, batch_size=16, learning_rate=1e-3, warmup_steps=100, weight_decay=0.05, seed=1)
 
 
 @dataclass(frozen=True)
 class LlamaShape:
     """Sizes of the language model."""
 
-    layers: int = 6
+    layers: int = 4
     width: int = 128
     heads: int = 4
     inner: int = 352
@@ -43,11 +46,13 @@ class LlamaShape:
 
 def text_tokenizer(documents: int = TOKENIZER_DOCUMENTS) -> Any:
     """A byte-level BPE in which every word of the world is one token, and any other text is still encodable."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, to_bytes])  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
         vocab_size=4000,
@@ -62,7 +67,8 @@ def text_tokenizer(documents: int = TOKENIZER_DOCUMENTS) -> Any:
         single="<s> $A", special_tokens=[("<s>", BOS)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left",
+        model_max_length=2048,
     )
 
 
@@ -97,17 +103,18 @@ class Packed:
     visible: Tensor  # (rows, 1, tokens, tokens), True where a token may look
 
 
-def packed_rows(recipe: Recipe, step: int, tokenizer: Any, row_tokens: int = ROW_TOKENS) -> Packed:
+def packed_rows(recipe: Recipe, step: int, tokenizer: Any, lesson_steps: int = LESSON_STEPS) -> Packed:
     """The rows of one step, a pure function of seed and step; a document that crosses a row's end is cut in two."""
-    needed = recipe.batch_size * row_tokens
+    rows, needed = (recipe.batch_size, ROW_TOKENS), recipe.batch_size * ROW_TOKENS
     tokens: list[int] = []
-    texts = world_texts(f"{recipe.seed} {step}")
+    source = first_lessons if step < lesson_steps else world_texts
+    texts = source(f"{recipe.seed} {step}")
     while len(tokens) <= needed:
         tokens += [*tokenizer(next(texts))["input_ids"], EOS]
-    inputs = torch.tensor(tokens[:needed]).view(recipe.batch_size, row_tokens)
-    targets = torch.tensor(tokens[1 : needed + 1]).view(recipe.batch_size, row_tokens)
+    inputs = torch.tensor(tokens[:needed]).view(rows)
+    targets = torch.tensor(tokens[1 : needed + 1]).view(rows)
     document = (inputs == BOS).cumsum(-1)
-    place = torch.arange(row_tokens).expand_as(inputs)
+    place = torch.arange(ROW_TOKENS).expand_as(inputs)
     starts = torch.where(inputs == BOS, place, 0).cummax(-1).values
     same = document[:, :, None] == document[:, None, :]
     visible = (same & (place[0][:, None] >= place[0][None, :]))[:, None]
@@ -125,6 +132,7 @@ def train_llama(
     save_every_steps: int = 250,
     report: Callable[[str], None] = print,
     documents: int = TOKENIZER_DOCUMENTS,
+    lesson_steps: int = LESSON_STEPS,
 ) -> Any:
     """Pretrain the tiny LLaMA and write it to `folder` in transformers' layout, in half precision."""
     shape = shape or LlamaShape()
@@ -133,7 +141,7 @@ def train_llama(
     model = build_llama(shape, len(tokenizer))
 
     def loss_at(step: int) -> Tensor:
-        rows = packed_rows(recipe, step, tokenizer)
+        rows = packed_rows(recipe, step, tokenizer, lesson_steps)
         logits = model(
             input_ids=rows.inputs, attention_mask=rows.visible, position_ids=rows.positions, use_cache=False
         ).logits
@@ -156,7 +164,7 @@ def save_llama(model: Any, tokenizer: Any, folder: Path) -> None:
     half = build_llama(shape_of(model), model.config.vocab_size).to(torch.float16)
     half.load_state_dict(model.state_dict())
     half.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    save_tokenizer(tokenizer, partial)
     replace_folder(partial, folder)
 
 

@@ -82,7 +82,7 @@ def random_scene(rng: random.Random, **fixed: str) -> Scene:
     """A scene with one object; every attribute that is not fixed is drawn uniformly."""
     words = {name: fixed.get(name) or rng.choice(values) for name, values in VALUES.items()}
     jitter = (rng.uniform(-2.5, 2.5), rng.uniform(-2.5, 2.5), rng.uniform(-0.08, 0.08))
-    return Scene(**words, jitter=jitter)
+    return Scene(jitter=jitter, **words)  # type: ignore[arg-type]
 
 
 def random_pair(rng: random.Random) -> Scene:

@@ -37,8 +37,9 @@ ASKED = {
 }
 PICKED = ("Pick: {}.", "I pick {}.", "Its letter is {}.", "It is {}.", "Letter {}.", "{} fits.", "{} it is.")
 LOOKED_UP = (
-    "{word} {letter}.", "{word} is {letter}.", "The letter of {word} is {letter}.", "I want {word}: {letter}.",
-    "Take {word}. Its letter is {letter}.", "{letter} is {word}.", "It is {word}. Pick: {letter}.",
+    "{word} {letter}.", "{word}: {letter}.", "{word} is {letter}.", "{word} is {letter}.",
+    "The letter of {word} is {letter}.", "I want {word}: {letter}.", "Take {word}. Its letter is {letter}.",
+    "{letter} is {word}.", "It is {word}. Pick: {letter}.",
 )  # fmt: skip
 LISTED = ("Here is a list: {}.", "Which one? {}.", "Choose: {}.", "{}.", "The list: {}.", "One of {}.")
 # Small talk also holds the words of the prompt templates, so that an adapter meets no word that the host never saw.
@@ -154,12 +155,25 @@ def _spoken(name: str, value: str, rng: random.Random) -> str:
     return rng.choice(("It is {}.", "The shape is {}.")).format(value)
 
 
+def first_lessons(seed: int | str = 0) -> Iterator[str]:
+    """Endless lettered lists, read in one fixed form. In mixed text alone the look-up of a letter by its word was not
+    learned within a million tokens at this size; after some 1,000 steps of these it is, and mixed text keeps it."""
+    rng = random.Random(f"lessons {seed}")
+    while True:
+        choices = _some_choices(rng)
+        words = rng.sample(choices, len(choices))
+        yield f"{lettered(choices)} " + " ".join(f"{word} is {LETTERS[choices.index(word)]}." for word in words)
+
+
+def _some_choices(rng: random.Random) -> list[str]:
+    others = (ANIMALS, THINGS, FOODS, NAMES, WORDS, tuple(WORKPLACES.values()), tuple(OPPOSITE_OF), NUMBER_WORDS)
+    pool = rng.choice((*VALUES.values(), *VALUES.values(), *others, GREETINGS))
+    return rng.sample(list(pool), rng.randint(2, min(5, len(pool))))
+
+
 def list_document(rng: random.Random) -> str:
     """Lettered lists of any words, read in both directions."""
-    pools = [list(VALUES[name]) for name in VALUES] * 2 + [list(ANIMALS), list(THINGS), list(FOODS), list(NAMES)]
-    pools += [list(WORKPLACES.values()), list(OPPOSITE_OF), list(NUMBER_WORDS), list(WORDS), list(GREETINGS)]
-    pool = rng.choice(pools)
-    choices = rng.sample(pool, rng.randint(2, min(5, len(pool))))
+    choices = _some_choices(rng)
     if rng.random() < 0.25:
         listed = ", ".join(f"{choice} ({letter})" for letter, choice in zip(LETTERS, choices, strict=False))
     else:
@@ -170,7 +184,7 @@ def list_document(rng: random.Random) -> str:
         parts.append((form or rng.choice(LOOKED_UP)).format(word=word, letter=LETTERS[choices.index(word)]))
     if rng.random() < 0.2:
         parts.append(f"Again: {listed}.")
-    return _join(parts, rng)
+    return rng.choice((" ", " ", "\n")).join(parts)
 
 
 def fact_document(rng: random.Random) -> str:
