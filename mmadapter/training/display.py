@@ -85,7 +85,7 @@ class Display:
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             )
             self._progress = Progress(
-                *columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self.console
+                *columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self.console, transient=True
             )
             self._progress.start()
         if what not in self._tasks:

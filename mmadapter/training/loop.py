@@ -13,7 +13,7 @@ from mmadapter.errors import InputError
 from mmadapter.training import trouble
 from mmadapter.training.assembly import build_engine, groups_of, schedule_of
 from mmadapter.training.checkpoint import NO_ROOM, CheckpointFolder, Position, Snapshot
-from mmadapter.training.display import Display
+from mmadapter.training.display import Display, duration
 from mmadapter.training.engine import StepResult
 from mmadapter.training.journal import Journal, perplexity
 from mmadapter.training.memory import is_out_of_memory, peak_memory
@@ -67,7 +67,6 @@ def train(
             ) from error
         raise
     finally:
-        own_display.end("training")
         own_display.close()
 
 
@@ -110,6 +109,8 @@ class Training:
                     break
                 self._step()
         self.assistant.eval()
+        self.display.end("training")
+        self.display.say(self._closing_line())
         return self.summary()
 
     def summary(self) -> dict[str, Any]:
@@ -130,6 +131,14 @@ class Training:
             "effective_batch": self.conf.optimizer.batch_size,
             "peak": peak_memory(),
         }
+
+    def _closing_line(self) -> str:
+        place = self.position
+        text = f"trained {place.step:,} steps in {duration(place.seconds)}"
+        text += "" if place.loss is None else f", last loss {place.loss:.4f}"
+        if place.best_loss is not None:
+            text += f", lowest validation loss {place.best_loss:.4f} at step {place.best_step:,}"
+        return text
 
     def _resume(self) -> None:
         snapshot, messages = self.checkpoints.load_newest()

@@ -17,7 +17,7 @@ def check_tiny_models(conf: Any) -> None:
     for name, part in wanted:
         if name == TINY and not (SHIPPED / part).is_dir():
             raise InputError(
-                f"The small {part} model is not in {SHIPPED / part}, where it comes with the package. Fetch the checkout "
+                f"The small {part} model is not in {SHIPPED / part}, where it comes with the package. Fetch that "
                 f"again, or make it: python -m data_prep.tiny_models --part {part} --out {SHIPPED} (takes hours)."
             )
 
