@@ -21,7 +21,7 @@ from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import AdapterCall
 from mmadapter.hosts.load import checkpoint_activations, host_folder, load_host, load_tokenizer
-from mmadapter.hosts.recipes import attention_modules
+from mmadapter.hosts.recipes import Host, attention_modules
 from mmadapter.vision.clip import ImageEncoder
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.load_clip import tower_shape
@@ -47,7 +47,7 @@ class Assistant(nn.Module):
 
     def __init__(
         self,
-        host: nn.Module,
+        host: Host,
         tokenizer: Any,
         adapter: Adapter,
         features: FeatureStore | None = None,
@@ -56,7 +56,7 @@ class Assistant(nn.Module):
         folder: Path | None = None,
     ) -> None:
         super().__init__()
-        self.host = host
+        self.host: Host = host
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.features = features
@@ -81,9 +81,7 @@ class Assistant(nn.Module):
             features = _feature_store(conf.vision, device)
         adapter = build_adapter(conf, host, device)
         tokenizer = load_tokenizer(folder, conf.host.tokenizer)
-        return cls(
-            host, tokenizer, adapter, features, conf.host.max_tokens, conf.host.activation_checkpointing, folder
-        )
+        return cls(host, tokenizer, adapter, features, conf.host.max_tokens, conf.host.activation_checkpointing, folder)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +111,7 @@ class Assistant(nn.Module):
         `features` takes the place of the batch's images: one (features,) vector or None per row.
         """
         if batch.targets.numel() == 0:
-            return sum(item.parameter.sum() * 0.0 for item in self.trainable())
+            return torch.stack([item.parameter.sum() * 0.0 for item in self.trainable()]).sum()
         logits = self._supervised_logits(batch, features)
         return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
@@ -133,7 +131,7 @@ class Assistant(nn.Module):
         seed: int | None = None,
         features: Features | None = None,
     ) -> list[str]:
-        """The answers to samples of any length mix, without the prompts. Random numbers outside are left as they were."""
+        """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were."""
         encoder = SampleEncoder(self.tokenizer, self.max_tokens - settings.max_new_tokens)
         encoded = [encoder.encode(_without_answer(sample)) for sample in samples]
         batch = make_batch(encoded, self.tokenizer.pad_token_id).to(self.device)
@@ -209,7 +207,7 @@ class Assistant(nn.Module):
         return tokens[:, batch.input_ids.shape[1] :]
 
 
-def build_adapter(conf: Any, host: nn.Module, device: Any = "cpu") -> Adapter:
+def build_adapter(conf: Any, host: Host, device: Any = "cpu") -> Adapter:
     """The freshly drawn adapter of a configuration for `host`: prompts on its last layers, projection with images."""
     modules = attention_modules(host)
     if not 1 <= conf.adapter.layers <= len(modules):
@@ -270,7 +268,7 @@ def _without_answer(sample: Sample) -> Sample:
 
 @contextlib.contextmanager
 def _head_on_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Let the output head see only `rows` of the flattened (batch * tokens) hidden states, as one row of `pairs` tokens.
+    """Let the output head see only `rows` of the flattened (batch * tokens) hidden states, as one row of tokens.
 
     The head's own forward and whatever the family does to its logits (scale, cap) stay as they are.
     """
@@ -287,7 +285,7 @@ def _head_on_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _adapter_in_each_call(host: nn.Module, call: AdapterCall) -> Iterator[None]:
+def _adapter_in_each_call(host: Host, call: AdapterCall) -> Iterator[None]:
     """Add `adapter=call` to each forward of the host: its `generate` refuses keywords that it does not know."""
 
     def add(_: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -41,7 +41,9 @@ def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | 
         temporary.chmod(0o755)
         _replace(temporary, folder)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: the adapter could not be saved ({error}). Free some space and run again.") from error
+        raise InputError(
+            f"{folder}: the adapter could not be saved ({error}). Free some space, run again."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -163,7 +165,9 @@ def _refuse_differences(folder: Path, what: str, saved: Any, here: Any) -> None:
         )
     keys = [key for key in {**saved, **here} if saved.get(key) != here.get(key)]
     listed = "; ".join(f"{key}: adapter {saved.get(key)}, here {here.get(key)}" for key in keys[:6])
-    raise InputError(f"{folder} does not fit this {what}. Differs: {listed}. Use the {what} that the adapter was trained with.")
+    raise InputError(
+        f"{folder} does not fit this {what}. Differs: {listed}. Use the {what} of the run that made the adapter."
+    )
 
 
 def _replace(temporary: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small whole assistants for tests: a random host folder with its own tokenizer, a random CLIP tower, an open adapter."""
+"""Small whole assistants for tests: a random host with its own tokenizer, a random CLIP tower, an open adapter."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def random_encoder(seed: int = 0) -> ImageEncoder:
     return ImageEncoder(tower, [1, 2])
 
 
-def assistant_on(name: str = "llama_gqa", images: bool = True, gates: float = 0.7, seed: int = 0, **settings) -> Assistant:
+def assistant_on(
+    name: str = "llama_gqa", images: bool = True, gates: float = 0.7, seed: int = 0, **settings
+) -> Assistant:
     """An assistant on a random host of a family, with gates drawn around zero (0: closed)."""
     host = tiny_host(name, seed=seed)
     route(host)
@@ -66,7 +68,9 @@ def assistant_on(name: str = "llama_gqa", images: bool = True, gates: float = 0.
     return Assistant(host, tiny_tokenizer(), adapter, features, **settings)
 
 
-def sample(prompt: str, answer: str | None = None, image: Path | None = None, id: str = "0", source: str = "s") -> Sample:
+def sample(
+    prompt: str, answer: str | None = None, image: Path | None = None, id: str = "0", source: str = "s"
+) -> Sample:
     """One question, with its answer where one is given."""
     segments = [Segment(prompt, "instruction")]
     if answer is not None:

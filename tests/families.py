@@ -54,7 +54,10 @@ CORE = ["llama_mha", "llama_gqa", "qwen3", "mistral"]
 EAGER_ONLY = {"gemma2"}
 # The window binds on rows longer than it, so these families' masks are never plain causal.
 EVERY_FAMILY_AND_ATTENTION = [
-    (name, attention) for name in FAMILIES for attention in ("eager", "sdpa") if attention == "eager" or name not in EAGER_ONLY
+    (name, attention)
+    for name in FAMILIES
+    for attention in ("eager", "sdpa")
+    if attention == "eager" or name not in EAGER_ONLY
 ]
 
 

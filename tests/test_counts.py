@@ -64,7 +64,9 @@ def test_v1_with_images_trains_about_1_8_million(llama_7b):
 
 @pytest.mark.parametrize(("layers", "paper"), [(10, 0.97), (20, 1.37), (30, 1.79)])
 def test_the_ablations_parameter_column(llama_7b, layers, paper):
-    assert round(count(build_adapter(conf(images=True, layers=layers), llama_7b, "meta")) / 1e6, 2) == pytest.approx(paper, abs=0.011)
+    assert round(count(build_adapter(conf(images=True, layers=layers), llama_7b, "meta")) / 1e6, 2) == pytest.approx(
+        paper, abs=0.011
+    )
 
 
 def test_the_joint_baseline_has_no_gates(llama_7b):

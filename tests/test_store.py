@@ -1,4 +1,4 @@
-"""Law 7: an adapter saved and loaded elsewhere is bit-identical, holds only what trained, and never destroys the last one."""
+"""Law 7: an adapter loaded elsewhere is bit-identical, holds only what trained, and never destroys the last one."""
 
 import json
 import os
@@ -35,7 +35,11 @@ def test_a_new_process_computes_the_same_logits(tmp_path):
     for name, assistant in assistants.items():
         save_adapter(assistant, tmp_path / name)
     command = [sys.executable, "-c", LOAD_AND_SCORE, tmp_path, *CORE]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])})
+    subprocess.run(
+        command,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
+    )
     for name, assistant in assistants.items():
         expected = assistant._supervised_logits(batch_of(assistant, [sample("what is red", "a circle", image)]), None)
         assert torch.equal(torch.load(tmp_path / f"{name}.pt"), expected), name

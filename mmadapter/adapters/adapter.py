@@ -36,7 +36,7 @@ class Adapter(nn.Module):
 
     def by_index(self) -> dict[int, PromptLayer]:
         """The adapted layers by their number in the host."""
-        return {int(index): layer for index, layer in self.layers.items()}
+        return {int(index): layer for index, layer in self.layers.items()}  # type: ignore[misc]
 
     def gates(self) -> Tensor:
         """(adapted layers, heads): the factors on the prompt branches; no rows for joint attention."""

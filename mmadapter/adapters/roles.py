@@ -68,9 +68,7 @@ def trainable_parameters(module: nn.Module) -> list[TrainableParameter]:
     return found
 
 
-def parameter_groups(
-    trainable: Iterable[TrainableParameter], settings: Mapping[str, GroupSettings]
-) -> list[Group]:
+def parameter_groups(trainable: Iterable[TrainableParameter], settings: Mapping[str, GroupSettings]) -> list[Group]:
     """Groups by configuration; every trainable parameter ends in exactly one.
 
     Raises InputError for a role in two groups, a role or group that no parameter has, a parameter without a group.
@@ -87,7 +85,8 @@ def parameter_groups(
                 )
             if role not in present:
                 raise InputError(
-                    f"adapter.groups.{name}.roles names {role!r}, but this adapter has only: {', '.join(sorted(present))}."
+                    f"adapter.groups.{name}.roles names {role!r}, but this adapter has only: "
+                    f"{', '.join(sorted(present))}."
                 )
             owner_of[role] = name
     missing = sorted(present - owner_of.keys())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadapter.adapters.zero_init import (
     PromptLayer,
@@ -21,7 +21,7 @@ from mmadapter.adapters.zero_init import (
     joint_prompt_scores_mask,
     repeat_rows,
 )
-from mmadapter.hosts.recipes import attention_modules, recipe_for
+from mmadapter.hosts.recipes import AttentionModule, Host, attention_modules, recipe_for
 
 ROUTE = "mmadapter"
 
@@ -50,7 +50,7 @@ class AdapterCall:
     keep: bool = False
     kept: dict[int, PromptKeysValues] = field(default_factory=dict)
 
-    def project(self, index: int, module: nn.Module, dtype: torch.dtype) -> PromptKeysValues:
+    def project(self, index: int, module: AttentionModule, dtype: torch.dtype) -> PromptKeysValues:
         """Keys and values of the prompts of layer `index`, computed once per forward."""
         layer = self.layers[index]
         state = (layer.prompt.data_ptr(), layer.prompt._version)
@@ -63,7 +63,7 @@ class AdapterCall:
         return projected
 
 
-def route(host: nn.Module) -> None:
+def route(host: Host) -> None:
     """Send every attention module of `host` through this file; idempotent, and the saved config stays as it was.
 
     The one place that leans on a private attribute of `transformers`: each attention module gets a config copy that
@@ -82,7 +82,7 @@ def route(host: nn.Module) -> None:
 
 
 def attend(
-    module: nn.Module,
+    module: AttentionModule,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -115,7 +115,7 @@ def attend(
 
 
 def _project(
-    module: nn.Module, layer: PromptLayer, visual: Tensor | None, dtype: torch.dtype, state: tuple[int, int]
+    module: AttentionModule, layer: PromptLayer, visual: Tensor | None, dtype: torch.dtype, state: tuple[int, int]
 ) -> PromptKeysValues:
     """Prompts (and images) through the layer's own key and value projections.
 
@@ -155,7 +155,7 @@ def _base_attention(module, query, key, value, attention_mask, **kwargs):
         module.config = routed
 
 
-def _base_function(module: nn.Module) -> Callable:
+def _base_function(module: AttentionModule) -> Callable:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     name = module.base_config._attn_implementation

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import route
-from mmadapter.hosts.recipes import decoder_layers, recipe_for
+from mmadapter.hosts.recipes import Host, decoder_layers, recipe_for
 
 TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
 OLDEST_TRANSFORMERS = (4, 57)
@@ -81,7 +80,7 @@ def check_attention(model_type: str, attention: str) -> None:
         )
 
 
-def load_host(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: Any = "cpu") -> nn.Module:
+def load_host(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: Any = "cpu") -> Host:
     """A frozen, routed causal language model in evaluation mode.
 
     With `device="meta"` the model has the right shapes and no weights (dry run).
@@ -110,7 +109,7 @@ def load_host(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device:
     return host
 
 
-def checkpoint_activations(host: nn.Module) -> None:
+def checkpoint_activations(host: Host) -> None:
     """Recompute the adapted layers in the backward pass; the layers below them have no graph and run once.
 
     Only the layers' checkpointing wrappers are told that they train: all below them stays in evaluation mode, so none
@@ -120,7 +119,7 @@ def checkpoint_activations(host: nn.Module) -> None:
         host.activation_checkpointing_enable({"use_reentrant": False})
     else:
         host.gradient_checkpointing_enable({"use_reentrant": False})
-    # transformers 5 lets the embeddings require a gradient, so that all layers have a graph; 4.57 does not, and complains.
+    # transformers 5 lets the embeddings require a gradient, giving all layers a graph; 4.57 does not, and complains.
     with contextlib.suppress(AttributeError):
         host.disable_input_require_grads()
     for layer in decoder_layers(host):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from mmadapter.errors import InputError
 
 KeysValues = tuple[Tensor, Tensor]
+# Their classes are found at run time: a `transformers` causal language model, and one of its attention modules.
+Host = Any
+AttentionModule = Any
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,11 @@ class Recipe:
     """
 
     attention: str  # name of the attention module in a decoder layer
-    project: Callable[[nn.Module, Tensor], KeysValues]
+    project: Callable[[AttentionModule, Tensor], KeysValues]
     attentions: tuple[str, ...] = ("eager", "sdpa", "flex")
 
 
-def separate_projections(module: nn.Module, hidden: Tensor) -> KeysValues:
+def separate_projections(module: AttentionModule, hidden: Tensor) -> KeysValues:
     """`k_proj` and `v_proj`, and the family's key norm where it has one (Qwen3, Gemma-3).
 
     The papers say nothing on key norms: the prompts' keys pass it, so that they are scaled like the text's.
@@ -37,7 +41,7 @@ def separate_projections(module: nn.Module, hidden: Tensor) -> KeysValues:
     return (keys if norm is None else norm(keys)), values
 
 
-def fused_projection(module: nn.Module, hidden: Tensor) -> KeysValues:
+def fused_projection(module: AttentionModule, hidden: Tensor) -> KeysValues:
     """`qkv_proj` with rows [q | k | v] (Phi-3)."""
     fused = module.qkv_proj(hidden)
     size = module.config.num_key_value_heads * module.head_dim
@@ -45,7 +49,7 @@ def fused_projection(module: nn.Module, hidden: Tensor) -> KeysValues:
     return _split_heads(keys, module.head_dim), _split_heads(values, module.head_dim)
 
 
-def interleaved_projection(module: nn.Module, hidden: Tensor) -> KeysValues:
+def interleaved_projection(module: AttentionModule, hidden: Tensor) -> KeysValues:
     """`query_key_value` with q, k, v side by side in each head (GPT-NeoX)."""
     fused = _split_heads(module.query_key_value(hidden), 3 * module.head_size)
     _, keys, values = fused.chunk(3, dim=-1)
@@ -84,13 +88,13 @@ def recipe_for(model_type: str) -> Recipe:
     return RECIPES[model_type]
 
 
-def decoder_layers(host: nn.Module) -> nn.ModuleList:
+def decoder_layers(host: Host) -> nn.ModuleList:
     """The decoder blocks of a causal language model, lowest first."""
     # By structure: neither `base_model_prefix` nor `get_decoder` is right for all families in all supported versions.
     return next(child.layers for child in host.children() if hasattr(child, "layers"))
 
 
-def attention_modules(host: nn.Module) -> list[nn.Module]:
+def attention_modules(host: Host) -> list[AttentionModule]:
     """The attention module of every decoder block, lowest first."""
     name = recipe_for(host.config.model_type).attention
     return [getattr(layer, name) for layer in decoder_layers(host)]

@@ -105,7 +105,9 @@ def _load(file: Path) -> dict[str, Tensor]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ... for damaged files
-        raise InputError(f"{file} cannot be read: {error}. Compare it with checklist.chk, download it again.") from error
+        raise InputError(
+            f"{file} cannot be read: {error}. Compare it with checklist.chk, download it again."
+        ) from error
 
 
 def _join(name: str, parts: list[Tensor]) -> Tensor:
@@ -130,7 +132,8 @@ def convert(source: Path, target: Path, tokenizer: Path | None = None, tokens: i
         raise InputError(f"{source / 'params.json'} cannot be read: {error}.") from error
     base = read_meta_tensors(source)
     config = LlamaConfig(**llama_settings(params, base["tok_embeddings.weight"].shape[0], tokens))
-    state = rename_llama_tensors(base, config.num_attention_heads, config.num_key_value_heads)
+    heads = params["n_heads"]
+    state = rename_llama_tensors(base, heads, params.get("n_kv_heads") or heads)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(
         self,
-        tower: nn.Module,
+        tower: Any,
         layers: Sequence[int],
         project_scales: bool = True,
         channel_order: str = "rgb",
@@ -32,10 +33,12 @@ class ImageEncoder(nn.Module):
         blocks = len(tower.transformer.resblocks)
         outside = [layer for layer in layers if not 0 <= layer < blocks]
         if outside or not layers:
-            raise InputError(f"vision.layers={list(layers)}: this tower has blocks 0 to {blocks - 1}; name at least one.")
+            raise InputError(
+                f"vision.layers={list(layers)}: the tower has blocks 0 to {blocks - 1}; name at least one."
+            )
         if channel_order not in ("rgb", "bgr"):
             raise InputError(f"vision.channel_order={channel_order}: allowed are rgb, bgr")
-        self.tower = tower
+        self.tower: Any = tower  # open_clip's VisionTransformer
         self.layers = list(layers)
         self.project_scales = project_scales
         self.channel_order = channel_order

@@ -31,7 +31,7 @@ class FeatureStore:
         self._features: dict[str, Tensor] = {}
 
     def add(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute what is missing. `progress(done, total)` is called after each batch. Raises InputError for a bad image."""
+        """Compute what is missing; `progress(done, total)` after each batch. Raises InputError for a bad image."""
         missing: dict[str, Path] = {}
         for path in dict.fromkeys(paths):
             if path not in self._by_path:

@@ -101,7 +101,9 @@ def _build(config: dict[str, Any], weights: Any, quick_gelu: bool | None) -> nn.
 def _from_open_clip_folder(folder: Path, quick_gelu: bool | None) -> nn.Module:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise InputError(f"{weights} is missing. A folder in open_clip's layout holds {CONFIG_FILE} and {WEIGHTS_FILE}.")
+        raise InputError(
+            f"{weights} is missing. A folder in open_clip's layout holds it beside {CONFIG_FILE}."
+        )
     return _loaded(folder, lambda: _build(_folder_config(folder), weights, quick_gelu))
 
 
@@ -110,8 +112,8 @@ def _from_transformers_folder(model: str | None, folder: Path, quick_gelu: bool 
     is_quick = found["hidden_act"] == "quick_gelu"
     if quick_gelu is not None and quick_gelu != is_quick:
         raise InputError(
-            f"vision.quick_gelu={str(quick_gelu).lower()}, but {folder}/config.json says hidden_act={found['hidden_act']}. "
-            "Remove vision.quick_gelu: the folder knows."
+            f"vision.quick_gelu={str(quick_gelu).lower()}, but {folder}/config.json says "
+            f"hidden_act={found['hidden_act']}. Remove vision.quick_gelu: the folder knows."
         )
     config = _named_config(model)
     return _loaded(folder, lambda: _build(config, open_clip_state(folder), is_quick))
@@ -126,9 +128,9 @@ def _from_file(model: str | None, file: Path, quick_gelu: bool | None) -> nn.Mod
             quick_gelu = True
         elif f"{model}-quickgelu" in open_clip.list_models():
             raise InputError(
-                f"vision.pretrained={file}: the file does not say whether its weights need QuickGELU, and {model} exists "
-                f"with and without. OpenAI's weights: vision.model={model}-quickgelu (or vision.quick_gelu=true); "
-                "most LAION weights: vision.quick_gelu=false."
+                f"vision.pretrained={file}: the file does not say whether its weights need QuickGELU, and "
+                f"{model} exists with and without. OpenAI's weights: vision.model={model}-quickgelu "
+                "(or vision.quick_gelu=true); most LAION weights: vision.quick_gelu=false."
             )
     return _loaded(file, lambda: _build(config, file, quick_gelu))
 
@@ -140,11 +142,14 @@ def _from_tag(model: str | None, tag: str, quick_gelu: bool | None) -> nn.Module
     known = open_clip.list_pretrained_tags_by_model(model)
     if tag not in known:
         raise InputError(
-            f"vision.pretrained={tag}: neither a file, nor a folder, nor a tag of {model}. Tags: {', '.join(known) or 'none'}"
+            f"vision.pretrained={tag}: neither a file, nor a folder, nor a tag of {model}. "
+            f"Tags: {', '.join(known) or 'none'}"
         )
     needs_quick = bool((open_clip.get_pretrained_cfg(model, tag) or {}).get("quick_gelu", False))
     if quick_gelu is not None and quick_gelu != needs_quick:
-        raise InputError(f"vision.quick_gelu={str(quick_gelu).lower()}, but the weights {model}/{tag} need {needs_quick}.")
+        raise InputError(
+            f"vision.quick_gelu={str(quick_gelu).lower()}, but {model}/{tag} needs {needs_quick}."
+        )
     if needs_quick and not config.get("quick_gelu"):
         logging.getLogger(__name__).info("%s/%s needs QuickGELU: switched on", model, tag)
 

@@ -11,7 +11,7 @@ class MlpProjection(nn.Module):
 
     4608 -> 64 -> 4096 has 561,216 parameters, which fits the paper's 0.6M.
     Deviates: the paper gives neither widths nor the non-linearity; here GELU, and each feature vector is first brought
-    to zero mean and unit variance without parameters, because the scales of CLIP's blocks differ by orders of magnitude.
+    to zero mean and unit variance without parameters: the scales of CLIP's blocks differ by orders of magnitude.
     """
 
     ROLE = "visual_projection"

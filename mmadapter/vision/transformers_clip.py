@@ -54,7 +54,7 @@ def open_clip_state(folder: Path) -> dict[str, Tensor]:
 
 
 def rename_visual_tensors(vision: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
-    """`transformers` names (without `vision_model.`) to open_clip's; q, k, v rows are stacked, the projection turned."""
+    """`transformers` names (without `vision_model.`) to open_clip's: q, k, v rows stacked, the projection turned."""
     state: dict[str, Tensor] = {}
     for theirs, ours in _PLAIN.items():
         for end in ("", ".weight", ".bias"):

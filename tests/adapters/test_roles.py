@@ -16,7 +16,9 @@ def trainable():
 
 
 def test_each_parameter_lands_in_exactly_one_group(trainable):
-    groups = parameter_groups(trainable, {"text": GroupSettings(["prompt", "gate"]), "eyes": GroupSettings(["visual_projection"])})
+    groups = parameter_groups(
+        trainable, {"text": GroupSettings(["prompt", "gate"]), "eyes": GroupSettings(["visual_projection"])}
+    )
     names = [name for group in groups for name, _ in group.parameters]
     assert sorted(names) == sorted(item.name for item in trainable)
     assert {group.name: group.size for group in groups} == {

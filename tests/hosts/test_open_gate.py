@@ -168,7 +168,9 @@ def test_the_image_acts_exactly_as_gate_times_projected_value(name):
     assert shift.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("setting", "reference"), [({"gate": "identity"}, "identity"), ({"gate_per": "layer"}, "scalar")])
+@pytest.mark.parametrize(
+    ("setting", "reference"), [({"gate": "identity"}, "identity"), ({"gate_per": "layer"}, "scalar")]
+)
 def test_the_released_gate_forms_are_settings(setting, reference):
     host = routed_host("llama_gqa")
     adapter = open_adapter(host, **setting)

@@ -29,7 +29,10 @@ def write_meta_folder(folder, golden, parts=1):
     base = {name.removeprefix("base."): tensor for name, tensor in tensors.items() if name.startswith("base.")}
     base["rope.freqs"] = torch.zeros(4)
     for part in range(parts):
-        torch.save({name: cut(name, tensor, part, parts) for name, tensor in base.items()}, folder / f"consolidated.{part:02}.pth")
+        torch.save(
+            {name: cut(name, tensor, part, parts) for name, tensor in base.items()},
+            folder / f"consolidated.{part:02}.pth",
+        )
     return folder
 
 
@@ -71,7 +74,9 @@ def meta_forward(golden, tokens):
     hidden = base["tok_embeddings.weight"][tokens]
     causal = torch.full((tokens.shape[1],) * 2, -torch.inf).triu(1)
     for index in range(about["n_layers"]):
-        weight = {name.removeprefix(f"layers.{index}."): t for name, t in base.items() if name.startswith(f"layers.{index}.")}
+        weight = {
+            name.removeprefix(f"layers.{index}."): t for name, t in base.items() if name.startswith(f"layers.{index}.")
+        }
         x = norm(hidden, weight["attention_norm.weight"])
         q, k, v = ((x @ weight[f"attention.w{part}.weight"].T).unflatten(-1, (heads, size)) for part in "qkv")
         scores = torch.einsum("bthd,bshd->bhts", rotated(q), rotated(k)) / size**0.5 + causal

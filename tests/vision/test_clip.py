@@ -19,6 +19,7 @@ from tests.assistants import picture, random_encoder
 def small_models(tmp_path, monkeypatch):
     """open_clip knows `small` and `small-quickgelu`, as it knows ViT-B-32 and ViT-B-32-quickgelu."""
     from open_clip import factory
+
     from tests.assistants import _CLIP
 
     monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS, "small": _CLIP})
@@ -98,7 +99,13 @@ def test_a_transformers_folder_gives_its_own_features(small_models, tmp_path, ac
         "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32,
         "patch_size": 16, "hidden_act": activation,
     }  # fmt: skip
-    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32}
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 32,
+    }
     torch.manual_seed(1)
     model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)).eval()
     model.save_pretrained(tmp_path / "clip")
@@ -112,12 +119,13 @@ def test_a_transformers_folder_gives_its_own_features(small_models, tmp_path, ac
 
 
 def test_openais_tags_are_known_to_need_quickgelu_even_under_the_plain_name():
-    with pytest.raises(InputError, match=r"vision\.quick_gelu=false.*need True"):
+    with pytest.raises(InputError, match=r"vision\.quick_gelu=false.*needs True"):
         load_visual_tower("ViT-B-32", "openai", quick_gelu=False)
 
 
 def test_an_open_clip_folder_is_read_as_it_is(small_models, tmp_path):
     from safetensors.torch import save_file
+
     from tests.assistants import _CLIP
 
     save_file(small_models.state_dict(), tmp_path / "open_clip_model.safetensors")
