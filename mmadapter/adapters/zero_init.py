@@ -77,8 +77,9 @@ def gated_prompt_attention(
 
     query (batch, heads, tokens, head_dim), after rotary; keys and values (1 or prompts, kv_heads, prompt_length,
     head_dim) without rotary; gate (heads,); value_shift (prompts, kv_heads, 1, head_dim) is what an image adds
-    to every prompt's value. `prompts` divides `batch` (beams and several returns of one row stand side by side). Every query sees every
-    prompt, so there is no mask. Softmax in float32. Returns (batch, tokens, heads, head_dim) in the query's dtype.
+    to every prompt's value. `prompts` divides `batch` (beams and several returns of one row stand side by side). Every
+    query sees every prompt, so there is no mask. Softmax in float32. Returns (batch, tokens, heads, head_dim) in the
+    query's dtype.
 
     Deviates: the paper divides the scores by sqrt(width); the official code by sqrt(head_dim), as every host here.
     """

@@ -33,4 +33,5 @@ class DataConf:
     root: str | None = input_path()  # folder that sources without a root of their own are read from
     made: str | None = choice(None, "shapes")  # shapes = the made-up world; made in data.root when it is missing
     sources: dict[str, SourceConf] = named()  # name -> what is trained on
+    long_answers: str = choice("error", "cut")  # longer than host.max_tokens: stop, or cut (official)
     validation: dict[str, SourceConf] = named()  # name -> what is validated on, never trained on

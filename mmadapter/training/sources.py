@@ -14,6 +14,14 @@ from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What was read, by source."""
+
+    training: dict[str, list[Sample]]
+    validation: dict[str, list[Sample]]
+
+
 @dataclass
 class RunData:
     """What a run trains on and validates on."""
@@ -23,6 +31,7 @@ class RunData:
     validation: list[Batch]
     validation_samples: int
     cut_samples: int  # prompts that were too long and were cut
+    cut_answers: int = 0  # answers likewise, where data.long_answers allows it
     with_images: bool = True
 
     @property
@@ -49,19 +58,26 @@ class RunData:
         """One line: samples by source, validation, what was cut."""
         parts = ", ".join(f"{name} {len(items):,}" for name, items in self.encoded.items())
         text = f"training samples: {parts}; validation samples: {self.validation_samples:,}"
-        return text + (f"; {self.cut_samples:,} prompts were too long and were cut" if self.cut_samples else "")
+        cut = {"prompts": self.cut_samples, "answers": self.cut_answers}
+        return text + "".join(f"; {count:,} {what} were too long and were cut" for what, count in cut.items() if count)
 
 
-def read_data(conf: Any, tokenizer: Any, max_tokens: int) -> RunData:
-    """Reads and encodes everything that `conf.data` names. Raises InputError on what cannot be used."""
+def read_samples(conf: Any) -> Samples:
+    """Reads everything that `conf.data` names, before any model is loaded. Raises InputError on what cannot be used."""
     if not conf.data.sources:
         raise InputError("data.sources is empty: there is nothing to train on. Choose an experiment, or data=NAME.")
-    encoder = SampleEncoder(tokenizer, max_tokens)
+    micro_batches(conf.optimizer.batch_size, conf.optimizer.micro_batch_size)
     training = {name: read_source(conf, name, source) for name, source in conf.data.sources.items()}
     validation = {name: read_source(conf, name, source) for name, source in conf.data.validation.items()}
     check_disjoint(training, validation)
-    encoded = {name: encoder.encode_many(samples) for name, samples in training.items()}
-    settings = conf.optimizer
+    return Samples(training, validation)
+
+
+def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunData:
+    """Samples as token ids, mixed into steps. Raises InputError naming a sample that has no answer or does not fit."""
+    encoder, settings = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), conf.optimizer
+    encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
+    cut = encoder.cut_samples, encoder.cut_answers
     mixture = Mixture(
         encoded,
         {name: source.weight for name, source in conf.data.sources.items()},
@@ -70,14 +86,13 @@ def read_data(conf: Any, tokenizer: Any, max_tokens: int) -> RunData:
         encoder.pad_id,
         micro_batches=micro_batches(settings.batch_size, settings.micro_batch_size),
     )
-    cut = encoder.cut_samples
     batches = [
         batch
-        for samples in validation.values()
-        for batch in length_sorted_batches(encoder.encode_many(samples), settings.micro_batch_size, encoder.pad_id)
+        for listed in samples.validation.values()
+        for batch in length_sorted_batches(encoder.encode_many(listed), settings.micro_batch_size, encoder.pad_id)
     ]
-    count = sum(len(samples) for samples in validation.values())
-    return RunData(mixture, encoded, batches, count, cut, conf.vision.enabled)
+    count = sum(len(listed) for listed in samples.validation.values())
+    return RunData(mixture, encoded, batches, count, *cut, conf.vision.enabled)
 
 
 def read_source(conf: Any, name: str, source: Any) -> list[Sample]:
