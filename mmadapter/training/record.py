@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmadapter.errors import InputError
+
+LOCK_FILE = ".running"
 PACKAGES = (
     "torch",
     "transformers",
@@ -87,11 +92,32 @@ def _version(package: str) -> str | None:
 
 def clear_leftovers(folder: Path) -> None:
     """Removes what a killed attempt left under temporary names."""
-    import shutil
-
     for pattern in (".adapter-*", ".*.writing"):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """While inside, no other process of this machine works in the run folder. Raises InputError where one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    path = folder / LOCK_FILE
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: run=NAME"
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def results_of(folder: Path) -> dict[str, Mapping[str, Any]]:

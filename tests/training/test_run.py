@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmadapter.config import GroupConf
+from mmadapter.config import GroupConf, save_config
 from mmadapter.errors import InputError
 from mmadapter.training.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
+from mmadapter.training.record import only_process
 from mmadapter.training.run import run
 from tests.training.tiny_run import SIZES, save_inputs, tiny_conf
 
@@ -212,3 +213,27 @@ def test_validating_on_what_is_trained_on_is_refused(inputs, tmp_path):
     conf.data.validation["questions"].split = "train"
     with pytest.raises(InputError, match=r"data.validation.questions: .* is trained on"):
         run(conf)
+
+
+def test_a_test_split_that_is_missing_shows_before_the_training(inputs, tmp_path):
+    conf = short(inputs, tmp_path)
+    conf.evaluate = ["scienceqa"]
+    conf.tasks["scienceqa"].split = "tset"
+    with pytest.raises(InputError, match="tset"):
+        run(conf)
+    assert not (only_folder(tmp_path) / "metrics.jsonl").exists()
+
+
+def test_a_second_process_in_the_same_folder_is_refused(inputs, tmp_path):
+    conf = short(inputs, tmp_path, "run=mine")
+    with only_process(tmp_path / "mine"):
+        save_config(conf, tmp_path / "mine")
+        with pytest.raises(InputError, match="Another process is working in .*run=NAME"):
+            run(conf)
+    run(short(inputs, tmp_path, "run=mine"))
+
+
+def test_a_gpu_that_is_not_there_is_refused(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        run(short(inputs, tmp_path, "engine.device=cuda"))

@@ -6,7 +6,7 @@ import pytest
 
 from mmadapter.config import RunConf, SourceConf
 from mmadapter.errors import InputError
-from mmadapter.training.sources import micro_batches, read_data
+from mmadapter.training.sources import encode, micro_batches, read_samples
 from tests.assistants import tiny_tokenizer
 
 
@@ -28,7 +28,7 @@ def make_conf(path, **optimizer):
 
 
 def read(conf):
-    return read_data(conf, tiny_tokenizer(), 128)
+    return encode(conf, read_samples(conf), tiny_tokenizer(), 128)
 
 
 def step_ids(data, step):

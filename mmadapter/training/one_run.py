@@ -1,0 +1,118 @@
+"""One assistant from settings to scores: everything is read first, then built, trained, saved, evaluated."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmadapter.config import save_config
+from mmadapter.errors import InputError
+from mmadapter.training.assembly import groups_of, lr_line, schedule_of
+from mmadapter.training.display import Display
+from mmadapter.training.journal import Journal
+from mmadapter.training.loop import train
+from mmadapter.training.random_state import seed_all
+from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
+from mmadapter.training.sources import Samples, encode, read_samples
+from mmadapter.training.table import show_trainable, trainable_rows
+
+SCORES = ("accuracy", "likelihood_accuracy", "counts", "unanswered")
+
+
+def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str, Any]:
+    """Trains (unless it is the host alone) and evaluates one assistant in `folder`; goes on where an attempt ended.
+
+    All data is read, and all pictures are encoded, before the first step: what cannot be used shows before the work.
+    """
+    from mmadapter.assistant import Assistant
+
+    clear_leftovers(folder)
+    save_config(conf, folder)
+    write_json(folder / "versions.json", versions())
+    samples = read_samples(conf) if trains else None
+    questions = open_tasks(conf, folder)
+    assistant = Assistant.build(conf, device=device_of(conf))
+    prepare_images(assistant, questions, display)
+    seed_all(conf.seed)
+    training = None if samples is None else train_one(conf, assistant, samples, folder, display)
+    for name, asked in questions.items():
+        evaluate_task(conf, assistant, name, asked, folder, display)
+    del assistant
+    gc.collect()
+    scores = {
+        name: {key: metrics[key] for key in SCORES if key in metrics} for name, metrics in results_of(folder).items()
+    }
+    return {"training": training, "evaluation": scores}
+
+
+def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display: Display) -> dict[str, Any]:
+    """Shows what trains, trains, and saves the adapter."""
+    from mmadapter.store import save_adapter
+
+    data = encode(conf, samples, assistant.tokenizer, assistant.max_tokens)
+    schedule = schedule_of(conf, data.steps_per_epoch)
+    rows = trainable_rows(conf, assistant, groups_of(conf, assistant), schedule.lr)
+    write_json(folder / "trainable.json", rows)
+    show_trainable(rows, display)
+    display.say(data.describe())
+    display.say(lr_line(conf, schedule))
+    name, settings = f"{conf.experiment}-{folder.name}", conf.training
+    journal = Journal(folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=name)
+
+    def save(facts: dict[str, Any]) -> None:
+        save_adapter(assistant, folder / "adapter", facts)
+
+    try:
+        summary = train(conf, assistant, data, folder, journal, display, save)
+    finally:
+        journal.close()
+    save(summary)
+    return summary
+
+
+def open_tasks(conf: Any, folder: Path) -> dict[str, list[Any]]:
+    """The samples of every task of `evaluate` that no earlier attempt has finished."""
+    from mmadapter.evaluation.recreate import samples_of_task
+
+    waiting = [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
+    read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
+    return read if conf.vision.enabled else {name: without_images(samples) for name, samples in read.items()}
+
+
+def prepare_images(assistant: Any, questions: dict[str, list[Any]], display: Display) -> None:
+    """Encodes the pictures of all tasks."""
+    paths = [sample.image for samples in questions.values() for sample in samples if sample.image is not None]
+    if paths:
+        assistant.prepare_images(paths, lambda done, total: display.report("image features", done, total))
+
+
+def evaluate_task(conf: Any, assistant: Any, name: str, samples: Sequence[Any], folder: Path, display: Display) -> None:
+    """One task into FOLDER/eval/NAME."""
+    from mmadapter.evaluation.run import evaluate
+
+    def progress(what: str, done: int, total: int) -> None:
+        display.report(f"{name}: {what}", done, total)
+
+    task = conf.tasks[name]
+    assistant.eval()
+    evaluate(assistant, task, samples, folder / "eval" / name, progress=progress, root=task.root or conf.data.root)
+
+
+def device_of(conf: Any) -> str:
+    """The device that engine.device asks for."""
+    available = torch.cuda.is_available()
+    if conf.engine.device == "cuda" and not available:
+        raise InputError("engine.device=cuda, but torch sees no GPU here. Use engine.device=cpu, or auto.")
+    if conf.engine.device != "auto":
+        return conf.engine.device
+    return "cuda" if available else "cpu"
+
+
+def without_images(samples: Sequence[Any]) -> list[Any]:
+    """The same samples, text only."""
+    return [replace(sample, image=None) for sample in samples]
