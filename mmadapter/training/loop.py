@@ -20,6 +20,7 @@ from mmadapter.training.memory import is_out_of_memory, peak_memory
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
+from mmadapter.training.validation import token_average
 
 GO_ON = "Make room and run the same command again: it goes on from the last checkpoint."
 GATE_LINES = 100  # about this many lines of metrics.jsonl carry all gates
@@ -103,7 +104,7 @@ class Training:
                 improved = self._validate_if_due(stop)
                 if stop:
                     self._save_and_stop(stop)
-                if improved or self._is_due(self.conf.training.save_every_steps, self.saved_step):
+                if improved or self._is_due("save_every_steps", self.saved_step):
                     self._save()
                 if self.position.step >= self.schedule.total_steps:
                     break
@@ -218,11 +219,11 @@ class Training:
     def _validate_if_due(self, stop: StopRequest) -> bool:
         """Validates where it is due; True if the loss is the lowest so far. A stop request cuts it off."""
         place = self.position
-        if not self.data.validation or not self._is_due(self.conf.training.validate_every_steps, place.validated_step):
+        if not self.data.validation or not self._is_due("validate_every_steps", place.validated_step):
             return False
         started = time.perf_counter()
         self.assistant.eval()
-        loss = self._validation_loss(stop)
+        loss = token_average(self.engine, self.data.validation, stop, self.display)
         self.assistant.train()
         place.seconds += time.perf_counter() - started
         if loss is None:
@@ -235,27 +236,8 @@ class Training:
         place.best_loss, place.best_step = loss, place.step
         return True
 
-    def _validation_loss(self, stop: StopRequest) -> float | None:
-        """Token-average loss over the validation batches."""
-        total, tokens, count = 0.0, 0, len(self.data.validation)
-        for number, batch in enumerate(self.data.validation, 1):
-            if stop:
-                self.display.end("validation")
-                return None
-            total += self.engine.loss_sum(batch)
-            tokens += batch.supervised_tokens
-            self.display.report("validation", number, count)
-        return total / tokens if tokens else 0.0
-
-    def _is_due(self, every: int | None, last: int) -> bool:
-        """Whether something that happens every so many steps (None: each epoch) is due now and has not been done."""
-        step, total = self.position.step, self.schedule.total_steps
-        if step == last or step == 0:
-            return False
-        if every is not None:
-            return step % every == 0 or step == total
-        length = self.schedule.steps_per_epoch
-        return step % length == 0 or step == total
+    def _is_due(self, setting: str, last: int) -> bool:
+        return self.schedule.is_due(self.position.step, getattr(self.conf.training, setting), last)
 
     def _save(self) -> None:
         place = self.position

@@ -18,7 +18,7 @@ class Schedule:
     """Rates of a run that lasts `epochs` of `steps_per_epoch` optimizer steps; both epochs may be fractions."""
 
     lr: float  # actual rate at the end of the warm-up
-    steps_per_epoch: float
+    steps_per_epoch: int
     epochs: float
     warmup_epochs: float
     min_lr: float = 0.0
@@ -31,6 +31,15 @@ class Schedule:
     def epoch_of(self, step: int) -> float:
         """How many epochs are over before step number `step` (from 0)."""
         return step / self.steps_per_epoch
+
+    def is_due(self, step: int, every: int | None, last: int) -> bool:
+        """Whether what is done every so many steps (None: each epoch), and at the end, is due after `step` steps.
+
+        `last` is the step after which it was done last.
+        """
+        if step in (0, last):
+            return False
+        return step == self.total_steps or step % (every or self.steps_per_epoch) == 0
 
     def lr_of(self, step: int) -> float:
         """The learning rate of step number `step` (from 0); with a warm-up the first is 0, as in the official code."""

@@ -192,6 +192,12 @@ def test_variants_are_runs_of_their_own_with_a_comparison(inputs, tmp_path, caps
     assert "layers_1" in capsys.readouterr().out
 
 
+def test_the_ablation_without_gates_trains_too(inputs, tmp_path):
+    conf = short(inputs, tmp_path, "adapter.attention=joint", "optimizer.epochs=0.3")
+    conf.adapter.groups = {"adapter": GroupConf(roles=["prompt", "visual_projection"])}
+    assert run(conf)["training"]["finished"]
+
+
 def test_a_named_folder_of_other_settings_is_refused_with_the_differing_key(inputs, tmp_path):
     run(short(inputs, tmp_path, "run=mine", "optimizer.epochs=0.2"))
     with pytest.raises(InputError, match=r"optimizer.base_lr: 0.04 -> 0.02"):

@@ -36,3 +36,10 @@ def test_a_run_that_is_all_warm_up_never_divides_by_zero():
 
 def test_a_whole_number_of_epochs_has_no_step_too_many():
     assert Schedule(lr=1.0, steps_per_epoch=49, epochs=3.0, warmup_epochs=0).total_steps == 147
+
+
+def test_what_is_done_each_epoch_or_every_so_many_steps_is_also_done_at_the_end():
+    schedule = Schedule(lr=1.0, steps_per_epoch=4, epochs=2.5, warmup_epochs=0)
+    assert [step for step in range(11) if schedule.is_due(step, None, 0)] == [4, 8, 10]
+    assert [step for step in range(11) if schedule.is_due(step, 3, 0)] == [3, 6, 9, 10]
+    assert not schedule.is_due(8, None, last=8)
