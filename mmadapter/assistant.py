@@ -70,7 +70,8 @@ class Assistant(nn.Module):
     def build(cls, conf: Any, device: Any = None) -> Assistant:
         """The assistant of a configuration (its `host`, `vision`, `adapter` and `seed`).
 
-        `device="meta"` builds shapes without weights (dry run). Raises InputError for whatever cannot be built.
+        `device="meta"` builds shapes only (dry run): no weights, image encoder or tokenizer is read. Raises InputError
+        for whatever cannot be built.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -80,7 +81,7 @@ class Assistant(nn.Module):
         if conf.vision.enabled and str(device) != "meta":
             features = _feature_store(conf.vision, device)
         adapter = build_adapter(conf, host, device)
-        tokenizer = load_tokenizer(folder, conf.host.tokenizer)
+        tokenizer = None if str(device) == "meta" else load_tokenizer(folder, conf.host.tokenizer)
         return cls(host, tokenizer, adapter, features, conf.host.max_tokens, conf.host.activation_checkpointing, folder)
 
     @property
