@@ -150,8 +150,8 @@ class QuestionWriter:
             "topic": topic,
             "category": category,
             "skill": skill,
-            "lecture": self.deck.deal("lecture", (lecture, lecture, "")),
-            "solution": self.deck.deal("solution", (solution, solution, solution, "")),
+            "lecture": lecture if self.deck.deal("has lecture", (True, True, False)) else "",
+            "solution": solution if self.deck.deal("has solution", (True, True, True, False)) else "",
             "split": self.split,
         }
 

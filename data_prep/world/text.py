@@ -133,8 +133,11 @@ def _look_up(name: str, value: str, rng: random.Random) -> str:
     question = rng.choice((*ASKED[name], "", "", "Look again.", f"The {name}?"))
     listed = rng.choice(LISTED).format(lettered(choices))
     pick = rng.choice(PICKED).format(letter)
-    if rng.random() < 0.25:
+    said = rng.random()
+    if said < 0.2:
         pick = f"{pick} {_spoken(name, value, rng)}"
+    elif said < 0.6:
+        pick = f"{_spoken(name, value, rng)} {pick}"
     return " ".join(part for part in (question, listed, pick) if part)
 
 
@@ -156,8 +159,7 @@ def _spoken(name: str, value: str, rng: random.Random) -> str:
 
 
 def first_lessons(seed: int | str = 0) -> Iterator[str]:
-    """Endless lettered lists, read in one fixed form. In mixed text alone the look-up of a letter by its word was not
-    learned within a million tokens at this size; after some 1,000 steps of these it is, and mixed text keeps it."""
+    """Endless lettered lists, read in one fixed form, of the words that make the shortest lessons."""
     rng = random.Random(f"lessons {seed}")
     while True:
         choices = _some_choices(rng)

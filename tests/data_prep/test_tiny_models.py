@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.world.clip import ClipShape, train_clip
-from data_prep.world.llama import LlamaShape, packed_rows, text_tokenizer, train_llama
+from data_prep.world.llama import LessonPlan, LlamaShape, packed_rows, text_tokenizer, train_llama
 from data_prep.world.steps import Recipe, learning_rate_at
 from data_prep.world.text import world_texts
 from mmadapter.errors import InputError
@@ -32,7 +32,7 @@ def train_small_clip(folder: Path, **settings) -> torch.nn.Module:
 def train_small_llama(folder: Path, **settings) -> torch.nn.Module:
     state = folder / "state" / "llama.pt"
     return train_llama(
-        folder / "llama", state, RECIPE, SMALL_LLAMA, report=quiet, documents=100, lesson_steps=3, **settings
+        folder / "llama", state, RECIPE, SMALL_LLAMA, report=quiet, documents=100, lessons=LessonPlan(2, 4), **settings
     )
 
 
