@@ -50,10 +50,18 @@ def reading_problems(reading: ReadingConf, key: str, root: str | None, made: boo
         yield f"{key} has nothing to read: set {wanted}"
     for field in ("root", "path", "captions", "problems", "pid_splits"):
         value = getattr(reading, field)
-        if value is not None:
+        if value is not None and not (field != "root" and lies_below(reading.root or root, value)):
             yield from _missing(f"{key}.{field}", value, root if made else None)
     if needed == root and root is not None:
         yield from _missing("data.root", root, root if made else None)
+
+
+def lies_below(root: str | None, value: str) -> bool:
+    """Whether a file is named as it lies in the folder that is read (upstream's data/scienceqa included)."""
+    if root is None:
+        return False
+    folder = Path(root).expanduser()
+    return any((folder / upstream / value).exists() for upstream in ("", "data/scienceqa", "scienceqa", "data"))
 
 
 def _missing(key: str, value: str, made_below: str | None) -> Iterator[str]:

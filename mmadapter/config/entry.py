@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -66,6 +67,8 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
         nonlocal started
         try:
             conf = typed(composed, schema, script.name)
+            if isinstance(conf, EvalConf):
+                conf.given = task_keys(HydraConfig.get().overrides.task)
             validate(conf)
             set_threads(conf.threads)
             started = True
@@ -126,6 +129,12 @@ def _names_to_suggest(schema: type[Conf], script: Path) -> Any:
         except (HydraException, OmegaConfBaseException):
             continue  # a group choice was the mistake; the defaults' names still help
     return None
+
+
+def task_keys(overrides: Iterable[str]) -> list[str]:
+    """The keys within the task that a command line sets: `task.generation.beams=4` gives generation.beams."""
+    keys = (override.lstrip("+~").partition("=")[0] for override in overrides)
+    return sorted({key.removeprefix("task.") for key in keys if key.startswith("task.")})
 
 
 def set_threads(threads: int | None) -> None:

@@ -60,6 +60,7 @@ class VisionOverride:
 class EvalConf:
     task: TaskConf = field(default_factory=TaskConf)
     run: str | None = None  # run folder: a name under runs_root, or a path
+    given: list[str] = listing()  # filled by eval.py: the task's keys on the command line; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from mmadapter.config.data import ReadingConf
 from mmadapter.config.fields import choice, number
 
-TASKS = ("scienceqa", "caption")
+TASKS = ("scienceqa", "caption", "instruct")
 
 
 @dataclass

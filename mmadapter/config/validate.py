@@ -8,7 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems
-from mmadapter.config.checks_data import data_problems, picture_problems, reader_problems, reading_problems
+from mmadapter.config.checks_data import (
+    data_problems,
+    lies_below,
+    picture_problems,
+    reader_problems,
+    reading_problems,
+)
 from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.run import EvalConf, RunConf
@@ -160,8 +166,11 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
         yield from _missing_file("predictions", conf.predictions)
         if conf.task.problems is None and conf.task.root is None:
             yield "predictions= needs the questions they answer: give task.problems=problems.json or task.root=FOLDER"
+        beside = conf.task.root or (conf.task.problems and str(Path(conf.task.problems).parent))
         for key in ("problems", "pid_splits", "captions"):
-            yield from _missing_file(f"task.{key}", getattr(conf.task, key))
+            named = getattr(conf.task, key)
+            if named is not None and not lies_below(beside, named):
+                yield from _missing_file(f"task.{key}", named)
         return
     assert conf.run is not None
     if not any((folder / CONFIG_FILE).is_file() for folder in (Path(conf.run), Path(conf.runs_root) / conf.run)):

@@ -13,7 +13,7 @@ from mmadapter.errors import InputError
 from mmadapter.evaluation.run_files import Record, RunFiles
 
 LONGEST_SIDE = 288
-QUESTIONS, CAPTIONS = 12, 6
+QUESTIONS, CAPTIONS, INSTRUCTIONS = 12, 6, 6
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,15 @@ class CaptionCard:
     picture: str | None
     caption: str
     references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InstructionCard:
+    instruction: str
+    input: str
+    output: str
+    reference: str
+    exact: bool
 
 
 def letter(index: int | None) -> str:
@@ -111,6 +120,16 @@ def caption_cards(run: RunFiles, most: int = CAPTIONS) -> list[CaptionCard]:
     return [
         CaptionCard(picture_uri(row.get("image")), row.get("output") or "", tuple(row.get("references") or ()))
         for row in rows
+    ]
+
+
+def instruction_cards(run: RunFiles, most: int = INSTRUCTIONS) -> list[InstructionCard]:
+    """The first answers of the instruct task."""
+    evaluation = run.evaluations.get("instruct")
+    rows = evaluation.predictions[:most] if evaluation else []
+    texts = ("instruction", "input", "output", "reference")
+    return [
+        InstructionCard(**{name: row.get(name) or "" for name in texts}, exact=bool(row.get("exact"))) for row in rows
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,13 @@ def read_questions(
 
 
 def split_size(split: str, root: Path, pid_splits: Path | None = None) -> int | None:
-    """How many questions pid_splits.json lists for a split; None where there is no such file or list."""
-    try:
-        splits = read_splits(find_file(root, pid_splits, "pid_splits.json"))
-    except InputError:
-        return None
-    return len(splits[split]) if split in splits else None
+    """How many questions the splits list for a split; None where there is no such file or list.
+
+    With another file named, the longer list counts, so that a file of fewer questions is known as a subset.
+    """
+    sizes = []
+    for named in dict.fromkeys((pid_splits, None)):
+        with suppress(InputError):
+            splits = read_splits(find_file(root, named, "pid_splits.json"))
+            sizes += [len(splits[split])] if split in splits else []
+    return max(sizes, default=None)

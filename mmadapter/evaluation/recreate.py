@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,22 @@ def conf_of_run(folder: Path, eval_conf: Any) -> Any:
             if value is not None:
                 setattr(getattr(conf, part), key, value)
     return conf
+
+
+def task_of_run(asked: Any, own: Any, given: Sequence[str]) -> Any:
+    """The run's own settings of a task, with those of `asked` that were `given` (keys, such as generation.beams).
+
+    So a run is asked in the prompt format it was trained in, on the files it was made for. A run without this task is
+    asked as `asked` says.
+    """
+    if own is None:
+        return asked
+    task = deepcopy(own)
+    for key in given:
+        part, _, name = key.rpartition(".")
+        source, target = (getattr(asked, part), getattr(task, part)) if part else (asked, task)
+        setattr(target, name, getattr(source, name))
+    return task
 
 
 def assistant_of_run(folder: Path, conf: Any, device: str = "auto") -> Any:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from mmadapter.evaluation import charts
 from mmadapter.evaluation.comparison import write_comparison
 from mmadapter.evaluation.curves import gate_map, gate_panels, loss_chart, lr_chart
-from mmadapter.evaluation.gallery import caption_cards, question_cards
+from mmadapter.evaluation.gallery import caption_cards, instruction_cards, question_cards
 from mmadapter.evaluation.papers import SCIENCEQA, SCIENCEQA_COLUMNS, scienceqa_rows
 from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
@@ -65,6 +65,8 @@ def content_of(run: RunFiles) -> dict[str, Any]:
         "topics": topic_rows(run),
         "cards": question_cards(run, LABELS),
         "captions": caption_cards(run),
+        "instructions": instruction_cards(run),
+        "instruction_note": instruction_note(run),
         "loss_chart": loss_chart(run),
         "lr_chart": lr_chart(run),
         "gate_panels": gate_panels(run),
@@ -116,6 +118,20 @@ def score_notes(run: RunFiles) -> list[str]:
     if scored.metrics.get("guessed"):
         notes.append(f"Unanswered questions were guessed ({scored.metrics['fallback']}), to compare with old tables.")
     return notes
+
+
+def instruction_note(run: RunFiles) -> str:
+    """How many answers of the instruct task equal their reference, and what that is worth."""
+    evaluation = run.evaluations.get("instruct")
+    counts = evaluation.metrics.get("counts") if evaluation else None
+    if evaluation is None or not counts:
+        return ""
+    share = percent(evaluation.metrics["exact_match"])
+    note = (
+        f"{counts['exact']} of {counts['answers']} answers ({share} %) equal their "
+        "reference up to whitespace. That is a score where answers are exact, and no measure of free texts."
+    )
+    return note + (f" {counts['empty']} are empty." if counts["empty"] else "")
 
 
 def picture_bars(run: RunFiles) -> list[tuple[str, Markup]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from mmadapter.errors import InputError
@@ -13,13 +14,19 @@ from mmadapter.evaluation.generation import Progress
 from mmadapter.evaluation.papers import scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
 from mmadapter.evaluation.questions import read_questions
-from mmadapter.evaluation.recreate import assistant_of_run, conf_of_run, run_folder, samples_of_task
+from mmadapter.evaluation.recreate import assistant_of_run, conf_of_run, run_folder, samples_of_task, task_of_run
 from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.table import print_scores
-from mmadapter.evaluation.tasks import evaluate_captions, evaluate_scienceqa, prediction_row, scienceqa_metrics
+from mmadapter.evaluation.tasks import (
+    evaluate_captions,
+    evaluate_instructions,
+    evaluate_scienceqa,
+    prediction_row,
+    scienceqa_metrics,
+)
 
-SHOWN_CAPTIONS = 3
-TASKS = {"scienceqa": evaluate_scienceqa, "caption": evaluate_captions}
+SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
+TASKS = {"scienceqa": evaluate_scienceqa, "caption": evaluate_captions, "instruct": evaluate_instructions}
 
 
 def run(conf: Any) -> dict[str, Any]:
@@ -64,12 +71,11 @@ def evaluate_run(conf: Any) -> dict[str, Any]:
     """Re-creates a run's assistant and evaluates one task with it, into RUN/eval/TASK or `conf.output`."""
     folder = run_folder(conf.run, conf.runs_root)
     run_conf = conf_of_run(folder, conf)
-    task = conf.task
-    own = run_conf.tasks.get(task.name)
-    if task.root is None and own is not None:
-        task.root = own.root
+    own = run_conf.tasks.get(conf.task.name)
+    task = task_of_run(conf.task, own, conf.given)
     task.images = task.images and run_conf.vision.enabled
     samples = samples_of_task(task, run_conf.data.root)
+    quieten_libraries()
     assistant = assistant_of_run(folder, run_conf, conf.device)
     progress = line_progress()
     paths = [sample.image for sample in samples if sample.image is not None]
@@ -125,12 +131,30 @@ def evaluate(
     write_lines(folder / "predictions.jsonl", rows)
     write_json(folder / "metrics.json", metrics)
     if not quiet:
-        if task.name == "scienceqa":
-            print_scores(metrics, papers=scienceqa_rows())
-        else:
-            print("\n".join(f"{row['id']}: {row['output']}" for row in rows[:SHOWN_CAPTIONS]))
+        show_results(metrics, rows)
         print(f"written: {folder / 'metrics.json'}")
     return metrics
+
+
+def show_results(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the scores, or some answers and what was counted."""
+    if metrics["task"] == "scienceqa":
+        print_scores(metrics, papers=scienceqa_rows())
+        return
+    for row in rows[:SHOWN_ANSWERS]:
+        asked = f"{row['instruction']} {row['input']}" if "instruction" in row else str(row["id"])
+        print(f"{shorten(asked, SHOWN_CHARACTERS)}: {shorten(row['output'], SHOWN_CHARACTERS)}")
+    if "exact_match" in metrics:
+        counts, share = metrics["counts"], metrics["exact_match"]
+        print(f"equal to the reference: {counts['exact']} of {counts['answers']} answers, {share:.2f} %")
+
+
+def quieten_libraries() -> None:
+    """Keeps other libraries' bars off anything that is no terminal."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def line_progress(every_seconds: float = 5.0) -> Progress:

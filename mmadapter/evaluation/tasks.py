@@ -1,4 +1,4 @@
-"""What each task asks of an assistant, and the lines and numbers it leaves: scienceqa and caption."""
+"""What each task asks of an assistant, and the lines and numbers it leaves: scienceqa, caption and instruct."""
 
 from __future__ import annotations
 
@@ -132,6 +132,38 @@ def evaluate_captions(
         "empty": sum(not caption for caption in captions),
         "complete": task.limit is None and task.missing_image != "skip",
         "results_file": "captions.json",
+        "versions": versions(),
+    }
+    return metrics, rows
+
+
+def evaluate_instructions(
+    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
+) -> Answered:
+    """One sampled answer an instruction. `exact_match` (percent) is the share of answers that equal the reference up to
+    whitespace: a score where answers are exact, as in the made-up world, and no measure of free texts."""
+    outputs = generate_answers(assistant, samples, task, progress=progress)
+    rows = [
+        {
+            "id": sample.id,
+            "prompt": sample.prompt,
+            "instruction": sample.meta["instruction"],
+            "input": sample.meta["input"],
+            "output": output,
+            "reference": sample.meta["output"],
+            "exact": output.split() == sample.meta["output"].split(),
+        }
+        for sample, output in zip(samples, outputs, strict=True)
+    ]
+    exact = sum(row["exact"] for row in rows)
+    metrics = {
+        "task": "instruct",
+        "split": task.split,
+        "exact_match": round(100 * exact / len(rows), 2),
+        "counts": {"answers": len(rows), "exact": exact, "empty": sum(not output for output in outputs)},
+        "complete": task.limit is None,
+        "generation": dict(vars(task.generation)),
+        "seed": task.seed,
         "versions": versions(),
     }
     return metrics, rows

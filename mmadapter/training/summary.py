@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from mmadapter.training.display import Display, duration
@@ -12,7 +13,8 @@ from mmadapter.training.memory import readable_bytes
 from mmadapter.training.record import read_json, results_of
 
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
-SHOWN_CAPTIONS = 3
+SHOWN_CAPTIONS = SHOWN_ANSWERS = 3
+SHOWN_CHARACTERS = 120
 LABELS = {"host": "host alone", "text_only": "text-only adapter"}
 
 
@@ -20,6 +22,7 @@ def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> 
     """Prints what a run folder holds: the table of scores, captions, time and memory, the report, two next commands."""
     show_scores(folder, summary, display)
     show_captions(folder, display)
+    show_answers(folder, display)
     display.say(facts_line(summary))
     report = folder / "report.html"
     if report.is_file():
@@ -32,6 +35,9 @@ def show_scores(folder: Path, summary: Mapping[str, Any], display: Display) -> N
     rows = [row for label, run in compared_runs(folder, summary) if (row := score_row(label, run)) is not None]
     if rows:
         display.table("ScienceQA-format accuracy, %", ["", *COLUMNS], rows)
+    metrics = results_of(folder).get("scienceqa") or {}
+    if not metrics.get("coverage", {}).get("complete", True):
+        display.say(metrics["label"])
 
 
 def compared_runs(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Path]]:
@@ -65,6 +71,19 @@ def show_captions(folder: Path, display: Display) -> None:
         rows.append([Path(row["image"]).name if row.get("image") else str(row["id"]), row["output"], references[0]])
     columns = ["picture", "caption", "one of the references"]
     display.table("captions of test pictures", columns, rows, text_columns=columns)
+
+
+def show_answers(folder: Path, display: Display) -> None:
+    """Three answers to instructions beside their references, and how many are equal to theirs."""
+    metrics, file = results_of(folder).get("instruct"), folder / "eval" / "instruct" / "predictions.jsonl"
+    if metrics is None or not file.is_file():
+        return
+    columns = ["instruction", "output", "reference"]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:SHOWN_ANSWERS] if line]
+    cells = [[shorten(row[name], SHOWN_CHARACTERS) for name in columns] for row in rows]
+    display.table("answers to instructions", columns, cells, text_columns=columns)
+    counts = metrics["counts"]
+    display.say(f"equal to the reference: {counts['exact']} of {counts['answers']} answers")
 
 
 def facts_line(summary: Mapping[str, Any]) -> str:
