@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -41,6 +42,10 @@ def read_image(path: Path) -> Image.Image:
             return _to_rgb(path, _upright(path, opened))
     except InputError:
         raise
+    except Image.DecompressionBombError as error:  # so large that PIL itself refused it
+        claimed = re.search(r"\d+", str(error))
+        pixels = f"{int(claimed[0]):,} pixels" if claimed else "too many pixels"
+        raise InputError(_too_large(f"{path}: its header claims {pixels}")) from error
     except Exception as error:  # PIL raises a dozen kinds of errors on damaged files; all mean the same to the user
         raise InputError(f"{path}: {_reason(path, error)} Replace the file or take the item out.") from error
 
@@ -69,8 +74,6 @@ def _too_large(what: str) -> str:
 def _reason(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         return "the image file is empty."
-    if isinstance(error, Image.DecompressionBombError):
-        return _too_large("its header claims too many pixels")
     if isinstance(error, UnidentifiedImageError):
         return "this is no picture in any format that PIL reads."
     return f"the image file is cut off or damaged ({type(error).__name__}: {error})."

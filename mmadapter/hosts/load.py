@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -94,18 +95,35 @@ def load_host(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device:
         with torch.device("meta"):
             host = AutoModelForCausalLM.from_config(config, **chosen)
     else:
-        try:
-            host = AutoModelForCausalLM.from_pretrained(folder, config=config, local_files_only=True, **chosen)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{folder}: the host cannot be loaded: {error}") from error
-        except Exception as error:
-            if type(error).__name__ != "SafetensorError":
-                raise
-            raise InputError(f"{folder}: a weight file is damaged ({error}). Download it again.") from error
+        host = _read_weights(folder, config, chosen)
         host = host.to(device)
     host.requires_grad_(False)
     host.eval()
     route(host)
+    return host
+
+
+def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
+    """The whole model: a tensor that is in no file would be left at random, which `transformers` only warns of."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        settings = {"config": config, "local_files_only": True, "output_loading_info": True, **chosen}
+        loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(folder, **settings)
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise InputError(
+            f"{folder}: the host cannot be loaded ({_first_line(error)}). Complete the folder, or download it again."
+        ) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise InputError(f"{folder}: a weight file is damaged ({error}). Download it again.") from error
+    host, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"{folder}: {len(missing)} of the host's tensors are in no weight file, the first: {missing[0]}. "
+            "Complete the folder, or download it again."
+        )
     return host
 
 
@@ -136,10 +154,17 @@ def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:
     source = Path(tokenizer) if tokenizer else folder
     try:
         loaded = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source}: no tokenizer there ({error}). Set host.tokenizer to a folder with one.") from error
+    except Exception as error:  # a missing file, damaged JSON and a damaged vocabulary each raise their own kind
+        raise InputError(
+            f"{source}: no tokenizer can be read there ({type(error).__name__}: {_first_line(error)}). Fetch its files "
+            "(tokenizer.json or tokenizer.model, tokenizer_config.json) again, or set host.tokenizer=FOLDER with them."
+        ) from error
     if loaded.eos_token_id is None:
         raise InputError(f"{source}: the tokenizer has no end token (eos_token); answers could not end.")
     if loaded.pad_token_id is None:
         loaded.pad_token = loaded.eos_token
     return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(" .:")

@@ -166,7 +166,10 @@ def _loaded(source: object, load) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # open_clip, torch and safetensors each raise their own for a damaged or foreign file
-        raise InputError(f"The CLIP weights at {source} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"The CLIP weights at {source} cannot be loaded ({type(error).__name__}: {error}). "
+            "Either the file is damaged: fetch it again; or it belongs to another vision.model."
+        ) from error
 
 
 def _is_torchscript(file: Path) -> bool:

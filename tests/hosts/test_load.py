@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmadapter.errors import InputError
 from mmadapter.hosts import load
@@ -67,6 +68,32 @@ def test_a_truncated_weight_file_is_refused_by_folder(tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged|cannot be loaded"):
         load.load_host(tmp_path, torch.float32)
+
+
+def test_a_host_with_a_tensor_missing_is_refused_not_filled_at_random(tmp_path):
+    tiny_host("llama_gqa").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 of the host's tensors are in no weight file.*layers\.1\.mlp\.up_proj"):
+        load.load_host(tmp_path, torch.float32)
+
+
+def test_a_host_without_weights_is_refused_with_what_to_do(tmp_path):
+    tiny_host("llama_gqa").config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"cannot be loaded .*download it again"):
+        load.load_host(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"version": "1.0", "model": {"type": "WordLev'])
+def test_a_folder_without_a_readable_tokenizer_is_refused_in_one_line(tmp_path, content):
+    write_config(tmp_path, model_type="llama")
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(InputError, match=r"no tokenizer can be read there .*host\.tokenizer") as refused:
+        load.load_tokenizer(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
