@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -35,7 +36,7 @@ def read_image(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"{path}: there is no such image file. Check the data root, or set missing_image=skip.")
     try:
-        with Image.open(path) as opened:
+        with warnings.catch_warnings(), _opened(path) as opened:
             _check_size(path, opened.size)
             # Decoded before its EXIF is read: reading EXIF of a PNG decodes it too and would hide the error.
             opened.load()
@@ -48,6 +49,13 @@ def read_image(path: Path) -> Image.Image:
         raise InputError(_too_large(f"{path}: its header claims {pixels}")) from error
     except Exception as error:  # PIL raises a dozen kinds of errors on damaged files; all mean the same to the user
         raise InputError(f"{path}: {_reason(path, error)} Replace the file or take the item out.") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    """The file opened by PIL, whose own warnings are silent: what matters of them is an error or a log line here."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # between its limit and ours
+    warnings.filterwarnings("ignore", "(?s).*Corrupt EXIF", UserWarning)
+    return Image.open(path)
 
 
 def image_digest(path: Path) -> str:

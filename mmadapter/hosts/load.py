@@ -109,7 +109,7 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
 
     try:
         settings = {"config": config, "local_files_only": True, "output_loading_info": True, **chosen}
-        loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         raise InputError(
             f"{folder}: the host cannot be loaded ({_first_line(error)}). Complete the folder, or download it again."

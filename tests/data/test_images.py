@@ -133,7 +133,7 @@ def test_pictures_stand_upright(tmp_path, kind, orientation):
     assert near(picture.getpixel((3, 15)), RED, 60) and near(picture.getpixel((35, 15)), BLUE, 60)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.filterwarnings("error")
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
     path = saved(tmp_path, two_halves(), "image.jpg", exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
     assert near(read_image(path).getpixel((5, 5)), RED)
@@ -204,7 +204,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(65535, 65535), (11000, 10000)])
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("error")
 def test_a_bomb_is_refused_without_using_memory(tmp_path, size):
     (tmp_path / "bomb.png").write_bytes(png_header(*size))
     with pytest.raises(InputError, match=r"bomb\.png.*header claims [1-9].*pixels; at most 100,000,000") as refused:
