@@ -91,3 +91,16 @@ def test_the_trainable_table_says_what_trains(llama_7b):
     ]
     assert {row["weight_decay"] for row in table} == {0.1}
     assert sum(row["share"] for row in table) == pytest.approx(1_790_976 / 6_738_415_616)
+
+
+@pytest.mark.parametrize(("experiment", "parameters"), [("scienceqa", 1_790_976), ("scienceqa_text", 1_229_760)])
+def test_a_dry_run_needs_no_more_of_a_host_than_its_config(experiment, parameters, tmp_path, capsys):
+    from mmadapter.training.run import run
+    from tests.config.composing import run_conf
+
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_7B))
+    facts = run(run_conf(f"experiment={experiment}", f"host.path={tmp_path}", "dry_run=true", "threads=1"))
+    assert facts["parameters"] == parameters and facts["memory"]["frozen"] >= 2 * 6_738_415_616
+    printed = capsys.readouterr().out
+    assert f"{parameters:,}" in printed and "memory estimate" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

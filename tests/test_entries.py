@@ -116,6 +116,17 @@ def test_hydra_leaves_no_folder_behind_and_stays_where_it_was_started(tmp_path):
     assert [item.name for item in start.iterdir()] == ["runs"]
 
 
+def test_eval_knows_which_of_the_tasks_settings_were_typed(tmp_path):
+    script = tmp_path / "eval.py"
+    script.write_text(ENTRY.replace("RunConf", "EvalConf").replace("train", "eval").replace("conf.seed", "conf.given"))
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.yaml").write_text("{}")
+    arguments = [f"run={tmp_path / 'one'}", "task=instruct", "task.limit=4", "task.generation.temperature=0"]
+    told = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert "['generation.temperature', 'limit']" in told.stdout, told.stderr
+
+
 @pytest.mark.parametrize(
     "asked,environment,usable,expected",
     [(None, None, 8, "2"), (None, None, 1, "1"), (None, "6", 8, "6"), (3, "6", 8, "3")],

@@ -78,6 +78,21 @@ def test_scienceqa_text_reads_no_picture_anywhere():
     assert not conf.vision.enabled and not any(reading.images for reading in readings)
 
 
+def test_validation_and_task_read_scienceqa_as_the_source_does():
+    given = {"prompt_format": "QCM-LEA", "captions": "captions.json", "problems": "p.json", "pid_splits": "few.json"}
+    for experiment in ("scienceqa", "scienceqa_text"):
+        own = [f"data.sources.questions.{name}={value}" for name, value in given.items()]
+        conf = run_conf(f"experiment={experiment}", "data.root=/data", *own)
+        for reading in (conf.data.validation["questions"], conf.tasks["scienceqa"]):
+            assert {name: getattr(reading, name) for name in given} == given
+
+
+def test_alpaca_is_evaluated_on_what_it_keeps_out_of_training():
+    conf = run_conf("experiment=alpaca", "data.sources.alpaca.path=/a.json")
+    assert conf.evaluate == ["instruct"]
+    assert (conf.tasks["instruct"].path, conf.tasks["instruct"].split) == ("/a.json", "val")
+
+
 def test_the_captions_of_the_quick_start_do_not_leak_into_other_experiments():
     assert list(run_conf("experiment=scienceqa").data.sources) == ["questions"]
     assert list(run_conf("experiment=alpaca").data.sources) == ["alpaca"]

@@ -132,6 +132,17 @@ def test_a_dry_run_needs_neither_data_nor_image_weights(host):
     validate(settings)
 
 
+def test_files_may_be_named_by_their_place_in_the_data_root(host, tmp_path):
+    (tmp_path / "few.json").write_text("{}")
+    given = ["experiment=scienceqa_text", f"host.path={host}", "adapter.layers=4", "host.max_tokens=64"]
+    given += [f"data.root={tmp_path}", "optimizer.epochs=2"]
+    validate(run_conf(*given, "data.sources.questions.pid_splits=few.json"))
+    validate(eval_conf(f"predictions={tmp_path / 'few.json'}", f"task.root={tmp_path}", "task.pid_splits=few.json"))
+    assert "data.sources.questions.pid_splits=no.json: no such file" in refusal(
+        run_conf(*given, "data.sources.questions.pid_splits=no.json")
+    )
+
+
 @pytest.mark.parametrize("experiment", [name for name in choices("experiment") if name.startswith("ablation")])
 def test_the_ablations_hold_together_with_all_their_variants(experiment, tmp_path):
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 32}')

@@ -100,6 +100,15 @@ def test_the_split_is_what_pid_splits_lists(tmp_path):
         read_questions("dev", problems=problems)
 
 
+def test_splits_of_ones_own_are_known_as_a_subset_of_the_whole_split(tmp_path):
+    problems = saved(tmp_path, "problems.json", {"3": PROBLEM, "7": PROBLEM, "11": PROBLEM})
+    own = saved(tmp_path, "few.json", {"test": ["3"]})
+    assert read_questions("test", problems=problems, pid_splits=own)[1] == 1
+    saved(tmp_path, "pid_splits.json", {"test": ["3", "7", "11"]})
+    questions, size = read_questions("test", problems=problems, pid_splits="few.json")
+    assert list(questions) == ["3"] and size == 3
+
+
 @pytest.mark.parametrize(("field", "value"), [("answer", 2), ("answer", "B"), ("subject", "art"), ("grade", "grade13")])
 def test_a_bad_question_is_refused_by_file_id_and_field(tmp_path, field, value):
     problems = saved(tmp_path, "problems.json", {"3": {**PROBLEM, field: value}})

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mmadapter.config import EvalConf, RunConf, TaskConf, save_config
 from mmadapter.errors import InputError
-from mmadapter.evaluation.recreate import conf_of_run, load_checkpoint, run_folder
+from mmadapter.evaluation.recreate import conf_of_run, load_checkpoint, run_folder, task_of_run
 from mmadapter.evaluation.run import results_name
 from tests.assistants import assistant_on
 
@@ -73,3 +73,14 @@ def test_a_quick_look_at_a_few_questions_does_not_replace_the_runs_scores():
     assert results_name(TaskConf(name="scienceqa", split="test", limit=20), own) == "scienceqa-first-20"
     assert results_name(TaskConf(name="scienceqa", split="val"), own) == "scienceqa-val"
     assert results_name(TaskConf(name="caption", limit=3), TaskConf(name="caption", limit=3)) == "caption"
+
+
+def test_a_run_is_asked_as_its_own_task_says_but_for_what_the_command_line_gives():
+    own = TaskConf(name="scienceqa", root="/data", prompt_format="QCM-EA", likelihood=False, limit=9)
+    own.generation.max_new_tokens = 24
+    asked = TaskConf(name="scienceqa", prompt_format="QCM-A", limit=None)
+    asked.generation.beams = 4
+    task = task_of_run(asked, own, ["generation.beams", "limit"])
+    assert (task.root, task.prompt_format, task.likelihood, task.limit) == ("/data", "QCM-EA", False, None)
+    assert (task.generation.max_new_tokens, task.generation.beams, own.generation.beams) == (24, 4, 1)
+    assert task_of_run(asked, None, []) is asked

@@ -1,5 +1,9 @@
 """The scorer against published numbers, on the real test split (not in the repository)."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from mmadapter.evaluation.papers import SCIENCEQA_COLUMNS, scienceqa_rows
@@ -21,3 +25,16 @@ def test_llava_13b_scores_as_published_to_the_last_digit(reference_data):
     ]  # fmt: skip
     (row,) = scienceqa_rows(("LLaVA-13B",))
     assert scores.accuracy == row.accuracy
+
+
+def test_the_command_writes_the_metrics_file(reference_data, checkout, tmp_path):
+    folder = reference_data / "scienceqa"
+    given = [f"predictions={folder / 'results_llava_13b_v0.json'}", f"task.problems={folder / 'problems_test.json'}"]
+    command = [sys.executable, "eval.py", "task=scienceqa", *given, "task.split=test", f"output={tmp_path}"]
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["accuracy"] == {
+        "NAT": 90.36, "SOC": 95.95, "LAN": 88.00, "TXT": 89.49, "IMG": 88.00, "NO": 90.66, "G1-6": 90.93,
+        "G7-12": 90.90, "Avg": 90.92,
+    }  # fmt: skip
+    assert metrics["unanswered"] == 0 and metrics["counts"]["Avg"] == 4241 and metrics["coverage"]["complete"]
