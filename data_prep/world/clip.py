@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data_prep.world.captions import captions
-from data_prep.world.scenes import SIDE, VALUES, Scene, draw, random_pair, random_scene
+from data_prep.world.scenes import SIDE, VALUES, draw, random_pair, random_scene
 from data_prep.world.steps import Recipe, train_in_steps
 
 CONTEXT_LENGTH = 24
@@ -101,23 +101,12 @@ def build_clip(shape: ClipShape, vocabulary: int) -> torch.nn.Module:
     return CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=config["quick_gelu"])
 
 
-def alike_scenes(rng: random.Random, count: int) -> list[Scene]:
-    """Different scenes that agree in up to two attributes, so that telling them apart needs the other ones."""
-    agreed = rng.sample(list(VALUES), rng.choice((0, 1, 2, 2)))
-    fixed = {name: rng.choice(VALUES[name]) for name in agreed}
-    scenes: dict[str, Scene] = {}
-    while len(scenes) < count:
-        scene = random_pair(rng) if rng.random() < PAIR_SHARE else random_scene(rng, **fixed)
-        scenes.setdefault(captions(scene)[0], scene)
-    return list(scenes.values())
-
-
 def scene_batch(
     recipe: Recipe, step: int, tokenizer: Any, preprocess: Callable[[Any], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Pictures (batch, 3, side, side) and caption tokens (batch, context) of one step."""
     rng = random.Random(f"clip {recipe.seed} {step}")
-    scenes = alike_scenes(rng, recipe.batch_size)
+    scenes = [random_pair(rng) if rng.random() < PAIR_SHARE else random_scene(rng) for _ in range(recipe.batch_size)]
     pictures = torch.stack([preprocess(draw(scene)) for scene in scenes])
     texts = [rng.choice(captions(scene)) for scene in scenes]
     encoded = tokenizer(texts, padding="max_length", max_length=CONTEXT_LENGTH, truncation=True, return_tensors="pt")
