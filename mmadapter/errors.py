@@ -1,4 +1,10 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""The one exception that means: what the user gave cannot be used. And what is said of a disk that gives trouble."""
+
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 class InputError(Exception):
@@ -6,3 +12,20 @@ class InputError(Exception):
 
     The entries print the message without a traceback and exit with status 2.
     """
+
+
+def disk_trouble(error: OSError, outputs: str) -> str | None:
+    """What to say of a disk that is full or may not be used; `outputs` is where was written if the error does not tell.
+
+    None for an error that is not the user's to mend.
+    """
+    where = error.filename if error.filename is not None else outputs
+    if error.errno in NO_ROOM:
+        advice = "Make room and run the same command again: it goes on from what is saved."
+    elif error.errno in NOT_ALLOWED:
+        advice = "Change its permissions, or name another place."
+    elif error.errno in NO_SUCH_PLACE and error.filename is not None:
+        advice = "Check this path, or name another place."
+    else:
+        return None
+    return f"{where}: {error.strerror}. {advice}"

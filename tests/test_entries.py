@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,9 @@ MISTAKES = [
     (["host.path=/no/llama"], "error: host.path=/no/llama: no such folder."),
     (["optimizer.micro_batch_size=5"], "error: optimizer.micro_batch_size=5 does not divide"),
     (["quickstart"], "Settings are given as key=value"),
+    (["+data.x=1", "--cfg", "job"], "error: There is no setting 'data.x'."),
+    (["+data.sources.mine.reader=alpaca"], "error: mine: a new entry cannot be made on the command line."),
+    (["seed=null"], "error: seed=null: it needs a value."),
 ]
 
 
@@ -83,6 +87,46 @@ def test_eval_says_what_it_needs_with_status_2(tmp_path):
 def test_someone_who_wants_the_whole_trace_gets_it():
     told = entry("train.py", "host.path=/no/llama", HYDRA_FULL_ERROR="1")
     assert told.returncode != 0 and "Traceback" in said(told) and "no such folder" in said(told)
+
+
+def test_eval_refuses_an_unknown_key_before_it_prints_the_settings():
+    told = entry("eval.py", "+optimizer.epochs=1", "--cfg", "job")
+    assert told.returncode == 2 and "error: There is no setting 'optimizer'" in said(told) and told.stdout == ""
+
+
+TROUBLE = """
+import errno, os, signal
+from mmadapter.config import RunConf
+from mmadapter.config.entry import entry
+
+@entry("train", RunConf)
+def main(conf):
+    {does}
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "does,status,message",
+    [
+        ("raise OSError(errno.ENOSPC, 'No space left on device')", 2, "error: runs: No space left .* Make room"),
+        ("open(os.devnull + '/x', 'w')", 2, "error: /dev/null/x: Not a directory. Check this path"),
+        ("raise OSError(errno.EROFS, 'Read-only file system', '/r/x')", 2, "error: /r/x: Read-only .* permissions"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted"),
+        ("raise OSError(errno.EPIPE, 'Broken pipe')", 1, "Traceback.*Broken pipe"),
+    ],
+)
+def test_trouble_with_the_disk_and_ctrl_c_give_one_line_a_bug_its_traceback(tmp_path, does, status, message):
+    script = tmp_path / "train.py"
+    script.write_text(TROUBLE.format(does=does))
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "config.json").write_text("{}")
+    arguments = [sys.executable, str(script), f"host.path={tmp_path / 'host'}"]
+    told = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    assert told.returncode == status, told.stderr
+    assert re.search(message, told.stderr, re.DOTALL) and (status == 1 or told.stderr.count("\n") == 1), told.stderr
 
 
 ENTRY = """

@@ -43,6 +43,13 @@ def explained(error: OmegaConfBaseException, schema: type, content: Any = None, 
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and key:
         return unknown_message(key, list(known_keys(schema, content)), entry)
     first = str(error).strip().splitlines()[0]
+    if "is not a subclass of" in first:  # data.sources.mine.reader=alpaca
+        return (
+            f"{key}: a new entry cannot be made on the command line. Change one that is there, or write the settings "
+            "into a file of your own (conf/data/NAME.yaml, chosen by data=NAME)."
+        )
+    if "is not Optional" in first:
+        return f"{key}=null: it needs a value."
     return f"{key}: {first}" if key and key not in first else first
 
 

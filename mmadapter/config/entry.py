@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, explained, typed
-from mmadapter.config.keys import nearest
+from mmadapter.config.keys import nearest, refuse_unknown
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.validate import validate
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, disk_trouble
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -62,6 +62,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
+    _refuse_before_printing(script, config_name, schema)
 
     def job(composed: DictConfig) -> Any:
         nonlocal started
@@ -75,6 +76,11 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             return act(conf)
         except InputError as error:  # here, because Hydra would print a line of its own
             _stop(str(error), error, wants_trace)
+        except OSError as error:
+            message = disk_trouble(error, getattr(conf, "output", None) or conf.runs_root)
+            if message is None:
+                raise
+            _stop(message, error, wants_trace)
 
     try:
         hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
@@ -82,6 +88,25 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
         if started:  # not the settings' fault: let the traceback be seen
             raise
         _stop(composition_message(error, schema, script), error, wants_trace)
+    except KeyboardInterrupt:  # before the run could see to it
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) -> None:
+    """`+foo=1 --cfg job`: Hydra would print the settings without our check."""
+    prints = any(word.startswith("--cfg") or word in ("-c", "-cjob", "-call") for word in sys.argv[1:])
+    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    if not prints or not any(word.startswith("+") for word in overrides):
+        return
+    try:
+        with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
+            content = OmegaConf.to_container(hydra.compose(config_name, overrides), resolve=False)
+        refuse_unknown(content, schema, script.name)  # type: ignore[arg-type]
+    except InputError as error:
+        _stop(str(error), error, wants_trace=False)
+    except (HydraException, OmegaConfBaseException):
+        return  # Hydra will say it
 
 
 def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
