@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from data_prep.world.captions import WHERE, attribute_names, captions, statements, tags
+from data_prep.world.forms import PICKED, form, shuffled
 from data_prep.world.lexicon import (
     ANIMALS,
     FOODS,
@@ -35,7 +36,6 @@ ASKED = {
     "place": ("Where is it?", "Where is the shape?"),
     "ground": ("What color is the background?", "What is behind the shape?"),
 }
-PICKED = ("Pick: {}.", "I pick {}.", "Its letter is {}.", "It is {}.", "Letter {}.", "{} fits.", "{} it is.")
 LOOKED_UP = (
     "{word} {letter}.", "{word}: {letter}.", "{word} is {letter}.", "{word} is {letter}.",
     "The letter of {word} is {letter}.", "I want {word}: {letter}.", "Take {word}. Its letter is {letter}.",
@@ -85,6 +85,14 @@ def scene_document(rng: random.Random) -> str:
     return _join(parts, rng)
 
 
+def unseen_document(rng: random.Random) -> str:
+    """A form about a scene that nobody told: any value may be right, but the sentence and the letter agree."""
+    scene, name = random_scene(rng), rng.choice(list(VALUES))
+    told = rng.choice(("", "", None, f"Look at the picture of {rng.choice(NAMES)}."))
+    value = scene.value(name)
+    return form(rng.choice(ASKED[name]), value, VALUES[name], _spoken(name, value, rng), rng, told)
+
+
 def pair_document(rng: random.Random) -> str:
     """Two objects: the scene is told twice in other words, and asked about."""
     scene = random_pair(rng)
@@ -129,7 +137,10 @@ def _remark(scene: Scene, rng: random.Random, names: list[str], name: str) -> st
 
 def _look_up(name: str, value: str, rng: random.Random) -> str:
     """A lettered list of values of one attribute, and the letter that fits the told scene."""
-    choices, letter = _shuffled(value, list(VALUES[name]), rng)
+    if rng.random() < 0.4:
+        told = rng.choice(("", None))
+        return form(rng.choice(ASKED[name]), value, VALUES[name], _spoken(name, value, rng), rng, told)
+    choices, letter = shuffled(value, list(VALUES[name]), rng)
     question = rng.choice((*ASKED[name], "", "", "Look again.", f"The {name}?"))
     listed = rng.choice(LISTED).format(lettered(choices))
     pick = rng.choice(PICKED).format(letter)
@@ -139,13 +150,6 @@ def _look_up(name: str, value: str, rng: random.Random) -> str:
     elif said < 0.6:
         pick = f"{_spoken(name, value, rng)} {pick}"
     return " ".join(part for part in (question, listed, pick) if part)
-
-
-def _shuffled(value: str, values: list[str], rng: random.Random) -> tuple[list[str], str]:
-    count = rng.randint(2, min(5, len(values)))
-    choices = rng.sample([v for v in values if v != value], count - 1)
-    choices.insert(rng.randrange(count), value)
-    return choices, LETTERS[choices.index(value)]
 
 
 def _spoken(name: str, value: str, rng: random.Random) -> str:
@@ -198,11 +202,16 @@ def _fact(rng: random.Random) -> str:
     return rng.choice((_opposite, _moving, _workplace, _comparison, _first_word, _first_letter))(rng)
 
 
-def _with_choices(question: str, value: str, pool: list[str], sentence: str, rng: random.Random) -> str:
-    """A question with its answer in a sentence, often over a lettered list."""
-    if rng.random() < 0.5:
+def _with_choices(
+    question: str, value: str, pool: list[str], sentence: str, rng: random.Random, told: str | None = ""
+) -> str:
+    """A question with its answer in a sentence, often over a lettered list or in a form."""
+    kind = rng.random()
+    if kind < 0.25:
         return f"{question} {sentence}"
-    choices, letter = _shuffled(value, pool, rng)
+    if kind < 0.65:
+        return form(question, value, pool, sentence, rng, rng.choice((told, told, None if told == "" else told)))
+    choices, letter = shuffled(value, pool, rng)
     pick = rng.choice(PICKED).format(letter)
     ending = (pick, f"{pick} {sentence}", f"{sentence} {pick}")
     return f"{question} {rng.choice(LISTED).format(lettered(choices))} {rng.choice(ending)}"
@@ -256,7 +265,7 @@ def _first_letter(rng: random.Random) -> str:
 
 def people_document(rng: random.Random) -> str:
     """Told facts about people, animals and things; then asked again."""
-    told, asked = [], []
+    told, quizzes = [], []
     kind = rng.choice(("sells", "says", "has", "color"))
     pool = {"sells": FOODS, "says": GREETINGS, "has": THINGS, "color": VALUES["color"]}[kind]
     subjects = rng.sample(ANIMALS if kind == "color" else NAMES, rng.randint(1, 3))
@@ -267,7 +276,11 @@ def people_document(rng: random.Random) -> str:
         else:
             told.append(f"{subject} {kind} {value}.")
             question, sentence = f"What does {subject} {kind[:-1] if kind != 'has' else 'have'}?", told[-1]
-        asked.append(_with_choices(question, value, list(pool), sentence, rng))
+        quizzes.append((question, value, list(pool), sentence))
+    if rng.random() < 0.5:
+        rng.shuffle(told)
+        return form(*rng.choice(quizzes), rng, " ".join(told))
+    asked = [_with_choices(*quiz, rng, None) for quiz in quizzes]
     rng.shuffle(asked)
     if rng.random() < 0.3:
         told.append(_small_talk(rng))
@@ -323,12 +336,13 @@ def _join(parts: list[str], rng: random.Random) -> str:
 
 
 _KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
-    (scene_document, 0.42),
-    (list_document, 0.30),
-    (people_document, 0.09),
-    (fact_document, 0.07),
+    (scene_document, 0.33),
+    (unseen_document, 0.15),
+    (list_document, 0.15),
+    (people_document, 0.12),
+    (fact_document, 0.12),
     (word_document, 0.04),
     (pair_document, 0.03),
     (counting_document, 0.02),
-    (talk_document, 0.03),
+    (talk_document, 0.04),
 )
