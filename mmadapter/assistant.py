@@ -238,6 +238,13 @@ def build_adapter(conf: Any, host: Host, device: Any = "cpu") -> Adapter:
     return Adapter.on_last_layers(settings, adapted, projection, generator).to(device)
 
 
+def hide_library_bars() -> None:
+    """Keep the bars of `transformers` away, where output is no terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def positions(attention_mask: Tensor) -> Tensor:
     """(rows, tokens): each token's place in its own row, wherever the padding stands."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -69,13 +69,16 @@ def score_file(conf: Any) -> dict[str, Any]:
 
 def evaluate_run(conf: Any) -> dict[str, Any]:
     """Re-creates a run's assistant and evaluates one task with it, into RUN/eval/TASK or `conf.output`."""
+    from mmadapter.assistant import hide_library_bars
+
     folder = run_folder(conf.run, conf.runs_root)
     run_conf = conf_of_run(folder, conf)
     own = run_conf.tasks.get(conf.task.name)
     task = task_of_run(conf.task, own, conf.given)
     task.images = task.images and run_conf.vision.enabled
     samples = samples_of_task(task, run_conf.data.root)
-    quieten_libraries()
+    if not sys.stderr.isatty():
+        hide_library_bars()
     assistant = assistant_of_run(folder, run_conf, conf.device)
     progress = line_progress()
     paths = [sample.image for sample in samples if sample.image is not None]
@@ -147,14 +150,6 @@ def show_results(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
     if "exact_match" in metrics:
         counts, share = metrics["counts"], metrics["exact_match"]
         print(f"equal to the reference: {counts['exact']} of {counts['answers']} answers, {share:.2f} %")
-
-
-def quieten_libraries() -> None:
-    """Keeps other libraries' bars off anything that is no terminal."""
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
 
 
 def line_progress(every_seconds: float = 5.0) -> Progress:

@@ -121,6 +121,6 @@ def set_threads(threads: int | None) -> None:
 def quieten_libraries(display: Display) -> None:
     """Keeps other libraries' bars off anything that is no terminal."""
     if not display.console.is_terminal:
-        from transformers.utils import logging
+        from mmadapter.assistant import hide_library_bars
 
-        logging.disable_progress_bar()
+        hide_library_bars()
