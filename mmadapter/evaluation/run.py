@@ -69,8 +69,6 @@ def score_file(conf: Any) -> dict[str, Any]:
 
 def evaluate_run(conf: Any) -> dict[str, Any]:
     """Re-creates a run's assistant and evaluates one task with it, into RUN/eval/TASK or `conf.output`."""
-    from mmadapter.assistant import hide_library_bars
-
     folder = run_folder(conf.run, conf.runs_root)
     run_conf = conf_of_run(folder, conf)
     own = run_conf.tasks.get(conf.task.name)
@@ -78,6 +76,8 @@ def evaluate_run(conf: Any) -> dict[str, Any]:
     task.images = task.images and run_conf.vision.enabled
     samples = samples_of_task(task, run_conf.data.root)
     if not sys.stderr.isatty():
+        from mmadapter.assistant import hide_library_bars
+
         hide_library_bars()
     assistant = assistant_of_run(folder, run_conf, conf.device)
     progress = line_progress()
