@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -26,6 +27,7 @@ from mmadapter.evaluation.tasks import (
 )
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
+SAME_RESULTS = ("root", "problems", "batch_size", "split", "limit")  # change no result, or have a name of their own
 TASKS = {"scienceqa": evaluate_scienceqa, "caption": evaluate_captions, "instruct": evaluate_instructions}
 
 
@@ -83,7 +85,7 @@ def evaluate_run(conf: Any) -> dict[str, Any]:
     progress = line_progress()
     paths = [sample.image for sample in samples if sample.image is not None]
     assistant.prepare_images(paths, lambda done, total: progress("image features", done, total))
-    output = Path(conf.output) if conf.output else folder / "eval" / results_name(task, own)
+    output = Path(conf.output) if conf.output else folder / "eval" / results_name(task, own, conf.given)
     root = task.root or run_conf.data.root
     metrics = evaluate(assistant, task, samples, output, root=root, quiet=False, progress=progress)
     if (folder / "report.html").is_file() and not conf.output:
@@ -91,15 +93,28 @@ def evaluate_run(conf: Any) -> dict[str, Any]:
     return metrics
 
 
-def results_name(task: Any, own: Any) -> str:
-    """The folder in RUN/eval: the task's name; another split or limit than the run's own task gets one beside it, so
-    that a quick look at a few questions never replaces the run's scores."""
+def results_name(task: Any, own: Any, given: Sequence[str] = ()) -> str:
+    """The folder in RUN/eval: the task's name; with another split, limit or other setting than the run's own task one
+    beside it (scienceqa-first-20, instruct-beams-4), so that a quick look never replaces the run's scores."""
     name = task.name
     if own is not None and task.split != own.split:
         name += f"-{task.split}"
     if task.limit and (own is None or task.limit != own.limit):
         name += f"-first-{task.limit}"
+    for key in given:
+        value = setting(task, key)
+        if key not in SAME_RESULTS and value != setting(own, key):
+            name += f"-{key.rpartition('.')[2]}-{value}"
     return name
+
+
+def setting(task: Any, key: str) -> Any:
+    """The value of a key such as generation.beams; of a path the name alone."""
+    for part in key.split("."):
+        task = getattr(task, part, None)
+    if is_dataclass(task):  # generation={...}
+        return "-".join(str(value) for value in vars(task).values())
+    return Path(task).stem if isinstance(task, str) else task
 
 
 def evaluate(

@@ -75,6 +75,15 @@ def test_a_quick_look_at_a_few_questions_does_not_replace_the_runs_scores():
     assert results_name(TaskConf(name="caption", limit=3), TaskConf(name="caption", limit=3)) == "caption"
 
 
+def test_other_settings_do_not_replace_the_runs_scores_and_other_places_do(tmp_path):
+    own, task = (TaskConf(name="instruct", path="/old/items.json", root="/old") for _ in range(2))
+    task.path, task.root, task.generation.beams = "/new/items.json", "/new", 4
+    assert results_name(task, own, ["path", "root"]) == "instruct"
+    task.path = "/my/own.json"
+    assert results_name(task, own, ["generation.beams", "path"]) == "instruct-beams-4-path-own"
+    assert results_name(task, None, ["generation.beams"]) == "instruct-beams-4"
+
+
 def test_a_run_is_asked_as_its_own_task_says_but_for_what_the_command_line_gives():
     own = TaskConf(name="scienceqa", root="/data", prompt_format="QCM-EA", likelihood=False, limit=9)
     own.generation.max_new_tokens = 24
