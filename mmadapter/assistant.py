@@ -75,6 +75,8 @@ class Assistant(nn.Module):
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if str(device).startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
         folder = host_folder(conf.host.path)
         host = load_host(folder, _host_dtype(conf.host.dtype, device), conf.host.attention, device)
         features = None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmadapter.assistant import GenerationSettings
+from mmadapter.assistant import Assistant, GenerationSettings
 from mmadapter.errors import InputError
 from tests.assistants import assistant_on, batch_of, picture, sample
 from tests.families import CORE
@@ -231,3 +231,9 @@ def test_an_image_without_an_encoder_is_an_error(tmp_path):
     assistant = assistant_on(images=False)
     with pytest.raises(InputError, match=r"vision\.enabled"):
         assistant.image_features([picture(tmp_path, 1)])
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device=cuda, but torch sees no GPU"):
+        Assistant.build(None, device="cuda")

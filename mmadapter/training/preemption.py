@@ -24,6 +24,25 @@ class RunStopped(SystemExit):
     """The run was asked to stop, has saved, and goes on when the same command is given again."""
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal outside of the training loop: ends the run at once; what was saved stays."""
+    raise KeyboardInterrupt(signal.Signals(number))
+
+
+@contextlib.contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """While inside, SIGTERM acts as Ctrl-C does, unless somebody else handles it. Main thread only, else no effect."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class StopRequest:
     """Remembers the first signal that asked to stop."""
 
@@ -44,7 +63,7 @@ class StopRequest:
         """Ends the run after its save: the earlier handler where there was one, else the documented exit code."""
         assert self.signal is not None
         earlier = self.previous.get(self.signal)
-        if callable(earlier) and earlier is not signal.default_int_handler:
+        if callable(earlier) and earlier not in (signal.default_int_handler, interrupt):
             earlier(self.signal, None)
         raise RunStopped(128 + self.signal)
 

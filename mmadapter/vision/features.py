@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmadapter.data.images import image_digest, read_image
+from mmadapter.errors import InputError
 from mmadapter.vision.clip import ImageEncoder
 
 
@@ -77,12 +78,18 @@ class FeatureStore:
         file = self._file(digest)
         if file is None:
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent)
         try:
-            with os.fdopen(handle, "wb") as stream:
-                numpy.save(stream, feature.numpy())
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=file.parent)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    numpy.save(stream, feature.numpy())
+                os.replace(temporary, file)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        except OSError as error:
+            raise InputError(
+                f"vision.cache: {file} cannot be written ({error.strerror or error}). Make room there, name another "
+                "folder, or set vision.cache=null."
+            ) from error

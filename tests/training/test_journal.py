@@ -2,6 +2,9 @@
 
 import json
 import math
+from pathlib import Path
+
+import pytest
 
 from mmadapter.training.journal import Journal, read_metrics
 
@@ -20,6 +23,15 @@ def test_lines_are_on_the_disk_at_once(tmp_path):
     write_steps(journal, 1, 2)
     assert steps_in(journal.path) == [1, 2]
     assert json.loads(journal.path.read_text().splitlines()[0]) == {"kind": "train", "step": 1, "loss": 1.0}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device without room (Linux)")
+def test_a_full_disk_is_told_once_when_writing_not_again_when_closing(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    journal = Journal(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        write_steps(journal, 1)
+    journal.close()
 
 
 def test_cutting_back_removes_what_came_after_the_checkpoint(tmp_path):

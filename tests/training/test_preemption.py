@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mmadapter.training.preemption import RunStopped, stop_on_signals
+from mmadapter.training.preemption import RunStopped, stop_on_signals, termination_interrupts
 
 
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGTERM", 143)])
@@ -18,6 +18,32 @@ def test_a_signal_sets_the_flag_and_gives_the_documented_code(name, code):
         with pytest.raises(RunStopped) as ended:
             stop.finish()
     assert ended.value.code == code
+
+
+def test_outside_the_loop_a_termination_interrupts_and_inside_it_waits_for_the_save():
+    before = signal.getsignal(signal.SIGTERM)
+    with termination_interrupts():
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.signal == signal.SIGTERM
+            with pytest.raises(RunStopped) as ended:
+                stop.finish()
+        assert ended.value.code == 143
+        with pytest.raises(KeyboardInterrupt) as interrupted:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted.value.args == (signal.SIGTERM,)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_handler_of_a_launcher_is_left_alone():
+    called = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: called.append(number))
+    try:
+        with termination_interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert called == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_second_interrupt_aborts_at_once():

@@ -123,16 +123,17 @@ def test_stopped_by_a_signal_and_started_again_ends_with_the_same_adapter(inputs
     assert_same_adapter(folder, whole[0])
 
 
-def test_an_unfinished_evaluation_is_taken_up_again(inputs, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_an_unfinished_evaluation_is_taken_up_again(inputs, whole, tmp_path, monkeypatch, how):
     from mmadapter.evaluation import run as evaluation
 
     def interrupted(*arguments, **keywords):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), getattr(signal, how))
 
     monkeypatch.setattr(evaluation, "evaluate", interrupted)
     with pytest.raises(RunStopped) as stopped:
         run(tiny_conf(inputs, tmp_path))
-    assert stopped.value.code == 130
+    assert stopped.value.code == (130 if how == "SIGINT" else 143)
     monkeypatch.undo()
     summary = run(tiny_conf(inputs, tmp_path))
     assert summary["training"]["steps"] == 20 and (only_folder(tmp_path) / "finished.json").is_file()

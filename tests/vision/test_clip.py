@@ -183,6 +183,17 @@ def test_a_damaged_cache_file_is_computed_again(tmp_path):
     assert torch.equal(FeatureStore(random_encoder(), tmp_path / "cache").feature(one), first)
 
 
+def test_a_cache_on_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    one = picture(tmp_path, 1)
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(InputError, match=r"vision\.cache: .*No space left on device.*vision\.cache=null"):
+        FeatureStore(random_encoder(), tmp_path / "cache").feature(one)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
 def test_the_papers_projection_has_561216_parameters():
     projection = MlpProjection(4608, 64, 4096, device="meta")
     assert sum(parameter.numel() for parameter in projection.parameters()) == 561_216
