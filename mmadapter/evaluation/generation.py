@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mmadapter.errors import InputError
+
 Progress = Callable[[str, int, int], None]
 """Called as progress("what is going on", done, total)."""
 
@@ -37,6 +39,24 @@ def generate_answers(
         if progress:
             progress("answers", done, len(samples))
     return outputs
+
+
+def cut_prompts(assistant: Any, samples: Sequence[Any], task: Any) -> int:
+    """How many prompts do not fit beside the answer's `max_new_tokens` and are cut.
+
+    Raises InputError where that leaves no room, or a template alone is longer.
+    """
+    from mmadapter.data.tokens import SampleEncoder
+
+    room = assistant.max_tokens - task.generation.max_new_tokens
+    if room < 1:
+        raise InputError(
+            f"task {task.name}: generation.max_new_tokens={task.generation.max_new_tokens} leaves no room for a prompt "
+            f"in host.max_tokens={assistant.max_tokens}. Lower the one, or raise the other."
+        )
+    encoder = SampleEncoder(assistant.tokenizer, room)
+    encoder.encode_many(samples)
+    return encoder.cut_samples
 
 
 def option_answer(index: int) -> str:

@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.evaluation.generation import Progress
+from mmadapter.evaluation.generation import Progress, cut_prompts
 from mmadapter.evaluation.papers import scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
 from mmadapter.evaluation.questions import read_questions
@@ -136,6 +136,8 @@ def evaluate(
         raise InputError(f"task.name is {task.name!r}, allowed: {', '.join(TASKS)}.")
     if not samples:
         raise InputError(f"task {task.name}: there is no sample to evaluate in split {task.split}. Check task.split.")
+    folder.mkdir(parents=True, exist_ok=True)  # first: a place that cannot be written to shows before the work
+    cut = cut_prompts(assistant, samples, task)
     was_training = getattr(assistant, "training", False)
     if was_training:
         assistant.eval()
@@ -145,10 +147,13 @@ def evaluate(
     finally:
         if was_training:
             assistant.train()
+    metrics["cut_prompts"] = cut
     metrics["seconds"] = round(time.perf_counter() - started, 2)
     write_lines(folder / "predictions.jsonl", rows)
     write_json(folder / "metrics.json", metrics)
     if not quiet:
+        if cut:
+            print(f"prompts that were too long and were cut: {cut} of {len(samples)}")
         show_results(metrics, rows)
         print(f"written: {folder / 'metrics.json'}")
     return metrics

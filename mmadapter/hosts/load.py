@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -109,7 +110,8 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
 
     try:
         settings = {"config": config, "local_files_only": True, "output_loading_info": True, **chosen}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        with _without_warnings():  # of missing tensors: they are refused below
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         raise InputError(
             f"{folder}: the host cannot be loaded ({_first_line(error)}). Complete the folder, or download it again."
@@ -125,6 +127,19 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
             "Complete the folder, or download it again."
         )
     return host
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """While inside, `transformers` logs errors only."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def checkpoint_activations(host: Host) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from mmadapter.assistant import hide_library_bars
 from mmadapter.errors import InputError
 
 # Where model-parallel files are joined: dimension by the end of the tensor's name; norms are the same in every file.
@@ -131,7 +135,12 @@ def convert(source: Path, target: Path, tokenizer: Path | None = None, tokens: i
     except (OSError, ValueError) as error:
         raise InputError(f"{source / 'params.json'} cannot be read: {error}.") from error
     base = read_meta_tensors(source)
-    config = LlamaConfig(**llama_settings(params, base["tok_embeddings.weight"].shape[0], tokens))
+    try:
+        config = LlamaConfig(**llama_settings(params, base["tok_embeddings.weight"].shape[0], tokens))
+    except KeyError as error:
+        raise InputError(
+            f"{source}: {error.args[0]} is missing in params.json or in the weights. Is this Meta's LLaMA?"
+        ) from error
     heads = params["n_heads"]
     state = rename_llama_tensors(base, heads, params.get("n_kv_heads") or heads)
     with torch.device("meta"):
@@ -139,7 +148,8 @@ def convert(source: Path, target: Path, tokenizer: Path | None = None, tokens: i
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{source}: the weights do not fit params.json: {error}") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"{source}: the weights do not fit params.json: {shorten(said, 400)}") from error
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -185,10 +195,17 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     beside = [given.source / "tokenizer.model", given.source.parent / "tokenizer.model"]
     tokenizer = given.tokenizer or next((file for file in beside if file.is_file()), None)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns when it is imported
+    if not sys.stderr.isatty():
+        hide_library_bars()
     try:
         convert(given.source, given.target, tokenizer, given.tokens)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, SafetensorError) as error:
+        print(f"error: {given.target} cannot be written ({error}); nothing is left of it. Make room.", file=sys.stderr)
         return 2
     print(f"Wrote {given.target}. Use it: host.path={given.target}")
     return 0

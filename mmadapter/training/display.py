@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +21,16 @@ def default_console() -> Console:
     """The terminal as it is; elsewhere lines of 120 characters."""
     console = Console()
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
+class Bars(Progress):
+    """Bars with what is to be said of each on a line below, so that 80 columns are enough."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["text"]:
+                yield Text(f"  {task.fields['text']}", no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -83,10 +93,10 @@ class Display:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
             )
-            self._progress = Progress(
-                *columns, TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=self.console, transient=True
-            )
+            self._progress = Bars(*columns, console=self.console, transient=True)
             self._progress.start()
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, completed=done, text=text)

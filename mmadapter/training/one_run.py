@@ -37,6 +37,7 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     samples = read_samples(conf) if trains else None
     questions = open_tasks(conf, folder)
     assistant = Assistant.build(conf, device=device_of(conf))
+    check_lengths(conf, assistant, questions, display)
     prepare_images(assistant, questions, display)
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
@@ -82,6 +83,15 @@ def open_tasks(conf: Any, folder: Path) -> dict[str, list[Any]]:
     waiting = [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
     read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
     return read if conf.vision.enabled else {name: without_images(samples) for name, samples in read.items()}
+
+
+def check_lengths(conf: Any, assistant: Any, questions: dict[str, list[Any]], display: Display) -> None:
+    """Says how many prompts of each task are too long and will be cut. Raises InputError where one cannot be cut."""
+    from mmadapter.evaluation.generation import cut_prompts
+
+    for name, samples in questions.items():
+        if cut := cut_prompts(assistant, samples, conf.tasks[name]):
+            display.say(f"task {name}: {cut:,} of {len(samples):,} prompts are too long and will be cut")
 
 
 def prepare_images(assistant: Any, questions: dict[str, list[Any]], display: Display) -> None:

@@ -148,3 +148,30 @@ def test_a_whole_assistant_answers_and_does_not_depend_on_the_batch(root, tmp_pa
         evaluate(assistant, wanted, samples, tmp_path / str(size))
         rows.append(rows_of(tmp_path / str(size)))
     assert rows[0] == rows[1] and len(rows[0]) == 3
+
+
+def test_a_place_that_cannot_be_written_to_shows_before_the_first_question_is_asked(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    parrot = Parrot({})
+    with pytest.raises(OSError):
+        evaluate(parrot, task(root), samples_of_task(task(root), None), tmp_path / "file")
+    assert parrot.batches == []
+
+
+def test_prompts_that_are_cut_are_counted_and_said(root, tmp_path, capsys):
+    parrot = Parrot({"5": "The answer is A.", "6": "B", "7": "C"})
+    samples = samples_of_task(task(root), None)
+    lengths = sorted(len(sample.prompt.encode()) + 1 for sample in samples)
+    assert lengths[-1] > lengths[-2] + 20, "one question is by far the longest"
+    parrot.max_tokens = lengths[-2] + 10 + 64
+    metrics = evaluate(parrot, task(root, likelihood=False), samples, tmp_path / "out", quiet=False)
+    assert metrics["cut_prompts"] == 1 == json.loads((tmp_path / "out" / "metrics.json").read_text())["cut_prompts"]
+    assert "prompts that were too long and were cut: 1 of 3" in capsys.readouterr().out
+
+
+def test_an_answer_length_that_leaves_no_room_for_a_prompt_is_refused(root, tmp_path):
+    parrot = Parrot({})
+    parrot.max_tokens = 64
+    with pytest.raises(InputError, match=r"max_new_tokens=64 leaves no room for a prompt in host\.max_tokens=64"):
+        evaluate(parrot, task(root), samples_of_task(task(root), None), tmp_path / "out")
+    assert parrot.batches == []

@@ -12,6 +12,7 @@ from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.run import evaluate, show_results
 from tests.assistants import assistant_on
 from tests.config.composing import eval_conf
+from tests.data.tokenizers_at_hand import byte_level
 
 ITEMS = [
     {"instruction": "repeat a", "input": "", "output": "a  a"},
@@ -27,6 +28,7 @@ class Parrot:
 
     def __init__(self, *says):
         self.says, self.asked = says, []
+        self.tokenizer, self.max_tokens = byte_level(), 2000
 
     def generate(self, samples, settings, seed=None):
         self.asked.append((settings, seed))

@@ -70,13 +70,14 @@ def test_a_truncated_weight_file_is_refused_by_folder(tmp_path):
         load.load_host(tmp_path, torch.float32)
 
 
-def test_a_host_with_a_tensor_missing_is_refused_not_filled_at_random(tmp_path):
+def test_a_host_with_a_tensor_missing_is_refused_not_filled_at_random(tmp_path, caplog):
     tiny_host("llama_gqa").save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"1 of the host's tensors are in no weight file.*layers\.1\.mlp\.up_proj"):
         load.load_host(tmp_path, torch.float32)
+    assert caplog.text == ""
 
 
 def test_a_host_without_weights_is_refused_with_what_to_do(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from mmadapter.errors import InputError
 from mmadapter.hosts.load import load_host
@@ -96,7 +96,20 @@ def test_the_feed_forward_widths_of_the_released_models():
     assert llama_settings(llama_2_70b, 32000)["intermediate_size"] == 28672
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "params", "shape"])
+def test_a_full_disk_leaves_nothing_of_the_converted_folder(golden, tmp_path, capsys, monkeypatch):
+    def full(model, folder):
+        (folder / "model.safetensors").write_text("half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", full)
+    source = write_meta_folder(tmp_path / "7B", golden)
+    assert main([str(source), str(tmp_path / "hf")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path / 'hf'} cannot be written (I/O error: No space left")
+    assert [path.name for path in tmp_path.iterdir()] == ["7B"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "params", "no heads", "shape"])
 def test_damage_is_refused_and_nothing_is_written(golden, tmp_path, damage, capsys):
     source = write_meta_folder(tmp_path / "7B", golden)
     weights = source / "consolidated.00.pth"
@@ -106,6 +119,8 @@ def test_damage_is_refused_and_nothing_is_written(golden, tmp_path, damage, caps
         weights.unlink()
     elif damage == "params":
         (source / "params.json").write_text("{")
+    elif damage == "no heads":
+        (source / "params.json").write_text('{"dim": 8, "n_layers": 1, "multiple_of": 8, "norm_eps": 1e-5}')
     else:
         params = json.loads((source / "params.json").read_text())
         (source / "params.json").write_text(json.dumps(params | {"n_layers": 2}))

@@ -55,3 +55,14 @@ def test_a_finished_bar_goes_away_and_another_can_begin():
 @pytest.mark.parametrize("seconds, text", [(8.4, "8 s"), (245, "4 min 05 s"), (7805, "2 h 10 min")])
 def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
+
+
+def test_eighty_columns_are_enough_for_everything_that_a_bar_says():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, _environ={})
+    display = Display(console, log_every_steps=10)
+    for step in (9_998, 9_999):
+        display.training({"step": step, **RECORD}, 12_345, 30.0, 60.0)
+    display.close()
+    output = console.file.getvalue()
+    assert "9999/12345" in output and "ETA" in output
+    assert "epoch 0.50/30  loss 1.2500  lr 0.001  1,234 supervised tokens/s" in output
