@@ -47,7 +47,7 @@ def test_the_quick_start_holds_together(conf):
         (["adapter.layers=5"], ["adapter.layers=5", "the host has 4 layers", "adapter.layers=2"]),
         (["host.max_tokens=512"], ["host.max_tokens=512", "256 tokens"]),
         (["vision.enabled=false"], ["data.sources.questions.images", "vision.enabled is false"]),
-        (["vision.enabled=false"], ["adapter.groups.adapter.roles", "visual_projection", "adapter=v1"]),
+        (["vision.enabled=false"], ["adapter.groups.", ".roles names visual_projection", "adapter=v1"]),
         (["data.sources.questions.images=false", "data.sources.captions.images=false"], ["never learn", "vision=none"]),
         (["vision.layers=[]"], ["vision.layers is empty"]),
         (["vision.layers=[0,0]"], ["names a block twice"]),
