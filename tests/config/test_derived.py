@@ -35,7 +35,7 @@ def test_a_variant_is_the_run_with_its_overrides():
     whole = run_conf("experiment=ablation_init")
     joint = variant_conf(whole, "joint")
     assert joint.adapter.attention == "joint"
-    assert joint.adapter.groups["adapter"].roles == ["prompt", "visual_projection"]
+    assert joint.adapter.groups["adapter"].roles == ["prompt"]
     assert variant_conf(whole, "zero_init").adapter == whole.adapter
     assert joint.variants == {} and joint.optimizer == whole.optimizer
 
