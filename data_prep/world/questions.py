@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from data_prep.world.captions import WHERE, captions
+from data_prep.world.captions import captions
 from data_prep.world.lexicon import (
     ANIMALS,
     FOODS,
@@ -50,7 +50,6 @@ class Problem:
 
 
 _COLOR = "A color is what the eye sees first. Things of the same shape can have many colors."
-_SHAPE = "A shape has a name. A triangle has three sides, a square has four, and a circle has none."
 _MAP = "A map shows places from above. Top, bottom, left and right are directions on a map."
 _WORD = "Words describe things. Some words tell the color, the size or the shape of a thing."
 
@@ -61,7 +60,8 @@ PICTURE_FAMILIES = (
                   "Identify the pattern of an object", (3, 9), ""),
     PictureFamily(NATURAL, "size", "What size is the shape?", "units-and-measurement", "Units and measurement",
                   "Compare the sizes of objects", (1, 7), "Size tells how much room a thing takes."),
-    PictureFamily(NATURAL, "shape", "What shape is it?", "geometry", "Shapes", "Name a shape", (5, 12), _SHAPE),
+    PictureFamily(NATURAL, "ground", "What color is behind the shape?", "physics", "Materials",
+                  "Identify the color of a background", (5, 12), _COLOR),
     PictureFamily(SOCIAL, "ground", "Which color surrounds the shape on the map?", "geography", "Maps",
                   "Tell what surrounds a place", (2, 12), _MAP),
     PictureFamily(SOCIAL, "ground", "What color is the land on the map?", "geography", "Maps",
@@ -72,8 +72,8 @@ PICTURE_FAMILIES = (
                   "Name a pictured color", (1, 5), _WORD),
     PictureFamily(LANGUAGE, "size", "Which word describes the size in the picture?", "vocabulary", "Adjectives",
                   "Choose the adjective that fits a picture", (3, 10), _WORD),
-    PictureFamily(LANGUAGE, "pattern", "Which word describes the shape in the picture?", "vocabulary", "Adjectives",
-                  "Choose the adjective that fits a picture", (6, 12), _WORD),
+    PictureFamily(LANGUAGE, "ground", "Which word names the color of the background?", "vocabulary", "Adjectives",
+                  "Name a pictured color", (6, 12), _WORD),
 )  # fmt: skip
 PICTURE_HINTS = ("{} drew the picture.", "{} sees this picture at school.", "Look at the picture of {}.")
 
@@ -291,11 +291,7 @@ class QuestionWriter:
 
 def _seen(attribute: str, value: str) -> str:
     """The solution of a picture question."""
-    if attribute == "place":
-        return f"The shape is {WHERE[value]}."
-    if attribute == "ground":
-        return f"The background is {value}."
-    return f"The shape is {article(value) if attribute == 'shape' else value}."
+    return f"The {'background' if attribute == 'ground' else 'shape'} is {value}."
 
 
 def picture_caption(scene: Scene) -> str:
