@@ -174,7 +174,7 @@ def test_a_dry_run_prints_table_and_memory_and_writes_nothing(inputs, tmp_path, 
     facts = run(tiny_conf(inputs, tmp_path, "dry_run=true"))
     output = capsys.readouterr().out
     assert "visual_projection" in output and "memory estimate" in output and "effective batch 8 / 256" in output
-    assert facts["parameters"] == 640 + 8 + (64 * 128 + 128) + (128 * 32 + 32)
+    assert facts["parameters"] == 640 + 8 + (32 * 128 + 128) + (128 * 32 + 32)
     assert facts["memory"]["frozen"] > 0 and list(tmp_path.iterdir()) == []
 
 
