@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import AdapterCall
+from mmadapter.hosts.calls import adapter_in_each_call, head_on_rows
 from mmadapter.hosts.load import checkpoint_activations, host_folder, load_host, load_tokenizer
 from mmadapter.hosts.recipes import Host, attention_modules
 from mmadapter.vision.clip import ImageEncoder
@@ -172,7 +172,7 @@ class Assistant(nn.Module):
     def _supervised_logits(self, batch: Batch, features: Features | None) -> Tensor:
         """(pairs, vocabulary) in float32: the head runs on the supervised positions only."""
         batch = batch.to(self.device)
-        with _head_on_rows(self.host.get_output_embeddings(), batch.rows):
+        with head_on_rows(self.host.get_output_embeddings(), batch.rows):
             output = self.host(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -201,7 +201,7 @@ class Assistant(nn.Module):
             pad_token_id=self.tokenizer.pad_token_id,
         )
         devices = [self.device] if self.device.type == "cuda" else []
-        with _adapter_in_each_call(self.host, self._call(batch, features, keep=True)), torch.random.fork_rng(devices):
+        with adapter_in_each_call(self.host, self._call(batch, features, keep=True)), torch.random.fork_rng(devices):
             if seed is not None:
                 torch.manual_seed(seed)
             tokens = self.host.generate(
@@ -271,38 +271,4 @@ def _feature_store(vision: Any, device: Any) -> FeatureStore:
 
 
 def _without_answer(sample: Sample) -> Sample:
-    from dataclasses import replace
-
     return replace(sample, segments=tuple(segment for segment in sample.segments if segment.kind != "answer"))
-
-
-@contextlib.contextmanager
-def _head_on_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Let the output head see only `rows` of the flattened (batch * tokens) hidden states, as one row of tokens.
-
-    The head's own forward and whatever the family does to its logits (scale, cap) stay as they are.
-    """
-
-    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0]
-        return (hidden.reshape(1, -1, hidden.shape[-1]).index_select(1, rows.to(hidden.device)), *inputs[1:])
-
-    handle = head.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _adapter_in_each_call(host: Host, call: AdapterCall) -> Iterator[None]:
-    """Add `adapter=call` to each forward of the host: its `generate` refuses keywords that it does not know."""
-
-    def add(_: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return inputs, {**keywords, "adapter": call}
-
-    handle = host.register_forward_pre_hook(add, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from data_prep.world.lexicon import LETTERS, lettered
 
 PICKED = ("Pick: {}.", "I pick {}.", "Its letter is {}.", "It is {}.", "Letter {}.", "{} fits.", "{} it is.")
+LISTED = ("Here is a list: {}.", "Which one? {}.", "Choose: {}.", "{}.", "The list: {}.", "One of {}.")
 ASKING = ("Asked", "Q", "Riddle", "Puzzle", "Exercise", "Quiz")
 GIVEN = ("Given", "Told", "Text", "Note", "Known")
 NOTHING = ("nothing", "N/A", "nothing at all", "no text")
