@@ -64,6 +64,6 @@ def norm(tensors: Sequence[Tensor]) -> float:
 def moved_text(moved: Moved) -> str:
     """instruction 1.23 (4.5 %), visual 0.12"""
     return ", ".join(
-        f"{name} {one['distance']:.3g}" + ("" if one["relative"] is None else f" ({one['relative']:.2%})")
+        f"{name} {one['distance']:.3g}" + ("" if one["relative"] is None else f" ({one['relative']:.1%})")
         for name, one in moved.items()
     )
