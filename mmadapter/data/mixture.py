@@ -59,8 +59,8 @@ class JointMixture:
         """What a step and an epoch are, in one sentence."""
         parts = ", ".join(f"{count} {name}" for name, count in self.samples_per_step.items())
         epoch = self.steps_per_epoch
-        passes = [f"{name} {epoch / order.batches_per_epoch:.3g}x" for name, order in self._orders.items()]
-        return f"every step holds {parts}; an epoch is {epoch:,} steps, in which the sources come {', '.join(passes)}"
+        passes = [f"{name} {epoch / order.batches_per_epoch:.3g} times" for name, order in self._orders.items()]
+        return f"every step holds {parts}; an epoch is {epoch:,} steps, in which come: {', '.join(passes)}"
 
     def _part(self, name: str, step: int) -> list[Batch]:
         order = self._orders[name]

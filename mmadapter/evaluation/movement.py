@@ -32,10 +32,20 @@ def movement_chart(run: RunFiles) -> Markup:
     key, factor = ("relative", 100) if is_relative else ("distance", 1)
     lines = [
         Series(group, [(one["step"], factor * one["movement"][group][key]) for one in records], colour)
-        for colour, group in enumerate(groups, start=1)
+        for group, colour in colours_of(run, groups).items()
     ]
     label = "Distance from the start, % of the start's norm" if is_relative else "Distance from the start"
     return charts.line_chart(lines, x_label="step", y_label=label, from_zero=True)
+
+
+def colours_of(run: RunFiles, groups: list[str]) -> dict[str, int]:
+    """Page colours: a group that learns from one source has that source's colour in the chart of losses."""
+    trained = list(dict.fromkeys(name for record in run.train for name in record.get("loss_by_source") or {}))
+    sources = {row.get("group"): row.get("sources", "") for row in run.trainable}
+    own = {name: trained.index(sources[name]) + 1 for name in groups if sources.get(name) in trained}
+    if len(set(own.values())) < len(groups):  # several learn from all, or from the same
+        return {name: number for number, name in enumerate(groups, start=1)}
+    return own
 
 
 def movement_rows(run: RunFiles) -> list[dict[str, Any]]:

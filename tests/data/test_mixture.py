@@ -178,7 +178,7 @@ def test_a_joint_epoch_lasts_until_every_source_has_come_whole_and_smaller_ones_
     mixture = joint({"captions": 40, "instructions": 10}, {"captions": 4, "instructions": 4})
     assert mixture.steps_per_epoch == 10
     assert "4 captions, 4 instructions; an epoch is 10 steps" in mixture.describe()
-    assert "captions 1x, instructions 3.33x" in mixture.describe()
+    assert "captions 1 times, instructions 3.33 times" in mixture.describe()
     seen = [name for step in drawn_of(mixture, "captions", 10) for name in step]
     assert Counter(seen) == Counter(str(number) for number in range(40))
     instructions = drawn_of(mixture, "instructions", 9)

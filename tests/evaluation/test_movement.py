@@ -2,7 +2,7 @@
 
 import re
 
-from mmadapter.evaluation.movement import movement_records
+from mmadapter.evaluation.movement import colours_of, movement_records
 from mmadapter.evaluation.run_files import read_run
 from tests.evaluation.test_report import lines, page_of, put
 
@@ -44,6 +44,15 @@ def test_each_group_has_a_curve_and_a_row_with_its_sources(tmp_path):
     assert cells(page, "visual") == ("captions", "3", "30 %")
     assert cells(page, "instruction") == ("instructions", "0.6", "6 %")
     assert [record["step"] for record in movement_records(read_run(tmp_path))] == [10, 15, 20, 30]
+
+
+def test_a_group_has_the_colour_of_the_source_that_it_learns_from(tmp_path):
+    add_joint_training(tmp_path)
+    run = read_run(tmp_path)
+    assert colours_of(run, ["instruction", "visual"]) == {"visual": 1, "instruction": 2}
+    for row in run.trainable:
+        row["sources"] = "all"
+    assert colours_of(run, ["instruction", "visual"]) == {"instruction": 1, "visual": 2}
 
 
 def test_losses_are_drawn_by_source_in_training_and_validation(tmp_path):
