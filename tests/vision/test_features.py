@@ -110,8 +110,9 @@ def test_past_the_limit_without_a_folder_features_are_computed_again_and_that_is
     assert "5 pictures" in record.getMessage() and "those of 3 pictures" in record.getMessage()
     assert "vision.cache=FOLDER" in record.getMessage()
     assert calls == [2], "no work for what would be dropped at once"
-    assert all(torch.equal(store.feature(path), feature) for path, feature in zip(paths, expected, strict=True))
-    assert calls == [2, 1, 1, 1]
+    for _ in range(2):
+        assert all(torch.equal(store.feature(path), feature) for path, feature in zip(paths, expected, strict=True))
+    assert calls == [2, 1, 1, 1, 1, 1, 1], "what is kept stays"
     assert held(store) == 2
 
 
