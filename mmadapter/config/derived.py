@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from mmadapter.config.adapter import VISUAL_ROLES
 from mmadapter.config.compose import with_overrides
 from mmadapter.config.data import ReadingConf
 from mmadapter.config.mixture import mixture_problems, samples_per_step
 from mmadapter.config.run import RunConf
 
 PICTURE_READERS = ("coco_captions",)  # without a picture nothing is left to learn or to score
-VISUAL_ROLES = ("visual_projection",)
 
 
 def comparison_conf(conf: RunConf, name: str) -> RunConf:
@@ -61,6 +61,7 @@ def _remove_pictures(conf: RunConf) -> None:
     conf.evaluate = [name for name in conf.evaluate if name in conf.tasks]
     for group in conf.adapter.groups.values():
         group.roles = [role for role in group.roles if role not in VISUAL_ROLES]
+    conf.adapter.frozen = [role for role in conf.adapter.frozen if role not in VISUAL_ROLES]
     conf.adapter.groups = {name: group for name, group in conf.adapter.groups.items() if group.roles}
 
 
