@@ -98,7 +98,8 @@ def picture_problems(conf: RunConf) -> Iterator[str]:
             f"vision.enabled is false, but pictures are asked for by {keys}. "
             "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
         )
-    if conf.vision.enabled and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
+    learns = conf.vision.enabled and "visual_projection" not in conf.adapter.frozen
+    if learns and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
         yield (
             "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "
             "learn. Set vision=none adapter=v1, or images=true on a source."

@@ -18,7 +18,7 @@ from mmadapter.training.engine import StepResult
 from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
 from mmadapter.training.journal import Journal, perplexity
 from mmadapter.training.memory import is_out_of_memory
-from mmadapter.training.movement import Movement, moved_text
+from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
@@ -75,7 +75,7 @@ class Training:
         groups = groups_of(conf, assistant)
         check_sources(groups, data.sources)
         self.engine = build_engine(conf, assistant, groups)
-        self.movement = Movement(groups, folder / "checkpoints")
+        self.start = RunStart(groups, assistant.trainable(), folder / "checkpoints")
         self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
         self.position = Position(schedule=asdict(self.schedule))
         self.saved_step = 0
@@ -104,7 +104,7 @@ class Training:
     def summary(self) -> dict[str, Any]:
         """What a finished or interrupted training comes to."""
         batch_size = self.conf.optimizer.batch_size
-        return summary_of(self.position, self.schedule, batch_size, self.movement.by_group())
+        return summary_of(self.position, self.schedule, batch_size, self.start.movement())
 
     def _resume(self) -> None:
         snapshot, messages = self.checkpoints.load_newest()
@@ -114,11 +114,11 @@ class Training:
             self.display.say(text)
             self.journal.event("damaged_checkpoint", message=text)
         if snapshot is None:
-            self.movement.begin()
+            self.start.save()
             return
         if message := trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule):
             raise InputError(message)
-        self.movement.go_on()
+        self.start.restore()
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         self.position, self.saved_step = place, place.step
@@ -157,7 +157,7 @@ class Training:
         record = step_record(place, self.schedule, result, lr, seconds)
         if is_detailed(place.step, total, self.conf.training.log_every_steps):
             record["gates"] = self.assistant.gates().detach().float().tolist()
-            record["movement"] = self.movement.by_group()
+            record["movement"] = self.start.movement()
         self.journal.write("train", record)
         left = place.seconds / place.step * (total - place.step)
         self.display.training(record, total, self.schedule.total_epochs, left)
@@ -191,7 +191,7 @@ class Training:
         return True
 
     def _write_validation(self, loss: float, by_source: dict[str, float]) -> float:
-        step, moved = self.position.step, self.movement.by_group()
+        step, moved = self.position.step, self.start.movement()
         record = {"step": step, "loss": loss, "perplexity": perplexity(loss), "loss_by_source": by_source}
         self.journal.write("validation", record | {"movement": moved})
         text = f"validation at step {step}: {losses_text(record)}, perplexity {perplexity(loss):.4g}"

@@ -10,50 +10,55 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from mmadapter.adapters.roles import Group
+from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.training.checkpoint import WRITING, write_durably
 
 START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]
 
 
-class Movement:
-    """Distances from the start of the run. Made before any checkpoint is loaded: what the parameters are then is it.
+class RunStart:
+    """The parameters as the run started: what movement is measured from, and what frozen roles stay at.
 
-    The start is kept in the folder of the checkpoints, so that a continued run measures from the same values even where
-    they could not be drawn or read again (another machine, an `adapter.start` that has changed).
+    Made before any checkpoint is loaded. It is kept beside the checkpoints, which hold nothing but what trains, so that
+    a continued run has the same start even where that could not be drawn or read again (another machine, an
+    `adapter.start` that has changed).
     """
 
-    def __init__(self, groups: Sequence[Group], folder: Path) -> None:
+    def __init__(self, groups: Sequence[Group], trainable: Sequence[TrainableParameter], folder: Path) -> None:
         self.groups, self.file = groups, folder / START_FILE
-        self._take({name: p.detach().clone() for group in groups for name, p in group.parameters})
+        self._parameters = {item.name: item.parameter for item in trainable}
+        self._take({name: parameter.detach().clone() for name, parameter in self._parameters.items()})
 
-    def begin(self) -> None:
+    def save(self) -> None:
         """Writes the start down: a new run."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_name(f"{WRITING}{START_FILE}")
-        write_durably(temporary, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._start.items()}))
+        write_durably(temporary, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
         temporary.replace(self.file)
 
-    def go_on(self) -> None:
+    @torch.no_grad()
+    def restore(self) -> None:
         """Takes up the start that was written down; without the file the present one, drawn anew, stays."""
         if self.file.is_file():
             there = tensors_from_bytes(self.file.read_bytes())
-            self._take({name: there[name].to(tensor.device) for name, tensor in self._start.items()})
+            self._take({name: there[name].to(tensor.device) for name, tensor in self._values.items()})
+            for name, parameter in self._parameters.items():
+                parameter.copy_(self._values[name])
 
     @torch.no_grad()
-    def by_group(self) -> Moved:
+    def movement(self) -> Moved:
         """Group -> Euclidean `distance` from its start, and `relative` to the start's norm (None where that is 0)."""
         moved: Moved = {}
         for group in self.groups:
-            distance = norm([p.detach() - self._start[name] for name, p in group.parameters])
+            distance = norm([parameter.detach() - self._values[name] for name, parameter in group.parameters])
             start = self._norms[group.name]
             moved[group.name] = {"distance": distance, "relative": distance / start if start else None}
         return moved
 
-    def _take(self, start: Mapping[str, Tensor]) -> None:
-        self._start = start
-        self._norms = {group.name: norm([start[name] for name, _ in group.parameters]) for group in self.groups}
+    def _take(self, values: Mapping[str, Tensor]) -> None:
+        self._values = values
+        self._norms = {group.name: norm([values[name] for name, _ in group.parameters]) for group in self.groups}
 
 
 def norm(tensors: Sequence[Tensor]) -> float:
