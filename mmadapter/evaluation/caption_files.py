@@ -81,7 +81,8 @@ def _official(file: Path, content: dict[str, Any]) -> dict[str, Any]:
 def _karpathy(file: Path, images: list[Any], split: str) -> dict[str, Any]:
     if split not in KARPATHY_SPLITS:
         raise InputError(f"{file}: there is no split {split!r}; allowed for task.split: {', '.join(KARPATHY_SPLITS)}.")
-    chosen, notes = [], []
+    chosen: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
     for number, image in enumerate(images):
         where = f"{file}, images[{number}]"
         if _field(where, image, "split", str) not in KARPATHY_SPLITS[split]:

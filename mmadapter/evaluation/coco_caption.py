@@ -85,8 +85,8 @@ def caption_metrics(
     complete = len(captions) == whole
     metrics: dict[str, Any] = {}
     if complete or task.allow_subset:
-        metrics, missing = caption_scores(references, captions, java_metrics=task.java_metrics)  # type: ignore[assignment]
-        metrics["not_computed"] = missing
+        scores, missing = caption_scores(references, captions, java_metrics=task.java_metrics)
+        metrics = {**scores, "not_computed": missing}
     else:
         metrics["not_scored"] = (
             f"{len(captions)} of {whole} images are no {split} score; task.allow_subset=true scores them"

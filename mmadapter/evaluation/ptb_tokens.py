@@ -20,7 +20,7 @@ _LETTER = f"A-Za-z\\u00AD{character_class(LETTERS)}{character_class(MARKS)}"
 L, LD, A, AD = f"[{_LETTER}]", f"[{_LETTER}0-9]", "[A-Za-z]", "[A-Za-z0-9\\u00AD]"
 WORD = f"{L}{LD}*(?:[.!?]{L}{LD}*)*"
 """A sentence end without a blank after it parts nothing: "dog.cat" is one token."""
-NUMBER = r"(?:[0-9]*(?:[.:,\u00AD][0-9]+)+|[0-9]+)"
+NUMBER = r"(?:[0-9]*(?:[.:,\u00AD\u066B\u066C][0-9]+)+|[0-9]+)"
 HYPHEN = "[-\\u058A\\u2010\\u2011]"
 APOSTROPHE = "['\\u0092\\u2019]"
 TICK = "['`\\u0091\\u0092\\u2018\\u2019]"
@@ -69,7 +69,7 @@ RULES = tuple(
         "((?i:got))(?i:ta)",
         "((?i:lem|gim))(?i:me)",
         f"((?i:more|mo|no)){APOSTROPHE}[nN]",
-        f"({APOSTROPHE}[tT])(?i:is|was)",
+        "('[tT])(?i:is|was)",
         f"({A}*[A-MO-Za-mo-z])[nN]{TICK}[tT]",
         f"({LD}+){APOSTROPHE}{ENDING}",
         # Markup: <b>, </b>, <img src="x">, <!-- x -->, &amp;
@@ -83,7 +83,7 @@ RULES = tuple(
         f"{APOSTROPHE}[nN]{APOSTROPHE}|'[nN](?![A-Za-z])|[\\u0092\\u2019][nN]|[lLdDjJ]{APOSTROPHE}",
         f"[yY]{APOSTROPHE}(?=[A-Za-z])|(?i:ol|somethin|dunkin){APOSTROPHE}|{APOSTROPHE}(?i:em|till?|cause)",
         f"{APOSTROPHE}[0-9][0-9](?=\\s)|{APOSTROPHE}[2-9]0s",
-        f"(?i:o{APOSTROPHE}clock|c{APOSTROPHE}mon|cap{APOSTROPHE}n|e{APOSTROPHE}er|ev{APOSTROPHE}ry|li{APOSTROPHE}l)",
+        f"(?i:o{APOSTROPHE}clock|cap{APOSTROPHE}n|c'mon|e'er|ev'ry|li'l)",
         f"(?i:c{APOSTROPHE}est)|[nN]{TICK}[tT]",
         f"({APOSTROPHE}{ENDING})[^A-Za-z]",
         "(')[A-Za-z][^ \\t\\n]",
@@ -111,7 +111,7 @@ RULES = tuple(
         f"{LD}+(?:{HYPHEN}{LD}+)+",
         f"{LD}+(?:_{LD}+)+(?:{HYPHEN}{LD}+)*",
         r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}",
-        f"[0-9]+{LD}*",
+        f"[0-9]+[A-Za-z0-9\\u00AD{character_class(LETTERS)}]*",
         "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+",
         "[cC]\\+\\+|[cCfF]#|C\\.D\\.s|pro-|anti-|S&P-500",
         # Abbreviations, and any word before a full stop with a comma, colon or semicolon after it
