@@ -18,7 +18,7 @@ from mmadapter.evaluation.papers import CAPTION_ROWS, SCIENCEQA, SCIENCEQA_COLUM
 from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
 from mmadapter.evaluation.scales import number_text
-from mmadapter.evaluation.table import percent
+from mmadapter.evaluation.table import not_computed, percent
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
 
@@ -151,7 +151,7 @@ def caption_notes(run: RunFiles) -> list[str]:
         )
     if metrics.get("empty"):
         notes.append(f"{metrics['empty']} captions are empty.")
-    return notes + [f"{name}: not computed, {reason}." for name, reason in metrics.get("not_computed", {}).items()]
+    return notes + [f"{line}." for line in not_computed(metrics)]
 
 
 def instruction_note(run: RunFiles) -> str:

@@ -76,13 +76,21 @@ def print_caption_scores(
         print(f"not scored: {metrics['not_scored']}", file=file)
     if metrics["empty"]:
         print(f"empty captions: {metrics['empty']}", file=file)
-    for name, reason in metrics.get("not_computed", {}).items():
-        print(f"{name}: not computed, {reason}", file=file)
+    for line in not_computed(metrics):
+        print(line, file=file)
     if scores and metrics["coverage"]["complete"]:
         print(caption_table({"this run": metrics}, papers), file=file)
         for row in papers:
             if row.note:
                 print(f"{row.model} [paper]: {row.note}", file=file)
+
+
+def not_computed(metrics: Mapping[str, Any]) -> list[str]:
+    """Which caption scores there are not, and why; those of the same reason in one line."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in metrics.get("not_computed", {}).items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{' and '.join(names)}: not computed, {reason}" for reason, names in by_reason.items()]
 
 
 def caption_table(ours: Mapping[str, Mapping[str, Any]], papers: Sequence[CaptionRow]) -> str:
