@@ -179,6 +179,8 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
                 yield from _missing_file(f"task.{key}", named)
         return
     assert conf.run is not None
+    if conf.task.annotations is not None or conf.task.split_list is not None:
+        yield "task.annotations and task.split_list go with predictions=; a run reads task.root, or task.path."
     if not any((folder / CONFIG_FILE).is_file() for folder in (Path(conf.run), Path(conf.runs_root) / conf.run)):
         runs = sorted(file.parent.name for file in Path(conf.runs_root).glob(f"*/{CONFIG_FILE}"))
         there = f"In {conf.runs_root}: {', '.join(runs) or 'none'}."

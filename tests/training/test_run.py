@@ -28,7 +28,7 @@ FILES = [
         "report.html",
     ),
     *("adapter/adapter.safetensors", "adapter/adapter.json", "checkpoints/last.json", "checkpoints/best.json"),
-    *("eval/scienceqa/metrics.json", "eval/scienceqa/predictions.jsonl", "eval/caption/predictions.jsonl"),
+    *("eval/scienceqa/metrics.json", "eval/scienceqa/predictions.jsonl", "eval/coco_caption/predictions.jsonl"),
     *("comparison/host/eval/scienceqa/metrics.json", "comparison/text_only/adapter/adapter.safetensors"),
 ]
 
