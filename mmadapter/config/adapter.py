@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import choice, listing, named, number
+from mmadapter.config.fields import choice, listing, named, number, plain
 
 ROLES = ("prompt", "gate", "visual_projection")  # what a trainable parameter can be
 
@@ -24,4 +24,5 @@ class AdapterConf:
     gate_per: str = choice("head", "layer")  # paper: one gate a head; layer = one scalar
     attention: str = choice("zero_init", "joint")  # joint = the paper's baseline: one softmax, no gate
     prompt_std: float = number(1.0, at_least=0)  # standard deviation of the prompts at the start; official code: 1
+    start: str | None = plain(None)  # adapter or run folder whose tensors the training starts from; null = fresh
     groups: dict[str, GroupConf] = named()  # name -> roles that train together

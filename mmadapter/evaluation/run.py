@@ -25,10 +25,16 @@ from mmadapter.evaluation.tasks import (
     prediction_row,
     scienceqa_metrics,
 )
+from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
 SAME_RESULTS = ("root", "problems", "batch_size", "split", "limit")  # change no result, or have a name of their own
-TASKS = {"scienceqa": evaluate_scienceqa, "caption": evaluate_captions, "instruct": evaluate_instructions}
+TASKS = {
+    "scienceqa": evaluate_scienceqa,
+    "caption": evaluate_captions,
+    "instruct": evaluate_instructions,
+    "visual_instruct": evaluate_visual_instructions,
+}
 
 
 def run(conf: Any) -> dict[str, Any]:
@@ -58,8 +64,7 @@ def score_file(conf: Any) -> dict[str, Any]:
     if conf.output:
         folder = Path(conf.output)
         rows = [
-            prediction_row(task, questions[id], predictions.outputs.get(id), index)
-            for id, index in indices.items()
+            prediction_row(task, questions[id], predictions.outputs.get(id), index) for id, index in indices.items()
         ]
         write_lines(folder / "predictions.jsonl", rows)
         write_json(folder / "metrics.json", metrics)
@@ -165,11 +170,14 @@ def show_results(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
         print_scores(metrics, papers=scienceqa_rows())
         return
     for row in rows[:SHOWN_ANSWERS]:
-        asked = f"{row['instruction']} {row['input']}" if "instruction" in row else str(row["id"])
+        asked = f"{row['instruction']} {row.get('input', '')}" if "instruction" in row else str(row["id"])
         print(f"{shorten(asked, SHOWN_CHARACTERS)}: {shorten(row['output'], SHOWN_CHARACTERS)}")
     if "exact_match" in metrics:
         counts, share = metrics["counts"], metrics["exact_match"]
         print(f"equal to the reference: {counts['exact']} of {counts['answers']} answers, {share:.2f} %")
+    if "followed" in metrics:
+        count, named = metrics["counts"]["answers"], metrics["named"]
+        print(f"followed: {metrics['followed']:.2f} % of {count} answers; right word named: {named:.2f} %")
 
 
 def line_progress(every_seconds: float = 5.0) -> Progress:
