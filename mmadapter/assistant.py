@@ -13,19 +13,18 @@ from torch import Tensor, nn
 
 from mmadapter.adapters.adapter import Adapter
 from mmadapter.adapters.roles import TrainableParameter, trainable_parameters
-from mmadapter.adapters.zero_init import PromptSettings
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.attention import AdapterCall
 from mmadapter.hosts.calls import adapter_in_each_call, head_on_rows
 from mmadapter.hosts.load import checkpoint_activations, host_folder, load_host, load_tokenizer
-from mmadapter.hosts.recipes import Host, attention_modules
+from mmadapter.hosts.recipes import Host
+from mmadapter.new_adapter import new_adapter
 from mmadapter.vision.clip import ImageEncoder
 from mmadapter.vision.features import FeatureStore
-from mmadapter.vision.load_clip import tower_shape
-from mmadapter.vision.projection import MlpProjection, seed_projection
 
 Features = Sequence[Tensor | None]
 Picture = Path | Image.Image | None
@@ -64,6 +63,7 @@ class Assistant(nn.Module):
         self.max_tokens = min(max_tokens or 1 << 30, host.config.max_position_embeddings)
         self.activation_checkpointing = activation_checkpointing
         self.folder = folder
+        attach(host, adapter)
         self.train(False)
 
     @classmethod
@@ -82,7 +82,7 @@ class Assistant(nn.Module):
         features = None
         if conf.vision.enabled and str(device) != "meta":
             features = _feature_store(conf.vision, device)
-        adapter = build_adapter(conf, host, device)
+        adapter = new_adapter(conf, host, device)
         tokenizer = None if str(device) == "meta" else load_tokenizer(folder, conf.host.tokenizer)
         return cls(host, tokenizer, adapter, features, conf.host.max_tokens, conf.host.activation_checkpointing, folder)
 
@@ -105,7 +105,7 @@ class Assistant(nn.Module):
         return trainable_parameters(self.adapter)
 
     def gates(self) -> Tensor:
-        """(adapted layers, heads): the factors on the prompt branches."""
+        """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""
         return self.adapter.gates()
 
     def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
@@ -143,7 +143,10 @@ class Assistant(nn.Module):
         return [answer.strip() for answer in answers]
 
     def image_features(self, images: Sequence[Picture]) -> list[Tensor | None]:
-        """One (features,) vector per picture, None where there is none. Raises InputError without an encoder."""
+        """What the encoder gives per picture, (features,) or (tokens, features), None where there is none.
+
+        Raises InputError without an encoder.
+        """
         if all(image is None for image in images):
             return [None] * len(images)
         if self.features is None:
@@ -167,7 +170,7 @@ class Assistant(nn.Module):
         if features is None and self.adapter.visual_projection is not None:
             features = self.image_features(batch.images)
         visual = None if features is None else self.adapter.visual(list(features), self.device)
-        return AdapterCall(self.adapter.by_index(), visual, keep)
+        return AdapterCall(self.adapter, visual, keep)
 
     def _supervised_logits(self, batch: Batch, features: Features | None) -> Tensor:
         """(pairs, vocabulary) in float32: the head runs on the supervised positions only."""
@@ -210,36 +213,6 @@ class Assistant(nn.Module):
         return tokens[:, batch.input_ids.shape[1] :]
 
 
-def build_adapter(conf: Any, host: Host, device: Any = "cpu") -> Adapter:
-    """The freshly drawn adapter of a configuration for `host`: prompts on its last layers, projection with images."""
-    modules = attention_modules(host)
-    if not 1 <= conf.adapter.layers <= len(modules):
-        raise InputError(
-            f"adapter.layers={conf.adapter.layers}, but the host has {len(modules)} layers. Set 1 to {len(modules)}."
-        )
-    settings = PromptSettings(
-        prompt_length=conf.adapter.prompt_length,
-        width=host.config.hidden_size,
-        heads=host.config.num_attention_heads,
-        gate=conf.adapter.gate,
-        gate_per=conf.adapter.gate_per,
-        attention=conf.adapter.attention,
-        prompt_std=conf.adapter.prompt_std,
-    )
-    generator = torch.Generator().manual_seed(conf.seed)
-    projection = None
-    if conf.vision.enabled:
-        _, scale = tower_shape(conf.vision.model, conf.vision.project_scales)
-        on_meta = "meta" if str(device) == "meta" else None
-        projection = MlpProjection(scale * len(conf.vision.layers), conf.vision.hidden, settings.width, on_meta)
-        if on_meta is None:
-            seed_projection(projection, generator)
-    adapted = range(len(modules) - conf.adapter.layers, len(modules))
-    if str(device) == "meta":
-        return Adapter.on_last_layers(settings, adapted, projection, None, "meta")
-    return Adapter.on_last_layers(settings, adapted, projection, generator).to(device)
-
-
 def hide_library_bars() -> None:
     """Keep the bars of `transformers` away, where output is no terminal."""
     from transformers.utils import logging
@@ -266,6 +239,7 @@ def _feature_store(vision: Any, device: Any) -> FeatureStore:
         vision.project_scales,
         vision.channel_order,
         vision.quick_gelu,
+        vision.tokens,
     ).to(device)
     return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.batch_size)
 

@@ -41,9 +41,7 @@ def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | 
         temporary.chmod(0o755)
         _replace(temporary, folder)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{folder}: the adapter could not be saved ({error}). Free some space, run again."
-        ) from error
+        raise InputError(f"{folder}: the adapter could not be saved ({error}). Free some space, run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -66,6 +64,28 @@ def load_adapter(assistant: Assistant, folder: Path) -> dict[str, Any]:
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
     return card
+
+
+def start_from(assistant: Assistant, folder: Path) -> str:
+    """Begin a training at the adapter that `folder` (or its `adapter/`, of a run) holds; says what was taken over.
+
+    Tensors that the folder lacks keep their fresh values: a later phase trains parts that an earlier one did not have.
+    Raises InputError where the folder has tensors that this adapter lacks, or is of another host or encoder.
+    """
+    folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
+    card = read_card(folder)
+    _refuse_differences(folder, "host", card["host"], host_identity(assistant))
+    if card.get("vision") is not None:
+        _refuse_differences(folder, "vision", card["vision"], vision_identity(assistant))
+    own = {item.name: item.parameter for item in assistant.trainable()}
+    shapes = {name: list(parameter.shape) for name, parameter in own.items()}
+    tensors = _read_tensors(folder, card)
+    held = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    _refuse_differences(folder, "tensors", held, {name: shape for name, shape in shapes.items() if name in held})
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    return f"started from {folder}: {len(tensors)} tensors, {len(own) - len(tensors)} fresh"
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -115,16 +135,29 @@ def _host_settings(assistant: Assistant) -> dict[str, Any]:
 
 
 def _adapter_settings(assistant: Assistant) -> dict[str, Any]:
-    layers = assistant.adapter.by_index()
-    settings = next(iter(layers.values())).settings
-    return {
-        "method": "v1",
-        "layers": sorted(layers),
-        "prompt_length": settings.prompt_length,
-        "gate": settings.gate,
-        "gate_per": settings.gate_per,
-        "attention": settings.attention,
-    }
+    """What the tensors' names and shapes do not tell, and the method's name."""
+    adapter = assistant.adapter
+    found: dict[str, Any] = {"method": "v2" if adapter.early or adapter.linears or adapter.norms else "v1"}
+    if layers := adapter.by_index():
+        settings = next(iter(layers.values())).settings
+        found["layers"] = sorted(layers)
+        found |= {name: getattr(settings, name) for name in ("prompt_length", "gate", "gate_per", "attention")}
+    if adapter.early:
+        found["early_layers"] = sorted(map(int, adapter.early))
+    if adapter.linears or adapter.norms or adapter.lora:
+        found["prompt_projection"] = adapter.prompt_projection
+    linears, pairs = _parts(adapter.linears), _parts(adapter.lora)
+    if scales := {part.scale_on for part in linears if part.scale is not None}:
+        found["scale_on"] = sorted(scales)
+    if factors := {pair.factor for pair in pairs}:
+        found["lora_factor"] = sorted(factors)
+    if heads := getattr(adapter.visual_projection, "heads", None):
+        found["projection_heads"] = heads
+    return found
+
+
+def _parts(by_layer: Any) -> list[Any]:
+    return [part for kinds in by_layer.values() for part in kinds.values()]
 
 
 def _card(assistant: Assistant, tensors: dict[str, Tensor], folder: Path, training: Any) -> dict[str, Any]:

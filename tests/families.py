@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from mmadapter.adapters.adapter import Adapter
-from mmadapter.adapters.zero_init import PromptSettings
-from mmadapter.hosts.attention import AdapterCall
+from mmadapter.adapters.adapter import Adapter, VisualTokens
+from mmadapter.adapters.roles import trainable_parameters
+from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
+from mmadapter.hosts.adapted import attach
+from mmadapter.hosts.attention import AdapterCall, route
+from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
 
 VOCABULARY, WIDTH, LAYERS, ADAPTED = 64, 32, 4, 3
 _COMMON = {
@@ -77,6 +80,13 @@ def tiny_host(name: str, attention: str = "sdpa", seed: int = 0):
     return host.float().requires_grad_(False).eval()
 
 
+def routed_host(name: str, attention: str = "sdpa"):
+    """A random host of a family that adapters can attach to."""
+    host = tiny_host(name, attention)
+    route(host)
+    return host
+
+
 def open_adapter(host, prompt_length: int = 5, adapted: int = ADAPTED, seed: int = 1, **settings) -> Adapter:
     """An adapter on the last layers of `host` whose gates are open."""
     generator = torch.Generator().manual_seed(seed)
@@ -90,14 +100,54 @@ def open_adapter(host, prompt_length: int = 5, adapted: int = ADAPTED, seed: int
     return adapter
 
 
+def open_v2_adapter(
+    host, early: int = 1, lora: bool = False, seed: int = 1, scale_on: str = "output", factor: bool = False, **settings
+) -> Adapter:
+    """A V2 adapter with visual tokens in the first `early` layers and everything away from its start."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = PromptSettings(5, host.config.hidden_size, host.config.num_attention_heads, gate_factor=factor)
+    layers = host.config.num_hidden_layers
+    adapter = Adapter.on_last_layers(
+        shape,
+        range(layers - ADAPTED, layers),
+        generator=generator,
+        early={index: EarlyGate(shape) for index in range(early)},
+        linears=linear_parts(host, ["all"], ["all"], scale_on),
+        norms=norm_parts(host, "all"),
+        **settings,
+    )
+    if lora:
+        adapter.add_lora(lora_parts(host, 3, 6.0, ["all"], generator))
+    attach(host, adapter)
+    open_up(adapter, generator)
+    return adapter
+
+
+def open_up(adapter: Adapter, generator: torch.Generator) -> None:
+    """Every tensor but the prompts moves away from where it starts."""
+    with torch.no_grad():
+        for item in trainable_parameters(adapter):
+            if item.role != "prompt":
+                size = 0.7 if item.role in ("gate", "early_gate") else 0.2
+                item.parameter.add_(torch.randn(item.parameter.shape, generator=generator) * size)
+
+
 def visual_rows(rows: int, width: int = WIDTH, seed: int = 2) -> torch.Tensor:
     """One projected image per row, (rows, width)."""
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
 
 
+def visual_tokens(rows: int, tokens: int = 3, seed: int = 2) -> torch.Tensor:
+    """Distinct visual tokens per row, (rows, tokens, width)."""
+    return torch.randn(rows, tokens, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
 def adapted_logits(host, adapter: Adapter, tokens, visual=None, **keywords):
-    """Logits of a routed host with the adapter in the call."""
-    return host(input_ids=tokens, adapter=AdapterCall(adapter.by_index(), visual), **keywords).logits
+    """Logits of a routed host with the adapter in the call; `visual`: (rows, width) or (rows, visual tokens, width)."""
+    if visual is not None:
+        visual = visual[:, None] if visual.ndim == 2 else visual
+        visual = VisualTokens(visual, torch.ones(len(visual), dtype=torch.bool))
+    return host(input_ids=tokens, adapter=AdapterCall(adapter, visual), **keywords).logits
 
 
 def random_tokens(rows: int, length: int, seed: int = 3) -> torch.Tensor:

@@ -148,7 +148,7 @@ def test_packed_rows_equal_separate_ones(name):
     from tests.families import random_tokens
 
     assistant = assistant_on(name, images=False)
-    call = AdapterCall(assistant.adapter.by_index())
+    call = AdapterCall(assistant.adapter)
     tokens = random_tokens(1, 12)
     starts = torch.cat([torch.arange(5), torch.arange(7)])[None]
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,12 +68,14 @@ def trainable_parameters(module: nn.Module) -> list[TrainableParameter]:
     return found
 
 
-def parameter_groups(trainable: Iterable[TrainableParameter], settings: Mapping[str, GroupSettings]) -> list[Group]:
-    """Groups by configuration; every trainable parameter ends in exactly one.
+def parameter_groups(
+    trainable: Iterable[TrainableParameter], settings: Mapping[str, GroupSettings], frozen: Collection[str] = ()
+) -> list[Group]:
+    """Groups by configuration; every trainable parameter ends in exactly one, unless its role is in `frozen`.
 
     Raises InputError for a role in two groups, a role or group that no parameter has, a parameter without a group.
     """
-    trainable = list(trainable)
+    trainable = [item for item in trainable if item.role not in frozen]
     present = {item.role for item in trainable}
     owner_of: dict[str, str] = {}
     for name, group in settings.items():

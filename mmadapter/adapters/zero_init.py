@@ -24,6 +24,7 @@ class PromptSettings:
     gate_per: str = "head"  # "head" (paper) or "layer" (the released file of March 2023)
     attention: str = "zero_init"  # "zero_init", or "joint": the paper's ablation baseline without a gate
     prompt_std: float = 1.0  # standard deviation of the prompts at the start; official: 1
+    gate_factor: bool = False  # one more factor on a layer's gates, 1 at the start (the released V2 LoRA file)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -38,10 +39,11 @@ class PromptSettings:
 class PromptLayer(nn.Module):
     """The adaptation prompt of one layer and the gates of its attention, always in float32.
 
-    `prompt` is (prompt_length, width); `gate` is (heads,) or (1,), zero at the start, and absent in joint attention.
+    `prompt` is (prompt_length, width); `gate` is (heads,) or (1,), zero at the start, and absent in joint attention;
+    `factor` is (1,), where the settings ask for it.
     """
 
-    ROLES = {"prompt": "prompt", "gate": "gate"}
+    ROLES = {"prompt": "prompt", "gate": "gate", "factor": "gate"}
 
     def __init__(self, settings: PromptSettings, generator: torch.Generator | None = None, device=None) -> None:
         super().__init__()
@@ -51,17 +53,46 @@ class PromptLayer(nn.Module):
             prompt.normal_(0.0, settings.prompt_std, generator=generator)
         self.prompt = nn.Parameter(prompt)
         if settings.attention == "zero_init":
-            count = settings.heads if settings.gate_per == "head" else 1
-            self.gate = nn.Parameter(torch.zeros(count, dtype=torch.float32, device=device))
+            self.gate = _closed_gate(settings, device)
+            if settings.gate_factor:
+                self.factor = nn.Parameter(torch.ones(1, dtype=torch.float32, device=device))
 
     @property
     def joint(self) -> bool:
         return self.settings.attention == "joint"
 
     def gate_values(self) -> Tensor:
-        """The factors on the prompt branch, (heads,): tanh(gate) or the gate itself."""
-        values = torch.tanh(self.gate) if self.settings.gate == "tanh" else self.gate
-        return values.expand(self.settings.heads)
+        """The factors on the prompt branch, (heads,): tanh(gate) or the gate itself, times `factor` where it is."""
+        values = _gate_values(self.gate, self.settings)
+        return values * self.factor if self.settings.gate_factor else values
+
+
+class EarlyGate(nn.Module):
+    """The gates of the visual tokens' attention in one of the first layers (V2 paper, early fusion), zero at the start.
+
+    `gate` is (heads,) or (1,), float32. The layer has no prompt of its own: its keys and values are the visual tokens.
+    """
+
+    ROLES = {"gate": "early_gate"}
+
+    def __init__(self, settings: PromptSettings, device=None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.gate = _closed_gate(settings, device)
+
+    def gate_values(self) -> Tensor:
+        """The factors on the visual tokens' branch, (heads,)."""
+        return _gate_values(self.gate, self.settings)
+
+
+def _closed_gate(settings: PromptSettings, device) -> nn.Parameter:
+    count = settings.heads if settings.gate_per == "head" else 1
+    return nn.Parameter(torch.zeros(count, dtype=torch.float32, device=device))
+
+
+def _gate_values(gate: Tensor, settings: PromptSettings) -> Tensor:
+    values = torch.tanh(gate) if settings.gate == "tanh" else gate
+    return values.expand(settings.heads)
 
 
 def gated_prompt_attention(
@@ -76,10 +107,10 @@ def gated_prompt_attention(
     """The prompt branch g * (softmax(q kP / sqrt(d)) vP [+ shift]), LLaMA-Adapter v3 equation 7 and 8.
 
     query (batch, heads, tokens, head_dim), after rotary; keys and values (1 or prompts, kv_heads, prompt_length,
-    head_dim) without rotary; gate (heads,); value_shift (prompts, kv_heads, 1, head_dim) is what an image adds
-    to every prompt's value. `prompts` divides `batch` (beams and several returns of one row stand side by side). Every
-    query sees every prompt, so there is no mask. Softmax in float32. Returns (batch, tokens, heads, head_dim) in the
-    query's dtype.
+    head_dim) without rotary; gate (heads,) or (prompts, heads); value_shift (prompts, kv_heads, 1, head_dim) is what an
+    image adds to every prompt's value. `prompts` divides `batch` (beams and several returns of one row stand side by
+    side). Every query sees every prompt, so there is no mask. Softmax in float32. Returns (batch, tokens, heads,
+    head_dim) in the query's dtype. V2's early fusion is the same formula with visual tokens in place of the prompts.
 
     Deviates: the paper divides the scores by sqrt(width); the official code by sqrt(head_dim), as every host here.
     """
@@ -94,7 +125,8 @@ def gated_prompt_attention(
     if value_shift is not None:
         attended = attended + repeat_rows(value_shift, batch)
     attended = attended.reshape(batch, heads, tokens, head_dim)
-    return (attended * gate.to(query.dtype).view(1, heads, 1, 1)).transpose(1, 2)
+    factors = repeat_rows(gate.to(query.dtype).view(-1, heads, 1, 1), batch)
+    return (attended * factors).transpose(1, 2)
 
 
 def joint_prompt_scores_mask(mask: Tensor | None, query: Tensor, keys: Tensor, prompt_length: int) -> Tensor | None:

@@ -6,13 +6,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from mmadapter.config.adapter import VISUAL_ROLES
 from mmadapter.config.compose import with_overrides
 from mmadapter.config.data import ReadingConf
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
 PICTURE_READERS = ("coco_captions", "visual_instructions")  # without a picture nothing is left to learn or to score
-VISUAL_ROLES = ("visual_projection",)
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 
 
@@ -91,6 +91,7 @@ def _remove_pictures(conf: RunConf) -> None:
     conf.evaluate = [name for name in conf.evaluate if name in conf.tasks]
     for group in conf.adapter.groups.values():
         group.roles = [role for role in group.roles if role not in VISUAL_ROLES]
+    conf.adapter.frozen = [role for role in conf.adapter.frozen if role not in VISUAL_ROLES]
     conf.adapter.groups = {name: group for name, group in conf.adapter.groups.items() if group.roles}
 
 

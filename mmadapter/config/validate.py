@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmadapter.config.checks_adapter import adapter_problems, group_problems
+from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
 from mmadapter.config.checks_data import (
     data_problems,
     lies_below,
@@ -88,6 +88,7 @@ def _within(where: str, problems: Iterable[str], said: Container[str]) -> Iterat
 def _own_problems(conf: RunConf) -> Iterator[str]:
     yield from optimizer_problems(conf)
     yield from adapter_problems(conf)
+    yield from projection_problems(conf)
     yield from group_problems(conf)
     yield from data_problems(conf)
     yield from picture_problems(conf)

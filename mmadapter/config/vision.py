@@ -1,4 +1,4 @@
-"""conf/vision: the frozen CLIP image encoder and the visual projection (V1 paper, section 3.3)."""
+"""conf/vision: the frozen CLIP image encoder (V1 paper, section 3.3)."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from mmadapter.config.fields import choice, input_path, listing, number, plain
 
 @dataclass
 class VisionConf:
-    enabled: bool = True  # false = text only: no encoder is loaded, no projection is trained
+    enabled: bool = True  # false = text only: no encoder is loaded, no visual role is there
     model: str | None = None  # open_clip model name (ViT-L-14-quickgelu), or "tiny" = the shipped one
     pretrained: str | None = input_path()  # weights file, transformers folder, or open_clip tag (downloads)
     layers: list[int] = listing()  # blocks, from 0, whose global features are joined; paper: several, not stated which
     project_scales: bool = True  # each scale through CLIP's last norm and projection (1024 -> 768); false = raw
-    hidden: int = number(64, at_least=1)  # bottleneck width; 4608 -> 64 -> 4096 fits the paper's 0.6M parameters
+    tokens: str = choice("class", "all")  # class = global features (paper); all = class and patch tokens (released)
     quick_gelu: bool | None = None  # null = as the weights need it (OpenAI's: true); a contradiction is an error
     channel_order: str = choice("rgb", "bgr")  # bgr only for released checkpoints that were trained so
     cache: str | None = plain(None, influence=False)  # folder for frozen features; null = in memory only

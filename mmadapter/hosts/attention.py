@@ -6,21 +6,25 @@ checkpointing recomputes with it, several adapters can share a host, and a host 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mmadapter.adapters.adapter import Adapter, VisualTokens
 from mmadapter.adapters.zero_init import (
+    EarlyGate,
     PromptLayer,
     default_scaling,
     gated_prompt_attention,
     joint_prompt_scores_mask,
     repeat_rows,
 )
+from mmadapter.hosts.adapted import call_slot
 from mmadapter.hosts.recipes import AttentionModule, Host, attention_modules, recipe_for
 
 ROUTE = "mmadapter"
@@ -28,39 +32,57 @@ ROUTE = "mmadapter"
 
 @dataclass
 class PromptKeysValues:
-    """Projected prompts of one layer: keys, values, and what the images add to every value (or None)."""
+    """What one layer's branch attends to: projected prompts, or projected visual tokens (early fusion)."""
 
     keys: Tensor
     values: Tensor
-    value_shift: Tensor | None
-    state: tuple[int, int]  # of the prompt that was projected
+    value_shift: Tensor | None  # what the images add to every prompt's value (V1), where that is all they do
+    gate: Tensor | None  # (heads,) or (rows, heads), zero for a row without an image; None: joint attention
+    state: tuple[int, int]  # of the tensor that was projected
 
 
 @dataclass
 class AdapterCall:
-    """What one call of the host carries: the adapted layers and the rows' images.
+    """What one call of the host carries: the adapter, and the rows' images as visual tokens (None: no row has one).
 
-    `visual` is (prompt rows, width), zero for rows without an image; None when no row has one.
     `keep` allows projected prompts to be kept from one forward to the next (generation); they are dropped as soon as
     the layer's prompt is another tensor or has been written to.
     """
 
-    layers: Mapping[int, PromptLayer]
-    visual: Tensor | None = None
+    adapter: Adapter
+    visual: VisualTokens | None = None
     keep: bool = False
     kept: dict[int, PromptKeysValues] = field(default_factory=dict)
 
+    def branch(self, index: int) -> PromptLayer | EarlyGate | None:
+        """What is added to the attention of layer `index`; early gates count only where a row has an image."""
+        branch = self.adapter.branch(index)
+        return None if isinstance(branch, EarlyGate) and self.visual is None else branch
+
     def project(self, index: int, module: AttentionModule, dtype: torch.dtype) -> PromptKeysValues:
-        """Keys and values of the prompts of layer `index`, computed once per forward."""
-        layer = self.layers[index]
-        state = (layer.prompt.data_ptr(), layer.prompt._version)
+        """Keys, values and gates of the branch of layer `index`, computed once per forward."""
+        branch = self.branch(index)
+        assert branch is not None
+        source = self._source(branch)
+        state = (source.data_ptr(), source._version)
         kept = self.kept.get(index)
         if kept is not None and kept.state == state and not torch.is_grad_enabled():
             return kept
-        projected = _project(module, layer, self.visual, dtype, state)
+        with _projections(module, self.adapter.prompt_projection):
+            if isinstance(branch, PromptLayer):
+                late = None if self.adapter.early else self.visual
+                projected = _project_prompts(module, branch, late, dtype, state)
+            else:
+                projected = _project_visual_tokens(module, branch, self.visual, dtype, state)
         if self.keep and not torch.is_grad_enabled():
             self.kept[index] = projected
         return projected
+
+    def _source(self, branch: PromptLayer | EarlyGate) -> Tensor:
+        if isinstance(branch, PromptLayer):
+            return branch.prompt
+        assert self.visual is not None
+        return self.visual.tokens
 
 
 def route(host: Host) -> None:
@@ -79,6 +101,7 @@ def route(host: Host) -> None:
         module.config = copy.copy(module.config)
         module.config._attn_implementation_internal = ROUTE
         module.adapter_index = index
+        module.host_slot = call_slot(host)
 
 
 def attend(
@@ -94,45 +117,63 @@ def attend(
 
     query (batch, heads, tokens, head_dim); returns (batch, tokens, heads, head_dim) before the output projection.
     """
-    if adapter is None or module.adapter_index not in adapter.layers:
+    branch = None if adapter is None else adapter.branch(module.adapter_index)
+    if adapter is None or branch is None:
         return _base_attention(module, query, key, value, attention_mask, **kwargs)
-    layer = adapter.layers[module.adapter_index]
     projected = adapter.project(module.adapter_index, module, query.dtype)
-    if layer.joint:
+    if projected.gate is None:
         return _joint_attention(module, query, key, value, attention_mask, projected, **kwargs)
     output, weights = _base_attention(module, query, key, value, attention_mask, **kwargs)
     scaling = kwargs.get("scaling") or default_scaling(query.shape[-1])
-    branch = gated_prompt_attention(
+    attended = gated_prompt_attention(
         query,
         projected.keys,
         projected.values,
-        layer.gate_values(),
+        projected.gate,
         scaling,
         kwargs.get("softcap"),
         projected.value_shift,
     )
-    return output + branch, weights
+    return output + attended, weights
 
 
-def _project(
-    module: AttentionModule, layer: PromptLayer, visual: Tensor | None, dtype: torch.dtype, state: tuple[int, int]
+def _projections(module: AttentionModule, prompt_projection: str) -> contextlib.AbstractContextManager:
+    """Whether the module's projections act as this call's adapter has them, or as the frozen host has them."""
+    slot = module.host_slot
+    return slot.plain() if prompt_projection == "base" else contextlib.nullcontext()
+
+
+def _project_prompts(
+    module: AttentionModule, layer: PromptLayer, visual: VisualTokens | None, dtype: torch.dtype, state: tuple[int, int]
 ) -> PromptKeysValues:
-    """Prompts (and images) through the layer's own key and value projections.
+    """Prompts (and images added to them, V1) through the layer's own key and value projections.
 
-    Without a key norm the image shifts every prompt's key by the same vector, which cancels in the prompts' softmax,
-    and its value by Wv I (design decision 8): prompts are then projected once for all rows. With a key norm, and in
-    joint attention, where the shift does not cancel, each row's prompts are projected with its image.
+    Without a key norm one visual token shifts every prompt's key by the same vector, which cancels in the prompts'
+    softmax, and its value by Wv I (design decision 8): prompts are then projected once for all rows. With a key norm,
+    in joint attention and with a visual token for each prompt, where the shift does not cancel, each row's prompts are
+    projected with its image.
     """
     project = recipe_for(module.config.model_type).project
+    gate = None if layer.joint else layer.gate_values()
     prompt = layer.prompt.to(dtype)[None]
     if visual is None:
-        return PromptKeysValues(*project(module, prompt), None, state)
-    visual = visual.to(dtype)
-    if layer.joint or getattr(module, "k_norm", None) is not None:
-        return PromptKeysValues(*project(module, prompt + visual[:, None]), None, state)
+        return PromptKeysValues(*project(module, prompt), None, gate, state)
+    tokens = visual.tokens.to(dtype)
+    if tokens.shape[1] > 1 or layer.joint or getattr(module, "k_norm", None) is not None:
+        return PromptKeysValues(*project(module, prompt + tokens), None, gate, state)
     keys, values = project(module, prompt)
-    shifted = project(module, torch.cat([visual[:, None], visual.new_zeros(1, 1, visual.shape[-1])]))[1]
-    return PromptKeysValues(keys, values, shifted[:-1] - shifted[-1:], state)
+    shifted = project(module, torch.cat([tokens, tokens.new_zeros(1, 1, tokens.shape[-1])]))[1]
+    return PromptKeysValues(keys, values, shifted[:-1] - shifted[-1:], gate, state)
+
+
+def _project_visual_tokens(
+    module: AttentionModule, branch: EarlyGate, visual: VisualTokens | None, dtype: torch.dtype, state: tuple[int, int]
+) -> PromptKeysValues:
+    """Visual tokens through the layer's own projections (V2, early fusion); closed gates where there is no image."""
+    assert visual is not None
+    keys, values = recipe_for(module.config.model_type).project(module, visual.tokens.to(dtype))
+    gate = branch.gate_values() * visual.present[:, None]
+    return PromptKeysValues(keys, values, None, gate, state)
 
 
 def _joint_attention(module, query, key, value, attention_mask, projected: PromptKeysValues, **kwargs):

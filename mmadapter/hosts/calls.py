@@ -37,7 +37,7 @@ def adapter_in_each_call(host: Host, call: AdapterCall) -> Iterator[None]:
     def add(_: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return inputs, {**keywords, "adapter": call}
 
-    handle = host.register_forward_pre_hook(add, with_kwargs=True)
+    handle = host.register_forward_pre_hook(add, with_kwargs=True, prepend=True)  # before whatever reads the keyword
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ class Recipe:
 
     attention: str  # name of the attention module in a decoder layer
     project: Callable[[AttentionModule, Tensor], KeysValues]
+    linears: dict[str, str]  # kind of linear layer -> its path in a decoder layer
     attentions: tuple[str, ...] = ("eager", "sdpa", "flex")
 
 
@@ -61,17 +62,33 @@ def _split_heads(projected: Tensor, head_dim: int) -> Tensor:
     return projected.view(rows, length, -1, head_dim).transpose(1, 2)
 
 
-_SEPARATE = Recipe("self_attn", separate_projections)
+_OUTPUT_AND_DOWN = {"o": "self_attn.o_proj", "down": "mlp.down_proj"}
+_SEVEN_LINEARS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    **_OUTPUT_AND_DOWN,
+}
+_PHI3_LINEARS = {"qkv": "self_attn.qkv_proj", "gate_up": "mlp.gate_up_proj", **_OUTPUT_AND_DOWN}
+_NEOX_LINEARS = {
+    "qkv": "attention.query_key_value",
+    "o": "attention.dense",
+    "up": "mlp.dense_h_to_4h",
+    "down": "mlp.dense_4h_to_h",
+}
+_SEPARATE = Recipe("self_attn", separate_projections, _SEVEN_LINEARS)
 RECIPES: dict[str, Recipe] = {
     "llama": _SEPARATE,
     "mistral": _SEPARATE,
     "qwen2": _SEPARATE,
     "qwen3": _SEPARATE,
     "gemma": _SEPARATE,
-    "gemma2": Recipe("self_attn", separate_projections, attentions=("eager",)),
+    "gemma2": Recipe("self_attn", separate_projections, _SEVEN_LINEARS, attentions=("eager",)),
     "gemma3_text": _SEPARATE,
-    "phi3": Recipe("self_attn", fused_projection),
-    "gpt_neox": Recipe("attention", interleaved_projection),
+    "phi3": Recipe("self_attn", fused_projection, _PHI3_LINEARS),
+    "gpt_neox": Recipe("attention", interleaved_projection, _NEOX_LINEARS),
 }
 
 
@@ -88,10 +105,15 @@ def recipe_for(model_type: str) -> Recipe:
     return RECIPES[model_type]
 
 
+def decoder(host: Host) -> Any:
+    """The part of a causal language model that holds the decoder blocks and the norm behind them."""
+    # By structure: neither `base_model_prefix` nor `get_decoder` is right for all families in all supported versions.
+    return next(child for child in host.children() if hasattr(child, "layers"))
+
+
 def decoder_layers(host: Host) -> nn.ModuleList:
     """The decoder blocks of a causal language model, lowest first."""
-    # By structure: neither `base_model_prefix` nor `get_decoder` is right for all families in all supported versions.
-    return next(child.layers for child in host.children() if hasattr(child, "layers"))
+    return decoder(host).layers
 
 
 def attention_modules(host: Host) -> list[AttentionModule]:

@@ -13,12 +13,12 @@ from mmadapter.training.schedule import Schedule, actual_lr
 
 
 def groups_of(conf: Any, assistant: Any) -> list[Group]:
-    """The groups of `adapter.groups`; one with everything in it where there are none."""
-    trainable = assistant.trainable()
+    """The groups of `adapter.groups`; one with everything in it where there are none. Frozen roles are in none."""
+    trainable, frozen = assistant.trainable(), conf.adapter.frozen
     settings = conf.adapter.groups
     if not settings:
-        settings = {"all": GroupSettings(roles=sorted({item.role for item in trainable}))}
-    return parameter_groups(trainable, settings)
+        settings = {"all": GroupSettings(roles=sorted({item.role for item in trainable}.difference(frozen)))}
+    return parameter_groups(trainable, settings, frozen)
 
 
 def schedule_of(conf: Any, steps_per_epoch: int) -> Schedule:

@@ -52,12 +52,20 @@ def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:
         host_shape(host.config, size),
         stored,
         sum(item.parameter.numel() for item in assistant.trainable()),
-        adapted_layers=conf.adapter.layers,
+        adapted_layers=host.config.num_hidden_layers - first_adapted_layer(conf, host.config.num_hidden_layers),
         tokens=conf.optimizer.micro_batch_size * assistant.max_tokens,
         longest=assistant.max_tokens,
         checkpointing=conf.host.activation_checkpointing,
         eager_attention=conf.host.attention == "eager",
     )
+
+
+def first_adapted_layer(conf: Any, layers: int) -> int:
+    """From here on the backward pass needs the activations."""
+    adapter = conf.adapter
+    everywhere = adapter.bias or adapter.scale or adapter.norms != "none" or adapter.lora.rank
+    early = conf.vision.enabled and adapter.early_layers
+    return 0 if everywhere or early else layers - adapter.layers
 
 
 def host_dtype(conf: Any) -> str:

@@ -1,4 +1,4 @@
-"""Frozen multi-scale CLIP features: the class token of several blocks, concatenated (LLaMA-Adapter, section 3.3)."""
+"""Frozen multi-scale CLIP features: the tokens of several blocks, concatenated (LLaMA-Adapter, section 3.3)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from mmadapter.vision.load_clip import load_visual_tower
 
 
 class ImageEncoder(nn.Module):
-    """A frozen CLIP visual tower that gives one feature vector per image, (images, len(layers) * width).
+    """A frozen CLIP visual tower that gives an image's features: `feature_shape` numbers.
 
-    `layers` are block numbers from 0. With `project_scales` each block's class token passes CLIP's own final norm and
-    projection (768 numbers for ViT-L/14), without it the token is taken as it is (1024). `channel_order` "bgr" serves
-    weights that were trained on swapped channels (the released V2 files).
+    `layers` are block numbers from 0. `tokens` "class" takes each block's class token, the global feature, and joins
+    the blocks' to one vector; "all" takes every token, class token first, and joins the blocks' along the channels.
+    With `project_scales` each token passes CLIP's own final norm and projection (768 numbers for ViT-L/14), without it
+    the token is taken as it is (1024). The last block alone, all tokens, projected: what the released V2 model sees.
+    `channel_order` "bgr" serves weights that were trained on swapped channels (the released V2 files).
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class ImageEncoder(nn.Module):
         layers: Sequence[int],
         project_scales: bool = True,
         channel_order: str = "rgb",
+        tokens: str = "class",
     ) -> None:
         super().__init__()
         blocks = len(tower.transformer.resblocks)
@@ -38,21 +41,37 @@ class ImageEncoder(nn.Module):
             )
         if channel_order not in ("rgb", "bgr"):
             raise InputError(f"vision.channel_order={channel_order}: allowed are rgb, bgr")
+        if tokens not in ("class", "all"):
+            raise InputError(f"vision.tokens={tokens}: allowed are class, all")
         self.tower: Any = tower  # open_clip's VisionTransformer
         self.layers = list(layers)
         self.project_scales = project_scales
         self.channel_order = channel_order
+        self.tokens = tokens
         self._transform = _evaluation_transform(tower)
 
     @classmethod
-    def load(cls, model, pretrained, layers, project_scales, channel_order, quick_gelu=None) -> ImageEncoder:
+    def load(
+        cls, model, pretrained, layers, project_scales, channel_order, quick_gelu=None, tokens="class"
+    ) -> ImageEncoder:
         """An encoder from what the configuration's `vision` group says."""
-        return cls(load_visual_tower(model, pretrained, quick_gelu), layers, project_scales, channel_order)
+        return cls(load_visual_tower(model, pretrained, quick_gelu), layers, project_scales, channel_order, tokens)
 
     @property
     def width(self) -> int:
+        """Channels of a feature vector: of the picture's only one, or of each of its tokens."""
         scale = self.tower.proj.shape[1] if self.project_scales else self.tower.class_embedding.shape[0]
         return scale * len(self.layers)
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of one image in the tower, the class token among them (257 for ViT-L/14 at 224 pixels)."""
+        return self.tower.positional_embedding.shape[0]
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """(width,) or, with all tokens, (token_count, width): the shape of one image's features."""
+        return (self.width,) if self.tokens == "class" else (self.token_count, self.width)
 
     def pixels(self, image: Image.Image) -> Tensor:
         """(3, height, width) of one RGB image, resized, cropped and normalised as CLIP's own evaluation does."""
@@ -62,23 +81,29 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """(images, 3, height, width) -> (images, features) in float32."""
+        """(images, 3, height, width) -> (images, features), or (images, tokens, features), in float32."""
+        listed = sorted(set(self.layers))
         found = self.tower.forward_intermediates(
             pixels.to(self.tower.conv1.weight),
-            indices=sorted(set(self.layers)),
+            indices=listed,
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        tokens = dict(zip(sorted(set(self.layers)), found["image_intermediates_prefix"], strict=True))
-        scales = [tokens[layer][:, 0] for layer in self.layers]
+        firsts, patches = found["image_intermediates_prefix"], found["image_intermediates"]  # (images, 1 or more, C)
+        if self.tokens == "class":
+            taken = {layer: first[:, 0] for layer, first in zip(listed, firsts, strict=True)}
+        else:
+            taken = {layer: torch.cat(both, dim=1) for layer, *both in zip(listed, firsts, patches, strict=True)}
+        scales = [taken[layer] for layer in self.layers]
         if self.project_scales:
-            scales = [self.tower.ln_post(token) @ self.tower.proj for token in scales]
+            scales = [self.tower.ln_post(tokens) @ self.tower.proj for tokens in scales]
         return torch.cat(scales, dim=-1).float()
 
     def digest(self) -> str:
         """16 hex digits that change with the weights and with every setting that changes the features."""
-        found = hashlib.sha256(repr((self.layers, self.project_scales, self.channel_order)).encode())
+        settings = (self.layers, self.project_scales, self.channel_order, self.tokens)
+        found = hashlib.sha256(repr(settings).encode())
         found.update(repr(self._transform).encode())
         for name, tensor in sorted(self.tower.state_dict().items()):
             found.update(name.encode())

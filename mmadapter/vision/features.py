@@ -1,10 +1,19 @@
-"""Frozen features kept in memory for a run, and on disk where a cache folder is given; keyed by image content."""
+"""Frozen features kept in memory for a run, and on disk where a cache folder is given; keyed by image content.
+
+No picture is augmented: each has the one view that CLIP's own evaluation takes (resize, centre crop, normalise), so its
+features are computed once and serve every epoch, and kept features equal fresh ones; they are stored as float32 for
+that. Deviates: the official V2 code takes a random resized crop of 90 to 100 % of the picture's area in each epoch,
+which forbids keeping features. The papers do not mention augmentation.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 
 import numpy
@@ -16,63 +25,118 @@ from mmadapter.data.images import image_digest, read_image
 from mmadapter.errors import InputError
 from mmadapter.vision.clip import ImageEncoder
 
+MEMORY_LIMIT = 8 * 2**30  # bytes
+
 
 class FeatureStore:
-    """Features of image files, each computed once per encoder and content.
+    """Features of image files, each computed once per encoder and content, as far as memory or disk keep them.
+
+    Memory holds at most `memory_limit_bytes`; the least recently used go first. They are read again from the disk
+    cache, or without one computed again, one picture at a time: the same bits on a CPU; on a GPU, whose matrix
+    kernels depend on the batch's size, perhaps others in the last places.
 
     A file on disk is CACHE/ENCODER_DIGEST/ab/abcdef….npy, written whole or not at all; an encoder with other weights
     or settings has another folder, an image with other content another file.
     """
 
-    def __init__(self, encoder: ImageEncoder, cache: Path | None = None, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        cache: Path | None = None,
+        batch_size: int = 64,
+        memory_limit_bytes: int = MEMORY_LIMIT,
+    ) -> None:
         self.encoder = encoder
         self.batch_size = batch_size
+        self.memory_limit_bytes = memory_limit_bytes
         self.folder = None if cache is None else cache / encoder.digest()
         self._by_path: dict[Path, str] = {}
-        self._features: dict[str, Tensor] = {}
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()  # by content; least recently used first
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes of one image's features."""
+        return 4 * prod(self.encoder.feature_shape)
 
     def add(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute what is missing; `progress(done, total)` after each batch. Raises InputError for a bad image."""
+        """Compute what is missing; `progress(done, total)` after each batch. Raises InputError for a bad image.
+
+        What fits neither memory nor a cache folder is left until it is asked for, and a warning says so.
+        """
         missing: dict[str, Path] = {}
         for path in dict.fromkeys(paths):
             if path not in self._by_path:
                 digest = self._by_path[path] = image_digest(path)
-                if digest not in self._features and not self._read(digest):
+                if digest not in self._kept and not self._on_disk(digest):
                     missing[digest] = path
-        waiting = list(missing.items())
+        waiting = self._worth_computing(list(missing.items()))
         for start in range(0, len(waiting), self.batch_size):
             part = waiting[start : start + self.batch_size]
             features = self.encode([read_image(path) for _, path in part])
             for (digest, _), feature in zip(part, features, strict=True):
-                self._features[digest] = feature
                 self._write(digest, feature)
+                self._keep(digest, feature)
             if progress is not None:
                 progress(start + len(part), len(waiting))
 
     def encode(self, images: Iterable[Image.Image]) -> Tensor:
-        """(images, features) of pictures in memory, on the CPU."""
+        """(images, features) or (images, tokens, features) of pictures in memory, on the CPU."""
         device = self.encoder.tower.conv1.weight.device
         return self.encoder(torch.stack([self.encoder.pixels(image) for image in images]).to(device)).cpu()
 
     def feature(self, path: Path) -> Tensor:
-        """(features,) of one image file, computed now if it was not added before."""
-        if path not in self._by_path:
-            self.add([path])
-        return self._features[self._by_path[path]]
+        """(features,) or (tokens, features) of one image file, computed now where it is not kept."""
+        digest = self._by_path.get(path)
+        if digest is None:
+            digest = self._by_path[path] = image_digest(path)
+        feature = self._kept.get(digest)
+        if feature is None:
+            feature = self._read(digest)
+        if feature is None:
+            feature = self.encode([read_image(path)])[0]
+            self._write(digest, feature)
+        self._keep(digest, feature)
+        return feature
+
+    def _worth_computing(self, missing: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+        """The part of `missing` that will be there when it is asked for: all with a cache folder, else what fits."""
+        room = max(0, self.memory_limit_bytes // self.bytes_per_image - len(self._kept))
+        if self.folder is not None or len(missing) <= room:
+            return missing
+        pictures = len(set(self._by_path.values()))
+        logging.getLogger(__name__).warning(
+            "The features of %d pictures take %.1f GiB, more than the %.1f GiB that are kept in memory: those of %d "
+            "pictures are computed again whenever they are needed. Set vision.cache=FOLDER to keep them on disk.",
+            pictures,
+            pictures * self.bytes_per_image / 2**30,
+            self.memory_limit_bytes / 2**30,
+            pictures - self.memory_limit_bytes // self.bytes_per_image,
+        )
+        return missing[:room]
+
+    def _keep(self, digest: str, feature: Tensor) -> None:
+        """Hold a feature in memory as the most recently used, and let go of others until the limit is kept."""
+        if digest not in self._kept:
+            self._kept[digest] = feature.clone()  # a row of a batch would hold on to the whole batch
+        self._kept.move_to_end(digest)
+        while self._kept and len(self._kept) * self.bytes_per_image > self.memory_limit_bytes:
+            self._kept.popitem(last=False)
 
     def _file(self, digest: str) -> Path | None:
         return None if self.folder is None else self.folder / digest[:2] / f"{digest}.npy"
 
-    def _read(self, digest: str) -> bool:
+    def _on_disk(self, digest: str) -> bool:
+        file = self._file(digest)
+        return file is not None and file.is_file()
+
+    def _read(self, digest: str) -> Tensor | None:
         file = self._file(digest)
         if file is None or not file.is_file():
-            return False
+            return None
         try:
-            feature = numpy.load(file)
-        except (OSError, ValueError):
-            return False  # damaged: computed and written again
-        self._features[digest] = torch.from_numpy(feature)
-        return True
+            return torch.from_numpy(numpy.load(file))
+        except (OSError, ValueError, EOFError):
+            return None  # damaged: computed and written again
 
     def _write(self, digest: str, feature: Tensor) -> None:
         file = self._file(digest)

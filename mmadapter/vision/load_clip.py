@@ -12,7 +12,7 @@ import json
 import logging
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -46,14 +46,30 @@ def load_visual_tower(model: str | None, pretrained: str | None, quick_gelu: boo
     return tower.requires_grad_(False).float().eval()
 
 
-def tower_shape(model: str | None, project_scales: bool) -> tuple[int, int]:
-    """(blocks, features per scale) of a tower, from its configuration alone: no weights are read."""
+class TowerShape(NamedTuple):
+    """Sizes of a visual tower."""
+
+    blocks: int
+    scale: int  # numbers per token and block
+    tokens: int  # per image, the class token among them
+
+
+def tower_shape(model: str | None, project_scales: bool) -> TowerShape:
+    """The sizes of a tower, from its configuration alone: no weights are read."""
     folder = _open_clip_folder(model)
     config = _folder_config(folder) if folder is not None else _named_config(model)
     vision = config["vision_cfg"]
     if not isinstance(vision.get("layers"), int) or "width" not in vision or vision.get("timm_model_name"):
         raise InputError(f"vision.model={model} is not a ViT of open_clip's own; multi-scale features need one.")
-    return vision["layers"], config["embed_dim"] if project_scales else vision["width"]
+    scale = config["embed_dim"] if project_scales else vision["width"]
+    return TowerShape(vision["layers"], scale, 1 + _patches(vision))
+
+
+def _patches(vision: dict[str, Any]) -> int:
+    """Patches of one image; open_clip's own defaults stand where the configuration is silent."""
+    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return (height // patch) * (width // patch)
 
 
 def _open_clip_folder(model: str | None) -> Path | None:
@@ -101,9 +117,7 @@ def _build(config: dict[str, Any], weights: Any, quick_gelu: bool | None) -> nn.
 def _from_open_clip_folder(folder: Path, quick_gelu: bool | None) -> nn.Module:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise InputError(
-            f"{weights} is missing. A folder in open_clip's layout holds it beside {CONFIG_FILE}."
-        )
+        raise InputError(f"{weights} is missing. A folder in open_clip's layout holds it beside {CONFIG_FILE}.")
     return _loaded(folder, lambda: _build(_folder_config(folder), weights, quick_gelu))
 
 
@@ -147,9 +161,7 @@ def _from_tag(model: str | None, tag: str, quick_gelu: bool | None) -> nn.Module
         )
     needs_quick = bool((open_clip.get_pretrained_cfg(model, tag) or {}).get("quick_gelu", False))
     if quick_gelu is not None and quick_gelu != needs_quick:
-        raise InputError(
-            f"vision.quick_gelu={str(quick_gelu).lower()}, but {model}/{tag} needs {needs_quick}."
-        )
+        raise InputError(f"vision.quick_gelu={str(quick_gelu).lower()}, but {model}/{tag} needs {needs_quick}.")
     if needs_quick and not config.get("quick_gelu"):
         logging.getLogger(__name__).info("%s/%s needs QuickGELU: switched on", model, tag)
 

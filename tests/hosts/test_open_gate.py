@@ -1,14 +1,8 @@
-"""Laws 1 and 2: nothing changes at gate zero; with open gates the logits equal a formula written here independently.
-
-The oracle replaces a host's attention wholly: keys of prompts and text are concatenated, the scores are split, each
-part has its own softmax, and the prompts' keys and values are computed from the weight matrices by hand.
-"""
+"""Laws 1 and 2: nothing changes at gate zero; with open gates the logits equal an independent formula (the oracle)."""
 
 import pytest
 import torch
-from torch.nn.functional import linear
 
-from mmadapter.hosts.attention import route
 from tests.families import (
     ADAPTED,
     EVERY_FAMILY_AND_ATTENTION,
@@ -17,79 +11,11 @@ from tests.families import (
     adapted_logits,
     open_adapter,
     random_tokens,
+    routed_host,
     tiny_host,
     visual_rows,
 )
-
-
-def prompt_keys_values_by_hand(module, prompts):
-    """(rows, K, width) -> keys and values (rows, kv_heads, K, head_dim), from the weights."""
-    config = module.config
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", heads)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    if hasattr(module, "query_key_value"):
-        weight = module.query_key_value.weight.view(heads, 3, head_dim, -1)
-        bias = module.query_key_value.bias.view(heads, 3, head_dim)
-        pairs = [(weight[:, part].flatten(0, 1), bias[:, part].flatten()) for part in (1, 2)]
-    elif hasattr(module, "qkv_proj"):
-        _, key, value = module.qkv_proj.weight.split([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim])
-        pairs = [(key, None), (value, None)]
-    else:
-        pairs = [(module.k_proj.weight, module.k_proj.bias), (module.v_proj.weight, module.v_proj.bias)]
-    keys, values = (linear(prompts, *pair).unflatten(-1, (kv_heads, head_dim)).transpose(1, 2) for pair in pairs)
-    if hasattr(module, "k_norm"):
-        norm = module.k_norm
-        size = norm.weight + 1 if "Gemma" in type(norm).__name__ else norm.weight
-        eps = getattr(norm, "variance_epsilon", None) or norm.eps
-        keys = keys * torch.rsqrt(keys.pow(2).mean(-1, keepdim=True) + eps) * size
-    return keys, values
-
-
-def oracle_attention(adapter, visual):
-    def attend(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        layer = adapter.by_index().get(module.layer_idx)
-        length = 0
-        if layer is not None:
-            prompts = layer.prompt[None] if visual is None else layer.prompt[None] + visual[:, None]
-            keys, values = prompt_keys_values_by_hand(module, prompts)
-            length = keys.shape[2]
-            together = [part.repeat_interleave(repeats, 1).expand(len(query), -1, -1, -1) for part in (keys, values)]
-            key, value = torch.cat([together[0], key], 2), torch.cat([together[1], value], 2)
-        scores = query @ key.transpose(-1, -2) * scaling
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        text = scores[..., length:] + attention_mask
-        if layer is None:
-            weights = text.softmax(-1)
-        elif layer.joint:
-            weights = torch.cat([scores[..., :length], text], -1).softmax(-1)
-        else:
-            gate = torch.tanh(layer.gate).view(1, -1, 1, 1)
-            weights = torch.cat([gate * scores[..., :length].softmax(-1), text.softmax(-1)], -1)
-        return (weights @ value).transpose(1, 2), None
-
-    return attend
-
-
-def oracle_logits(name, adapter, tokens, visual=None, **keywords):
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
-
-    AttentionInterface.register("oracle", oracle_attention(adapter, visual))
-    AttentionMaskInterface.register("oracle", eager_mask)
-    host = tiny_host(name, "eager")
-    host.config._attn_implementation = "oracle"
-    return host(input_ids=tokens, use_cache=False, **keywords).logits
-
-
-def routed_host(name, attention="sdpa"):
-    host = tiny_host(name, attention)
-    route(host)
-    return host
+from tests.hosts.oracle import oracle_logits
 
 
 @pytest.mark.parametrize(("name", "attention"), EVERY_FAMILY_AND_ATTENTION)
@@ -194,7 +120,7 @@ def test_layers_below_the_first_adapted_one_are_untouched():
     from mmadapter.hosts.attention import AdapterCall
 
     plain = host(input_ids=tokens, output_hidden_states=True).hidden_states
-    ours = host(input_ids=tokens, output_hidden_states=True, adapter=AdapterCall(adapter.by_index())).hidden_states
+    ours = host(input_ids=tokens, output_hidden_states=True, adapter=AdapterCall(adapter)).hidden_states
     first = LAYERS - ADAPTED
     assert torch.equal(plain[first], ours[first])
     assert not torch.equal(plain[first + 1], ours[first + 1])

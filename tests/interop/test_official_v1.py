@@ -44,7 +44,7 @@ def build(golden, attention):
 
 
 def loss_of(host, adapter, tensors):
-    logits = host(input_ids=tensors["input.tokens"], adapter=AdapterCall(adapter.by_index())).logits
+    logits = host(input_ids=tensors["input.tokens"], adapter=AdapterCall(adapter)).logits
     labels = tensors["input.labels"].clone()
     labels[labels == 0] = -100  # the official code ignores label 0
     return logits, cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

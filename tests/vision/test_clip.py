@@ -132,8 +132,8 @@ def test_an_open_clip_folder_is_read_as_it_is(small_models, tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**_CLIP, "quick_gelu": True}}))
     tower = load_visual_tower(str(tmp_path), None)
     assert torch.allclose(tower(pixels()), small_models.eval().encode_image(pixels()), atol=1e-5)
-    assert tower_shape(str(tmp_path), True) == (3, 16)
-    assert tower_shape(str(tmp_path), False) == (3, 32)
+    assert tower_shape(str(tmp_path), True) == (3, 16, 5)
+    assert tower_shape(str(tmp_path), False) == (3, 32, 5)
 
 
 @pytest.mark.parametrize(
