@@ -52,14 +52,12 @@ ARMS = (
     Arm("v2_base", "V2, instructions", None, 0),
     Arm("v2_continued", "V2, more instructions", None, 0),
     Arm("v2", "(c) V2", "v2_continued", 1),
+    Arm("v2_late", "(d) V2, no early fusion", "v2_continued", 2),
     Arm("v2_shared", "(e) V2, shared groups", "v2_continued", 4),
-    Arm("late_base", "V2 late, instructions", None, 0),
-    Arm("late_continued", "V2 late, more instructions", None, 0),
-    Arm("v2_late", "(d) V2, no early fusion", "late_continued", 2),
 )
 MEASURES = (
-    Measure("cider", "captions: CIDEr", "captions", ("CIDEr",)),
-    Measure("bleu4", "captions: BLEU-4", "captions", ("BLEU-4",)),
+    Measure("cider", "captions: CIDEr", "caption", ("CIDEr",)),
+    Measure("bleu4", "captions: BLEU-4", "caption", ("BLEU-4",)),
     Measure("following", "(i) instructions, no picture: exact, %", "instruct", ("exact_match",)),
     Measure(
         "following_change", "(i) change against instructions alone", "instruct", ("exact_match",), of="following"
