@@ -56,8 +56,8 @@ ARMS = (
     Arm("v2_shared", "(e) V2, shared groups", "v2_continued", 4),
 )
 MEASURES = (
-    Measure("cider", "captions: CIDEr", "caption", ("CIDEr",)),
-    Measure("bleu4", "captions: BLEU-4", "caption", ("BLEU-4",)),
+    Measure("cider", "captions: CIDEr", "coco_caption", ("CIDEr",)),
+    Measure("bleu4", "captions: BLEU-4", "coco_caption", ("BLEU-4",)),
     Measure("following", "(i) instructions, no picture: exact, %", "instruct", ("exact_match",)),
     Measure(
         "following_change", "(i) change against instructions alone", "instruct", ("exact_match",), of="following"

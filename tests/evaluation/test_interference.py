@@ -37,7 +37,7 @@ def scores(following, with_picture):
         ("v2_continued", "instruct"): {"exact_match": 80.0},
         ("v2", "instruct"): {"exact_match": following},
         ("v2", "instruct_with_picture"): {"exact_match": with_picture},
-        ("v2", "caption"): {"CIDEr": 1.5, "BLEU-4": 0.25},
+        ("v2", "coco_caption"): {"CIDEr": 1.5, "BLEU-4": 0.25},
         ("v2", "scienceqa"): {"likelihood_accuracy": {"Avg": 30.0}},
     }
 
