@@ -8,17 +8,22 @@ import torch
 from PIL import Image
 
 from mmadapter.adapters.adapter import Adapter
-from mmadapter.adapters.zero_init import PromptSettings
+from mmadapter.adapters.roles import trainable_parameters
+from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
 from mmadapter.assistant import Assistant
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.attention import route
+from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
 from mmadapter.vision.clip import ImageEncoder
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.projection import MlpProjection
-from tests.families import tiny_host
+from tests.families import CORE, tiny_host
 
+# What the laws are shown on: V1 and V2 on hosts of several kinds.
+V2 = ["v2 llama_gqa", "v2 qwen3", "v2 gpt_neox", "v2_lora llama_bias"]
+BOTH_METHODS = [*CORE, *V2]
 WORDS = "what colour is the circle square red blue green large small left right a b c answer of on and to ."
 _CLIP = {
     "embed_dim": 16,
@@ -51,21 +56,38 @@ def random_encoder(seed: int = 0) -> ImageEncoder:
 def assistant_on(
     name: str = "llama_gqa", images: bool = True, gates: float = 0.7, seed: int = 0, **settings
 ) -> Assistant:
-    """An assistant on a random host of a family, with gates drawn around zero (0: closed)."""
-    host = tiny_host(name, seed=seed)
+    """An assistant on a random host of a family, opened by as much as `gates` says (0: where it starts).
+
+    The name is a family's (V1), or "v2 FAMILY" (early fusion, bias, scale, norms), or "v2_lora FAMILY".
+    """
+    method, _, family = name.rpartition(" ")
+    host = tiny_host(family, seed=seed)
     route(host)
     encoder = random_encoder() if images else None
     generator = torch.Generator().manual_seed(seed + 1)
     torch.manual_seed(seed + 2)
-    projection = MlpProjection(encoder.width, 8, host.config.hidden_size) if encoder is not None else None
+    projection = None
+    if encoder is not None:
+        projection = MlpProjection(encoder.width, 8, host.config.hidden_size, tokens=3 if method else 1)
     shape = PromptSettings(4, host.config.hidden_size, host.config.num_attention_heads)
-    layers = host.config.num_hidden_layers
-    adapter = Adapter.on_last_layers(shape, range(1, layers), projection, generator)
+    parts = v2_parts(host, shape, images) if method else {}
+    adapter = Adapter.on_last_layers(shape, range(1, host.config.num_hidden_layers), projection, generator, **parts)
+    if method == "v2_lora":
+        adapter.add_lora(lora_parts(host, 2, kinds=["all"], generator=generator))
     with torch.no_grad():
-        for layer in adapter.by_index().values():
-            layer.gate.normal_(0.0, 1.0, generator=generator).mul_(gates)
+        for item in trainable_parameters(adapter):
+            if item.role in ("gate", "early_gate"):
+                item.parameter.normal_(0.0, 1.0, generator=generator).mul_(gates)
+            elif item.role in ("bias", "scale", "norm", "lora") and gates:
+                item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.2 * gates)
     features = FeatureStore(encoder) if encoder is not None else None
     return Assistant(host, tiny_tokenizer(), adapter, features, **settings)
+
+
+def v2_parts(host, shape: PromptSettings, images: bool) -> dict:
+    """What V2 adds to prompts: visual tokens in the first layer, bias and scale everywhere, norms."""
+    early = {0: EarlyGate(shape)} if images else {}
+    return {"early": early, "linears": linear_parts(host, ["all"], ["all"]), "norms": norm_parts(host, "all")}
 
 
 def sample(

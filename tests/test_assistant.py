@@ -5,10 +5,10 @@ import torch
 
 from mmadapter.assistant import Assistant, GenerationSettings
 from mmadapter.errors import InputError
-from tests.assistants import assistant_on, batch_of, picture, sample
-from tests.families import CORE
+from tests.assistants import BOTH_METHODS, V2, assistant_on, batch_of, picture, sample
 
 QUESTIONS = ["what colour is the circle", "what is on the left of the large red square and to the right", "a circle"]
+VISUAL = ("visual_projection", "early")
 ANSWERS = ["red", "a small blue square .", "is blue and green"]
 
 
@@ -23,7 +23,7 @@ def snapshot(module):
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", [*CORE, "gemma2", "gpt_neox", "phi3"])
+@pytest.mark.parametrize("name", [*BOTH_METHODS, "gemma2", "gpt_neox", "phi3", "v2 phi3"])
 def test_movement(name, tmp_path):
     """Law 3: exactly the declared parameters move, prompts too, after a validation pass and an answer in between."""
     assistant = assistant_on(name, gates=0.0)
@@ -41,17 +41,19 @@ def test_movement(name, tmp_path):
         optimizer.zero_grad()
         assistant(batch).backward()
         optimizer.step()
+    trained = {id(parameter) for parameter in assistant.adapter.parameters()}
     for part, module in (("host", assistant.host), ("tower", assistant.vision)):
-        for key, tensor in module.state_dict().items():
-            assert torch.equal(tensor, frozen[part][key]), f"the frozen {part} moved: {key}"
-    assert all(tensor.grad is None for tensor in assistant.host.parameters())
+        for key, tensor in module.named_parameters():
+            if id(tensor) not in trained:  # LoRA's matrices stand in the host
+                assert torch.equal(tensor, frozen[part][key]), f"the frozen {part} moved: {key}"
+                assert tensor.grad is None
     decay_only = {key: tensor * (1 - 1e-2 * 0.02) ** 3 for key, tensor in before.items()}
     for key, tensor in assistant.adapter.state_dict().items():
         assert not torch.equal(tensor, before[key]), f"{key} never moved"
         assert not torch.allclose(tensor, decay_only[key], rtol=0, atol=1e-6), f"{key} moved by weight decay alone"
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", BOTH_METHODS)
 def test_a_new_prompt_shows_after_evaluation(name, tmp_path):
     """Prompt keys and values that were kept for an answer never outlive the prompt that they were made from."""
     assistant = assistant_on(name)
@@ -79,7 +81,7 @@ def test_kept_prompts_are_dropped_when_a_prompt_changes_within_one_call(tmp_path
     assert call.project(2, module, torch.float32).keys.requires_grad, "never a kept one in training"
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", BOTH_METHODS)
 def test_no_cache_dynamic_and_static_cache_give_the_same_answers(name, tmp_path):
     """Law 4, first half."""
     assistant = assistant_on(name)
@@ -90,7 +92,7 @@ def test_no_cache_dynamic_and_static_cache_give_the_same_answers(name, tmp_path)
     assert answers["static"] == answers["none"]
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", BOTH_METHODS)
 def test_beams_with_images_per_row_equal_each_row_alone(name, tmp_path):
     """Law 4, second half."""
     assistant = assistant_on(name)
@@ -100,7 +102,7 @@ def test_beams_with_images_per_row_equal_each_row_alone(name, tmp_path):
     assert together == [assistant.generate([item], settings)[0] for item in samples]
 
 
-@pytest.mark.parametrize("name", [*CORE, "phi3", "gpt_neox", "gemma"])
+@pytest.mark.parametrize("name", [*BOTH_METHODS, "phi3", "gpt_neox", "gemma"])
 def test_padding_and_neighbours_do_not_change_a_row(name, tmp_path):
     """Law 5: the batch's loss is the sum of the rows' alone; log-likelihoods likewise."""
     assistant = assistant_on(name)
@@ -123,7 +125,7 @@ def test_another_rows_image_never_changes_a_rows_answer(tmp_path):
     assert first[2] != second[2], "the changed picture must be seen in its own row"
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", BOTH_METHODS)
 def test_a_row_without_an_image_is_the_text_only_model_and_not_a_black_picture(name, tmp_path):
     from PIL import Image
 
@@ -134,14 +136,14 @@ def test_a_row_without_an_image_is_the_text_only_model_and_not_a_black_picture(n
         assistant.log_likelihood(batch_of(assistant, [sample(QUESTIONS[0], "red", image)])) for image in (None, black)
     ]
     blind = assistant_on(name, images=False)
-    for ours, theirs in zip(blind.adapter.by_index().values(), assistant.adapter.by_index().values(), strict=True):
-        ours.load_state_dict(theirs.state_dict())
+    shared = {key: tensor for key, tensor in assistant.adapter.state_dict().items() if not key.startswith(VISUAL)}
+    blind.adapter.load_state_dict(shared)
     expected = blind.log_likelihood(batch_of(blind, [sample(QUESTIONS[0], "red")]))
     assert torch.equal(likelihood[0], expected)
     assert not torch.equal(likelihood[1], expected)
 
 
-@pytest.mark.parametrize("name", ["llama_gqa", "mistral", "qwen3"])
+@pytest.mark.parametrize("name", ["llama_gqa", "mistral", "qwen3", "v2 llama_gqa"])
 def test_packed_rows_equal_separate_ones(name):
     """Law 5 for text: prompts are seen by every token, wherever its row begins in a pack."""
     from mmadapter.hosts.attention import AdapterCall
@@ -157,7 +159,7 @@ def test_packed_rows_equal_separate_ones(name):
     assert torch.allclose(packed, torch.cat(parts), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*CORE, "gpt_neox"])
+@pytest.mark.parametrize("name", [*BOTH_METHODS, "gpt_neox"])
 def test_activation_checkpointing_gives_the_same_gradients_and_spares_the_lowest_layers(name, tmp_path):
     from mmadapter.hosts.recipes import attention_modules
 
@@ -173,7 +175,8 @@ def test_activation_checkpointing_gives_the_same_gradients_and_spares_the_lowest
     for key, gradient in gradients[False].items():
         assert torch.equal(gradient, gradients[True][key]), key
     assert calls[False] == [1, 1, 1, 1]
-    assert calls[True] == [1, 2, 2, 2], "the layer below the adapted ones has no graph and runs once"
+    lowest = 2 if name in V2 else 1  # below the adapted ones a layer has no graph and runs once
+    assert calls[True] == [lowest, 2, 2, 2]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.errors import InputError
-from mmadapter.store import load_adapter, save_adapter
-from tests.assistants import assistant_on, batch_of, picture, sample
-from tests.families import CORE
+from mmadapter.store import load_adapter, save_adapter, start_from
+from tests.assistants import BOTH_METHODS, assistant_on, batch_of, picture, sample
 
 LOAD_AND_SCORE = """
 import sys, torch
@@ -31,10 +30,10 @@ for name in sys.argv[2:]:
 
 def test_a_new_process_computes_the_same_logits(tmp_path):
     image = picture(tmp_path, 1)
-    assistants = {name: assistant_on(name) for name in CORE}
+    assistants = {name: assistant_on(name) for name in BOTH_METHODS}
     for name, assistant in assistants.items():
         save_adapter(assistant, tmp_path / name)
-    command = [sys.executable, "-c", LOAD_AND_SCORE, tmp_path, *CORE]
+    command = [sys.executable, "-c", LOAD_AND_SCORE, tmp_path, *BOTH_METHODS]
     subprocess.run(
         command,
         check=True,
@@ -103,3 +102,39 @@ def test_a_damaged_folder_is_refused_and_nothing_is_loaded(damage, tmp_path):
     with pytest.raises(InputError, match="copy|Copy|cannot be read"):
         load_adapter(assistant, tmp_path / "adapter")
     assert all((item.parameter == 7.0).all() for item in assistant.trainable())
+
+
+def test_a_run_starts_from_another_runs_adapter_and_keeps_what_that_one_lacks(tmp_path):
+    first, second = assistant_on("llama_gqa", seed=0), assistant_on("v2 llama_gqa", images=False, gates=0.3)
+    text_only = assistant_on("llama_gqa", images=False)
+    save_adapter(text_only, tmp_path / "run" / "adapter")
+    for later in (first, second):
+        fresh = {item.name: item.parameter.detach().clone() for item in later.trainable()}
+        said = start_from(later, tmp_path / "run")
+        taken = {item.name: item.parameter for item in text_only.trainable()}
+        assert f"{len(taken)} tensors, {len(fresh) - len(taken)} fresh" in said
+        for item in later.trainable():
+            assert torch.equal(item.parameter, taken.get(item.name, fresh[item.name])), item.name
+
+
+def test_starting_from_an_adapter_with_more_than_this_one_is_refused(tmp_path):
+    save_adapter(assistant_on("v2 llama_gqa", images=False), tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"does not fit this tensors.*linears\.0\.down\.bias"):
+        start_from(assistant_on("llama_gqa", images=False), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"prompt_projection": "base"}, "prompt_projection: adapter adapted, here base"), ({}, "scale_on")],
+)
+def test_settings_that_no_shape_tells_are_compared(change, field, tmp_path):
+    save_adapter(assistant_on("v2 llama_mha"), tmp_path / "adapter")
+    other = assistant_on("v2 llama_mha")
+    for name, value in change.items():
+        setattr(other.adapter, name, value)
+    if not change:
+        for kinds in other.adapter.linears.values():
+            for part in kinds.values():
+                part.scale_on = "input"
+    with pytest.raises(InputError, match=field):
+        load_adapter(other, tmp_path / "adapter")

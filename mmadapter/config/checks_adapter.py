@@ -171,7 +171,7 @@ def group_problems(conf: RunConf) -> Iterator[str]:
         groups = ", ".join(conf.adapter.groups) or "(none is defined)"
         yield (
             f"adapter.groups leaves {', '.join(missing)} without a group; add it to the roles of one of: {groups}; "
-            "or to adapter.frozen, if it is not to train."
+            "or to adapter.frozen, where it is not to train."
         )
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmadapter.adapters.adapter import Adapter
 from mmadapter.hosts.places import linear_places, norm_places
-from mmadapter.hosts.recipes import Host, decoder_layers
+from mmadapter.hosts.recipes import Host
 
 
 class CallSlot:
     """The calls that are in work on one host, innermost last; None is a call without an adapter.
 
-    Filled by hooks on the host and on each decoder layer from the keyword `adapter`. The layers' hooks are for
-    activation checkpointing, which runs a layer again, with the keywords of the first time, outside the host's forward.
+    Filled by hooks on the host from the keyword `adapter`; activation checkpointing, which runs a layer again outside
+    of the host's forward, fills it anew with the call of the first time.
     """
 
     def __init__(self) -> None:
@@ -31,18 +31,30 @@ class CallSlot:
         return None if call is None else call.adapter
 
     @contextlib.contextmanager
-    def plain(self) -> Iterator[None]:
-        """While inside, the frozen modules act as they are without an adapter."""
-        self.calls.append(None)
+    def during(self, call: Any) -> Iterator[None]:
+        """While inside, `call` is the innermost one; None: the frozen modules act as without an adapter."""
+        self.calls.append(call)
         try:
             yield
         finally:
             self.calls.pop()
 
-    def watch(self, module: nn.Module) -> None:
-        """Note the keyword `adapter` of each call of `module` as long as it lasts."""
-        module.register_forward_pre_hook(self._enter, with_kwargs=True)
-        module.register_forward_hook(self._leave, always_call=True)
+    def carried(self, function: Callable) -> Callable:
+        """`function`, which will see the present call whenever it is run."""
+        call = self.calls[-1] if self.calls else None
+
+        def run(*inputs: Any) -> Any:
+            with self.during(call):
+                return function(*inputs)
+
+        return run
+
+    def watch(self, host: nn.Module) -> None:
+        """Note the keyword `adapter` of each call of `host` as long as it lasts."""
+        if not self.watching:
+            host.register_forward_pre_hook(self._enter, with_kwargs=True)
+            host.register_forward_hook(self._leave, always_call=True)
+            self.watching = True
 
     def _enter(self, _: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
         self.calls.append(keywords.get("adapter"))
@@ -88,10 +100,8 @@ def attach(host: Host, adapter: Adapter) -> None:
     for place, family, index, kind in places:
         if not isinstance(place.module, AdaptedModule):
             place.put(AdaptedModule(place.module, slot, family, index, kind))
-    if places and not slot.watching:
-        for module in (host, *decoder_layers(host)):
-            slot.watch(module)
-        slot.watching = True
+    if places:
+        slot.watch(host)
 
 
 def call_slot(host: Host) -> CallSlot:

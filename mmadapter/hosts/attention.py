@@ -140,7 +140,7 @@ def attend(
 def _projections(module: AttentionModule, prompt_projection: str) -> contextlib.AbstractContextManager:
     """Whether the module's projections act as this call's adapter has them, or as the frozen host has them."""
     slot = module.host_slot
-    return slot.plain() if prompt_projection == "base" else contextlib.nullcontext()
+    return slot.during(None) if prompt_projection == "base" else contextlib.nullcontext()
 
 
 def _project_prompts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmadapter.errors import InputError
+from mmadapter.hosts.adapted import CallSlot, call_slot
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.recipes import Host, decoder_layers, recipe_for
 
@@ -155,8 +156,16 @@ def checkpoint_activations(host: Host) -> None:
     # transformers 5 lets the embeddings require a gradient, giving all layers a graph; 4.57 does not, and complains.
     with contextlib.suppress(AttributeError):
         host.disable_input_require_grads()
+    slot = call_slot(host)
+    layer: Any
     for layer in decoder_layers(host):
         layer.training = True
+        layer._gradient_checkpointing_func = _with_call(layer._gradient_checkpointing_func, slot)
+
+
+def _with_call(checkpoint: Callable, slot: CallSlot) -> Callable:
+    """`checkpoint`, whose recomputation sees the adapter of the first time."""
+    return lambda function, *inputs: checkpoint(slot.carried(function), *inputs)
 
 
 def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:

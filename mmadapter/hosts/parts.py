@@ -72,7 +72,8 @@ def lora_parts(
     """LoRA of rank `rank` around the linear layers `kinds`, injected by `peft`: W x + alpha / rank * up(down(x)).
 
     `alpha` None is `rank`, a factor of 1 as released. `down` is drawn uniformly, bounded by 1 / sqrt(inputs), as
-    `peft` and the released code do, but from `generator`; `up` is zero. In float32. Raises InputError for an unknown kind.
+    `peft` and the released code do, but from `generator`; `up` is zero.
+    In float32. Raises InputError for an unknown kind.
     """
     from peft import LoraConfig, inject_adapter_in_model
 

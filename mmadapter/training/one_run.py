@@ -30,6 +30,7 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     All data is read, and all pictures are encoded, before the first step: what cannot be used shows before the work.
     """
     from mmadapter.assistant import Assistant
+    from mmadapter.store import start_from
 
     clear_leftovers(folder)
     save_config(conf, folder)
@@ -39,6 +40,8 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     assistant = Assistant.build(conf, device=device_of(conf))
     check_lengths(conf, assistant, questions, display)
     prepare_images(assistant, questions, display)
+    if trains and conf.adapter.start:
+        display.say(start_from(assistant, Path(conf.adapter.start)))
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
     for name, asked in questions.items():

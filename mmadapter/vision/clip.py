@@ -81,7 +81,13 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """(images, 3, height, width) -> (images, features), or (images, tokens, features), in float32."""
+        """(images, 3, height, width) -> (images, features), or (images, tokens, features), in float32.
+
+        On a CPU an image's features do not depend on its batch: a single image goes as two, for libraries multiply a
+        matrix by one row in another order than by several, and the last places would differ.
+        """
+        if len(pixels) == 1:
+            return self(pixels.repeat(2, 1, 1, 1))[:1]
         listed = sorted(set(self.layers))
         found = self.tower.forward_intermediates(
             pixels.to(self.tower.conv1.weight),

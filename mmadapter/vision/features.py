@@ -31,9 +31,9 @@ MEMORY_LIMIT = 8 * 2**30  # bytes
 class FeatureStore:
     """Features of image files, each computed once per encoder and content, as far as memory or disk keep them.
 
-    Memory holds at most `memory_limit_bytes`; the least recently used go first. They are read again from the disk
-    cache, or without one computed again, one picture at a time: the same bits on a CPU; on a GPU, whose matrix
-    kernels depend on the batch's size, perhaps others in the last places.
+    Memory holds at most `memory_limit_bytes`. With a cache folder the least recently used go first and are read again.
+    Without one the first that fit stay, and each other picture is computed alone whenever it is needed: so a picture's
+    features keep their bits through a run even on a GPU, where the batch's size decides the last places.
 
     A file on disk is CACHE/ENCODER_DIGEST/ab/abcdef….npy, written whole or not at all; an encoder with other weights
     or settings has another folder, an image with other content another file.
@@ -61,7 +61,7 @@ class FeatureStore:
     def add(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
         """Compute what is missing; `progress(done, total)` after each batch. Raises InputError for a bad image.
 
-        What fits neither memory nor a cache folder is left until it is asked for, and a warning says so.
+        What fits neither memory nor a cache folder is left until it is asked for, unread; a warning says so.
         """
         missing: dict[str, Path] = {}
         for path in dict.fromkeys(paths):
@@ -100,7 +100,7 @@ class FeatureStore:
 
     def _worth_computing(self, missing: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
         """The part of `missing` that will be there when it is asked for: all with a cache folder, else what fits."""
-        room = max(0, self.memory_limit_bytes // self.bytes_per_image - len(self._kept))
+        room = self._capacity - len(self._kept)
         if self.folder is not None or len(missing) <= room:
             return missing
         pictures = len(set(self._by_path.values()))
@@ -110,17 +110,24 @@ class FeatureStore:
             pictures,
             pictures * self.bytes_per_image / 2**30,
             self.memory_limit_bytes / 2**30,
-            pictures - self.memory_limit_bytes // self.bytes_per_image,
+            pictures - self._capacity,
         )
         return missing[:room]
 
     def _keep(self, digest: str, feature: Tensor) -> None:
-        """Hold a feature in memory as the most recently used, and let go of others until the limit is kept."""
+        """Hold a feature in memory as the most recently used, as far as the limit allows."""
         if digest not in self._kept:
+            if self.folder is None and len(self._kept) >= self._capacity:
+                return
             self._kept[digest] = feature.clone()  # a row of a batch would hold on to the whole batch
         self._kept.move_to_end(digest)
-        while self._kept and len(self._kept) * self.bytes_per_image > self.memory_limit_bytes:
+        while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
+
+    @property
+    def _capacity(self) -> int:
+        """Pictures whose features fit the memory limit."""
+        return self.memory_limit_bytes // self.bytes_per_image
 
     def _file(self, digest: str) -> Path | None:
         return None if self.folder is None else self.folder / digest[:2] / f"{digest}.npy"

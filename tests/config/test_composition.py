@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mmadapter.config import READERS, load_run_config, save_config
-from mmadapter.config.adapter import ROLES
+from mmadapter.config.adapter import ROLES, AdapterConf, ProjectionConf
 from mmadapter.config.task import TASKS
 from mmadapter.config.walk import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf
@@ -65,7 +65,8 @@ def test_alpaca_has_the_numbers_of_the_paper():
 def test_scienceqa_has_six_scales_of_clip_trains_thirty_epochs_and_keeps_the_splits_apart():
     conf = run_conf("experiment=scienceqa")
     assert conf.vision.model == "ViT-L-14-quickgelu"
-    assert len(conf.vision.layers) == 6 and conf.vision.project_scales and conf.vision.hidden == 64
+    assert len(conf.vision.layers) == 6 and conf.vision.project_scales
+    assert (conf.adapter.projection.kind, conf.adapter.projection.hidden) == ("mlp", 64)
     assert conf.optimizer.epochs == 30
     splits = (conf.data.sources["questions"].split, conf.data.validation["questions"].split)
     assert (*splits, conf.tasks["scienceqa"].split) == ("train", "val", "test")
@@ -111,15 +112,25 @@ def test_saved_settings_come_back_equal_and_resolved(tmp_path):
 
 
 def test_the_names_that_the_schema_repeats_are_those_of_the_rooms_that_own_them():
+    from dataclasses import fields
+
     from mmadapter import data, evaluation  # noqa: F401
-    from mmadapter.adapters.adapter import Adapter
-    from mmadapter.adapters.zero_init import PromptLayer
+    from mmadapter.adapters.adapter import PROMPT_PROJECTIONS
+    from mmadapter.adapters.linear import SCALES, LinearShift, NormShift
+    from mmadapter.adapters.zero_init import EarlyGate, PromptLayer
     from mmadapter.evaluation.run import TASKS as KNOWN_TASKS
+    from mmadapter.hosts.parts import NORMS, LoraPair
+    from mmadapter.vision.projection import KINDS, MlpProjection
 
     assert set(READERS) == set(data.READERS)
     assert set(TASKS) == set(KNOWN_TASKS)
-    declared = set(PromptLayer.ROLES.values()) | {ROLES[2]}
-    assert declared == set(ROLES) and Adapter is not None
+    declared = {role for owner in (PromptLayer, EarlyGate, LinearShift) for role in owner.ROLES.values()}
+    declared |= {owner.ROLE for owner in (NormShift, LoraPair, MlpProjection)}
+    assert declared == set(ROLES)
+    by_key = {"scale_on": SCALES, "prompt_projection": PROMPT_PROJECTIONS, "norms": NORMS}
+    allowed = {item.name: item.metadata.get("allowed") for item in fields(AdapterConf)}
+    assert all(allowed[key] == names for key, names in by_key.items())
+    assert fields(ProjectionConf)[0].metadata["allowed"] == KINDS
 
 
 def test_every_setting_is_commented_in_the_schema():

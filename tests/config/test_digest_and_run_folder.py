@@ -36,7 +36,8 @@ WITHOUT_INFLUENCE = [
     "data.root=/moved/to/shapes",
 ]  # fmt: skip
 WITH_INFLUENCE = [
-    "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "vision.hidden=8", "adapter.layers=2",
+    "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.layers=2",
+    "adapter.projection.hidden=8", "adapter.start=runs/other", "adapter.norms=all", "adapter.bias=[q]",
     "adapter.attention=joint", "adapter.groups.adapter.lr_scale=2", "data.sources.questions.limit=10",
     "data.sources.captions.template=plain", "data.root=/other/world", "optimizer.epochs=9",
     "optimizer.micro_batch_size=16", "optimizer.clip_norm=2", "training.validate_every_steps=7",

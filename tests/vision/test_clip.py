@@ -1,36 +1,16 @@
-"""Frozen features: multi-scale, right activation whatever the weights come from, kept by content."""
+"""Frozen features: multi-scale, right activation whatever the weights come from."""
 
 import json
 
-import open_clip
 import pytest
 import torch
 from PIL import Image
 
 from mmadapter.errors import InputError
 from mmadapter.vision.clip import ImageEncoder
-from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.load_clip import load_visual_tower, tower_shape
-from mmadapter.vision.projection import MlpProjection
-from tests.assistants import picture, random_encoder
-
-
-@pytest.fixture
-def small_models(tmp_path, monkeypatch):
-    """open_clip knows `small` and `small-quickgelu`, as it knows ViT-B-32 and ViT-B-32-quickgelu."""
-    from open_clip import factory
-
-    from tests.assistants import _CLIP
-
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS, "small": _CLIP})
-    quick = {**factory._MODEL_CONFIGS, "small-quickgelu": {**_CLIP, "quick_gelu": True}}
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", quick)
-    torch.manual_seed(0)
-    return open_clip.CLIP(**_CLIP, quick_gelu=True)
-
-
-def pixels(seed=0):
-    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+from tests.assistants import random_encoder
+from tests.vision.towers import pixels, transformers_clip
 
 
 def test_the_last_scale_is_clips_own_embedding():
@@ -93,21 +73,7 @@ def test_a_torchscript_file_is_openais_and_gets_quickgelu(small_models, tmp_path
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_a_transformers_folder_gives_its_own_features(small_models, tmp_path, activation):
-    from transformers import CLIPConfig, CLIPModel
-
-    vision = {
-        "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32,
-        "patch_size": 16, "hidden_act": activation,
-    }  # fmt: skip
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": 32,
-    }
-    torch.manual_seed(1)
-    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)).eval()
+    model = transformers_clip(activation)
     model.save_pretrained(tmp_path / "clip")
     tower = load_visual_tower("small", str(tmp_path / "clip"))
     with torch.no_grad():
@@ -154,46 +120,3 @@ def test_damaged_weights_are_refused_by_file(small_models, tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(InputError, match=r"weights\.pt cannot be loaded"):
         load_visual_tower("small-quickgelu", str(tmp_path / "weights.pt"))
-
-
-def test_features_are_kept_by_content_and_encoder(tmp_path):
-    one = picture(tmp_path, 1)
-    copy = tmp_path / "copy.png"
-    copy.write_bytes(one.read_bytes())
-    calls = []
-    store = FeatureStore(random_encoder(), tmp_path / "cache")
-    encode = store.encode
-    store.encode = lambda images: calls.append(len(images)) or encode(images)
-    store.add([one, copy, picture(tmp_path, 2)])
-    assert calls == [2], "the copy has the same content"
-    assert torch.equal(store.feature(one), store.feature(copy))
-
-    again = FeatureStore(random_encoder(), tmp_path / "cache")
-    again.encode = None  # must come from the disk
-    assert torch.equal(again.feature(one), store.feature(one))
-    other = FeatureStore(random_encoder(seed=5), tmp_path / "cache")
-    assert not torch.equal(other.feature(one), store.feature(one)), "another encoder never reads these files"
-
-
-def test_a_damaged_cache_file_is_computed_again(tmp_path):
-    one = picture(tmp_path, 1)
-    first = FeatureStore(random_encoder(), tmp_path / "cache").feature(one)
-    (file,) = (tmp_path / "cache").rglob("*.npy")
-    file.write_bytes(file.read_bytes()[:20])
-    assert torch.equal(FeatureStore(random_encoder(), tmp_path / "cache").feature(one), first)
-
-
-def test_a_cache_on_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    one = picture(tmp_path, 1)
-    monkeypatch.setattr("numpy.save", full)
-    with pytest.raises(InputError, match=r"vision\.cache: .*No space left on device.*vision\.cache=null"):
-        FeatureStore(random_encoder(), tmp_path / "cache").feature(one)
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-
-
-def test_the_papers_projection_has_561216_parameters():
-    projection = MlpProjection(4608, 64, 4096, device="meta")
-    assert sum(parameter.numel() for parameter in projection.parameters()) == 561_216
