@@ -1,4 +1,4 @@
-"""Contradictions in what is read: sources, readers, files, pictures, weights."""
+"""Contradictions in what is read: sources, readers, files, pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmadapter.config.data import READERS, ReadingConf
 from mmadapter.config.keys import meant
+from mmadapter.config.mixture import mixture_problems
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
@@ -26,7 +27,7 @@ def data_problems(conf: RunConf) -> Iterator[str]:
             if not conf.dry_run:
                 yield from reading_problems(reading, key, data.root, data.made is not None)
     yield from _overlap_problems(conf)
-    yield from _weight_problems(conf)
+    yield from mixture_problems(conf)
 
 
 def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
@@ -88,20 +89,6 @@ def _overlap_problems(conf: RunConf) -> Iterator[str]:
                 )
 
 
-def _weight_problems(conf: RunConf) -> Iterator[str]:
-    weights = {name: source.weight for name, source in conf.data.sources.items()}
-    weighted = [name for name, weight in weights.items() if weight is not None]
-    if weighted and len(weighted) < len(weights):
-        missing = next(name for name in weights if name not in weighted)
-        yield f"data.sources.{missing}.weight is not set, but {weighted[0]} has one. Set it on all sources, or on none."
-    narrowed = [name for name, group in conf.adapter.groups.items() if group.sources is not None]
-    if weighted and narrowed:
-        yield (
-            f"data.sources.{weighted[0]}.weight draws sources by chance, but adapter.groups.{narrowed[0]}.sources lets "
-            "only some sources move a group. Remove the weights."
-        )
-
-
 def picture_problems(conf: RunConf) -> Iterator[str]:
     """Pictures are read if and only if there is an encoder for them."""
     readings: dict[str, ReadingConf] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
@@ -119,7 +106,8 @@ def picture_problems(conf: RunConf) -> Iterator[str]:
             f"vision.enabled is false, but pictures are asked for by {keys}. "
             "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
         )
-    if conf.vision.enabled and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
+    learns = conf.vision.enabled and "visual_projection" not in conf.adapter.frozen
+    if learns and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
         yield (
             "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "
             "learn. Set vision=none adapter=v1, or images=true on a source."

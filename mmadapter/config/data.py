@@ -30,7 +30,8 @@ class ReadingConf:
 
 @dataclass
 class SourceConf(ReadingConf):
-    weight: float | None = number(None, above=0)  # share of the samples drawn; null = every sample once an epoch
+    weight: float | None = number(None, above=0)  # share of the whole steps; null = every sample once an epoch
+    samples_per_step: int | None = number(None, at_least=1)  # of this source in every step; null: see docs/formats.md
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from mmadapter.config.adapter import VISUAL_ROLES
 from mmadapter.config.compose import with_overrides
 from mmadapter.config.data import ReadingConf
+from mmadapter.config.mixture import mixture_problems, samples_per_step
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
@@ -20,6 +22,7 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
     """The settings of the comparison run `name`: fewer sources, and without pictures where it says so."""
     compared = conf.comparison[name]
     derived = _alone(conf)
+    shares = None if any(mixture_problems(conf)) else samples_per_step(conf)
     if compared.sources is not None:
         derived.data.sources = {key: derived.data.sources[key] for key in compared.sources}
     if not compared.images:
@@ -27,6 +30,8 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
     for group in derived.adapter.groups.values():
         if group.sources is not None:
             group.sources = [source for source in group.sources if source in derived.data.sources]
+    if shares is not None and derived.data.sources:
+        _keep_shares(derived, shares)
     return derived
 
 
@@ -74,6 +79,15 @@ def _remove_entry(conf: RunConf, key: str, where: str) -> None:
             "data.validation, adapter.groups and tasks."
         )
     del holder[last]
+
+
+def _keep_shares(conf: RunConf, shares: Mapping[str, int]) -> None:
+    """The sources that are left keep their samples per step, and the groups their actual learning rate."""
+    for name, source in conf.data.sources.items():
+        source.samples_per_step = shares[name]
+    left = sum(shares[name] for name in conf.data.sources)
+    conf.optimizer.base_lr *= conf.optimizer.batch_size / left
+    conf.optimizer.batch_size = left
 
 
 def _alone(conf: RunConf) -> RunConf:

@@ -13,6 +13,7 @@ from mmadapter.evaluation import charts
 from mmadapter.evaluation.comparison import write_comparison
 from mmadapter.evaluation.curves import gate_map, gate_panels, loss_chart, lr_chart
 from mmadapter.evaluation.gallery import caption_cards, instruction_cards, question_cards
+from mmadapter.evaluation.movement import movement_chart, movement_rows
 from mmadapter.evaluation.papers import SCIENCEQA, SCIENCEQA_COLUMNS, scienceqa_rows
 from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
@@ -69,6 +70,8 @@ def content_of(run: RunFiles) -> dict[str, Any]:
         "instruction_note": instruction_note(run),
         "loss_chart": loss_chart(run),
         "lr_chart": lr_chart(run),
+        "movement_chart": movement_chart(run),
+        "movement": movement_rows(run),
         "gate_panels": gate_panels(run),
         "gate_map": gate_map(run),
         "trainable": run.trainable,

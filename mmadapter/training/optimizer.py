@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.errors import InputError
 
-ALWAYS_DECAYED = frozenset({"prompt", "gate"})  # the official gates are 4-D tensors, so its decay falls on them
+ALWAYS_DECAYED = frozenset({"prompt", "gate", "early_gate"})  # the official gates are 4-D tensors, so its decay falls on them
 
 
 @dataclass(frozen=True)

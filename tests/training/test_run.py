@@ -157,19 +157,6 @@ def test_a_bfloat16_host_trains_a_float32_adapter(inputs, tmp_path):
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
-def test_a_source_may_train_a_group_of_its_own(inputs, tmp_path):
-    """What joint training will need: the captions move the projection, the questions everything else."""
-    conf = short(inputs, tmp_path, "optimizer.epochs=0.6")
-    conf.adapter.groups = {
-        "visual": GroupConf(roles=["visual_projection"], sources=["captions"]),
-        "instruction": GroupConf(roles=["prompt", "gate"], sources=["questions"]),
-    }
-    run(conf)
-    lines = read_metrics(only_folder(tmp_path) / "metrics.jsonl", "train")
-    moved = {source for line in lines for source in line["loss_by_source"]}
-    assert moved == {"questions", "captions"}
-
-
 def test_a_dry_run_prints_table_and_memory_and_writes_nothing(inputs, tmp_path, capsys):
     facts = run(tiny_conf(inputs, tmp_path, "dry_run=true"))
     output = capsys.readouterr().out
