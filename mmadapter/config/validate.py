@@ -181,6 +181,12 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
     yield from task_problems(conf.task, "task")
     if conf.predictions is not None:
         yield from _missing_file("predictions", conf.predictions)
+        if conf.task.name == "coco_caption":
+            yield from _caption_file_problems(conf.task)
+            return
+        if conf.task.name != "scienceqa":
+            yield f"predictions= can be scored for task=scienceqa and task=coco_caption, not for task={conf.task.name}."
+            return
         if conf.task.problems is None and conf.task.root is None:
             yield "predictions= needs the questions they answer: give task.problems=problems.json or task.root=FOLDER"
         beside = conf.task.root or (conf.task.problems and str(Path(conf.task.problems).parent))
@@ -194,6 +200,16 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
         runs = sorted(file.parent.name for file in Path(conf.runs_root).glob(f"*/{CONFIG_FILE}"))
         there = f"In {conf.runs_root}: {', '.join(runs) or 'none'}."
         yield f"run={conf.run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. {there}"
+
+
+def _caption_file_problems(task: TaskConf) -> Iterator[str]:
+    if task.annotations is None:
+        yield (
+            "predictions= needs the captions that they are scored against: give task.annotations=FILE "
+            "(captions_val2014.json, or dataset_coco.json with task.split=test)"
+        )
+    yield from _missing_file("task.annotations", task.annotations)
+    yield from _missing_file("task.split_list", task.split_list)
 
 
 def _missing_file(key: str, path: str | None) -> Iterator[str]:

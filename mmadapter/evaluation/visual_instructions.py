@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.evaluation.generation import Progress, generate_answers
+from mmadapter.evaluation.versions import versions
 
 OUTCOMES = ("followed", "described", "wrong", "silent")
 
@@ -38,8 +39,6 @@ def evaluate_visual_instructions(
     `named` is the rule of the issue (the right word and no other of its kind: followed or described), `followed` leaves
     captions out, which name every attribute whatever was asked.
     """
-    from mmadapter.evaluation.tasks import versions
-
     outputs = generate_answers(assistant, samples, task, progress=progress)
     rows = [
         {

@@ -60,7 +60,7 @@ def score_row(label: str, folder: Path) -> list[str] | None:
 
 def show_captions(folder: Path, display: Display) -> None:
     """The captions of three test pictures beside the first reference."""
-    file = folder / "eval" / "caption" / "predictions.jsonl"
+    file = folder / "eval" / "coco_caption" / "predictions.jsonl"
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines()[:SHOWN_CAPTIONS]

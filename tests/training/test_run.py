@@ -76,7 +76,7 @@ def test_the_run_folder_holds_everything(whole):
 def test_the_summary_says_what_was_done(whole):
     folder, summary = whole
     assert summary["training"]["finished"] and summary["training"]["steps"] == len(losses(folder)) == 20
-    assert set(summary["evaluation"]) == {"scienceqa", "caption"}
+    assert set(summary["evaluation"]) == {"scienceqa", "coco_caption"}
     assert summary["wall_seconds"] > 0 and summary["peak"]["host_bytes"] > 0
     assert json.loads((folder / "summary.json").read_text())["training"]["steps"] == 20
 
