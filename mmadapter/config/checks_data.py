@@ -12,7 +12,7 @@ from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
 TEXT_READERS = ("alpaca",)  # their samples never have a picture
-FILE_READERS = ("alpaca",)  # they read one file, `path`
+FILE_READERS = ("alpaca", "visual_instructions")  # they read one file, `path`
 
 
 def data_problems(conf: RunConf) -> Iterator[str]:
@@ -53,6 +53,9 @@ def reading_problems(reading: ReadingConf, key: str, root: str | None, made: boo
         value = getattr(reading, field)
         if value is not None and not (field != "root" and lies_below(reading.root or root, value)):
             yield from _missing(f"{key}.{field}", value, root if made else None)
+    attached = getattr(reading, "attach_images", None)
+    if attached is not None:
+        yield from _missing(f"{key}.attach_images", attached, root if made else None)
     if needed == root and root is not None:
         yield from _missing("data.root", root, root if made else None)
 
@@ -92,6 +95,11 @@ def picture_problems(conf: RunConf) -> Iterator[str]:
     readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
     readings |= {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
     with_pictures = [key for key, reading in readings.items() if reading.images and reading.reader not in TEXT_READERS]
+    attached = [key for key, reading in readings.items() if getattr(reading, "attach_images", None) is not None]
+    if attached and not conf.vision.enabled:
+        yield f"{attached[0]}.attach_images is set, but vision.enabled is false. Leave the task out of evaluate."
+    if attached and not readings[attached[0]].images:
+        yield f"{attached[0]}.attach_images is set, but {attached[0]}.images is false. Set {attached[0]}.images=true"
     if with_pictures and not conf.vision.enabled:
         keys = ", ".join(f"{key}.images" for key in with_pictures)
         yield (

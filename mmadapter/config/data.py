@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 from mmadapter.config.fields import choice, input_path, named, number
 
-READERS = ("scienceqa", "alpaca", "coco_captions")  # mmadapter.data.READERS (not imported: it needs torch)
+READERS = (
+    "scienceqa",
+    "alpaca",
+    "coco_captions",
+    "visual_instructions",
+)  # mmadapter.data.READERS (not imported: it needs torch)
 
 
 @dataclass
@@ -32,7 +37,7 @@ class SourceConf(ReadingConf):
 @dataclass
 class DataConf:
     root: str | None = input_path()  # folder that sources without a root of their own are read from
-    made: str | None = choice(None, "shapes")  # shapes = the made-up world; made in data.root when it is missing
+    made: str | None = choice(None, "shapes", "interference")  # the made-up world, made in data.root when it is missing
     sources: dict[str, SourceConf] = named()  # name -> what is trained on
     long_answers: str = choice("error", "cut")  # longer than host.max_tokens: stop, or cut (official)
     validation: dict[str, SourceConf] = named()  # name -> what is validated on, never trained on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from mmadapter.config.adapter import VISUAL_ROLES
@@ -11,8 +12,10 @@ from mmadapter.config.compose import with_overrides
 from mmadapter.config.data import ReadingConf
 from mmadapter.config.mixture import mixture_problems, samples_per_step
 from mmadapter.config.run import RunConf
+from mmadapter.errors import InputError
 
-PICTURE_READERS = ("coco_captions",)  # without a picture nothing is left to learn or to score
+PICTURE_READERS = ("coco_captions", "visual_instructions")  # without a picture nothing is left to learn or to score
+VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 
 
 def comparison_conf(conf: RunConf, name: str) -> RunConf:
@@ -32,9 +35,50 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
     return derived
 
 
-def variant_conf(conf: RunConf, name: str) -> RunConf:
-    """The settings of the variant `name`: this run's, with the variant's overrides."""
-    return with_overrides(_alone(conf), list(conf.variants[name]), f"variants.{name}")
+def variant_conf(conf: RunConf, name: str, folder: Path | None = None) -> RunConf:
+    """The settings of the variant `name`: this run's, with the variant's overrides.
+
+    `key=value` sets, `~key` takes an entry of a named list away (`~data.sources.captions`). An `adapter.start` of
+    `variant:OTHER` becomes the folder of that variant below the run's `folder`, and null where no folder is given (the
+    settings are only to be checked). Raises InputError for what cannot be applied, and for a start at a variant that
+    does not come before this one.
+    """
+    where, overrides = f"variants.{name}", list(conf.variants[name])
+    removed = [override[1:] for override in overrides if override.startswith("~")]
+    set_ = [override for override in overrides if not override.startswith("~")]
+    derived = with_overrides(_alone(conf), set_, where)
+    for key in removed:
+        _remove_entry(derived, key, where)
+    start = derived.adapter.start
+    if start is not None and start.startswith(VARIANT):
+        earlier = list(conf.variants)[: list(conf.variants).index(name)]
+        other = _known_variant(start.removeprefix(VARIANT), earlier, where)
+        derived.adapter.start = None if folder is None else str(folder / "variants" / other)
+    return derived
+
+
+def _known_variant(name: str, earlier: list[str], where: str) -> str:
+    if name not in earlier:
+        before = ", ".join(earlier) or "none"
+        raise InputError(f"{where}: adapter.start={VARIANT}{name} is no variant before this one. Before it: {before}.")
+    return name
+
+
+def _remove_entry(conf: RunConf, key: str, where: str) -> None:
+    """Takes `data.sources.captions` or another entry with a name of its own out of the settings."""
+    *path, last = key.split(".")
+    holder: Any = conf
+    for part in path:
+        holder = holder.get(part) if isinstance(holder, dict) else getattr(holder, part, None)
+    if not isinstance(holder, dict) or last not in holder:
+        has = (
+            f"{'.'.join(path)} has: {', '.join(holder) or 'nothing'}" if isinstance(holder, dict) else "it has no name"
+        )
+        raise InputError(
+            f"{where}: ~{key} cannot be taken away; {has}. Entries with names are those of data.sources, "
+            "data.validation, adapter.groups and tasks."
+        )
+    del holder[last]
 
 
 def _keep_shares(conf: RunConf, shares: Mapping[str, int]) -> None:
@@ -66,7 +110,11 @@ def _remove_pictures(conf: RunConf) -> None:
 
 
 def _without_pictures(readings: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, ReadingConf] = {name: r for name, r in readings.items() if r.reader not in PICTURE_READERS}
+    kept: dict[str, ReadingConf] = {
+        name: reading
+        for name, reading in readings.items()
+        if reading.reader not in PICTURE_READERS and getattr(reading, "attach_images", None) is None
+    }
     for reading in kept.values():
         reading.images = False
     return kept

@@ -13,6 +13,7 @@ from typing import Any
 from mmadapter.data.readers.alpaca import read_alpaca
 from mmadapter.data.readers.coco import read_coco_captions
 from mmadapter.data.readers.scienceqa import read_scienceqa
+from mmadapter.data.readers.visual_instructions import read_visual_instructions
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
@@ -20,6 +21,7 @@ READERS: Mapping[str, Callable[..., list[Sample]]] = {
     "scienceqa": read_scienceqa,
     "alpaca": read_alpaca,
     "coco_captions": read_coco_captions,
+    "visual_instructions": read_visual_instructions,
 }
 # Settings that say something for some readers only and are harmless at others.
 IMAGE_SETTINGS = ("missing_image", "with_images")
@@ -59,7 +61,7 @@ def _place(reader: str, root: Path | str | None, path: Path | str | None) -> dic
     folder = None if root is None else Path(root)
     if file is not None and folder is not None and (folder / file).exists():
         file = folder / file
-    if reader == "alpaca":
+    if reader in ("alpaca", "visual_instructions"):
         place = {"path": file or folder}
     elif reader == "coco_captions" and folder is not None:
         place = {"root": folder, "path": file}

@@ -25,6 +25,7 @@ from mmadapter.evaluation.tasks import (
     prediction_row,
     scienceqa_metrics,
 )
+from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
 SAME_RESULTS = (
@@ -35,7 +36,12 @@ SAME_RESULTS = (
     "split",
     "limit",
 )  # change no result, or have a name of their own
-TASKS = {"scienceqa": evaluate_scienceqa, "coco_caption": evaluate_captions, "instruct": evaluate_instructions}
+TASKS = {
+    "scienceqa": evaluate_scienceqa,
+    "coco_caption": evaluate_captions,
+    "instruct": evaluate_instructions,
+    "visual_instruct": evaluate_visual_instructions,
+}
 
 
 def run(conf: Any) -> dict[str, Any]:
@@ -177,11 +183,14 @@ def show_results(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
     if metrics["task"] == "coco_caption":
         print_caption_scores(metrics, papers=CAPTION_ROWS)
     for row in rows[:SHOWN_ANSWERS]:
-        asked = f"{row['instruction']} {row['input']}" if "instruction" in row else str(row["id"])
+        asked = f"{row['instruction']} {row.get('input', '')}" if "instruction" in row else str(row["id"])
         print(f"{shorten(asked, SHOWN_CHARACTERS)}: {shorten(row['output'], SHOWN_CHARACTERS)}")
     if "exact_match" in metrics:
         counts, share = metrics["counts"], metrics["exact_match"]
         print(f"equal to the reference: {counts['exact']} of {counts['answers']} answers, {share:.2f} %")
+    if "followed" in metrics:
+        count, named = metrics["counts"]["answers"], metrics["named"]
+        print(f"followed: {metrics['followed']:.2f} % of {count} answers; right word named: {named:.2f} %")
 
 
 def line_progress(every_seconds: float = 5.0) -> Progress:

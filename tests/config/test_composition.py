@@ -40,7 +40,7 @@ def test_every_experiment_file_is_global_and_overrides_groups_as_hydra_wants(exp
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
     assert text.startswith("# @package _global_")
     for entry in yaml.safe_load(text).get("defaults", []):
-        assert isinstance(entry, str) or next(iter(entry)).startswith("override /")
+        assert isinstance(entry, str) or next(iter(entry)).startswith(("override /", "/task@tasks."))
 
 
 def test_the_quick_start_is_the_default_and_compares_host_text_only_and_images():
