@@ -64,7 +64,7 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         input_ids[row, start:] = torch.tensor(item.ids, dtype=torch.int64)
         attention_mask[row, start:] = 1
         # The first token has no position before it that could predict it.
-        supervised = range(max(item.supervised_from, 1), len(item.ids))
+        supervised = [place for begin, end in item.spans for place in range(max(begin, 1), end)]
         rows.extend(row * width + start + place - 1 for place in supervised)
         targets.extend(item.ids[place] for place in supervised)
         pair_sample.extend([row] * len(supervised))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,8 @@ PAD = 99
 
 def encoded(number: int, length: int, supervised: int = 1, source: str = "a", image: str | None = None) -> Encoded:
     sample = Sample(str(number), source, (Segment("x", "template"),), Path(image) if image else None, f"item {number}")
-    return Encoded(sample, list(range(1, length + 1)), length - supervised)
+    spans = ((length - supervised, length),) if supervised else ()
+    return Encoded(sample, array("i", range(1, length + 1)), spans)
 
 
 def source_of(name: str, count: int) -> list[Encoded]:
