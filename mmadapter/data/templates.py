@@ -54,8 +54,8 @@ def dialog_segments(
     conversation v1_2.
 
     Deviates: V2 trains on the first turn alone. The system line is ours, and v1_2's example exchange is left out. v1_2
-    learns to write "###" behind an answer and stops at that text; here, as in the 65B code's other form (bair_v1), it is
-    the host's end-of-text (which `SampleEncoder` puts there), so that a "###" within an answer does not end it.
+    learns to write "###" behind an answer and stops at that text; here, as in the 65B code's other form (bair_v1), the
+    host's end-of-text stands there (`SampleEncoder` puts it), so that a "###" within an answer does not end it.
     """
     if template not in DIALOG_TEMPLATES:
         raise InputError(f"template is {template!r}; allowed: {', '.join(DIALOG_TEMPLATES)}.")

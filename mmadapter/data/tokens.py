@@ -43,9 +43,9 @@ class SampleEncoder:
     In a dialog every answer is learned, each with EOS behind it; so the model learns where to stop in every turn.
 
     A longer dialog loses whole turns: its last ones where it is learned from, its oldest ones where it is to be
-    answered. What is still too long loses its context's end, then its instruction's end. Where template and answer alone
-    do not fit, the setting `long_answers` decides: "error", or "cut" as in the official code (the answer's end is lost,
-    and with it EOS). Counted are `cut_turns` and, learned from, the `cut_dialogs` they were left out of; `cut_samples`,
+    answered. What is still too long loses its context's end, then its instruction's end. Where template and answer
+    alone do not fit, the setting `long_answers` decides: "error", or "cut" as in the official code (the answer's end is
+    lost, and with it EOS). Counted are `cut_turns` and, learned from, the `cut_dialogs` that lost them; `cut_samples`,
     whose prompts were cut or lost oldest turns; and `cut_answers`.
 
     Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
@@ -103,8 +103,8 @@ class SampleEncoder:
         # transformers 4's tokenizers in plain Python ignore the argument and look at the attribute.
         self.tokenizer.split_special_tokens = as_text
         try:
-            settings = {"split_special_tokens": as_text, "add_special_tokens": False, "verbose": False}
-            return self.tokenizer(list(texts), **settings)["input_ids"]
+            settings = {"split_special_tokens": as_text, "add_special_tokens": False, "return_attention_mask": False}
+            return self.tokenizer(list(texts), verbose=False, **settings)["input_ids"]
         finally:
             self.tokenizer.split_special_tokens = before
 
@@ -162,7 +162,7 @@ class SampleEncoder:
         return len(self._bos) + size(pieces) - self.max_tokens
 
     def _shortened(self, pieces: Pieces) -> Pieces:
-        """What is left of a sample that is too long; the last resort is an answer's end, where the settings allow it."""
+        """What is left of a sample that is too long; an answer's end goes last, and only where that is allowed."""
         is_answered = pieces[-1][0] == ANSWER
         leave_out = without_last_turns if is_answered else without_first_turns
         pieces, left_out = leave_out(pieces, self._excess(pieces))
@@ -202,7 +202,8 @@ def _check_answers(sample: Sample, pieces: Pieces) -> None:
         if segment.kind != ANSWER:
             continue
         if (place == 0 and len(pieces) > 1) or (place and sample.segments[place - 1].kind == ANSWER):
-            raise InputError(f"{sample.where}: each answer stands behind a prompt of its own; segment {place} does not.")
+            wanted = "each answer stands behind a prompt of its own"
+            raise InputError(f"{sample.where}: {wanted}; segment {place} does not.")
         if not ids or not segment.text.strip():
             raise InputError(
                 f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn from it. "
