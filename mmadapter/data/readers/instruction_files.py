@@ -62,7 +62,7 @@ def instruction_samples(files: Sequence[Path], parse: Parse, settings: Instructi
         image = None
         if item.image is not None and settings.with_images:
             root = settings.root or file.parent
-            image = pictures.get((root, item.image)) or _picture_file(root, item.image)
+            image = pictures.get((root, item.image)) or picture_file(root, item.image)
             pictures[root, item.image] = image
         name = str(number) if len(files) == 1 else f"{file.stem}-{number}"
         samples.append(_sample(name, f"{file.name}, item {number}", item, image, settings))
@@ -104,7 +104,7 @@ def _read_items(file: Path, parse: Parse) -> list[tuple[int, Item]]:
     return found
 
 
-def _picture_file(root: Path, name: str) -> Path:
+def picture_file(root: Path, name: str) -> Path:
     """Where the picture is: below the root as the file says, or in one of the usual folders there."""
     candidates = [root / folder / name for folder in PICTURE_FOLDERS]
     return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
