@@ -59,9 +59,12 @@ class RunData:
         """One line: samples by source, validation, what was cut."""
         parts = ", ".join(f"{name} {len(items):,}" for name, items in self.encoded.items())
         text = f"training samples: {parts}; validation samples: {self.validation_samples:,}"
-        cut = {"prompts": self.cut_samples, "answers": self.cut_answers}
-        text += "".join(f"; {count:,} {what} were too long and were cut" for what, count in cut.items() if count)
-        return text + (f"; {self.cut_turns:,} last turns of dialogs did not fit and are left out" * (self.cut_turns > 0))
+        cut = {
+            "prompts were too long and were cut": self.cut_samples,
+            "answers were too long and were cut": self.cut_answers,
+            "last turns of dialogs did not fit and were left out": self.cut_turns,
+        }
+        return text + "".join(f"; {count:,} {what}" for what, count in cut.items() if count)
 
 
 def read_samples(conf: Any) -> Samples:
