@@ -11,8 +11,8 @@ from mmadapter.config.mixture import mixture_problems
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
-TEXT_READERS = ("alpaca",)  # their samples never have a picture
-FILE_READERS = ("alpaca", "visual_instructions")  # they read one file, `path`
+TEXT_READERS = ("alpaca", "sharegpt")  # their samples never have a picture
+FILE_READERS = ("alpaca", "llava", "sharegpt", "v2_instructions", "visual_instructions")  # they read one file, `path`
 
 
 def data_problems(conf: RunConf) -> Iterator[str]:
