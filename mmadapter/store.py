@@ -41,9 +41,7 @@ def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | 
         temporary.chmod(0o755)
         _replace(temporary, folder)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{folder}: the adapter could not be saved ({error}). Free some space, run again."
-        ) from error
+        raise InputError(f"{folder}: the adapter could not be saved ({error}). Free some space, run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

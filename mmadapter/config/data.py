@@ -4,19 +4,26 @@ from dataclasses import dataclass
 
 from mmadapter.config.fields import choice, input_path, named, number
 
-READERS = ("scienceqa", "alpaca", "coco_captions")  # mmadapter.data.READERS (not imported: it needs torch)
+CAPTION_READERS = ("coco_captions", "caption_table", "caption_shards", "llava_pretrain")  # nothing without pictures
+READERS = ("scienceqa", "alpaca", *CAPTION_READERS)  # mmadapter.data.READERS (not imported: it takes half a second)
 
 
 @dataclass
 class ReadingConf:
     reader: str = ""  # of READERS
     root: str | None = input_path()  # folder to read; null = data.root
-    path: str | None = input_path()  # a single file instead of a folder (alpaca)
-    split: str = "train"  # train, val, test; scienceqa has minitrain, ... too; alpaca: train, val
-    limit: int | None = number(None, at_least=1)  # samples, the first ones of the split; null = all
+    path: str | None = input_path()  # a single file: instead of the folder (alpaca), or beside its pictures (captions)
+    split: str = "train"  # train, val, test; scienceqa has minitrain, ... too; alpaca: train, val; other pairs: train
+    limit: int | None = number(None, at_least=1)  # samples (captions: pictures), the first of the split; null = all
     prompt_format: str | None = None  # scienceqa: QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A
     captions: str | None = input_path()  # scienceqa: captions.json, put into the context; paper: none
-    template: str | None = choice(None, "alpaca", "plain")  # coco_captions: Alpaca's frame or bare; null = the reader's
+    template: str | None = choice(None, "alpaca", "plain")  # captions: Alpaca's frame (V2) or bare (V1); null = alpaca
+    instruction: str | None = choice(
+        None, "own", "caption"
+    )  # llava_pretrain: each item's question, or the captions' one
+    captions_per_image: str | None = choice(None, "all", "one")  # captions: of a picture, in training; null = all
+    split_lists: str | None = input_path()  # coco_captions: folder of karpathy_{val,test}_images.txt; null = beside
+    on_bad: str | None = choice(None, "error", "skip")  # captions: items that cannot be used; null = error
     images: bool = True  # false = the pictures are left out (text only)
     missing_image: str = choice("error", "skip", "no_image")  # a missing picture: stop, skip the sample, go without
     problems: str | None = input_path()  # scienceqa: another problems.json than root's

@@ -6,10 +6,9 @@ from copy import deepcopy
 from typing import Any
 
 from mmadapter.config.compose import with_overrides
-from mmadapter.config.data import ReadingConf
+from mmadapter.config.data import CAPTION_READERS, ReadingConf
 from mmadapter.config.run import RunConf
 
-PICTURE_READERS = ("coco_captions",)  # without a picture nothing is left to learn or to score
 VISUAL_ROLES = ("visual_projection",)
 
 
@@ -51,7 +50,7 @@ def _remove_pictures(conf: RunConf) -> None:
 
 
 def _without_pictures(readings: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, ReadingConf] = {name: r for name, r in readings.items() if r.reader not in PICTURE_READERS}
+    kept: dict[str, ReadingConf] = {name: r for name, r in readings.items() if r.reader not in CAPTION_READERS}
     for reading in kept.values():
         reading.images = False
     return kept

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.alpaca import read_alpaca
+from mmadapter.data.readers.caption_shards import read_caption_shards
+from mmadapter.data.readers.caption_table import read_caption_table
 from mmadapter.data.readers.coco import read_coco_captions
+from mmadapter.data.readers.llava_pretrain import read_llava_pretrain
 from mmadapter.data.readers.scienceqa import read_scienceqa
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
@@ -20,6 +23,9 @@ READERS: Mapping[str, Callable[..., list[Sample]]] = {
     "scienceqa": read_scienceqa,
     "alpaca": read_alpaca,
     "coco_captions": read_coco_captions,
+    "caption_table": read_caption_table,
+    "caption_shards": read_caption_shards,
+    "llava_pretrain": read_llava_pretrain,
 }
 # Settings that say something for some readers only and are harmless at others.
 IMAGE_SETTINGS = ("missing_image", "with_images")
@@ -61,11 +67,21 @@ def _place(reader: str, root: Path | str | None, path: Path | str | None) -> dic
         file = folder / file
     if reader == "alpaca":
         place = {"path": file or folder}
-    elif reader == "coco_captions" and folder is not None:
-        place = {"root": folder, "path": file}
+    elif "path" in signature(READERS[reader]).parameters and folder is not None:
+        place = {"root": folder, "path": file}  # captions here, their pictures there
     else:
         place = {"root": file or folder}
     return {name: value for name, value in place.items() if value is not None}
 
 
-__all__ = ["READERS", "Sample", "read", "read_alpaca", "read_coco_captions", "read_scienceqa"]
+__all__ = [
+    "READERS",
+    "Sample",
+    "read",
+    "read_alpaca",
+    "read_caption_shards",
+    "read_caption_table",
+    "read_coco_captions",
+    "read_llava_pretrain",
+    "read_scienceqa",
+]

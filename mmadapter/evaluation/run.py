@@ -58,8 +58,7 @@ def score_file(conf: Any) -> dict[str, Any]:
     if conf.output:
         folder = Path(conf.output)
         rows = [
-            prediction_row(task, questions[id], predictions.outputs.get(id), index)
-            for id, index in indices.items()
+            prediction_row(task, questions[id], predictions.outputs.get(id), index) for id, index in indices.items()
         ]
         write_lines(folder / "predictions.jsonl", rows)
         write_json(folder / "metrics.json", metrics)

@@ -101,9 +101,7 @@ def _build(config: dict[str, Any], weights: Any, quick_gelu: bool | None) -> nn.
 def _from_open_clip_folder(folder: Path, quick_gelu: bool | None) -> nn.Module:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise InputError(
-            f"{weights} is missing. A folder in open_clip's layout holds it beside {CONFIG_FILE}."
-        )
+        raise InputError(f"{weights} is missing. A folder in open_clip's layout holds it beside {CONFIG_FILE}.")
     return _loaded(folder, lambda: _build(_folder_config(folder), weights, quick_gelu))
 
 
@@ -147,9 +145,7 @@ def _from_tag(model: str | None, tag: str, quick_gelu: bool | None) -> nn.Module
         )
     needs_quick = bool((open_clip.get_pretrained_cfg(model, tag) or {}).get("quick_gelu", False))
     if quick_gelu is not None and quick_gelu != needs_quick:
-        raise InputError(
-            f"vision.quick_gelu={str(quick_gelu).lower()}, but {model}/{tag} needs {needs_quick}."
-        )
+        raise InputError(f"vision.quick_gelu={str(quick_gelu).lower()}, but {model}/{tag} needs {needs_quick}.")
     if needs_quick and not config.get("quick_gelu"):
         logging.getLogger(__name__).info("%s/%s needs QuickGELU: switched on", model, tag)
 
