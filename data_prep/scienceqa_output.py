@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import PIL
-
-import mmadapter
 from data_prep.scienceqa_findings import Findings
+from data_prep.written_files import described_inputs, json_lines, write_whole
 from mmadapter.data.readers.scienceqa import image_path
 from mmadapter.data.templates import LETTERS, scienceqa_context, scienceqa_options
-from mmadapter.errors import InputError
 
 
 def write_splits(findings: Findings, out: Path, command: str) -> None:
-    """Writes SPLIT.jsonl for every split and manifest.json; byte-equal whenever the inputs and settings are.
-
-    Raises InputError where the folder cannot be written; then no half-written file stands under a final name.
-    """
-    temporary = None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
-        outputs = {}
-        for name, split in findings.splits.items():
-            lines = [json.dumps(_line(findings, pid), ensure_ascii=False) + "\n" for pid in split.kept]
-            content = "".join(lines).encode()
-            (temporary / f"{name}.jsonl").write_bytes(content)
-            outputs[f"{name}.jsonl"] = {"lines": len(lines), "sha256": hashlib.sha256(content).hexdigest()}
-        manifest = json.dumps(_manifest(findings, command, outputs), indent=1, sort_keys=True) + "\n"
-        (temporary / "manifest.json").write_text(manifest, encoding="utf-8")
-        # The manifest comes last: where it stands, everything that it lists is whole.
-        (out / "manifest.json").unlink(missing_ok=True)
-        for name in [*outputs, "manifest.json"]:
-            os.replace(temporary / name, out / name)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{out}: cannot be written ({reason}). Free space or name another --out.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    """Writes SPLIT.jsonl for every split and manifest.json, whole or not at all (see `write_whole`)."""
+    files = {
+        f"{name}.jsonl": (len(split.kept), json_lines(_line(findings, pid) for pid in split.kept))
+        for name, split in findings.splits.items()
+    }
+    write_whole(out, files, _manifest(findings, command))
 
 
 def _line(findings: Findings, pid: str) -> dict[str, Any]:
@@ -72,18 +43,10 @@ def _line(findings: Findings, pid: str) -> dict[str, Any]:
     }
 
 
-def _manifest(findings: Findings, command: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(findings: Findings, command: str) -> dict[str, Any]:
     return {
         "command": command,
-        "versions": {
-            "mmadapter": mmadapter.__version__,
-            "python": platform.python_version(),
-            "pillow": PIL.__version__,
-        },
-        "inputs": {
-            file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-            for file in findings.inputs
-        },
+        "inputs": described_inputs(findings.inputs, findings.file.parent),
         "images_decoded": findings.decoded,
         "splits": {
             name: {
@@ -96,5 +59,4 @@ def _manifest(findings: Findings, command: str, outputs: Mapping[str, Any]) -> d
             for name, split in findings.splits.items()
         },
         "notes": findings.notes,
-        "outputs": outputs,
     }

@@ -57,7 +57,8 @@ def _caption_problems(reading: ReadingConf, key: str) -> Iterator[str]:
     for name, readers in CAPTION_SETTINGS.items():
         value = getattr(reading, name)
         if value is not None and reading.reader not in readers:
-            yield f"{key}.{name}={value}: {reading.reader} has no such setting, only {', '.join(readers)}. Set it to null"
+            known = ", ".join(readers)
+            yield f"{key}.{name}={value}: {reading.reader} has no such setting, only {known}. Set {key}.{name}=null"
     if reading.reader in WHOLE_READERS and reading.split != "train":
         yield f"{key}.split={reading.split}: the files of {reading.reader} have one split. Set {key}.split=train"
     if reading.reader == "llava_pretrain" and reading.template == "plain" and reading.instruction != "caption":

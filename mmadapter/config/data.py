@@ -18,9 +18,7 @@ class ReadingConf:
     prompt_format: str | None = None  # scienceqa: QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A
     captions: str | None = input_path()  # scienceqa: captions.json, put into the context; paper: none
     template: str | None = choice(None, "alpaca", "plain")  # captions: Alpaca's frame (V2) or bare (V1); null = alpaca
-    instruction: str | None = choice(
-        None, "own", "caption"
-    )  # llava_pretrain: each item's question, or the captions' one
+    instruction: str | None = choice(None, "own", "caption")  # llava_pretrain: its question, or the captions' one
     captions_per_image: str | None = choice(None, "all", "one")  # captions: of a picture, in training; null = all
     split_lists: str | None = input_path()  # coco_captions: folder of karpathy_{val,test}_images.txt; null = beside
     on_bad: str | None = choice(None, "error", "skip")  # captions: items that cannot be used; null = error

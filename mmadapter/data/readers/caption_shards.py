@@ -68,7 +68,7 @@ def read_caption_shards(
 def shard_files(root: Path, path: Path | None, limit: int | None = None) -> CaptionFiles:
     """What the shards hold, up to `limit` pictures. Raises InputError where there is no readable shard."""
     shards = _shards(root, path)
-    found = CaptionFiles([], ImageFolders(shards[0].parent))
+    found = CaptionFiles([], ImageFolders(root if root.is_dir() else root.parent))
     for folder in dict.fromkeys(shard.parent for shard in shards):
         for kind in BESIDE:
             found.ignored[f"*{kind} beside the shards"] += sum(1 for _ in folder.glob(f"*{kind}"))

@@ -157,6 +157,11 @@ def named_file(root: Path, named: Path | str | None, endings: Sequence[str], wha
 def _prompt(picture: Captioned, template: str) -> tuple[Segment, ...]:
     if picture.instruction is None:
         return _CAPTION_PROMPTS[template]
+    if template != "alpaca":
+        raise InputError(
+            f"{picture.where}: it has a question of its own, but template={template} asks one fixed question. Set "
+            "template=alpaca, or instruction=caption where the dialogs are read."
+        )
     return alpaca_segments(picture.instruction)
 
 

@@ -19,7 +19,6 @@ KARPATHY = "dataset_coco.json"
 LAVIS = "coco_karpathy_{}.json"
 SPLITS = ("train", "val", "test")
 SPLIT_LIST = "karpathy_{}_images.txt"
-LISTED = ("val", "test")
 UNUSED = ("tokens", "sentids")  # most of dataset_coco.json's size
 OFFICIAL_YEARS = ("2014", "2017")
 # Karpathy's splits: pictures and captions (train has restval in it).
@@ -148,7 +147,7 @@ def _official(root: Path, split_lists: Path | None, only: str | None) -> Caption
         )
     if only is not None and only not in SPLITS:
         raise InputError(f"{root}: there is no split {only!r}; allowed: {', '.join(SPLITS)}.")
-    if only == "train" and set(lists) != set(LISTED):
+    if only == "train" and set(lists) != set(layouts.LISTED):
         raise InputError(
             f"{root}: split train is what stands in neither list of pictures, but there is only "
             f"{', '.join(SPLIT_LIST.format(split) for split in lists)}. Put the other list beside it."
@@ -191,7 +190,7 @@ def _split_lists(root: Path, folder: Path | None, found: CaptionFiles) -> dict[s
     else:
         places = [root / folder for folder in FOLDERS]
     lists: dict[str, set[int]] = {}
-    for split in LISTED:
+    for split in layouts.LISTED:
         file = next((file for place in places if (file := place / SPLIT_LIST.format(split)).is_file()), None)
         if file is not None:
             lists[split] = layouts.listed_ids(file)

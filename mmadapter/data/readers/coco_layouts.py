@@ -7,18 +7,19 @@ second copy of all; it reads what is scored (`evaluation`), and a test holds bot
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.captions import CaptionFiles
-from mmadapter.data.readers.defects import ID_TWICE, BadEntry, entry_field
+from mmadapter.data.readers.defects import ID_TWICE, NOT_HERE, BadEntry, entry_field
 from mmadapter.errors import InputError
 
 KARPATHY_SPLITS = {"train": ("train", "restval"), "restval": ("restval",), "val": ("val",), "test": ("test",)}
+LISTED = ("val", "test")  # the splits that a list of pictures is published for
 COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
 UNKNOWN_IMAGE = "annotations of a picture that is not in `images`"
-NOT_HERE = "listed pictures that the caption files lack"
+IN_NO_LIST = "pictures in no list (train needs both lists)"
 Captions = list[tuple[int | str, str]]
 
 
@@ -52,11 +53,12 @@ def karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str |
 
 
 def official(
-    found: CaptionFiles, contents: Sequence[tuple[Path, Any]], lists: Mapping[str, Container[int]], split: str | None
+    found: CaptionFiles, contents: Sequence[tuple[Path, Any]], lists: Mapping[str, Set[int]], split: str | None
 ) -> None:
     """captions_*.json: {images: [{id, file_name}], annotations: [{image_id, id, caption}]}, of one or several files.
 
-    Without `lists` all of it is `split`. With them a picture is of the split whose list it stands in, else of train.
+    Without `lists` all of it is `split`. With them a picture is of the split whose list it stands in; it is of train
+    where it stands in neither of the two. None of several splits: all.
     """
     seen: set[int] = set()
     for file, content in contents:
@@ -67,14 +69,27 @@ def official(
                 if image_id in seen:
                     raise BadEntry(f"image id {image_id} stands there twice", ID_TWICE)
             except BadEntry as error:
-                found.lose(error.reason, f"{file.name}, images[{number}]: {error}", 0)
+                lost = captions.get(_id(entry) or 0, ()) if error.reason != ID_TWICE else ()
+                found.lose(error.reason, f"{file.name}, images[{number}]: {error}", len(lost))
                 continue
             seen.add(image_id)
-            of_split = next((name for name, ids in lists.items() if image_id in ids), "train") if lists else split
-            if split is None or of_split == split:
-                folder = file.stem.removeprefix("captions_")
-                image = found.folders.find(f"{folder}/{name}")
-                found.add(of_split or "train", image_id, image, captions[image_id], f"{file.name}, image {image_id}")
+            of_split = _official_split(image_id, lists, split)
+            if of_split is None:
+                found.ignored[IN_NO_LIST] += 1
+            elif split in (None, of_split):
+                image = found.folders.find(f"{file.stem.removeprefix('captions_')}/{name}")
+                found.add(of_split, image_id, image, captions[image_id], f"{file.name}, image {image_id}")
+    for listed in lists if split is None else {split} & lists.keys():
+        for image_id in sorted(lists[listed] - seen):
+            found.lose(NOT_HERE, f"{image_id} ({listed})", 0)
+
+
+def _official_split(image_id: int, lists: Mapping[str, Set[int]], split: str | None) -> str | None:
+    """The split of a picture; None where it stands in no list and there are not both."""
+    if not lists:
+        return split or "train"
+    whole = "train" if len(lists) == len(LISTED) else None
+    return next((name for name, ids in lists.items() if image_id in ids), whole)
 
 
 def lavis(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> None:
@@ -159,8 +174,8 @@ def _captions_by_image(found: CaptionFiles, file: Path, content: Any) -> dict[in
         raise InputError(f"{file}: expected an object with the lists `images` and `annotations`.")
     captions: dict[int, Captions] = {}
     for entry in content["images"]:
-        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
-            captions[entry["id"]] = []
+        if (image_id := _id(entry)) is not None:
+            captions[image_id] = []
     seen: set[int] = set()
     for number, entry in enumerate(content["annotations"]):
         try:
@@ -176,6 +191,11 @@ def _captions_by_image(found: CaptionFiles, file: Path, content: Any) -> dict[in
         seen.add(annotation)
         captions[image_id].append((annotation, text))
     return captions
+
+
+def _id(entry: Any) -> int | None:
+    image_id = entry.get("id") if isinstance(entry, dict) else None
+    return image_id if isinstance(image_id, int) else None
 
 
 def _lavis_id(entry: Any, name: str) -> int | str:

@@ -16,7 +16,8 @@ EMPTY_CAPTION = "empty captions"
 NO_CAPTION = "pictures without a caption"
 BAD_ENTRY = "entries that cannot be read"
 ID_TWICE = "ids that stand twice"
-HARMLESS = (EMPTY_CAPTION, NO_CAPTION)  # there is nothing to learn from them, and nothing to mend in the file
+NOT_HERE = "listed pictures that the caption files lack"
+HARMLESS = (EMPTY_CAPTION, NO_CAPTION, NOT_HERE)  # said, but no reason to stop a training run
 
 
 @dataclass

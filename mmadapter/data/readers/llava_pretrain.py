@@ -40,11 +40,6 @@ def read_llava_pretrain(
     """
     check_missing_image(missing_image)
     check_choice("instruction", instruction, INSTRUCTIONS)
-    if instruction == "own" and template != "alpaca":
-        raise InputError(
-            f"template={template} asks one fixed question, but instruction=own keeps each item's. Set "
-            "instruction=caption, or template=alpaca."
-        )
     return caption_samples(
         llava_files(Path(root), path, instruction),
         split,

@@ -1,0 +1,79 @@
+"""What a prep script writes: all files whole or none, the manifest last; byte for byte the same for the same input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+import mmadapter
+from mmadapter.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def json_lines(entries: Iterable[Any]) -> bytes:
+    """A line an entry, UTF-8, nothing escaped that need not be."""
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+
+
+def write_whole(out: Path, files: Mapping[str, tuple[int, bytes]], manifest: Mapping[str, Any]) -> None:
+    """Writes name -> (lines, content) and manifest.json, which gets versions and `outputs` with sha256 besides.
+
+    Raises InputError where the folder cannot be written; then no half-written file stands under a final name.
+    """
+    temporary = None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
+        outputs = {}
+        for name, (lines, content) in files.items():
+            (temporary / name).write_bytes(content)
+            outputs[name] = {"lines": lines, "sha256": hashlib.sha256(content).hexdigest()}
+        whole = {**manifest, "versions": _versions(), "outputs": outputs}
+        text = json.dumps(whole, indent=1, sort_keys=True) + "\n"
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        # The manifest comes last: where it stands, everything that it lists is whole.
+        (out / MANIFEST).unlink(missing_ok=True)
+        for name in [*outputs, MANIFEST]:
+            os.replace(temporary / name, out / name)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{out}: cannot be written ({reason}). Free space or name another --out.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def described_inputs(files: Iterable[Path], root: Path, workers: int = 1) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of each input file, by its name below `root` (or its own where it lies elsewhere)."""
+    listed = list(files)
+    with ThreadPoolExecutor(workers) as pool:
+        digests = list(pool.map(_digest, listed))
+    return {
+        path_below(file, root): {"bytes": file.stat().st_size, "sha256": digest}
+        for file, digest in zip(listed, digests, strict=True)
+    }
+
+
+def path_below(path: Path, root: Path) -> str:
+    """`path` relative to `root` with slashes; its bare name where it lies elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {"mmadapter": mmadapter.__version__, "python": platform.python_version(), "pillow": PIL.__version__}
