@@ -7,7 +7,7 @@ from pathlib import Path
 from mmadapter.data.readers.caption_shards import shard_files
 from mmadapter.data.readers.caption_table import LISTS, TABLES, table_files
 from mmadapter.data.readers.captions import CaptionFiles
-from mmadapter.data.readers.coco import coco_files
+from mmadapter.data.readers.coco import SPLITS, coco_files
 from mmadapter.data.readers.llava_pretrain import llava_files
 from mmadapter.errors import InputError
 
@@ -15,7 +15,7 @@ KINDS = (
     "COCO (dataset_coco.json; coco_karpathy_*.json; captions_*.json with karpathy_*_images.txt or alone), "
     "YAML lists of url<TAB>caption tables, LLaVA-Pretrain's JSON, webdataset shards *.tar"
 )
-COCO_NAMES = ("dataset_coco.json", "coco_karpathy_*.json", "captions_*.json")
+COCO_NAMES = ("dataset_coco.json", "coco_karpathy_*.json", "captions_*.json", *(f"{split}.jsonl" for split in SPLITS))
 PEEK = 1 << 16
 
 
@@ -31,6 +31,10 @@ def caption_input(
     place = path or _only_input(root)
     if place.is_dir() and any(place.glob("*.tar")) or place.suffix == ".tar":
         return shard_files(root, place if path else None, limit)
+    if path is not None and path.is_dir():
+        raise InputError(
+            f"{path}: there are no shards *.tar there; --input is a file of captions, or a folder of shards."
+        )
     if place.suffix in LISTS + TABLES:
         return table_files(root, place)
     if place.is_file() and _is_dialogs(place):
@@ -49,9 +53,8 @@ def _only_input(root: Path) -> Path:
         if len(files) == 1:
             return files[0]
         if files:
-            raise InputError(
-                f"{root}: which is it: {', '.join(file.name for file in files[:5])}? Name it with --input."
-            )
+            names = ", ".join(file.name for file in files[:5])
+            raise InputError(f"{root}: which file holds the captions: {names}? Name it with --input.")
     raise InputError(f"{root}: there are no captions that are known here. Read are: {KINDS}. Name one with --input.")
 
 

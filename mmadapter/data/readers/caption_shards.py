@@ -26,6 +26,7 @@ NO_PICTURE = "keys without a picture"
 NO_TEXT = "keys without a .txt"
 NOT_FETCHED = "keys whose status is not success"
 KEY_TWICE = "keys that stand in an earlier shard, too"
+FILE_TWICE = "files that stand twice in a shard"
 CUT_OFF = "shards that are cut off or no tar archives"
 UNREADABLE = "keys whose .txt or .json cannot be read"
 Member = tuple[str, int, int]  # name, where its content begins, its bytes
@@ -120,7 +121,7 @@ def _members(found: CaptionFiles, shard: Path) -> tuple[dict[str, dict[str, Memb
                 if member.offset_data + member.size > size:
                     return keys, False
                 if member.isfile():
-                    _sort_in(found, keys, member)
+                    _sort_in(found, keys, member, shard.name)
             stream = archive.fileobj
             assert stream is not None
             stream.seek(archive.offset)  # type: ignore[attr-defined]  # where the next header would begin
@@ -131,15 +132,17 @@ def _members(found: CaptionFiles, shard: Path) -> tuple[dict[str, dict[str, Memb
         raise InputError(f"{shard}: the shard cannot be read ({error.strerror}).") from error
 
 
-def _sort_in(found: CaptionFiles, keys: dict[str, dict[str, Member]], member: tarfile.TarInfo) -> None:
+def _sort_in(found: CaptionFiles, keys: dict[str, dict[str, Member]], member: tarfile.TarInfo, where: str) -> None:
     """Webdataset's rule: what stands before the first dot of the name is the key."""
     folder, _, name = member.name.removeprefix("./").rpartition("/")
     key, _, ending = name.partition(".")
-    if ending.lower() in (*PICTURES, CAPTION, FACTS):
-        place = (member.name, member.offset_data, member.size)
-        keys.setdefault(f"{folder}/{key}" if folder else key, {})[ending.lower()] = place
-    else:
+    key, ending = f"{folder}/{key}" if folder else key, ending.lower()
+    if ending not in (*PICTURES, CAPTION, FACTS):
         found.ignored["other files in the shards"] += 1
+    elif ending in keys.setdefault(key, {}):
+        found.lose(FILE_TWICE, f"{where}, {member.name}", ending == CAPTION)
+    else:
+        keys[key][ending] = (member.name, member.offset_data, member.size)
 
 
 def _caption(found: CaptionFiles, stream: BinaryIO, members: Members, where: str) -> str | None:
