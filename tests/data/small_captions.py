@@ -15,6 +15,7 @@ DIRTY = {
     " A dog\nruns. ": "A dog runs.",
     "tab\there\r": "tab here",
     "one\u2028two\x0bthree": "one two three",
+    "carriage\rreturn": "carriage return",
     'He said "hi': 'He said "hi',
     "None": "None",
     "NA": "NA",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -223,3 +224,13 @@ def test_samples_of_a_picture_share_what_is_the_same(tmp_path):
     samples = read_coco_captions(write_karpathy(tmp_path), "train", training=True)
     assert samples[0].meta is samples[1].meta and samples[0].image is samples[1].image
     assert all(samples[0].segments[place] is samples[3].segments[place] for place in range(3))
+
+
+def test_the_search_for_cycles_is_as_it_was_even_after_an_error(tmp_path):
+    assert gc.isenabled()
+    read_coco_captions(write_karpathy(tmp_path), "train", training=True)
+    assert gc.isenabled()
+    (tmp_path / "dataset_coco.json").write_text("{")
+    with pytest.raises(InputError):
+        read_coco_captions(tmp_path, "train", training=True)
+    assert gc.isenabled()

@@ -117,6 +117,23 @@ def test_a_truncated_shard_is_told_and_its_whole_part_used_on_request(tmp_path, 
     assert samples[-1].id == "000010000-1" and [read_image(sample.image) for sample in samples]
 
 
+def test_a_caption_that_is_cut_off_is_none(tmp_path):
+    pair = web_pair("000000000", "word " * 400)
+    shard = write_shard(tmp_path / "00000.tar", {name: pair[name] for name in sorted(pair, reverse=True)})
+    write_shard(tmp_path / "00001.tar", web_pair("000010000"))
+    shard.write_bytes(shard.read_bytes()[:1800])
+    samples = read_caption_shards(tmp_path, training=True, on_bad="skip")
+    assert [sample.id for sample in samples] == ["000010000-1"]
+
+
+def test_a_picture_that_is_cut_off_since_is_told(tmp_path):
+    sample = read_caption_shards(write_shards(tmp_path), training=True, limit=1)[0]
+    shard = tmp_path / "00000.tar"
+    shard.write_bytes(shard.read_bytes()[:540])
+    with pytest.raises(InputError, match=r"00000\.tar: it is cut off inside of 000000000\.jpg"):
+        read_image(sample.image)
+
+
 def test_limit_opens_no_later_shard(tmp_path):
     write_shards(tmp_path)
     (tmp_path / "00001.tar").write_bytes(b"no tar")

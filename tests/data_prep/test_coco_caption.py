@@ -168,6 +168,14 @@ def test_the_same_file_under_two_ids_is_a_leak_too(tmp_path, out, capsys):
     assert "1 pictures in two splits, the first: train.jsonl, image 1 (train) is in test" in capsys.readouterr().out
 
 
+def test_without_both_lists_there_is_no_train(tmp_path, out, capsys):
+    root = write_official_with_lists(tmp_path / "in")
+    (root / "karpathy_test_images.txt").unlink()
+    assert prepare(root, out) == SOUND
+    assert "note:   4 pictures in no list (train needs both lists) are ignored" in capsys.readouterr().out
+    assert manifest(out)["splits"].keys() == {"val"}
+
+
 def test_repeated_captions_and_unnamed_files_are_notes(tmp_path, out, capsys):
     root = write_table(tmp_path / "in", ["a.jpg\tone", "a.jpg\tone "])
     assert prepare(root, out) == SOUND

@@ -93,7 +93,7 @@ def coco_files(root: Path, path: Path | None, split_lists: Path | None, only: st
 def other_sizes(found: CaptionFiles) -> list[str]:
     """A line for each split that has COCO's names and about its size, but not Karpathy's exact counts.
 
-    A made-up world of a few thousand pictures is not meant, nor are files of ours, whose manifest says what was dropped.
+    A made-up world of a few thousand pictures is not meant, nor are files of ours, whose manifest says what is missing.
     """
     lines: list[str] = []
     if any(file.suffix == ".jsonl" for file in found.files):
