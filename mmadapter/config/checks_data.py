@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmadapter.config.data import READERS, ReadingConf
+from mmadapter.config.data import CAPTION_READERS, READERS, ReadingConf
 from mmadapter.config.keys import meant
 from mmadapter.config.mixture import mixture_problems
 from mmadapter.config.run import RunConf
@@ -13,6 +13,14 @@ from mmadapter.errors import InputError
 
 TEXT_READERS = ("alpaca", "sharegpt")  # their samples never have a picture
 FILE_READERS = ("alpaca", "llava", "sharegpt", "v2_instructions", "visual_instructions")  # they read one file, `path`
+WHOLE_READERS = ("caption_table", "caption_shards", "llava_pretrain")  # their files know one split, train
+CAPTION_SETTINGS = {  # setting -> the readers that have it
+    "template": (*CAPTION_READERS, "llava", "sharegpt"),
+    "on_bad": CAPTION_READERS,
+    "captions_per_image": ("coco_captions", "caption_table"),
+    "split_lists": ("coco_captions",),
+    "instruction": ("llava_pretrain",),
+}
 
 
 def data_problems(conf: RunConf) -> Iterator[str]:
@@ -34,7 +42,9 @@ def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
     if reading.reader not in READERS:
         readers = ", ".join(READERS)
         yield f"{key}.reader={reading.reader!r}. {meant(reading.reader, READERS)}Readers are: {readers}."
-    elif reading.reader == "scienceqa" and reading.prompt_format is not None:
+        return
+    yield from _caption_problems(reading, key)
+    if reading.reader == "scienceqa" and reading.prompt_format is not None:
         from mmadapter.data.templates import scienceqa_format  # here: only settings that are about to run need it
 
         try:
@@ -43,13 +53,31 @@ def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
             yield f"{key}.{error}"
 
 
+def _caption_problems(reading: ReadingConf, key: str) -> Iterator[str]:
+    """Settings of caption readers that the reader does not have or that exclude each other."""
+    for name, readers in CAPTION_SETTINGS.items():
+        value = getattr(reading, name)
+        if value is not None and reading.reader not in readers:
+            known = ", ".join(readers)
+            yield f"{key}.{name}={value}: {reading.reader} has no such setting, only {known}. Set {key}.{name}=null"
+    if reading.reader in WHOLE_READERS and reading.split != "train":
+        yield f"{key}.split={reading.split}: the files of {reading.reader} have one split. Set {key}.split=train"
+    if reading.reader == "llava_pretrain" and reading.template == "plain" and reading.instruction != "caption":
+        yield (
+            f"{key}.template=plain asks one fixed question, but each item of llava_pretrain has its own. "
+            f"Set {key}.instruction=caption, or {key}.template=alpaca"
+        )
+
+
 def reading_problems(reading: ReadingConf, key: str, root: str | None, made: bool) -> Iterator[str]:
     """Files and folders that are named but do not exist; `made`: what lies below `root` is made when it is missing."""
     needed = reading.path if reading.reader in FILE_READERS else reading.root or root
+    if reading.reader in CAPTION_READERS:
+        needed = needed or reading.path
     if needed is None and not (reading.reader == "scienceqa" and reading.problems):
         wanted = f"{key}.path=FILE" if reading.reader in FILE_READERS else "data.root=FOLDER"
         yield f"{key} has nothing to read: set {wanted}"
-    for field in ("root", "path", "captions", "problems", "pid_splits"):
+    for field in ("root", "path", "captions", "problems", "pid_splits", "split_lists"):
         value = getattr(reading, field)
         if value is not None and not (field != "root" and lies_below(reading.root or root, value)):
             yield from _missing(f"{key}.{field}", value, root if made else None)

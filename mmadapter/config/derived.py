@@ -9,12 +9,12 @@ from typing import Any
 
 from mmadapter.config.adapter import VISUAL_ROLES
 from mmadapter.config.compose import with_overrides
-from mmadapter.config.data import ReadingConf
+from mmadapter.config.data import CAPTION_READERS, ReadingConf
 from mmadapter.config.mixture import mixture_problems, samples_per_step
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
-PICTURE_READERS = ("coco_captions", "visual_instructions")  # without a picture nothing is left to learn or to score
+PICTURE_READERS = (*CAPTION_READERS, "visual_instructions")  # without a picture nothing is left to learn or to score
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 
 
