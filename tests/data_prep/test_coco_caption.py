@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 
+from data_prep import output_folder
 from data_prep.coco_caption import SOUND, UNSOUND, UNUSABLE, main
 from mmadapter.data import read
 from mmadapter.data.images import read_image
@@ -233,10 +234,11 @@ def test_a_write_that_fails_leaves_the_old_files_whole(tmp_path, out, monkeypatc
     assert prepare(root, out) == SOUND
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
-    def full_disk(path: Path, content: bytes) -> int:
+    def full_disk(path: Path, entries) -> dict:
+        path.write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(output_folder, "_write_lines", full_disk)
     assert prepare(root, out, "--limit", "1") == UNUSABLE
     assert "No space left on device" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
