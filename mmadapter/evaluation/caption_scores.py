@@ -1,6 +1,6 @@
 """Caption scores: BLEU-1 to 4, ROUGE-L and CIDEr (the D form) by pycocoevalcap's own scorers, without Java.
 
-METEOR and SPICE are Java programs; they are run only where they are asked for and their files are there.
+METEOR and SPICE are Java programs; they are run beside the others where Java and their files are there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
@@ -27,7 +28,7 @@ Tokenized = dict[int, list[str]]
 
 
 def caption_scores(
-    references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, java_metrics: bool = False
+    references: Mapping[int, Sequence[str]], captions: Mapping[int, str], *, java_metrics: bool = True
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Scores as fractions (CIDEr: its own scale, up to 10) of one caption an image; which were not computed, and why.
 
@@ -36,11 +37,17 @@ def caption_scores(
     """
     order = list(references)
     told, said = tokenized(references), tokenized({id: [captions[id]] for id in order})
-    scores = python_scores(told, said)
     missing = dict.fromkeys(JAVA_SCORES, "not asked for (task.java_metrics=true)")
     if java_metrics:
         missing = {name: reason for name in JAVA_SCORES if (reason := why_not(name)) is not None}
-        scores |= {name: java_score(name, told, said) for name in JAVA_SCORES if name not in missing}
+    with ThreadPoolExecutor(len(JAVA_SCORES)) as pool, redirect_stdout(StringIO()):  # some of them print
+        waiting = {name: pool.submit(java_score, name, told, said) for name in JAVA_SCORES if name not in missing}
+        scores = python_scores(told, said)
+        for name, score in waiting.items():
+            if error := score.exception():
+                missing[name] = f"its program failed ({type(error).__name__}: {error})"
+            else:
+                scores[name] = score.result()
     return scores, missing
 
 
@@ -87,8 +94,7 @@ def java_score(name: str, references: Tokenized, captions: Tokenized) -> float:
 def meteor_score(references: Tokenized, captions: Tokenized) -> float:
     from pycocoevalcap.meteor.meteor import Meteor
 
-    with redirect_stdout(StringIO()):
-        score, _ = Meteor().compute_score(references, captions)
+    score, _ = Meteor().compute_score(references, captions)
     return float(score)
 
 
