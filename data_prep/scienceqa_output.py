@@ -1,24 +1,15 @@
-"""The checked splits of ScienceQA as JSON lines with a manifest; written under temporary names, then renamed."""
+"""The checked splits of ScienceQA as JSON lines with a manifest."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import PIL
-
-import mmadapter
+from data_prep.output_folder import described_inputs, versions, write_folder
 from data_prep.scienceqa_findings import Findings
 from mmadapter.data.readers.scienceqa import image_path
 from mmadapter.data.templates import LETTERS, scienceqa_context, scienceqa_options
-from mmadapter.errors import InputError
 
 
 def write_splits(findings: Findings, out: Path, command: str) -> None:
@@ -26,28 +17,8 @@ def write_splits(findings: Findings, out: Path, command: str) -> None:
 
     Raises InputError where the folder cannot be written; then no half-written file stands under a final name.
     """
-    temporary = None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
-        outputs = {}
-        for name, split in findings.splits.items():
-            lines = [json.dumps(_line(findings, pid), ensure_ascii=False) + "\n" for pid in split.kept]
-            content = "".join(lines).encode()
-            (temporary / f"{name}.jsonl").write_bytes(content)
-            outputs[f"{name}.jsonl"] = {"lines": len(lines), "sha256": hashlib.sha256(content).hexdigest()}
-        manifest = json.dumps(_manifest(findings, command, outputs), indent=1, sort_keys=True) + "\n"
-        (temporary / "manifest.json").write_text(manifest, encoding="utf-8")
-        # The manifest comes last: where it stands, everything that it lists is whole.
-        (out / "manifest.json").unlink(missing_ok=True)
-        for name in [*outputs, "manifest.json"]:
-            os.replace(temporary / name, out / name)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{out}: cannot be written ({reason}). Free space or name another --out.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    entries = {f"{name}.jsonl": (_line(findings, pid) for pid in split.kept) for name, split in findings.splits.items()}
+    write_folder(out, entries, _manifest(findings, command))
 
 
 def _line(findings: Findings, pid: str) -> dict[str, Any]:
@@ -72,18 +43,11 @@ def _line(findings: Findings, pid: str) -> dict[str, Any]:
     }
 
 
-def _manifest(findings: Findings, command: str, outputs: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(findings: Findings, command: str) -> dict[str, Any]:
     return {
         "command": command,
-        "versions": {
-            "mmadapter": mmadapter.__version__,
-            "python": platform.python_version(),
-            "pillow": PIL.__version__,
-        },
-        "inputs": {
-            file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-            for file in findings.inputs
-        },
+        "versions": versions(),
+        "inputs": described_inputs(findings.inputs),
         "images_decoded": findings.decoded,
         "splits": {
             name: {
@@ -96,5 +60,4 @@ def _manifest(findings: Findings, command: str, outputs: Mapping[str, Any]) -> d
             for name, split in findings.splits.items()
         },
         "notes": findings.notes,
-        "outputs": outputs,
     }

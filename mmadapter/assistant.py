@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class Assistant(nn.Module):
     ) -> list[str]:
         """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were."""
         encoder = SampleEncoder(self.tokenizer, self.max_tokens - settings.max_new_tokens)
-        encoded = [encoder.encode(_without_answer(sample)) for sample in samples]
+        encoded = [encoder.encode(sample.without_answer()) for sample in samples]
         batch = make_batch(encoded, self.tokenizer.pad_token_id).to(self.device)
         tokens = self._generate_tokens(batch, settings, seed, features)
         answers = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -242,7 +242,3 @@ def _feature_store(vision: Any, device: Any) -> FeatureStore:
         vision.tokens,
     ).to(device)
     return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.batch_size)
-
-
-def _without_answer(sample: Sample) -> Sample:
-    return replace(sample, segments=tuple(segment for segment in sample.segments if segment.kind != "answer"))

@@ -10,8 +10,8 @@ from mmadapter.config.keys import meant
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
-TEXT_READERS = ("alpaca",)  # their samples never have a picture
-FILE_READERS = ("alpaca",)  # they read one file, `path`
+TEXT_READERS = ("alpaca", "sharegpt")  # their samples never have a picture
+FILE_READERS = ("alpaca", "llava", "sharegpt", "v2_instructions")  # they read one file, `path`
 
 
 def data_problems(conf: RunConf) -> Iterator[str]:

@@ -4,19 +4,21 @@ from dataclasses import dataclass
 
 from mmadapter.config.fields import choice, input_path, named, number
 
-READERS = ("scienceqa", "alpaca", "coco_captions")  # mmadapter.data.READERS (not imported: it needs torch)
+# mmadapter.data.READERS (not imported: it needs torch)
+READERS = ("scienceqa", "alpaca", "coco_captions", "llava", "sharegpt", "v2_instructions")
 
 
 @dataclass
 class ReadingConf:
     reader: str = ""  # of READERS
     root: str | None = input_path()  # folder to read; null = data.root
-    path: str | None = input_path()  # a single file instead of a folder (alpaca)
+    path: str | None = input_path()  # a single file instead of a folder (alpaca, llava, sharegpt, v2_instructions)
     split: str = "train"  # train, val, test; scienceqa has minitrain, ... too; alpaca: train, val
     limit: int | None = number(None, at_least=1)  # samples, the first ones of the split; null = all
     prompt_format: str | None = None  # scienceqa: QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A
     captions: str | None = input_path()  # scienceqa: captions.json, put into the context; paper: none
-    template: str | None = choice(None, "alpaca", "plain")  # coco_captions: Alpaca's frame or bare; null = the reader's
+    template: str | None = choice(None, "alpaca", "plain", "chat")  # plain: coco_captions; chat: dialogs; null = usual
+    system: str | None = None  # llava, sharegpt: the chat template's first line; null = a line of ours, "" = none
     images: bool = True  # false = the pictures are left out (text only)
     missing_image: str = choice("error", "skip", "no_image")  # a missing picture: stop, skip the sample, go without
     problems: str | None = input_path()  # scienceqa: another problems.json than root's

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmadapter.data.readers.alpaca import read_alpaca
 from mmadapter.data.readers.coco import read_coco_captions
+from mmadapter.data.readers.dialogs import read_llava, read_sharegpt, read_v2_instructions
 from mmadapter.data.readers.scienceqa import read_scienceqa
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
@@ -20,6 +21,9 @@ READERS: Mapping[str, Callable[..., list[Sample]]] = {
     "scienceqa": read_scienceqa,
     "alpaca": read_alpaca,
     "coco_captions": read_coco_captions,
+    "llava": read_llava,
+    "sharegpt": read_sharegpt,
+    "v2_instructions": read_v2_instructions,
 }
 # Settings that say something for some readers only and are harmless at others.
 IMAGE_SETTINGS = ("missing_image", "with_images")
@@ -59,8 +63,10 @@ def _place(reader: str, root: Path | str | None, path: Path | str | None) -> dic
     folder = None if root is None else Path(root)
     if file is not None and folder is not None and (folder / file).exists():
         file = folder / file
-    if reader == "alpaca":
+    if reader in ("alpaca", "sharegpt"):
         place = {"path": file or folder}
+    elif reader in ("llava", "v2_instructions"):
+        place = {"path": file or folder, "root": folder}
     elif reader == "coco_captions" and folder is not None:
         place = {"root": folder, "path": file}
     else:
@@ -68,4 +74,14 @@ def _place(reader: str, root: Path | str | None, path: Path | str | None) -> dic
     return {name: value for name, value in place.items() if value is not None}
 
 
-__all__ = ["READERS", "Sample", "read", "read_alpaca", "read_coco_captions", "read_scienceqa"]
+__all__ = [
+    "READERS",
+    "Sample",
+    "read",
+    "read_alpaca",
+    "read_coco_captions",
+    "read_llava",
+    "read_scienceqa",
+    "read_sharegpt",
+    "read_v2_instructions",
+]

@@ -56,25 +56,22 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
     width = max(len(item.ids) for item in encoded)
     input_ids = torch.full((len(encoded), width), pad_id, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
-    rows: list[int] = []
-    targets: list[int] = []
-    pair_sample: list[int] = []
+    supervised = torch.zeros_like(input_ids, dtype=torch.bool)
     for row, item in enumerate(encoded):
         start = width - len(item.ids)
-        input_ids[row, start:] = torch.tensor(item.ids, dtype=torch.int64)
+        input_ids[row, start:] = torch.frombuffer(item.ids, dtype=torch.int32)
         attention_mask[row, start:] = 1
-        # The first token has no position before it that could predict it.
-        supervised = range(max(item.supervised_from, 1), len(item.ids))
-        rows.extend(row * width + start + place - 1 for place in supervised)
-        targets.extend(item.ids[place] for place in supervised)
-        pair_sample.extend([row] * len(supervised))
+        for begin, end in item.spans:
+            # The first token has no position before it that could predict it.
+            supervised[row, start + max(begin, 1) : start + end] = True
+    pairs = supervised.flatten().nonzero()[:, 0]
     return Batch(
         source=sources.pop(),
         input_ids=input_ids,
         attention_mask=attention_mask,
-        rows=torch.tensor(rows, dtype=torch.int64),
-        targets=torch.tensor(targets, dtype=torch.int64),
-        pair_sample=torch.tensor(pair_sample, dtype=torch.int64),
+        rows=pairs - 1,
+        targets=input_ids.flatten()[pairs],
+        pair_sample=pairs // width,
         images=tuple(item.sample.image for item in encoded),
         samples=tuple(item.sample for item in encoded),
     )

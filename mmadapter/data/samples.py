@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One item: prompt segments in order, then (training) one answer segment, after which end-of-text is implied."""
+    """One item: segments in order; a turn is a prompt and the answer behind it, and a dialog has several turns.
+
+    Behind every answer, end-of-text is implied. Where the last segment is no answer, the sample is to be answered, and
+    answers further in front are its history.
+    """
 
     id: str
     source: str
@@ -38,10 +42,18 @@ class Sample:
 
     @property
     def prompt(self) -> str:
-        """The prompt's text, without the answer."""
-        return "".join(segment.text for segment in self.segments if segment.kind != ANSWER)
+        """The text in front of the last turn's answer, earlier turns included."""
+        return "".join(segment.text for segment in self.without_answer().segments)
 
     @property
     def answer(self) -> str | None:
-        """The supervised text with its leading blank, None where the sample is only to be answered."""
-        return next((segment.text for segment in self.segments if segment.kind == ANSWER), None)
+        """The last turn's answer with its leading blank, None where the sample is to be answered."""
+        return self.segments[-1].text if self._is_answered else None
+
+    def without_answer(self) -> Sample:
+        """The same sample with its last turn to be answered; what stands in front of that is history and stays."""
+        return replace(self, segments=self.segments[:-1]) if self._is_answered else self
+
+    @property
+    def _is_answered(self) -> bool:
+        return bool(self.segments) and self.segments[-1].kind == ANSWER

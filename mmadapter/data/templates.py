@@ -1,4 +1,4 @@
-"""Prompt texts as segments: Alpaca's two templates, the caption instruction (V1, V2), ScienceQA's prompt formats."""
+"""Prompt texts as segments: Alpaca's templates, dialogs, the caption instruction (V1, V2), ScienceQA's formats."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ ALPACA_RESPONSE = Segment("\n\n### Response:", TEMPLATE)
 CAPTION_INSTRUCTION = "Generate caption of this image"
 CAPTION_PLAIN = Segment(f"{CAPTION_INSTRUCTION} :", TEMPLATE)
 CAPTION_TEMPLATES = ("alpaca", "plain")
+ALPACA_NEXT = Segment("\n\n### Instruction:\n", TEMPLATE)
+CHAT_HUMAN = Segment("\n### Human:", TEMPLATE)
+CHAT_ASSISTANT = Segment("\n### Assistant:", TEMPLATE)
+CHAT_SYSTEM = "This is a conversation. The assistant gives correct, complete and friendly answers."
+DIALOG_TEMPLATES = ("alpaca", "chat")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -37,6 +42,36 @@ def alpaca_segments(instruction: str, context: str = "", answer: str | None = No
     else:
         head = (ALPACA_WITHOUT_INPUT, asked, ALPACA_RESPONSE)
     return head if answer is None else (*head, Segment(answer, ANSWER))
+
+
+def dialog_segments(
+    turns: Sequence[tuple[str, str | None]], template: str = "chat", system: str = CHAT_SYSTEM
+) -> Segments:
+    """The segments of (user, assistant) turns; the last assistant text is None where the dialog is to be answered.
+
+    "alpaca": the first turn is Alpaca's template without input, as V2 has it for LLaVA's dialogs; further turns repeat
+    its two headings. "chat": a system line, then "### Human:" and "### Assistant:", as in the 65B chat model's
+    conversation v1_2.
+
+    Deviates: V2 trains on the first turn alone. The system line is ours, and v1_2's example exchange is left out. v1_2
+    learns to write "###" behind an answer and stops at that text; here, as in the 65B code's other form (bair_v1), the
+    host's end-of-text stands there (`SampleEncoder` puts it), so that a "###" within an answer does not end it.
+    """
+    if template not in DIALOG_TEMPLATES:
+        raise InputError(f"template is {template!r}; allowed: {', '.join(DIALOG_TEMPLATES)}.")
+    if any(answer is None for _, answer in turns[:-1]):
+        raise InputError("Only the last turn of a dialog may be without an answer.")
+    segments: list[Segment] = []
+    for number, (asked, answer) in enumerate(turns):
+        if template == "alpaca":
+            opening = ALPACA_NEXT if number else ALPACA_WITHOUT_INPUT
+            segments += [opening, Segment(asked, INSTRUCTION), ALPACA_RESPONSE]
+        else:
+            opening = CHAT_HUMAN if number or not system else Segment(f"{system}\n{CHAT_HUMAN.text}", TEMPLATE)
+            segments += [opening, Segment(f" {asked}", INSTRUCTION), CHAT_ASSISTANT]
+        if answer is not None:
+            segments.append(Segment(answer if template == "alpaca" else f" {answer}", ANSWER))
+    return tuple(segments)
 
 
 def caption_segments(template: str, caption: str | None = None) -> Segments:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Sample
+from mmadapter.data.samples import ANSWER, TEMPLATE, Sample
+from mmadapter.data.shortening import Pieces, size, with_shorter_prompt, without_first_turns, without_last_turns
 from mmadapter.errors import InputError
 
 ANCHORS = (":", "\n", "a")
-CUT_ORDER = (CONTEXT, INSTRUCTION)
 LONG_ANSWERS = ("error", "cut")
 CHUNK = 2048
 NAMED = 5
@@ -18,11 +19,14 @@ NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids with BOS, and with EOS where there is an answer; the labels are `ids[supervised_from:]`."""
+    """Token ids with BOS, and with EOS behind every answer; the labels are `ids[begin:end]` of each span.
+
+    The ids are an array of 4 bytes a token: as a list of numbers, 158,000 dialogs took ten times that.
+    """
 
     sample: Sample
-    ids: list[int]
-    supervised_from: int
+    ids: array[int]
+    spans: tuple[tuple[int, int], ...]
 
 
 class SampleEncoder:
@@ -36,9 +40,13 @@ class SampleEncoder:
     same, but for boundaries that a token would reach over: an answer that begins with a bracket or quote, and with
     Llama 3 a full stop or colon in front of a newline or an answer.
 
-    A longer sample loses its context's end, then its instruction's end. Where template and answer alone do not fit, the
-    setting `long_answers` decides: "error", or "cut" as in the official code (the answer's end is lost, and with it
-    EOS). `cut_samples` and `cut_answers` count both.
+    In a dialog every answer is learned, each with EOS behind it; so the model learns where to stop in every turn.
+
+    A longer dialog loses whole turns: its last ones where it is learned from, its oldest ones where it is to be
+    answered. What is still too long loses its context's end, then its instruction's end. Where template and answer
+    alone do not fit, the setting `long_answers` decides: "error", or "cut" as in the official code (the answer's end is
+    lost, and with it EOS). Counted are `cut_turns` and, learned from, the `cut_dialogs` that lost them; `cut_samples`,
+    whose prompts were cut or lost oldest turns; and `cut_answers`.
 
     Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
     """
@@ -53,6 +61,8 @@ class SampleEncoder:
         self.long_answers = long_answers
         self.cut_samples = 0
         self.cut_answers = 0
+        self.cut_dialogs = 0
+        self.cut_turns = 0
         self._bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
         self._anchors = [(anchor, self._tokenise([anchor], TEMPLATE)[0]) for anchor in ANCHORS]
 
@@ -93,8 +103,8 @@ class SampleEncoder:
         # transformers 4's tokenizers in plain Python ignore the argument and look at the attribute.
         self.tokenizer.split_special_tokens = as_text
         try:
-            settings = {"split_special_tokens": as_text, "add_special_tokens": False, "verbose": False}
-            return self.tokenizer(list(texts), **settings)["input_ids"]
+            settings = {"split_special_tokens": as_text, "add_special_tokens": False, "return_attention_mask": False}
+            return self.tokenizer(list(texts), verbose=False, **settings)["input_ids"]
         finally:
             self.tokenizer.split_special_tokens = before
 
@@ -128,37 +138,46 @@ class SampleEncoder:
         self, sample: Sample, ids_of: dict[tuple[str, str, bool], list[int]], excess_of: dict[str, int]
     ) -> Encoded:
         """One sample's ids; where it does not fit, its place and excess go into `excess_of`."""
-        parts = [ids_of[segment.text, segment.kind, place > 0] for place, segment in enumerate(sample.segments)]
-        has_answer = self._check_answer(sample, parts)
-        eos = [self._eos_id()] if has_answer else []
-        excess = len(self._bos) + sum(map(len, parts)) + len(eos) - self.max_tokens
-        if excess > 0:
-            self.cut_samples += 1
-            parts, excess = _cut_prompt(sample, parts, excess)
-        if excess > 0 and has_answer and self.long_answers == "cut" and excess <= len(parts[-1]):
-            self.cut_answers += 1
-            parts[-1], eos, excess = parts[-1][: len(parts[-1]) + len(eos) - excess], [], 0
-        if excess > 0:
+        pieces: Pieces = [
+            (segment.kind, ids_of[segment.text, segment.kind, place > 0])
+            for place, segment in enumerate(sample.segments)
+        ]
+        if any(kind == ANSWER for kind, _ in pieces):
+            _check_answers(sample, pieces)
+            eos = [self._eos_id()]
+            pieces = [(kind, ids + eos if kind == ANSWER else ids) for kind, ids in pieces]
+        if self._excess(pieces) > 0:
+            pieces = self._shortened(pieces)
+        if (excess := self._excess(pieces)) > 0:
             excess_of[f"{sample.where} (source {sample.source})"] = excess
-        prompt = parts[:-1] if has_answer else parts
-        ids = self._bos + [token for part in prompt for token in part]
-        supervised_from = len(ids)
-        if has_answer:
-            ids = ids + parts[-1] + eos
-        return Encoded(sample, ids, supervised_from)
+        ids = array("i", self._bos)
+        spans = []
+        for kind, part in pieces:
+            if kind == ANSWER:
+                spans.append((len(ids), len(ids) + len(part)))
+            ids.extend(part)
+        return Encoded(sample, ids, tuple(spans))
 
-    def _check_answer(self, sample: Sample, parts: Sequence[list[int]]) -> bool:
-        answers = [place for place, segment in enumerate(sample.segments) if segment.kind == ANSWER]
-        if not answers:
-            return False
-        if answers != [len(sample.segments) - 1]:
-            raise InputError(f"{sample.where}: a sample has at most one answer segment, and it stands last.")
-        if not parts[-1] or not sample.segments[-1].text.strip():
-            raise InputError(
-                f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn from it. "
-                "Give it an answer or take the item out."
-            )
-        return True
+    def _excess(self, pieces: Pieces) -> int:
+        return len(self._bos) + size(pieces) - self.max_tokens
+
+    def _shortened(self, pieces: Pieces) -> Pieces:
+        """What is left of a sample that is too long; an answer's end goes last, and only where that is allowed."""
+        is_answered = pieces[-1][0] == ANSWER
+        leave_out = without_last_turns if is_answered else without_first_turns
+        pieces, left_out = leave_out(pieces, self._excess(pieces))
+        self.cut_turns += left_out
+        self.cut_dialogs += is_answered and left_out > 0
+        self.cut_samples += not is_answered and left_out > 0
+        if (excess := self._excess(pieces)) <= 0:
+            return pieces
+        self.cut_samples += is_answered or left_out == 0
+        pieces = with_shorter_prompt(pieces, excess)
+        excess, answer = self._excess(pieces), pieces[-1][1]
+        if 0 < excess < len(answer) and is_answered and self.long_answers == "cut":
+            self.cut_answers += 1
+            pieces[-1] = (ANSWER, answer[: len(answer) - excess])
+        return pieces
 
     def _eos_id(self) -> int:
         if self.tokenizer.eos_token_id is None:
@@ -177,13 +196,16 @@ class SampleEncoder:
         )
 
 
-def _cut_prompt(sample: Sample, parts: list[list[int]], excess: int) -> tuple[list[list[int]], int]:
-    """Takes `excess` tokens off the context's end, then off the instruction's; returns what is still too much."""
-    parts = list(parts)
-    for kind in CUT_ORDER:
-        for place in reversed(range(len(parts))):
-            if sample.segments[place].kind == kind:
-                taken = min(excess, len(parts[place]))
-                parts[place] = parts[place][: len(parts[place]) - taken]
-                excess -= taken
-    return parts, excess
+def _check_answers(sample: Sample, pieces: Pieces) -> None:
+    """Raises InputError on an empty answer, and on one without a prompt of its own."""
+    for place, (segment, (_, ids)) in enumerate(zip(sample.segments, pieces, strict=True)):
+        if segment.kind != ANSWER:
+            continue
+        if (place == 0 and len(pieces) > 1) or (place and sample.segments[place - 1].kind == ANSWER):
+            wanted = "each answer stands behind a prompt of its own"
+            raise InputError(f"{sample.where}: {wanted}; segment {place} does not.")
+        if not ids or not segment.text.strip():
+            raise InputError(
+                f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn from it. "
+                "Give it an answer or take the item out."
+            )

@@ -33,6 +33,7 @@ class RunData:
     cut_samples: int  # prompts that were too long and were cut
     cut_answers: int = 0  # answers likewise, where data.long_answers allows it
     with_images: bool = True
+    cut_turns: int = 0  # last turns of dialogs that were too long
 
     @property
     def sources(self) -> list[str]:
@@ -58,8 +59,12 @@ class RunData:
         """One line: samples by source, validation, what was cut."""
         parts = ", ".join(f"{name} {len(items):,}" for name, items in self.encoded.items())
         text = f"training samples: {parts}; validation samples: {self.validation_samples:,}"
-        cut = {"prompts": self.cut_samples, "answers": self.cut_answers}
-        return text + "".join(f"; {count:,} {what} were too long and were cut" for what, count in cut.items() if count)
+        cut = {
+            "prompts were too long and were cut": self.cut_samples,
+            "answers were too long and were cut": self.cut_answers,
+            "last turns of dialogs did not fit and were left out": self.cut_turns,
+        }
+        return text + "".join(f"; {count:,} {what}" for what, count in cut.items() if count)
 
 
 def read_samples(conf: Any) -> Samples:
@@ -77,7 +82,7 @@ def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunD
     """Samples as token ids, mixed into steps. Raises InputError naming a sample that has no answer or does not fit."""
     encoder, settings = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), conf.optimizer
     encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
-    cut = encoder.cut_samples, encoder.cut_answers
+    cut, cut_turns = (encoder.cut_samples, encoder.cut_answers), encoder.cut_turns
     mixture = Mixture(
         encoded,
         {name: source.weight for name, source in conf.data.sources.items()},
@@ -92,7 +97,7 @@ def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunD
         for batch in length_sorted_batches(encoder.encode_many(listed), settings.micro_batch_size, encoder.pad_id)
     ]
     count = sum(len(listed) for listed in samples.validation.values())
-    return RunData(mixture, encoded, batches, count, *cut, conf.vision.enabled)
+    return RunData(mixture, encoded, batches, count, *cut, conf.vision.enabled, cut_turns)
 
 
 def read_source(conf: Any, name: str, source: Any) -> list[Sample]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ PAD = 99
 
 def encoded(number: int, length: int, supervised: int = 1, source: str = "a", image: str | None = None) -> Encoded:
     sample = Sample(str(number), source, (Segment("x", "template"),), Path(image) if image else None, f"item {number}")
-    return Encoded(sample, list(range(1, length + 1)), length - supervised)
+    spans = ((length - supervised, length),) if supervised else ()
+    return Encoded(sample, array("i", range(1, length + 1)), spans)
 
 
 def source_of(name: str, count: int) -> list[Encoded]:
@@ -44,6 +47,14 @@ def test_pairs_name_the_position_before_each_label():
     assert batch.pair_sample.tolist() == [0, 0, 1, 1, 1]
     assert (batch.rows // batch.input_ids.shape[1]).tolist() == batch.pair_sample.tolist()
     assert batch.supervised_tokens == 5
+
+
+def test_every_span_of_a_dialog_is_supervised():
+    first, second = encoded(0, 9), encoded(1, 5, 2)
+    batch = make_batch([replace(first, spans=((2, 4), (7, 9))), second], PAD)
+    assert batch.targets.tolist() == [3, 4, 8, 9, 4, 5]
+    assert batch.pair_sample.tolist() == [0, 0, 0, 0, 1, 1]
+    assert batch.input_ids.flatten()[batch.rows].tolist() == [2, 3, 7, 8, 3, 4]
 
 
 def test_a_batch_without_labels_has_no_pairs():

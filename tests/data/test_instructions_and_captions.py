@@ -16,7 +16,7 @@ from tests.data.small_files import write_alpaca, write_karpathy, write_official_
 class TestAlpaca:
     def test_empty_outputs_are_left_out_with_a_count(self, tmp_path, caplog):
         samples = read_alpaca(write_alpaca(tmp_path / "a.json"), training=True, split="all")
-        assert len(samples) == 36 and "4 of 40 items have an empty output" in caplog.text
+        assert len(samples) == 36 and "4 of 40 items are left out (empty output: 4)" in caplog.text
         assert samples[1].where == "a.json, item 1" and samples[1].answer == "1"
 
     def test_an_empty_input_takes_the_template_without_one(self, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmadapter.data.templates import alpaca_segments, caption_segments, scienceqa_segments
+from mmadapter.data.templates import alpaca_segments, caption_segments, dialog_segments, scienceqa_segments
 from mmadapter.errors import InputError
 from tests.data.small_files import problem
 
@@ -93,6 +93,37 @@ def test_alpacas_two_templates():
         "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nSing.\n\n### Response:"
     )
+
+
+TURNS = [("Who?", "A dog."), ("Why?", "It is so."), ("Sure?", None)]
+
+
+def test_a_dialog_in_alpacas_template_repeats_its_headings():
+    assert dialog_segments(TURNS[:1], "alpaca") == alpaca_segments("Who?", "", "A dog.")
+    assert dialog_segments([("Who?", None)], "alpaca") == alpaca_segments("Who?")
+    assert text(dialog_segments(TURNS, "alpaca")) == (
+        f"{text(alpaca_segments('Who?', '', 'A dog.'))}\n\n### Instruction:\nWhy?\n\n### Response:It is so."
+        "\n\n### Instruction:\nSure?\n\n### Response:"
+    )
+
+
+def test_a_dialog_in_the_chat_template():
+    segments = dialog_segments(TURNS, "chat", "Be kind.")
+    assert text(segments) == (
+        "Be kind.\n\n### Human: Who?\n### Assistant: A dog.\n### Human: Why?\n### Assistant: It is so."
+        "\n### Human: Sure?\n### Assistant:"
+    )
+    assert [segment.text for segment in segments if segment.kind == "answer"] == [" A dog.", " It is so."]
+    assert [segment.text for segment in segments if segment.kind == "instruction"] == [" Who?", " Why?", " Sure?"]
+    assert text(dialog_segments(TURNS[:1], "chat", "")) == "\n### Human: Who?\n### Assistant: A dog."
+    assert text(dialog_segments(TURNS)).startswith("This is a conversation.")
+
+
+def test_bad_dialogs_are_refused():
+    with pytest.raises(InputError, match="'plain'; allowed: alpaca, chat"):
+        dialog_segments(TURNS, "plain")
+    with pytest.raises(InputError, match="Only the last turn"):
+        dialog_segments(TURNS[::-1])
 
 
 def test_caption_prompts():

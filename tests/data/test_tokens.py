@@ -7,7 +7,7 @@ from transformers import ByT5Tokenizer
 
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.templates import alpaca_segments, caption_segments, scienceqa_segments
-from mmadapter.data.tokens import SampleEncoder
+from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 from tests.data.tokenizers_at_hand import FAMILIES, llama, llama3
 
@@ -38,6 +38,13 @@ def sample_of(*segments: Segment, where: str = "problems.json, question 17") -> 
     return Sample("17", "questions", segments, None, where)
 
 
+def begin(encoded: Encoded) -> int:
+    """Where the labels of a sample with one answer begin; they reach to its end."""
+    ((first, end),) = encoded.spans
+    assert end == len(encoded.ids)
+    return first
+
+
 def joint_ids(tokenizer, segments) -> list[int]:
     return tokenizer("".join(segment.text for segment in segments), add_special_tokens=False)["input_ids"]
 
@@ -51,13 +58,13 @@ def decoded(tokenizer, ids: list[int]) -> str:
 def test_normal_text_gets_the_ids_of_joint_tokenisation(family, name):
     tokenizer, segments = FAMILIES[family](), NORMAL[name]
     encoded = SampleEncoder(tokenizer, 512).encode(sample_of(*segments))
-    assert encoded.ids == [tokenizer.bos_token_id, *joint_ids(tokenizer, segments), tokenizer.eos_token_id]
+    assert list(encoded.ids) == [tokenizer.bos_token_id, *joint_ids(tokenizer, segments), tokenizer.eos_token_id]
 
 
 @pytest.mark.parametrize("name", ["scienceqa", "plain caption"])
 def test_an_answer_behind_a_blank_has_the_ids_of_joint_tokenisation(tokenizer, name):
     encoded = SampleEncoder(tokenizer, 512).encode(sample_of(*NORMAL[name]))
-    labels = encoded.ids[encoded.supervised_from : -1]
+    labels = list(encoded.ids[begin(encoded) : -1])
     assert labels == joint_ids(tokenizer, NORMAL[name])[-len(labels) :]
 
 
@@ -65,7 +72,7 @@ def test_llama3_would_merge_colon_and_answer_but_here_it_cannot():
     segments = NORMAL["caption"]
     encoded = SampleEncoder(llama3(), 512).encode(sample_of(*segments))
     assert ":A" in llama3().convert_ids_to_tokens(joint_ids(llama3(), segments))
-    assert llama3().convert_ids_to_tokens(encoded.ids)[encoded.supervised_from - 1 :][:2] == [":", "A"]
+    assert llama3().convert_ids_to_tokens(encoded.ids)[begin(encoded) - 1 :][:2] == [":", "A"]
 
 
 def test_llama3_splits_only_a_newline_from_the_full_stop_before_it():
@@ -82,10 +89,10 @@ def test_labels_begin_with_the_answers_first_token(tokenizer, name):
     answer = NORMAL[name][-1].text
     assert encoded.ids[-1] == tokenizer.eos_token_id
     prompt = SampleEncoder(tokenizer, 512).encode(sample_of(*NORMAL[name][:-1]))
-    assert encoded.ids[: encoded.supervised_from] == prompt.ids
-    assert prompt.supervised_from == len(prompt.ids)
+    assert encoded.ids[: begin(encoded)] == prompt.ids
+    assert prompt.spans == ()
     colon = SampleEncoder(tokenizer, 512).continuation(":")
-    assert decoded(tokenizer, colon + encoded.ids[encoded.supervised_from : -1]) == f":{answer}"
+    assert decoded(tokenizer, [*colon, *encoded.ids[begin(encoded) : -1]]) == f":{answer}"
 
 
 @pytest.mark.parametrize("answer", AWKWARD)
@@ -96,8 +103,8 @@ def test_no_token_reaches_over_a_boundary(tokenizer, answer):
     ids = encoder.continuation(answer, "answer")
     assert decoded(tokenizer, encoder.continuation(":") + ids) == f":{answer}"
     if encoded:
-        assert encoded.ids[: encoded.supervised_from] == encoder.encode(sample_of(*prompt)).ids
-        assert encoded.ids[encoded.supervised_from : -1] == ids
+        assert encoded.ids[: begin(encoded)] == encoder.encode(sample_of(*prompt)).ids
+        assert list(encoded.ids[begin(encoded) : -1]) == ids
 
 
 def test_sentencepiece_adds_no_blank_between_segments():
@@ -116,8 +123,8 @@ def test_special_tokens_in_data_stay_text(tokenizer):
 def test_a_tokenizer_in_plain_python_without_bos_works():
     tokenizer = ByT5Tokenizer()
     encoded = SampleEncoder(tokenizer, 64).encode(sample_of(Segment("Hé:", "template"), Segment(" so", "answer")))
-    assert tokenizer.decode(encoded.ids[: encoded.supervised_from]) == "Hé:"
-    assert tokenizer.decode(encoded.ids[encoded.supervised_from : -1]) == " so"
+    assert tokenizer.decode(encoded.ids[: begin(encoded)]) == "Hé:"
+    assert tokenizer.decode(encoded.ids[begin(encoded) : -1]) == " so"
     assert encoded.ids[-1] == tokenizer.eos_token_id
 
 
@@ -145,7 +152,7 @@ def test_a_long_sample_loses_its_contexts_end_first(tokenizer):
     assert len(cut.ids) == len(whole.ids) - 10
     assert decoded(tokenizer, cut.ids).count("dog") == 3
     assert decoded(tokenizer, cut.ids).count("cat") < 30
-    assert cut.ids[cut.supervised_from :] == whole.ids[whole.supervised_from :]
+    assert cut.ids[begin(cut) :] == whole.ids[begin(whole) :]
     assert encoder.cut_samples == 1
 
 
@@ -168,7 +175,7 @@ def test_a_long_answer_is_cut_and_counted_where_that_is_asked_for(tokenizer):
     bare = SampleEncoder(tokenizer, 512).encode(long_sample(0, 0))
     encoder = SampleEncoder(tokenizer, len(bare.ids) - 3, long_answers="cut")
     cut = encoder.encode(long_sample(5, 5))
-    assert cut.ids == bare.ids[:-3] and cut.supervised_from == bare.supervised_from
+    assert cut.ids == bare.ids[:-3] and begin(cut) == begin(bare)
     assert (encoder.cut_samples, encoder.cut_answers) == (1, 1)
     with pytest.raises(InputError, match="long_answers is 'drop'; allowed: error, cut"):
         SampleEncoder(tokenizer, 8, long_answers="drop")
@@ -183,6 +190,7 @@ def test_an_empty_answer_is_refused_with_its_place(tokenizer, answer):
         SampleEncoder(tokenizer, 64).encode(sample)
 
 
-def test_the_answer_stands_last(tokenizer):
-    with pytest.raises(InputError, match="stands last"):
-        SampleEncoder(tokenizer, 64).encode(sample_of(Segment("x", "answer"), Segment("y", "template")))
+def test_each_answer_stands_behind_a_prompt(tokenizer):
+    for segments in ([("x", "answer"), ("y", "template")], [("x", "template"), ("y", "answer"), ("z", "answer")]):
+        with pytest.raises(InputError, match="each answer stands behind a prompt of its own; segment [02] does not"):
+            SampleEncoder(tokenizer, 64).encode(sample_of(*(Segment(*segment) for segment in segments)))

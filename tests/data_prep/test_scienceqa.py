@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from data_prep import output_folder
 from data_prep.scienceqa import SOUND, UNSOUND, UNUSABLE, main
 from tests.data.small_files import problem, write_scienceqa
 
@@ -142,13 +145,12 @@ class TestOutput:
         out = tmp_path / "out"
         assert check(root, "--out", str(out)) == SOUND
         before = {path.name: path.read_bytes() for path in out.iterdir()}
-        write = Path.write_bytes
 
-        def full_disk(path: Path, content: bytes) -> int:
-            write(path, content[: len(content) // 2])
+        def full_disk(path: Path, entries: Iterable[Any]) -> dict[str, Any]:
+            path.write_text(json.dumps(next(iter(entries)))[:20])
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(Path, "write_bytes", full_disk)
+        monkeypatch.setattr(output_folder, "_write_lines", full_disk)
         assert check(root, "--limit", "1", "--out", str(out)) == UNUSABLE
         assert "No space left on device" in capsys.readouterr().err
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before

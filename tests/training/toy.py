@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.process import BaseProcess as Process
@@ -101,7 +102,8 @@ def toy_sample(source: str, number: int, supervised: int | None = None) -> Encod
     ids = [rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(4, 9))]
     image = Path("picture.png") if number % 2 else None
     sample = Sample(f"{source}-{number}", source, (Segment("x", "answer"),), image, f"{source} {number}")
-    return Encoded(sample, ids, len(ids) - (rng.randrange(1, 4) if supervised is None else supervised))
+    supervised = rng.randrange(1, 4) if supervised is None else supervised
+    return Encoded(sample, array("i", ids), ((len(ids) - supervised, len(ids)),) if supervised else ())
 
 
 def toy_conf(**training) -> RunConf:
