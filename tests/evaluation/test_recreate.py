@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from mmadapter.config import EvalConf, RunConf, TaskConf, save_config
 from mmadapter.errors import InputError
-from mmadapter.evaluation.recreate import conf_of_run, load_checkpoint, run_folder, task_of_run
+from mmadapter.evaluation.recreate import task_of_run
 from mmadapter.evaluation.run import results_name
+from mmadapter.rebuild import conf_of_run, load_checkpoint, run_folder
 from tests.assistants import assistant_on
 
 
