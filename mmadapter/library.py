@@ -249,7 +249,7 @@ def _place(place: str | Path | None) -> str | None:
 def _dtype_name(dtype: str | torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise InputError(f"dtype is {dtype}; allowed: {', '.join(DTYPES)}.")
+        raise InputError(f"dtype is {name}; allowed: {', '.join(DTYPES)}.")
     return name
 
 
