@@ -2,6 +2,7 @@
 
     python eval.py task=scienceqa run=runs/NAME
     python eval.py task=scienceqa predictions=FILE task.problems=problems.json task.split=test output=DIR
+    python eval.py task=coco_caption predictions=FILE task.annotations=captions_val2014.json output=DIR
 """
 
 from mmadapter.config import EvalConf

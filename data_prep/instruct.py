@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.instruct_findings import KINDS, Entry, Findings, examine
-from data_prep.output_folder import described_inputs, versions, write_folder
+from data_prep.output_folder import described_inputs, write_folder
 from mmadapter.data.readers.instruction_items import ROLES
 from mmadapter.errors import InputError
 
@@ -93,7 +93,6 @@ def manifest(findings: Findings, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "kind": findings.kind,
-        "versions": versions(),
         "inputs": described_inputs(findings.inputs),
         "images_decoded": findings.decoded,
         "splits": {

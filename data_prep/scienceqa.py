@@ -6,20 +6,21 @@ import argparse
 import sys
 from pathlib import Path
 
+from data_prep.picture_check import DECODED, DECODED_BY_SAMPLE
 from data_prep.scienceqa_findings import Findings, examine
 from data_prep.scienceqa_output import write_splits
 from mmadapter.errors import InputError
 
-DECODED_BY_SAMPLE = 200
 SOUND, UNSOUND, UNUSABLE = 0, 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 where the data is sound (or every loss was asked for), 1 where it is not, 2 where it cannot be read."""
     settings = _parser().parse_args(arguments)
-    decoded = {"none": 0, "sample": DECODED_BY_SAMPLE, "all": None}[settings.check]
     try:
-        findings = examine(settings.root, decoded, settings.limit, max(settings.workers, 1), settings.captions)
+        findings = examine(
+            settings.root, DECODED[settings.check], settings.limit, max(settings.workers, 1), settings.captions
+        )
         findings.settle(skip_bad=settings.on_bad == "skip", missing_image=settings.missing_image)
         print(summary(findings))
         if findings.failures:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.images import read_image
+from data_prep.picture_check import decode_pictures
 from mmadapter.data.readers.scienceqa import (
     WHOLE_SPLITS,
     find_file,
@@ -199,30 +195,9 @@ def _find_absent_images(findings: Findings) -> dict[str, Path]:
 
 
 def _decode(findings: Findings, present: dict[str, Path], decode: int | None, workers: int) -> None:
-    chosen = sorted(present, key=lambda pid: hashlib.sha256(pid.encode()).digest())[:decode]
-    findings.decoded = len(chosen)
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda pid: _image_defect(present[pid], findings.images.parent), chosen)
-        for pid, defect in zip(chosen, _with_progress(found, len(chosen)), strict=True):
-            if defect:
-                findings.add("bad image", pid, defect)
-
-
-def _image_defect(path: Path, root: Path) -> str | None:
-    try:
-        read_image(path)
-    except InputError as error:
-        return str(error).replace(str(path), path.relative_to(root).as_posix())
-    return None
-
-
-def _with_progress(items: Iterable[str | None], total: int) -> Iterable[str | None]:
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, "decoding images", total, console=Console(stderr=True), transient=True)
+    findings.decoded, bad = decode_pictures(present, decode, findings.images.parent, workers)
+    for pid, defect in bad.items():
+        findings.add("bad image", pid, defect)
 
 
 def _count_repeated_questions(findings: Findings) -> None:

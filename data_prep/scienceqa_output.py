@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.output_folder import described_inputs, versions, write_folder
+from data_prep.output_folder import described_inputs, write_folder
 from data_prep.scienceqa_findings import Findings
 from mmadapter.data.readers.scienceqa import image_path
 from mmadapter.data.templates import LETTERS, scienceqa_context, scienceqa_options
@@ -46,8 +46,7 @@ def _line(findings: Findings, pid: str) -> dict[str, Any]:
 def _manifest(findings: Findings, command: str) -> dict[str, Any]:
     return {
         "command": command,
-        "versions": versions(),
-        "inputs": described_inputs(findings.inputs),
+        "inputs": described_inputs(findings.inputs, findings.file.parent),
         "images_decoded": findings.decoded,
         "splits": {
             name: {

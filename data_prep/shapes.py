@@ -69,9 +69,7 @@ class PictureWriter:
             self._progress(len(self._seen), max(self._total, len(self._seen)))
 
 
-def make_world(
-    out: Path, seed: int = 0, sizes: WorldSizes | None = None, progress: Progress | None = None
-) -> None:
+def make_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, progress: Progress | None = None) -> None:
     """Write a whole world to `out`, which must not exist yet; it appears under its name only when it is complete."""
     sizes = sizes or WorldSizes()
     if out.exists():
@@ -93,9 +91,7 @@ def make_world(
         raise
 
 
-def ensure_world(
-    out: Path, seed: int = 0, sizes: WorldSizes | None = None, progress: Progress | None = None
-) -> bool:
+def ensure_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, progress: Progress | None = None) -> bool:
     """Make the world if `out` does not hold it yet; True if it was made now.
 
     Raises InputError where `out` holds something else, or a world of another seed, size or version.
@@ -195,9 +191,7 @@ def _official_image(cocoid: int, name: str) -> dict[str, Any]:
 def _karpathy_image(
     year: str, name: str, imgid: int, cocoid: int, split: str, numbered: list[tuple[int, str]]
 ) -> dict[str, Any]:
-    sentences = [
-        {"tokens": _words(text), "raw": text, "imgid": imgid, "sentid": number} for number, text in numbered
-    ]
+    sentences = [{"tokens": _words(text), "raw": text, "imgid": imgid, "sentid": number} for number, text in numbered]
     return {
         "filepath": year, "sentids": [number for number, _ in numbered], "filename": name, "imgid": imgid,
         "split": split, "sentences": sentences, "cocoid": cocoid,

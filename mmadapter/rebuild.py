@@ -48,7 +48,7 @@ def assistant_of_run(folder: Path, conf: Any, device: str = "auto") -> Any:
 
 
 def load_checkpoint(assistant: Any, folder: Path) -> None:
-    """Puts the trainable tensors of a run's newest checkpoint into the assistant."""
+    """Puts the tensors of a run's newest checkpoint into the assistant; frozen roles are as the run started."""
     import torch
     from safetensors.torch import load_file
 
@@ -61,7 +61,8 @@ def load_checkpoint(assistant: Any, folder: Path) -> None:
     file = pointer.parent / json.loads(pointer.read_text())["folder"] / "trainable.safetensors"
     if not file.is_file():
         raise InputError(f"{pointer} names {file}, which is not there. Run train.py again: it repairs its checkpoints.")
-    tensors = load_file(file)
+    start = pointer.with_name("start.safetensors")
+    tensors = (load_file(start) if start.is_file() else {}) | load_file(file)
     parameters = {item.name: item.parameter for item in assistant.trainable()}
     if tensors.keys() != parameters.keys():
         differing = ", ".join(sorted(tensors.keys() ^ parameters.keys())[:5])

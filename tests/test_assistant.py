@@ -1,9 +1,15 @@
 """Laws 3, 4 and 5 on whole assistants, with open gates and pictures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmadapter.assistant import Assistant, GenerationSettings
+from mmadapter.data.batches import make_batch
+from mmadapter.data.samples import Sample
+from mmadapter.data.templates import dialog_segments
+from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from tests.assistants import BOTH_METHODS, V2, assistant_on, batch_of, picture, sample
 
@@ -113,6 +119,37 @@ def test_padding_and_neighbours_do_not_change_a_row(name, tmp_path):
         assert torch.allclose(assistant(batch), sum(assistant(one) for one in alone), rtol=1e-5)
     rows = torch.cat([assistant.log_likelihood(one) for one in alone])
     assert torch.allclose(assistant.log_likelihood(batch), rows, atol=1e-4)
+
+
+def dialog(turns, image=None, id="0"):
+    return Sample(id, "s", dialog_segments(turns, "chat", ""), image, f"test, dialog {id}")
+
+
+def test_dialogs_with_and_without_pictures_stand_in_one_batch(tmp_path):
+    """The loss of all answers, each with all turns in front of it, is the sum over the turns asked one by one."""
+    assistant = assistant_on()
+    turns = [("what colour", "red"), ("what is left", "a circle"), ("and", "blue")]
+    samples = [dialog(turns, picture(tmp_path, 1), "0"), dialog(turns[:2], None, "1"), sample(QUESTIONS[0], "red")]
+    rows = assistant.log_likelihood(batch_of(assistant, samples))
+    alone = torch.cat([assistant.log_likelihood(batch_of(assistant, [item])) for item in samples])
+    assert torch.allclose(rows, alone, atol=1e-4)
+    shorter = assistant.log_likelihood(batch_of(assistant, [dialog(turns[:2], picture(tmp_path, 1))]))
+    encoder = SampleEncoder(assistant.tokenizer, 64)
+    whole = encoder.encode(samples[0])
+    last = replace(whole, spans=whole.spans[2:])
+    assert torch.allclose(rows[0], shorter[0] + assistant.log_likelihood(make_batch([last], 0))[0], atol=1e-4)
+
+
+def test_the_history_is_seen_and_a_given_last_answer_is_not():
+    assistant = assistant_on(images=False)
+    settings = GenerationSettings(max_new_tokens=6)
+    first, other = ("what colour", "red"), ("what colour", "blue")
+    answers = [assistant.generate([dialog([first, ("and", said)])], settings) for said in (None, "green")]
+    assert answers[0] == answers[1]
+    encoder = SampleEncoder(assistant.tokenizer, 64)
+    encoded = [encoder.encode(dialog([turn, ("and", "green")])) for turn in (first, other)]
+    likelihood = assistant.log_likelihood(make_batch([replace(one, spans=one.spans[1:]) for one in encoded], 0))
+    assert likelihood[0] != likelihood[1], "the earlier answer must be seen"
 
 
 def test_another_rows_image_never_changes_a_rows_answer(tmp_path):

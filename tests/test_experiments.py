@@ -7,17 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.interference import make_interference_world
 from mmadapter.config import RunConf, validate
 from tests.config.composing import choices, run_conf
-from tests.training.tiny_run import save_inputs
+from tests.training.tiny_run import SIZES, save_inputs
 
 PARTS = {"quickstart": {"host", "text_only"}}  # comparisons; all other experiments have none
+SHORT = {
+    "optimizer.batch_size=16": "optimizer.batch_size=2",
+    "optimizer.steps=1500": "optimizer.steps=1",
+}  # in variants
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
     folder = save_inputs(tmp_path_factory.mktemp("inputs"))
     save_deep_host(folder)
+    make_interference_world(folder / "interference", sizes=SIZES, instructions=40, pictures=2)
     return folder
 
 
@@ -40,6 +46,9 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides += [f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]"]
     if "alpaca" in composed.data.sources:
         overrides.append(f"data.sources.alpaca.path={inputs / 'world' / 'alpaca.json'}")
+    elif composed.data.made == "interference":
+        overrides += [f"data.root={inputs / 'interference'}", "optimizer.steps=1", "optimizer.warmup_steps=0"]
+        overrides += [f"data.sources.{name}.samples_per_step=2" for name in composed.data.sources]
     else:
         own = "" if composed.data.made else "scienceqa"
         overrides.append(f"data.root={inputs / 'world' / own}")
@@ -50,7 +59,9 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
     batch = ["optimizer.batch_size=4", "optimizer.micro_batch_size=4"]
     short = ["optimizer.epochs=1", "optimizer.warmup_epochs=0", *batch]
     rare = ["training.tensorboard=false", "training.validate_every_steps=100", "training.save_every_steps=100"]
-    return run_conf(f"experiment={experiment}", *short, *rare, *overrides)
+    conf = run_conf(f"experiment={experiment}", *short, *rare, *overrides)
+    conf.variants = {name: [SHORT.get(item, item) for item in variant] for name, variant in conf.variants.items()}
+    return conf
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))

@@ -62,8 +62,10 @@ def _compare(rng: random.Random) -> Record:
 
 def _spell(rng: random.Random) -> Record:
     word = rng.choice(WORDS)
-    return _record(f"Spell {word}.", "", " ".join(word)) if rng.random() < 0.5 else _record(
-        "Spell the word.", word, " ".join(word)
+    return (
+        _record(f"Spell {word}.", "", " ".join(word))
+        if rng.random() < 0.5
+        else _record("Spell the word.", word, " ".join(word))
     )
 
 

@@ -80,7 +80,11 @@ def text_tokenizer(documents: int = TOKENIZER_DOCUMENTS) -> Any:
         single="<s> $A", special_tokens=[("<s>", BOS)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left",
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        padding_side="left",
         model_max_length=2048,
     )
 

@@ -84,10 +84,10 @@ class Adapter(nn.Module):
 
     def branch(self, index: int) -> PromptLayer | EarlyGate | None:
         """What is added to the attention of layer `index`: its prompts, or the gates of its visual tokens."""
-        name = str(index)
-        if name in self.layers:
-            return self.layers[name]  # type: ignore[return-value]
-        return self.early[name] if name in self.early else None  # type: ignore[return-value]
+        for branches in (self.layers, self.early):
+            if str(index) in branches:
+                return branches[str(index)]  # type: ignore[return-value]
+        return None
 
     def gates(self) -> Tensor:
         """(layers, heads): the factors on the branches, early layers first; no rows for joint attention."""

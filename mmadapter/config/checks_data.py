@@ -1,17 +1,26 @@
-"""Contradictions in what is read: sources, readers, files, pictures, weights."""
+"""Contradictions in what is read: sources, readers, files, pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmadapter.config.data import READERS, ReadingConf
+from mmadapter.config.data import CAPTION_READERS, READERS, ReadingConf
 from mmadapter.config.keys import meant
+from mmadapter.config.mixture import mixture_problems
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
 
 TEXT_READERS = ("alpaca", "sharegpt")  # their samples never have a picture
-FILE_READERS = ("alpaca", "llava", "sharegpt", "v2_instructions")  # they read one file, `path`
+FILE_READERS = ("alpaca", "llava", "sharegpt", "v2_instructions", "visual_instructions")  # they read one file, `path`
+WHOLE_READERS = ("caption_table", "caption_shards", "llava_pretrain")  # their files know one split, train
+CAPTION_SETTINGS = {  # setting -> the readers that have it
+    "template": (*CAPTION_READERS, "llava", "sharegpt"),
+    "on_bad": CAPTION_READERS,
+    "captions_per_image": ("coco_captions", "caption_table"),
+    "split_lists": ("coco_captions",),
+    "instruction": ("llava_pretrain",),
+}
 
 
 def data_problems(conf: RunConf) -> Iterator[str]:
@@ -26,14 +35,16 @@ def data_problems(conf: RunConf) -> Iterator[str]:
             if not conf.dry_run:
                 yield from reading_problems(reading, key, data.root, data.made is not None)
     yield from _overlap_problems(conf)
-    yield from _weight_problems(conf)
+    yield from mixture_problems(conf)
 
 
 def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
     if reading.reader not in READERS:
         readers = ", ".join(READERS)
         yield f"{key}.reader={reading.reader!r}. {meant(reading.reader, READERS)}Readers are: {readers}."
-    elif reading.reader == "scienceqa" and reading.prompt_format is not None:
+        return
+    yield from _caption_problems(reading, key)
+    if reading.reader == "scienceqa" and reading.prompt_format is not None:
         from mmadapter.data.templates import scienceqa_format  # here: only settings that are about to run need it
 
         try:
@@ -42,16 +53,37 @@ def reader_problems(reading: ReadingConf, key: str) -> Iterator[str]:
             yield f"{key}.{error}"
 
 
+def _caption_problems(reading: ReadingConf, key: str) -> Iterator[str]:
+    """Settings of caption readers that the reader does not have or that exclude each other."""
+    for name, readers in CAPTION_SETTINGS.items():
+        value = getattr(reading, name)
+        if value is not None and reading.reader not in readers:
+            known = ", ".join(readers)
+            yield f"{key}.{name}={value}: {reading.reader} has no such setting, only {known}. Set {key}.{name}=null"
+    if reading.reader in WHOLE_READERS and reading.split != "train":
+        yield f"{key}.split={reading.split}: the files of {reading.reader} have one split. Set {key}.split=train"
+    if reading.reader == "llava_pretrain" and reading.template == "plain" and reading.instruction != "caption":
+        yield (
+            f"{key}.template=plain asks one fixed question, but each item of llava_pretrain has its own. "
+            f"Set {key}.instruction=caption, or {key}.template=alpaca"
+        )
+
+
 def reading_problems(reading: ReadingConf, key: str, root: str | None, made: bool) -> Iterator[str]:
     """Files and folders that are named but do not exist; `made`: what lies below `root` is made when it is missing."""
     needed = reading.path if reading.reader in FILE_READERS else reading.root or root
+    if reading.reader in CAPTION_READERS:
+        needed = needed or reading.path
     if needed is None and not (reading.reader == "scienceqa" and reading.problems):
         wanted = f"{key}.path=FILE" if reading.reader in FILE_READERS else "data.root=FOLDER"
         yield f"{key} has nothing to read: set {wanted}"
-    for field in ("root", "path", "captions", "problems", "pid_splits"):
+    for field in ("root", "path", "captions", "problems", "pid_splits", "split_lists"):
         value = getattr(reading, field)
         if value is not None and not (field != "root" and lies_below(reading.root or root, value)):
             yield from _missing(f"{key}.{field}", value, root if made else None)
+    attached = getattr(reading, "attach_images", None)
+    if attached is not None:
+        yield from _missing(f"{key}.attach_images", attached, root if made else None)
     if needed == root and root is not None:
         yield from _missing("data.root", root, root if made else None)
 
@@ -85,33 +117,25 @@ def _overlap_problems(conf: RunConf) -> Iterator[str]:
                 )
 
 
-def _weight_problems(conf: RunConf) -> Iterator[str]:
-    weights = {name: source.weight for name, source in conf.data.sources.items()}
-    weighted = [name for name, weight in weights.items() if weight is not None]
-    if weighted and len(weighted) < len(weights):
-        missing = next(name for name in weights if name not in weighted)
-        yield f"data.sources.{missing}.weight is not set, but {weighted[0]} has one. Set it on all sources, or on none."
-    narrowed = [name for name, group in conf.adapter.groups.items() if group.sources is not None]
-    if weighted and narrowed:
-        yield (
-            f"data.sources.{weighted[0]}.weight draws sources by chance, but adapter.groups.{narrowed[0]}.sources lets "
-            "only some sources move a group. Remove the weights."
-        )
-
-
 def picture_problems(conf: RunConf) -> Iterator[str]:
     """Pictures are read if and only if there is an encoder for them."""
     readings: dict[str, ReadingConf] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
     readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
     readings |= {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
     with_pictures = [key for key, reading in readings.items() if reading.images and reading.reader not in TEXT_READERS]
+    attached = [key for key, reading in readings.items() if getattr(reading, "attach_images", None) is not None]
+    if attached and not conf.vision.enabled:
+        yield f"{attached[0]}.attach_images is set, but vision.enabled is false. Leave the task out of evaluate."
+    if attached and not readings[attached[0]].images:
+        yield f"{attached[0]}.attach_images is set, but {attached[0]}.images is false. Set {attached[0]}.images=true"
     if with_pictures and not conf.vision.enabled:
         keys = ", ".join(f"{key}.images" for key in with_pictures)
         yield (
             f"vision.enabled is false, but pictures are asked for by {keys}. "
             "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
         )
-    if conf.vision.enabled and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
+    learns = conf.vision.enabled and "visual_projection" not in conf.adapter.frozen
+    if learns and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
         yield (
             "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "
             "learn. Set vision=none adapter=v1, or images=true on a source."

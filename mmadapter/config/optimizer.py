@@ -11,6 +11,8 @@ class OptimizerConf:
     min_lr: float = number(0.0, at_least=0)  # actual rate at the end of the half cosine; paper: 0
     epochs: float = number(5.0, above=0)  # passes over the training samples; paper: 5 (Alpaca), 30 (ScienceQA)
     warmup_epochs: float = number(2.0, at_least=0)  # linear, per step; paper: 2
+    steps: int | None = number(None, at_least=1)  # optimizer steps of the run, in place of epochs; null = epochs
+    warmup_steps: int | None = number(None, at_least=0)  # with steps, in place of warmup_epochs
     batch_size: int = number(64, at_least=1)  # samples a step, over all devices and micro-batches; paper: 64
     micro_batch_size: int = number(8, at_least=1)  # samples in memory at a time; divides batch_size
     betas: list[float] = listing(0.9, 0.95)  # AdamW; paper: 0.9, 0.95

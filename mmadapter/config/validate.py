@@ -17,6 +17,8 @@ from mmadapter.config.checks_data import (
 )
 from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
+from mmadapter.config.mixture import holds_every_source
+from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.task import TASKS, TaskConf
 from mmadapter.config.walk import Leaf, leaves
@@ -100,22 +102,36 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
 
 def optimizer_problems(conf: RunConf) -> Iterator[str]:
     optimizer = conf.optimizer
-    if optimizer.batch_size % optimizer.micro_batch_size:
+    if optimizer.batch_size % optimizer.micro_batch_size and not holds_every_source(conf):
         fitting = [n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0][0]
         yield (
             f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
             f"optimizer.batch_size={optimizer.batch_size}. Set optimizer.micro_batch_size={fitting}"
         )
-    if optimizer.warmup_epochs > optimizer.epochs:
-        yield (
-            f"optimizer.warmup_epochs={optimizer.warmup_epochs:g} exceeds optimizer.epochs={optimizer.epochs:g}: "
-            f"the full learning rate would never be reached. Set optimizer.warmup_epochs={optimizer.epochs / 10:g}"
-        )
+    yield from _warmup_problems(optimizer)
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={optimizer.betas}: two numbers from 0 up to (not including) 1; the paper: [0.9,0.95]"
     actual = optimizer.base_lr * optimizer.batch_size / 256
     if optimizer.min_lr > actual:
         yield f"optimizer.min_lr={optimizer.min_lr:g} is above the actual rate, base_lr x batch_size/256 = {actual:g}."
+
+
+def _warmup_problems(optimizer: OptimizerConf) -> Iterator[str]:
+    steps, warmup = optimizer.steps, optimizer.warmup_steps
+    if (steps is None) != (warmup is None):
+        missing, given = ("warmup_steps", "steps") if warmup is None else ("steps", "warmup_steps")
+        example = (steps or 0) // 10 if warmup is None else 10 * (warmup or 1)
+        yield f"optimizer.{given} needs optimizer.{missing} beside it, e.g. optimizer.{missing}={example}"
+    elif steps is not None and warmup is not None and warmup > steps:
+        yield (
+            f"optimizer.warmup_steps={warmup} exceeds optimizer.steps={steps}: the full learning rate would never be "
+            f"reached. Set optimizer.warmup_steps={steps // 10}"
+        )
+    elif steps is None and optimizer.warmup_epochs > optimizer.epochs:
+        yield (
+            f"optimizer.warmup_epochs={optimizer.warmup_epochs:g} exceeds optimizer.epochs={optimizer.epochs:g}: "
+            f"the full learning rate would never be reached. Set optimizer.warmup_epochs={optimizer.epochs / 10:g}"
+        )
 
 
 def _task_problems(conf: RunConf) -> Iterator[str]:
@@ -165,6 +181,12 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
     yield from task_problems(conf.task, "task")
     if conf.predictions is not None:
         yield from _missing_file("predictions", conf.predictions)
+        if conf.task.name == "coco_caption":
+            yield from _caption_file_problems(conf.task)
+            return
+        if conf.task.name != "scienceqa":
+            yield f"predictions= can be scored for task=scienceqa and task=coco_caption, not for task={conf.task.name}."
+            return
         if conf.task.problems is None and conf.task.root is None:
             yield "predictions= needs the questions they answer: give task.problems=problems.json or task.root=FOLDER"
         beside = conf.task.root or (conf.task.problems and str(Path(conf.task.problems).parent))
@@ -174,10 +196,22 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
                 yield from _missing_file(f"task.{key}", named)
         return
     assert conf.run is not None
+    if conf.task.annotations is not None or conf.task.split_list is not None:
+        yield "task.annotations and task.split_list go with predictions=; a run reads task.root, or task.path."
     if not any((folder / CONFIG_FILE).is_file() for folder in (Path(conf.run), Path(conf.runs_root) / conf.run)):
         runs = sorted(file.parent.name for file in Path(conf.runs_root).glob(f"*/{CONFIG_FILE}"))
         there = f"In {conf.runs_root}: {', '.join(runs) or 'none'}."
         yield f"run={conf.run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. {there}"
+
+
+def _caption_file_problems(task: TaskConf) -> Iterator[str]:
+    if task.annotations is None:
+        yield (
+            "predictions= needs the captions that they are scored against: give task.annotations=FILE "
+            "(captions_val2014.json, or dataset_coco.json with task.split=test)"
+        )
+    yield from _missing_file("task.annotations", task.annotations)
+    yield from _missing_file("task.split_list", task.split_list)
 
 
 def _missing_file(key: str, path: str | None) -> Iterator[str]:

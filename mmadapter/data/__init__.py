@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.alpaca import read_alpaca
+from mmadapter.data.readers.caption_shards import read_caption_shards
+from mmadapter.data.readers.caption_table import read_caption_table
 from mmadapter.data.readers.coco import read_coco_captions
 from mmadapter.data.readers.dialogs import read_llava, read_sharegpt, read_v2_instructions
+from mmadapter.data.readers.llava_pretrain import read_llava_pretrain
 from mmadapter.data.readers.scienceqa import read_scienceqa
+from mmadapter.data.readers.visual_instructions import read_visual_instructions
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
@@ -24,6 +28,10 @@ READERS: Mapping[str, Callable[..., list[Sample]]] = {
     "llava": read_llava,
     "sharegpt": read_sharegpt,
     "v2_instructions": read_v2_instructions,
+    "visual_instructions": read_visual_instructions,
+    "caption_table": read_caption_table,
+    "caption_shards": read_caption_shards,
+    "llava_pretrain": read_llava_pretrain,
 }
 # Settings that say something for some readers only and are harmless at others.
 IMAGE_SETTINGS = ("missing_image", "with_images")
@@ -63,12 +71,12 @@ def _place(reader: str, root: Path | str | None, path: Path | str | None) -> dic
     folder = None if root is None else Path(root)
     if file is not None and folder is not None and (folder / file).exists():
         file = folder / file
-    if reader in ("alpaca", "sharegpt"):
+    if reader in ("alpaca", "sharegpt", "visual_instructions"):
         place = {"path": file or folder}
     elif reader in ("llava", "v2_instructions"):
         place = {"path": file or folder, "root": folder}
-    elif reader == "coco_captions" and folder is not None:
-        place = {"root": folder, "path": file}
+    elif "path" in signature(READERS[reader]).parameters and folder is not None:
+        place = {"root": folder, "path": file}  # captions here, their pictures there
     else:
         place = {"root": file or folder}
     return {name: value for name, value in place.items() if value is not None}
@@ -79,9 +87,13 @@ __all__ = [
     "Sample",
     "read",
     "read_alpaca",
+    "read_caption_shards",
+    "read_caption_table",
     "read_coco_captions",
     "read_llava",
+    "read_llava_pretrain",
     "read_scienceqa",
     "read_sharegpt",
     "read_v2_instructions",
+    "read_visual_instructions",
 ]

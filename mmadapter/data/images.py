@@ -1,8 +1,12 @@
-"""Picture files to upright RGB pictures, or an InputError that says why not; no global of PIL is changed."""
+"""Picture files to upright RGB pictures, or an InputError that says why not; no global of PIL is changed.
+
+A picture is a file, or a place in a tar archive (`packed_images`).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 import warnings
@@ -10,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from mmadapter.data.packed_images import packed_content, picture_exists
 from mmadapter.errors import InputError
 
 MAX_PIXELS = 100_000_000
@@ -33,7 +38,7 @@ def read_image(path: Path) -> Image.Image:
     off or damaged, or of more than 100 million pixels (refused from the header, before memory is used).
     """
     path = Path(path)
-    if not path.is_file():
+    if not picture_exists(path):
         raise InputError(f"{path}: there is no such image file. Check the data root, or set missing_image=skip.")
     try:
         with warnings.catch_warnings(), _opened(path) as opened:
@@ -65,11 +70,14 @@ def _opened(path: Path) -> Image.Image:
     """The file opened by PIL, whose own warnings are silent: what matters of them is an error or a log line here."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # between its limit and ours
     warnings.filterwarnings("ignore", "(?s).*Corrupt EXIF", UserWarning)
-    return Image.open(path)
+    content = packed_content(path)
+    return Image.open(path if content is None else io.BytesIO(content))
 
 
 def image_digest(path: Path) -> str:
     """sha256 of the file's content in hexadecimal digits."""
+    if (content := packed_content(path)) is not None:
+        return hashlib.sha256(content).hexdigest()
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -90,7 +98,7 @@ def _too_large(what: str) -> str:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         return "the image file is empty."
     if isinstance(error, UnidentifiedImageError):
         return "this is no picture in any format that PIL reads."

@@ -21,7 +21,7 @@ NAMED = 5
 class Encoded:
     """Token ids with BOS, and with EOS behind every answer; the labels are `ids[begin:end]` of each span.
 
-    The ids are an array of 4 bytes a token: as a list of numbers, 158,000 dialogs took ten times that.
+    The ids are an array of 4 bytes a token; a list of numbers has 36 (8 a reference, 28 a number).
     """
 
     sample: Sample

@@ -207,4 +207,3 @@ def standalone(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
             )
     parts.append(Markup('<text x="{}" y="{}">{}</text></svg>').format(LEFT, HEIGHT - 3, y_label))
     return str(Markup("\n").join(parts)) + "\n"
-

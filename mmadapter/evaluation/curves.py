@@ -31,9 +31,27 @@ def loss_chart(run: RunFiles) -> Markup:
         points = finite(points)
         lines.append(Series(name, points, colour, faint=True))
         lines.append(Series(name, smoothed(points), colour))
-    validation = [(record["step"], record["loss"]) for record in run.validation]
-    lines.append(Series("validation", validation, 6, dots=len(validation) <= 40))
+    lines += validation_lines(run, list(by_source))
     return charts.line_chart(lines, x_label="step", y_label="Loss per token")
+
+
+def validation_lines(run: RunFiles, trained: list[str]) -> list[Series]:
+    """One line; where several sources were validated, one for each, dashed in the colour of the training on it."""
+    dots = len(run.validation) <= 40
+    sources = list(dict.fromkeys(name for record in run.validation for name in record.get("loss_by_source") or {}))
+    if len(sources) < 2:
+        return [Series("validation", [(record["step"], record["loss"]) for record in run.validation], 6, dots=dots)]
+    colours = {name: number for number, name in enumerate(trained, start=1)}
+    return [
+        Series(
+            f"validation, {name}",
+            [(one["step"], one["loss_by_source"][name]) for one in run.validation if name in one["loss_by_source"]],
+            colours.get(f"training, {name}", 6),
+            dots=dots,
+            dashed=True,
+        )
+        for name in sources
+    ]
 
 
 def lr_chart(run: RunFiles) -> Markup:

@@ -114,8 +114,8 @@ def visible(text: str | None) -> str | None:
 
 
 def caption_cards(run: RunFiles, most: int = CAPTIONS) -> list[CaptionCard]:
-    """The first captions of the caption task."""
-    evaluation = run.evaluations.get("caption")
+    """The first captions of the task coco_caption."""
+    evaluation = run.evaluations.get("coco_caption")
     rows = evaluation.predictions[:most] if evaluation else []
     return [
         CaptionCard(picture_uri(row.get("image")), row.get("output") or "", tuple(row.get("references") or ()))

@@ -31,6 +31,7 @@ def samples_of_task(task: Any, root: str | None) -> list[Any]:
     """The task's samples, read for evaluation (no answer segment); `root` is used where the task names no place."""
     from mmadapter import data
     from mmadapter.config.data import ReadingConf
+    from mmadapter.data.attached_images import with_attached_images
 
     settings = {field.name: getattr(task, field.name) for field in fields(ReadingConf)}
     if settings["root"] is None and settings["path"] is None and settings["problems"] is None:
@@ -40,4 +41,12 @@ def samples_of_task(task: Any, root: str | None) -> list[Any]:
     if settings["root"] is None and settings["problems"]:
         settings["root"] = str(Path(settings["problems"]).parent)
     reader = settings.pop("reader")
-    return data.read(reader, source=task.name, training=False, **settings)
+    samples = data.read(reader, source=task.name, training=False, **settings)
+    if task.attach_images is None:
+        return samples
+    if not task.images:
+        raise InputError(
+            f"task {task.name}: attach_images={task.attach_images}, but images=false, or the run has no image encoder. "
+            "Set images=true for a run with pictures, or attach_images=null."
+        )
+    return with_attached_images(samples, Path(task.attach_images).expanduser())

@@ -10,14 +10,16 @@ from typing import Any
 from markupsafe import Markup
 
 from mmadapter.evaluation import charts
+from mmadapter.evaluation.caption_scores import SCORES as CAPTION_SCORES
 from mmadapter.evaluation.comparison import write_comparison
 from mmadapter.evaluation.curves import gate_map, gate_panels, loss_chart, lr_chart
 from mmadapter.evaluation.gallery import caption_cards, instruction_cards, question_cards
-from mmadapter.evaluation.papers import SCIENCEQA, SCIENCEQA_COLUMNS, scienceqa_rows
+from mmadapter.evaluation.movement import movement_chart, movement_rows
+from mmadapter.evaluation.papers import CAPTION_ROWS, SCIENCEQA, SCIENCEQA_COLUMNS, scienceqa_rows
 from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
 from mmadapter.evaluation.scales import number_text
-from mmadapter.evaluation.table import percent
+from mmadapter.evaluation.table import not_computed, percent
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
 
@@ -65,10 +67,19 @@ def content_of(run: RunFiles) -> dict[str, Any]:
         "topics": topic_rows(run),
         "cards": question_cards(run, LABELS),
         "captions": caption_cards(run),
+        "caption_scores": caption_score_rows(run),
+        "caption_label": run.evaluations["coco_caption"].metrics.get("label", "")
+        if "coco_caption" in run.evaluations
+        else "",
+        "caption_columns": CAPTION_SCORES,
+        "caption_notes": caption_notes(run),
+        "caption_papers": CAPTION_ROWS,
         "instructions": instruction_cards(run),
         "instruction_note": instruction_note(run),
         "loss_chart": loss_chart(run),
         "lr_chart": lr_chart(run),
+        "movement_chart": movement_chart(run),
+        "movement": movement_rows(run),
         "gate_panels": gate_panels(run),
         "gate_map": gate_map(run),
         "trainable": run.trainable,
@@ -118,6 +129,32 @@ def score_notes(run: RunFiles) -> list[str]:
     if scored.metrics.get("guessed"):
         notes.append(f"Unanswered questions were guessed ({scored.metrics['fallback']}), to compare with old tables.")
     return notes
+
+
+def caption_score_rows(run: RunFiles) -> list[tuple[str, Mapping[str, float]]]:
+    """(label, scores as fractions) of every run here whose captions were scored."""
+    found = [(label, one.evaluations.get("coco_caption")) for label, one in compared(run)]
+    return [(label, one.metrics) for label, one in found if one and all(name in one.metrics for name in CAPTION_SCORES)]
+
+
+def caption_notes(run: RunFiles) -> list[str]:
+    """What the reader must know of the caption scores, or why there are none."""
+    evaluation = run.evaluations.get("coco_caption")
+    if evaluation is None:
+        return []
+    metrics, notes = evaluation.metrics, []
+    if metrics.get("not_scored"):
+        notes.append(f"Not scored: {metrics['not_scored']}.")
+    elif not metrics.get("coverage", {}).get("complete", True):
+        notes.append(f"Ours is a {metrics['label']}, not the {metrics['split']} score.")
+    if not metrics.get("not_scored") and (run.config.get("data") or {}).get("made"):
+        notes.append(
+            "Our rows are scores on the made-up world. The papers' rows are on COCO, Karpathy's test split: they stand "
+            "here for orientation and cannot be compared with ours."
+        )
+    if metrics.get("empty"):
+        notes.append(f"{metrics['empty']} captions are empty.")
+    return notes + [f"{line}." for line in not_computed(metrics)]
 
 
 def instruction_note(run: RunFiles) -> str:

@@ -11,25 +11,38 @@ from textwrap import shorten
 from typing import Any
 
 from mmadapter.errors import InputError
+from mmadapter.evaluation.coco_caption import evaluate_captions, score_caption_file
 from mmadapter.evaluation.generation import Progress, cut_prompts
-from mmadapter.evaluation.papers import scienceqa_rows
+from mmadapter.evaluation.papers import CAPTION_ROWS, scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
 from mmadapter.evaluation.questions import read_questions
 from mmadapter.evaluation.recreate import samples_of_task, task_of_run
 from mmadapter.evaluation.report import write_report
-from mmadapter.evaluation.table import print_scores
+from mmadapter.evaluation.table import print_caption_scores, print_scores
 from mmadapter.evaluation.tasks import (
-    evaluate_captions,
     evaluate_instructions,
     evaluate_scienceqa,
     prediction_row,
     scienceqa_metrics,
 )
+from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
 from mmadapter.rebuild import assistant_of_run, conf_of_run, run_folder
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
-SAME_RESULTS = ("root", "problems", "batch_size", "split", "limit")  # change no result, or have a name of their own
-TASKS = {"scienceqa": evaluate_scienceqa, "caption": evaluate_captions, "instruct": evaluate_instructions}
+SAME_RESULTS = (
+    "root",
+    "problems",
+    "annotations",
+    "batch_size",
+    "split",
+    "limit",
+)  # change no result, or have a name of their own
+TASKS = {
+    "scienceqa": evaluate_scienceqa,
+    "coco_caption": evaluate_captions,
+    "instruct": evaluate_instructions,
+    "visual_instruct": evaluate_visual_instructions,
+}
 
 
 def run(conf: Any) -> dict[str, Any]:
@@ -46,8 +59,12 @@ def run(conf: Any) -> dict[str, Any]:
 def score_file(conf: Any) -> dict[str, Any]:
     """Scores an existing predictions file; imports no torch. Writes into `conf.output` where it is set."""
     task, file = conf.task, Path(conf.predictions)
-    if task.name != "scienceqa":
-        raise InputError(f"predictions= can be scored for task=scienceqa only, not for task {task.name!r}.")
+    if task.name == "coco_caption":
+        metrics = score_caption_file(conf)
+        print_caption_scores(metrics, papers=CAPTION_ROWS)
+        if conf.output:
+            print(f"written: {Path(conf.output) / 'metrics.json'}")
+        return metrics
     files = {name: Path(value) for name in ("root", "problems", "pid_splits") if (value := getattr(task, name))}
     questions, split_size = read_questions(task.split, **files)
     predictions = read_predictions(file, questions, predictions_from=task.predictions_from)
@@ -59,8 +76,7 @@ def score_file(conf: Any) -> dict[str, Any]:
     if conf.output:
         folder = Path(conf.output)
         rows = [
-            prediction_row(task, questions[id], predictions.outputs.get(id), index)
-            for id, index in indices.items()
+            prediction_row(task, questions[id], predictions.outputs.get(id), index) for id, index in indices.items()
         ]
         write_lines(folder / "predictions.jsonl", rows)
         write_json(folder / "metrics.json", metrics)
@@ -165,12 +181,17 @@ def show_results(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
     if metrics["task"] == "scienceqa":
         print_scores(metrics, papers=scienceqa_rows())
         return
+    if metrics["task"] == "coco_caption":
+        print_caption_scores(metrics, papers=CAPTION_ROWS)
     for row in rows[:SHOWN_ANSWERS]:
-        asked = f"{row['instruction']} {row['input']}" if "instruction" in row else str(row["id"])
+        asked = f"{row['instruction']} {row.get('input', '')}" if "instruction" in row else str(row["id"])
         print(f"{shorten(asked, SHOWN_CHARACTERS)}: {shorten(row['output'], SHOWN_CHARACTERS)}")
     if "exact_match" in metrics:
         counts, share = metrics["counts"], metrics["exact_match"]
         print(f"equal to the reference: {counts['exact']} of {counts['answers']} answers, {share:.2f} %")
+    if "followed" in metrics:
+        count, named = metrics["counts"]["answers"], metrics["named"]
+        print(f"followed: {metrics['followed']:.2f} % of {count} answers; right word named: {named:.2f} %")
 
 
 def line_progress(every_seconds: float = 5.0) -> Progress:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
-from mmadapter.evaluation.papers import SCIENCEQA_COLUMNS, PaperRow
+from mmadapter.evaluation.caption_scores import JAVA_SCORES
+from mmadapter.evaluation.caption_scores import SCORES as CAPTION_SCORES
+from mmadapter.evaluation.papers import SCIENCEQA_COLUMNS, CaptionRow, PaperRow
 
 
 def percent(value: float | None) -> str:
@@ -57,3 +59,49 @@ def print_scores(metrics: Mapping[str, object], file: TextIO | None = None, *, p
             print(f"{row.model} [paper]: {row.note}", file=file)
     for remark in metrics.get("remarks") or ():  # type: ignore[attr-defined]
         print(f"note: {remark}", file=file)
+
+
+def print_caption_scores(
+    metrics: Mapping[str, Any], file: TextIO | None = None, *, papers: Sequence[CaptionRow] = ()
+) -> None:
+    """Prints one metrics.json of coco_caption: the scores as fractions, and beside the papers' rows times 100.
+
+    A part of a split stands without the papers' rows: they are whole-split scores.
+    """
+    print(f"COCO captions, {metrics['label']}", file=file)
+    scores = [name for name in (*CAPTION_SCORES, *JAVA_SCORES) if name in metrics]
+    if scores:
+        print(format_table(scores, [[f"{metrics[name]:.5f}" for name in scores]]), file=file)
+    if "not_scored" in metrics:
+        print(f"not scored: {metrics['not_scored']}", file=file)
+    if metrics["empty"]:
+        print(f"empty captions: {metrics['empty']}", file=file)
+    for line in not_computed(metrics):
+        print(line, file=file)
+    if scores and metrics["coverage"]["complete"]:
+        print(caption_table({"this run": metrics}, papers), file=file)
+        for row in papers:
+            if row.note:
+                print(f"{row.model} [paper]: {row.note}", file=file)
+
+
+def not_computed(metrics: Mapping[str, Any]) -> list[str]:
+    """Which caption scores there are not, and why; those of the same reason in one line."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in metrics.get("not_computed", {}).items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{' and '.join(names)}: not computed, {reason}" for reason, names in by_reason.items()]
+
+
+def caption_table(ours: Mapping[str, Mapping[str, Any]], papers: Sequence[CaptionRow]) -> str:
+    """BLEU-4 and CIDEr times 100: `ours` maps a label to its metrics; the papers' rows come below a line."""
+    header = ["COCO captions, x 100", "PT pairs", "FT pairs", "BLEU-4", "CIDEr"]
+    rows: list[Sequence[str] | None] = [
+        [label, "", "", f"{100 * one['BLEU-4']:.1f}", f"{100 * one['CIDEr']:.1f}"] for label, one in ours.items()
+    ]
+    rows.append(None)
+    rows += [
+        [f"{row.model} [paper]", row.pretraining_pairs, row.fine_tuning_pairs, f"{row.bleu_4:.1f}", f"{row.cider:.1f}"]
+        for row in papers
+    ]
+    return format_table(header, rows)

@@ -1,20 +1,15 @@
-"""What each task asks of an assistant, and the lines and numbers it leaves: scienceqa, caption and instruct."""
+"""What scienceqa and instruct ask of an assistant, and the lines and numbers they leave."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mmadapter.evaluation.generation import Progress, generate_answers, most_likely_options
-from mmadapter.evaluation.predictions import write_json
 from mmadapter.evaluation.questions import Question, questions_of_samples, split_size
 from mmadapter.evaluation.scienceqa import parse_answer, random_choice, score, topic_accuracy
-
-Answered = tuple[dict[str, Any], list[dict[str, Any]]]
-"""(the content of metrics.json, the lines of predictions.jsonl)."""
+from mmadapter.evaluation.versions import Answered, versions
 
 
 def evaluate_scienceqa(
@@ -101,42 +96,6 @@ def prediction_row(task: Any, question: Question, output: str | None, prediction
     }
 
 
-def evaluate_captions(
-    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
-) -> Answered:
-    """One caption an image; besides predictions.jsonl, captions.json in the COCO results format."""
-    first_of_image = list({sample.meta["image_id"]: sample for sample in reversed(samples)}.values())[::-1]
-    outputs = generate_answers(assistant, first_of_image, task, progress=progress)
-    # Every line-breaking character must go: the reference tokenizer is line-based and would shift all later captions.
-    captions = [" ".join(output.split()) for output in outputs]
-    results = [
-        {"image_id": sample.meta["image_id"], "caption": caption}
-        for sample, caption in zip(first_of_image, captions, strict=True)
-    ]
-    write_json(folder / "captions.json", results)
-    rows = [
-        {
-            "id": sample.id,
-            "image_id": sample.meta["image_id"],
-            "prompt": sample.prompt,
-            "output": caption,
-            "references": list(sample.meta.get("references", ())),
-            "image": None if sample.image is None else str(sample.image),
-        }
-        for sample, caption in zip(first_of_image, captions, strict=True)
-    ]
-    metrics = {
-        "task": "caption",
-        "split": task.split,
-        "counts": {"captions": len(captions)},
-        "empty": sum(not caption for caption in captions),
-        "complete": task.limit is None and task.missing_image != "skip",
-        "results_file": "captions.json",
-        "versions": versions(),
-    }
-    return metrics, rows
-
-
 def evaluate_instructions(
     assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
 ) -> Answered:
@@ -167,14 +126,3 @@ def evaluate_instructions(
         "versions": versions(),
     }
     return metrics, rows
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on, without importing any of it."""
-    found = {"python": platform.python_version()}
-    for package in ("mmadapter", "torch", "transformers", "open_clip_torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

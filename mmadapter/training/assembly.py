@@ -25,7 +25,8 @@ def schedule_of(conf: Any, steps_per_epoch: int) -> Schedule:
     """The learning rates of `optimizer`."""
     settings = conf.optimizer
     lr = actual_lr(settings.base_lr, settings.batch_size)
-    return Schedule(lr, steps_per_epoch, settings.epochs, settings.warmup_epochs, settings.min_lr)
+    in_epochs = (settings.epochs, settings.warmup_epochs)
+    return Schedule(lr, steps_per_epoch, *in_epochs, settings.min_lr, settings.steps, settings.warmup_steps)
 
 
 def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
@@ -35,7 +36,7 @@ def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
     settings = conf.optimizer
     options = OptimizerSettings(tuple(settings.betas), settings.weight_decay, settings.clip_norm)
     trainable = assistant.trainable()
-    return SingleDeviceEngine(assistant, groups, trainable, options, trainable[0].parameter.device)
+    return SingleDeviceEngine(assistant, groups, trainable, options, trainable[0].parameter.device, conf.seed)
 
 
 def lr_line(conf: Any, schedule: Schedule) -> str:
@@ -43,5 +44,5 @@ def lr_line(conf: Any, schedule: Schedule) -> str:
     settings = conf.optimizer
     return (
         f"learning rate {schedule.lr:.4g} = base {settings.base_lr:g} x effective batch {settings.batch_size} / 256; "
-        f"{schedule.total_steps:,} steps = {settings.epochs:g} epochs of {schedule.steps_per_epoch:,}"
+        f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs of {schedule.steps_per_epoch:,}"
     )

@@ -215,8 +215,9 @@ def read_snapshot(folder: Path) -> Snapshot:
     for key, tensor in files["optimizer.safetensors"].items():
         kind, name = key.split("/", 1)
         moments[kind][name] = tensor
-    engine = EngineState(files["trainable.safetensors"], moments, content["adam_steps"])
-    return Snapshot(Position(**content["position"]), engine, files["random.safetensors"], content["random"])
+    position = Position(**content["position"])
+    engine = EngineState(files["trainable.safetensors"], moments, content["adam_steps"], position.step)
+    return Snapshot(position, engine, files["random.safetensors"], content["random"])
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -72,7 +72,7 @@ class Display:
         """One finished training step."""
         step = record["step"]
         text = (
-            f"epoch {record['epoch']:.2f}/{epochs:g}  loss {record['loss']:.4f}  lr {record['lr']:.3g}  "
+            f"epoch {record['epoch']:.2f}/{epochs:.4g}  {losses_text(record)}  lr {record['lr']:.3g}  "
             f"{record['tokens_per_s']:,.0f} supervised tokens/s"
         )
         if self.console.is_terminal:
@@ -126,6 +126,13 @@ class Display:
             self._progress.remove_task(self._tasks.pop(what))
         if not self._tasks:
             self.close()
+
+
+def losses_text(record: Mapping[str, Any]) -> str:
+    """The loss, and that of each source where there are several."""
+    by_source = record.get("loss_by_source") or {}
+    parts = ", ".join(f"{name} {loss:.4f}" for name, loss in by_source.items())
+    return f"loss {record['loss']:.4f}" + (f" ({parts})" if len(by_source) > 1 else "")
 
 
 def duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from mmadapter.training.optimizer import (
     scale_gradients,
     set_lr,
 )
+from mmadapter.training.random_state import own_stream
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class EngineState:
     parameters: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]  # exp_avg, exp_avg_sq -> name -> tensor
     steps: dict[str, int] = field(default_factory=dict)  # how often AdamW has moved each parameter
+    steps_done: int = 0  # of the engine, skipped ones too
 
 
 class Engine(Protocol):
@@ -69,7 +71,9 @@ class SingleDeviceEngine:
 
     The gradient of a source reaches only the groups that learn from it; a group's gradient is divided by the
     supervised tokens of its sources in the whole step, so that it does not matter how the step was split into
-    micro-batches. A group without a supervised token in the step stays as it is, without decay and momentum.
+    micro-batches. A group without a supervised token in the step stays as it is, without decay and momentum. What is
+    drawn in a forward (dropout) depends on `seed`, step, source and the micro-batch's place among its source's: other
+    sources in the step change nothing.
     """
 
     def __init__(
@@ -79,8 +83,10 @@ class SingleDeviceEngine:
         trainable: Sequence[TrainableParameter],
         settings: OptimizerSettings,
         device: torch.device | str = "cpu",
+        seed: int = 0,
     ) -> None:
-        self.model, self.groups, self.settings = model, list(groups), settings
+        self.model, self.groups, self.settings, self.seed = model, list(groups), settings, seed
+        self.steps_done = 0
         self.device = torch.device(device)
         self.parameters: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters}
         self.optimizer = build_adamw(groups, trainable, settings)
@@ -100,6 +106,7 @@ class SingleDeviceEngine:
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.steps_done += 1
         return _result(sums, tokens, norms, tuple(skipped))
 
     def _backward_all(self, batches: Sequence[Any]) -> dict[str, float]:
@@ -108,7 +115,8 @@ class SingleDeviceEngine:
         for batch in batches:
             if batch.supervised_tokens == 0:
                 continue
-            loss = self.model(batch.to(self.device))
+            with own_stream(self.device, self.seed, self.steps_done, batch.source, len(pieces[batch.source])):
+                loss = self.model(batch.to(self.device))
             learning = [p for g in self.groups if learns_from(g, batch.source) for _, p in g.parameters]
             if learning:
                 loss.backward(inputs=learning)
@@ -146,7 +154,7 @@ class SingleDeviceEngine:
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         tensors, steps = moments(self.optimizer, names)
         values = {name: p.detach().cpu().clone().contiguous() for name, p in self.parameters.items()}
-        return EngineState(values, tensors, steps)
+        return EngineState(values, tensors, steps, self.steps_done)
 
     @torch.no_grad()
     def load_state_dict(self, state: EngineState) -> None:
@@ -162,6 +170,7 @@ class SingleDeviceEngine:
         for name, parameter in self.parameters.items():
             parameter.copy_(state.parameters[name])
         load_moments(self.optimizer, self.parameters, state.moments, state.steps)
+        self.steps_done = state.steps_done
 
 
 def _result(

@@ -88,6 +88,7 @@ class Journal:
         values |= {
             f"{kind}/loss/{name}": loss for name, loss in record.get("loss_by_source", {}).items() if loss is not None
         }
+        values |= {f"movement/{name}": moved["distance"] for name, moved in record.get("movement", {}).items()}
         gates = record.get("gates")
         values |= {f"gates/layer_{number}": mean_size(row) for number, row in enumerate(gates or ())}
         if self._tensorboard is not None:

@@ -7,40 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mmadapter.errors import InputError
 from mmadapter.training import trouble
 from mmadapter.training.assembly import build_engine, groups_of, schedule_of
 from mmadapter.training.checkpoint import NO_ROOM, CheckpointFolder, Position, Snapshot
-from mmadapter.training.display import Display, duration
+from mmadapter.training.display import Display, losses_text
 from mmadapter.training.engine import StepResult
+from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
 from mmadapter.training.journal import Journal, perplexity
-from mmadapter.training.memory import is_out_of_memory, peak_memory
+from mmadapter.training.memory import is_out_of_memory
+from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
+from mmadapter.training.sources import TrainingData
 from mmadapter.training.validation import token_average
 
 GO_ON = "Make room and run the same command again: it goes on from the last checkpoint."
-GATE_LINES = 100  # about this many lines of metrics.jsonl carry all gates
-
-
-class TrainingData(Protocol):
-    """What the loop reads: micro-batches by step, and batches that are not trained on."""
-
-    @property
-    def validation(self) -> Sequence[Any]: ...
-
-    @property
-    def sources(self) -> Sequence[str]: ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def step_batches(self, step: int) -> list[Any]: ...
-
-    def image_paths(self) -> list[Path]: ...
 
 
 def train(
@@ -90,6 +75,7 @@ class Training:
         groups = groups_of(conf, assistant)
         check_sources(groups, data.sources)
         self.engine = build_engine(conf, assistant, groups)
+        self.start = RunStart(groups, assistant.trainable(), folder / "checkpoints")
         self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
         self.position = Position(schedule=asdict(self.schedule))
         self.saved_step = 0
@@ -111,35 +97,14 @@ class Training:
                 self._step()
         self.assistant.eval()
         self.display.end("training")
-        self.display.say(self._closing_line())
-        return self.summary()
+        summary = self.summary()
+        self.display.say(closing_line(self.position, summary["movement"]))
+        return summary
 
     def summary(self) -> dict[str, Any]:
         """What a finished or interrupted training comes to."""
-        place = self.position
-        return {
-            "steps": place.step,
-            "total_steps": self.schedule.total_steps,
-            "epochs": self.schedule.epoch_of(place.step),
-            "finished": place.step >= self.schedule.total_steps,
-            "loss": place.loss,
-            "best_validation_loss": place.best_loss,
-            "best_step": place.best_step,
-            "nonfinite_steps": place.nonfinite_steps,
-            "supervised_tokens": place.supervised_tokens,
-            "seconds": place.seconds,
-            "lr": self.schedule.lr,
-            "effective_batch": self.conf.optimizer.batch_size,
-            "peak": peak_memory(),
-        }
-
-    def _closing_line(self) -> str:
-        place = self.position
-        text = f"trained {place.step:,} steps in {duration(place.seconds)}"
-        text += "" if place.loss is None else f", last loss {place.loss:.4f}"
-        if place.best_loss is not None:
-            text += f", lowest validation loss {place.best_loss:.4f} at step {place.best_step:,}"
-        return text
+        batch_size = self.conf.optimizer.batch_size
+        return summary_of(self.position, self.schedule, batch_size, self.start.movement())
 
     def _resume(self) -> None:
         snapshot, messages = self.checkpoints.load_newest()
@@ -149,9 +114,11 @@ class Training:
             self.display.say(text)
             self.journal.event("damaged_checkpoint", message=text)
         if snapshot is None:
+            self.start.save()
             return
         if message := trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule):
             raise InputError(message)
+        self.start.restore()
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         self.position, self.saved_step = place, place.step
@@ -187,25 +154,13 @@ class Training:
     def _write_step(self, result: StepResult, lr: float, seconds: float) -> None:
         place, total = self.position, self.schedule.total_steps
         place.loss = result.loss if math.isfinite(result.loss) else None
-        record: dict[str, Any] = {
-            "step": place.step,
-            "epoch": self.schedule.epoch_of(place.step),
-            "loss": result.loss,
-            "lr": lr,
-            "supervised_tokens": result.supervised_tokens,
-            "tokens_per_s": result.supervised_tokens / max(seconds, 1e-9),
-            "seconds": place.seconds,
-            "grad_norm": result.grad_norm,
-            "loss_by_source": result.loss_by_source,
-        }
-        if len(result.grad_norms) > 1:
-            record["grad_norm_by_group"] = result.grad_norms
-        every = max(self.conf.training.log_every_steps, math.ceil(total / GATE_LINES))
-        if place.step % every == 0 or place.step in (1, total):
+        record = step_record(place, self.schedule, result, lr, seconds)
+        if is_detailed(place.step, total, self.conf.training.log_every_steps):
             record["gates"] = self.assistant.gates().detach().float().tolist()
+            record["movement"] = self.start.movement()
         self.journal.write("train", record)
         left = place.seconds / place.step * (total - place.step)
-        self.display.training(record, total, self.schedule.epochs, left)
+        self.display.training(record, total, self.schedule.total_epochs, left)
 
     def _count_nonfinite(self, result: StepResult, batches: Sequence[Any]) -> None:
         place, limit = self.position, self.conf.optimizer.max_nonfinite_steps
@@ -223,18 +178,25 @@ class Training:
             return False
         started = time.perf_counter()
         self.assistant.eval()
-        loss = token_average(self.engine, self.data.validation, stop, self.display)
+        average = token_average(self.engine, self.data.validation, stop, self.display)
         self.assistant.train()
         place.seconds += time.perf_counter() - started
-        if loss is None:
+        if average is None:
             return False
         place.validated_step = place.step
-        self.journal.write("validation", {"step": place.step, "loss": loss, "perplexity": perplexity(loss)})
-        self.display.say(f"validation at step {place.step}: loss {loss:.4f}, perplexity {perplexity(loss):.4g}")
+        loss = self._write_validation(*average)
         if not math.isfinite(loss) or (place.best_loss is not None and loss >= place.best_loss):
             return False
         place.best_loss, place.best_step = loss, place.step
         return True
+
+    def _write_validation(self, loss: float, by_source: dict[str, float]) -> float:
+        step, moved = self.position.step, self.start.movement()
+        record = {"step": step, "loss": loss, "perplexity": perplexity(loss), "loss_by_source": by_source}
+        self.journal.write("validation", record | {"movement": moved})
+        text = f"validation at step {step}: {losses_text(record)}, perplexity {perplexity(loss):.4g}"
+        self.display.say(f"{text}; moved: {moved_text(moved)}")
+        return loss
 
     def _is_due(self, setting: str, last: int) -> bool:
         return self.schedule.is_due(self.position.step, getattr(self.conf.training, setting), last)

@@ -28,6 +28,7 @@ def make_missing_data(conf: Any, display: Display) -> bool:
         return False
     root = Path(conf.data.root)
     try:
+        from data_prep.interference import ensure_interference_world
         from data_prep.shapes import ensure_world
     except ImportError as error:
         raise InputError(
@@ -36,8 +37,9 @@ def make_missing_data(conf: Any, display: Display) -> bool:
         ) from error
     display.say(
         f"{root} is missing: making the world of coloured shapes there, so that training needs no download "
-        "(pictures, questions, captions, instructions; python -m data_prep.shapes does the same)"
+        f"(pictures, questions, captions, instructions; python -m data_prep.{conf.data.made} does the same)"
     )
-    made = ensure_world(root, progress=lambda done, total: display.report("pictures", done, total))
+    ensure = ensure_interference_world if conf.data.made == "interference" else ensure_world
+    made = ensure(root, progress=lambda done, total: display.report("pictures", done, total))
     display.close()
     return made

@@ -21,7 +21,7 @@ from mmadapter.training.record import clear_leftovers, results_of, versions, wri
 from mmadapter.training.sources import Samples, encode, read_samples
 from mmadapter.training.table import show_trainable, trainable_rows
 
-SCORES = ("accuracy", "likelihood_accuracy", "exact_match", "counts", "unanswered")
+SCORES = ("accuracy", "likelihood_accuracy", "exact_match", "followed", "named", "counts", "unanswered")
 
 
 def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str, Any]:

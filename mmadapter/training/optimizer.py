@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.errors import InputError
 
-ALWAYS_DECAYED = frozenset({"prompt", "gate"})  # the official gates are 4-D tensors, so its decay falls on them
+# The official gates are 4-D tensors, so its decay falls on them.
+ALWAYS_DECAYED = frozenset({"prompt", "gate", "early_gate"})
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import random
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +19,15 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device, *key: object) -> Iterator[None]:
+    """Inside, torch draws the numbers of `key` alone; outside, everything goes on as if nothing had been drawn."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        yield
 
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

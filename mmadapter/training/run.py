@@ -81,7 +81,7 @@ def run_parts(conf: Any, folder: Path, display: Display) -> None:
         save_config(conf, folder)
         write_json(folder / "versions.json", versions())
     parts = [("comparison", name, comparison_conf(conf, name), item.train) for name, item in conf.comparison.items()]
-    parts += [("variants", name, variant_conf(conf, name), True) for name in conf.variants]
+    parts += [("variants", name, variant_conf(conf, name, folder), True) for name in conf.variants]
     for kind, name, part, trains in parts:
         own_folder = folder / kind / name
         if is_finished(own_folder):

@@ -15,18 +15,30 @@ def actual_lr(base_lr: float, effective_batch: int) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rates of a run that lasts `epochs` of `steps_per_epoch` optimizer steps; both epochs may be fractions."""
+    """Rates of a run that lasts `epochs` of `steps_per_epoch` optimizer steps; both epochs may be fractions.
+
+    With `steps` and `warmup_steps` these say how long it lasts instead: the same rates whatever an epoch is.
+    """
 
     lr: float  # actual rate at the end of the warm-up
     steps_per_epoch: int
     epochs: float
     warmup_epochs: float
     min_lr: float = 0.0
+    steps: int | None = None
+    warmup_steps: int | None = None
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run; at least one."""
+        if self.steps is not None:
+            return self.steps
         return max(1, math.ceil(self.epochs * self.steps_per_epoch - 1e-9))
+
+    @property
+    def total_epochs(self) -> float:
+        """How many epochs the whole run is."""
+        return self.epochs if self.steps is None else self.steps / self.steps_per_epoch
 
     def epoch_of(self, step: int) -> float:
         """How many epochs are over before step number `step` (from 0)."""
@@ -43,9 +55,12 @@ class Schedule:
 
     def lr_of(self, step: int) -> float:
         """The learning rate of step number `step` (from 0); with a warm-up the first is 0, as in the official code."""
-        epoch = self.epoch_of(step)
-        if epoch < self.warmup_epochs:
-            return self.lr * epoch / self.warmup_epochs
-        length = self.epochs - self.warmup_epochs
-        done = 1.0 if length <= 0 else min(1.0, (epoch - self.warmup_epochs) / length)
+        if self.steps is None:
+            place, warmup, end = self.epoch_of(step), self.warmup_epochs, self.epochs
+        else:
+            place, warmup, end = float(step), float(self.warmup_steps or 0), float(self.steps)
+        if place < warmup:
+            return self.lr * place / warmup
+        length = end - warmup
+        done = 1.0 if length <= 0 else min(1.0, (place - warmup) / length)
         return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mmadapter import data
-from mmadapter.data.batches import Batch, Mixture, make_batch
+from mmadapter.config.data import ReadingConf
+from mmadapter.config.mixture import samples_per_step
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
+
+
+class TrainingData(Protocol):
+    """What the loop reads: micro-batches by step, and batches that are not trained on."""
+
+    @property
+    def validation(self) -> Sequence[Any]: ...
+
+    @property
+    def sources(self) -> Sequence[str]: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def step_batches(self, step: int) -> list[Any]: ...
+
+    def image_paths(self) -> list[Path]: ...
 
 
 @dataclass(frozen=True)
@@ -26,7 +46,7 @@ class Samples:
 class RunData:
     """What a run trains on and validates on."""
 
-    mixture: Mixture
+    mixture: Mixture | JointMixture
     encoded: dict[str, list[Encoded]]
     validation: list[Batch]
     validation_samples: int
@@ -45,7 +65,7 @@ class RunData:
 
     def step_batches(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step `step`, counted from the run's start."""
-        return [self.mixture.batch(index) for index in self.mixture.step_indices(step)]
+        return self.mixture.step_batches(step)
 
     def image_paths(self) -> list[Path]:
         """All pictures that training and validation will ask for, each once."""
@@ -56,7 +76,7 @@ class RunData:
         return list(dict.fromkeys(path for path in [*trained, *validated] if path is not None))
 
     def describe(self) -> str:
-        """One line: samples by source, validation, what was cut."""
+        """Two lines: samples by source, validation, what was cut; what a step and an epoch hold."""
         parts = ", ".join(f"{name} {len(items):,}" for name, items in self.encoded.items())
         text = f"training samples: {parts}; validation samples: {self.validation_samples:,}"
         cut = {
@@ -64,14 +84,16 @@ class RunData:
             "answers were too long and were cut": self.cut_answers,
             "last turns of dialogs did not fit and were left out": self.cut_turns,
         }
-        return text + "".join(f"; {count:,} {what}" for what, count in cut.items() if count)
+        text += "".join(f"; {count:,} {what}" for what, count in cut.items() if count)
+        return f"{text}\n{self.mixture.describe()}"
 
 
 def read_samples(conf: Any) -> Samples:
     """Reads everything that `conf.data` names, before any model is loaded. Raises InputError on what cannot be used."""
     if not conf.data.sources:
         raise InputError("data.sources is empty: there is nothing to train on. Choose an experiment, or data=NAME.")
-    micro_batches(conf.optimizer.batch_size, conf.optimizer.micro_batch_size)
+    if samples_per_step(conf) is None:
+        micro_batches(conf.optimizer.batch_size, conf.optimizer.micro_batch_size)
     training = {name: read_source(conf, name, source) for name, source in conf.data.sources.items()}
     validation = {name: read_source(conf, name, source) for name, source in conf.data.validation.items()}
     check_disjoint(training, validation)
@@ -83,14 +105,7 @@ def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunD
     encoder, settings = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), conf.optimizer
     encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
     cut, cut_turns = (encoder.cut_samples, encoder.cut_answers), encoder.cut_turns
-    mixture = Mixture(
-        encoded,
-        {name: source.weight for name, source in conf.data.sources.items()},
-        settings.micro_batch_size,
-        conf.seed,
-        encoder.pad_id,
-        micro_batches=micro_batches(settings.batch_size, settings.micro_batch_size),
-    )
+    mixture = mixture_of(conf, encoded, encoder.pad_id)
     batches = [
         batch
         for listed in samples.validation.values()
@@ -100,9 +115,18 @@ def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunD
     return RunData(mixture, encoded, batches, count, *cut, conf.vision.enabled, cut_turns)
 
 
+def mixture_of(conf: Any, encoded: Mapping[str, Sequence[Encoded]], pad_id: int) -> Mixture | JointMixture:
+    """Samples of every source in each step where the settings ask for it, else whole steps of one source in turns."""
+    size, shares = conf.optimizer.micro_batch_size, samples_per_step(conf)
+    if shares is not None:
+        return JointMixture(encoded, shares, size, conf.seed, pad_id)
+    weights = {name: source.weight for name, source in conf.data.sources.items()}
+    return Mixture(encoded, weights, size, conf.seed, pad_id, micro_batches(conf.optimizer.batch_size, size))
+
+
 def read_source(conf: Any, name: str, source: Any) -> list[Sample]:
     """The samples of one entry of data.sources or data.validation, with their answers."""
-    settings = asdict(source)
+    settings = {field.name: getattr(source, field.name) for field in fields(ReadingConf)}
     if settings["root"] is None and settings["path"] is None:
         settings["root"] = conf.data.root
     if settings["root"] is None and settings["path"] is None:

@@ -59,8 +59,8 @@ def score_row(label: str, folder: Path) -> list[str] | None:
 
 
 def show_captions(folder: Path, display: Display) -> None:
-    """The captions of three test pictures beside the first reference."""
-    file = folder / "eval" / "caption" / "predictions.jsonl"
+    """The captions of three test pictures beside the first reference, and the scores of all where they were scored."""
+    file = folder / "eval" / "coco_caption" / "predictions.jsonl"
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines()[:SHOWN_CAPTIONS]
@@ -71,6 +71,9 @@ def show_captions(folder: Path, display: Display) -> None:
         rows.append([Path(row["image"]).name if row.get("image") else str(row["id"]), row["output"], references[0]])
     columns = ["picture", "caption", "one of the references"]
     display.table("captions of test pictures", columns, rows, text_columns=columns)
+    metrics = results_of(folder).get("coco_caption") or {}
+    if "CIDEr" in metrics:
+        display.say(f"{metrics['label']}: BLEU-4 {metrics['BLEU-4']:.5f}, CIDEr {metrics['CIDEr']:.5f}")
 
 
 def show_answers(folder: Path, display: Display) -> None:

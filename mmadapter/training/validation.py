@@ -10,14 +10,18 @@ from mmadapter.training.engine import Engine
 from mmadapter.training.preemption import StopRequest
 
 
-def token_average(engine: Engine, batches: Sequence[Any], stop: StopRequest, display: Display) -> float | None:
-    """Loss per supervised token over all batches; None where a stop request cut it off."""
-    total, tokens = 0.0, 0
+def token_average(
+    engine: Engine, batches: Sequence[Any], stop: StopRequest, display: Display
+) -> tuple[float, dict[str, float]] | None:
+    """Loss per supervised token over all batches, and by source; None where a stop request cut it off."""
+    totals: dict[str, float] = {}
+    tokens: dict[str, int] = {}
     for number, batch in enumerate(batches, 1):
         if stop:
             display.end("validation")
             return None
-        total += engine.loss_sum(batch)
-        tokens += batch.supervised_tokens
+        totals[batch.source] = totals.get(batch.source, 0.0) + engine.loss_sum(batch)
+        tokens[batch.source] = tokens.get(batch.source, 0) + batch.supervised_tokens
         display.report("validation", number, len(batches))
-    return total / tokens if tokens else 0.0
+    by_source = {source: total / max(tokens[source], 1) for source, total in totals.items()}
+    return sum(totals.values()) / max(sum(tokens.values()), 1), by_source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -40,7 +42,7 @@ def test_every_experiment_file_is_global_and_overrides_groups_as_hydra_wants(exp
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
     assert text.startswith("# @package _global_")
     for entry in yaml.safe_load(text).get("defaults", []):
-        assert isinstance(entry, str) or next(iter(entry)).startswith("override /")
+        assert isinstance(entry, str) or next(iter(entry)).startswith(("override /", "/task@tasks."))
 
 
 def test_the_quick_start_is_the_default_and_compares_host_text_only_and_images():
@@ -92,6 +94,16 @@ def test_alpaca_is_evaluated_on_what_it_keeps_out_of_training():
     conf = run_conf("experiment=alpaca", "data.sources.alpaca.path=/a.json")
     assert conf.evaluate == ["instruct"]
     assert (conf.tasks["instruct"].path, conf.tasks["instruct"].split) == ("/a.json", "val")
+
+
+@pytest.mark.parametrize(("name", "template"), [("llava_instruct", "alpaca"), ("sharegpt", "chat")])
+def test_dialogs_are_validated_as_they_are_learned(name, template):
+    own = ["data.root=/pictures", "data.sources.dialogs.path=d.json"]
+    data = run_conf(f"data={name}", *own).data
+    learned, validated = data.sources["dialogs"], data.validation["dialogs"]
+    assert learned.template == validated.template == template and (learned.split, validated.split) == ("train", "val")
+    assert replace(validated, split="train") == learned
+    assert learned.root == ("/pictures" if name == "llava_instruct" else None)
 
 
 def test_the_captions_of_the_quick_start_do_not_leak_into_other_experiments():

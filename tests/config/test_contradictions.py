@@ -85,7 +85,7 @@ def test_the_quick_start_holds_together(conf):
         (["data.sources.questions.root=/no/where"], ["data.sources.questions.root=/no/where"]),
         (["host.attention=flex", "engine.device=cpu"], ["host.attention=flex", "no backward on CPU", "sdpa"]),
         (["host.tokenizer=/no/tokenizer"], ["host.tokenizer=/no/tokenizer"]),
-        (["evaluate=[scienceq]"], ["evaluate names scienceq", "scienceqa, caption"]),
+        (["evaluate=[scienceq]"], ["evaluate names scienceq", "scienceqa, coco_caption"]),
         (["comparison.text_only.sources=[query]"], ["comparison.text_only.sources names query"]),
         (["tasks.scienceqa.generation.beams=3", "tasks.scienceqa.generation.temperature=0.5"], ["does not sample"]),
         (["resume=sometimes"], ["resume=sometimes", "auto, never"]),

@@ -49,3 +49,29 @@ def test_a_wrong_override_is_told_with_the_variant(override, told):
     whole.variants["wrong"] = [override]
     with pytest.raises(InputError, match=rf"variants.wrong.*{told}"):
         variant_conf(whole, "wrong")
+
+
+def test_a_variant_takes_entries_with_names_away():
+    whole = run_conf("experiment=ablation_layers")
+    whole.variants["text"] = ["~data.sources.captions", "~adapter.groups.images", "vision.enabled=false"]
+    text = variant_conf(whole, "text")
+    assert list(text.data.sources) == ["questions"] and list(text.adapter.groups) == ["adapter"]
+    assert "captions" in whole.data.sources
+
+
+@pytest.mark.parametrize("key,told", [("data.sources.pictures", "questions, captions"), ("adapter.layers", "no name")])
+def test_what_cannot_be_taken_away_is_told(key, told):
+    whole = run_conf("experiment=ablation_layers")
+    whole.variants["wrong"] = [f"~{key}"]
+    with pytest.raises(InputError, match=rf"variants.wrong: ~{key}.*{told}"):
+        variant_conf(whole, "wrong")
+
+
+def test_a_variant_starts_from_an_earlier_one(tmp_path):
+    whole = run_conf("experiment=ablation_layers")
+    whole.variants = {"base": [], "arm": ["adapter.start=variant:base"]}
+    assert variant_conf(whole, "arm", tmp_path).adapter.start == str(tmp_path / "variants" / "base")
+    assert variant_conf(whole, "arm").adapter.start is None  # only to be checked: there is no folder yet
+    whole.variants = dict(reversed(whole.variants.items()))
+    with pytest.raises(InputError, match="variants.arm: adapter.start=variant:base is no variant before this one"):
+        variant_conf(whole, "arm")

@@ -62,7 +62,7 @@ def test_what_changes_a_number_changes_the_digest(quickstart, override):
 
 def test_a_task_that_is_not_evaluated_does_not_count(quickstart):
     text = with_overrides(quickstart, ["evaluate=[]"], "test")
-    assert settings_digest(with_overrides(text, ["tasks.caption.limit=9"], "test")) == settings_digest(text)
+    assert settings_digest(with_overrides(text, ["tasks.coco_caption.limit=9"], "test")) == settings_digest(text)
 
 
 def test_the_digest_is_eight_hex_digits_and_the_same_in_another_process(quickstart, checkout):

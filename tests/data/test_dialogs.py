@@ -175,6 +175,12 @@ class TestV2Lists:
             read_v2_instructions(tmp_path / "no.yaml", training=True)
 
 
+def test_the_limit_counts_the_samples_of_the_split(tmp_path):
+    file = write(tmp_path / "s.json", [conversation(f"a {number}", "b") for number in range(30)])
+    everything = read_sharegpt(file, training=True, split="train")
+    assert read_sharegpt(file, training=True, split="train", limit=5) == everything[:5]
+
+
 def test_splits_share_out_every_key_once():
     keys = [(str(number % 50), "") for number in range(200)]
     train, val = (places_of_split(keys, split, 3, "s") for split in ("train", "val"))

@@ -115,7 +115,8 @@ class TestCocoCaptions:
         samples = read_coco_captions(tmp_path, "train", training=True)
         assert [sample.answer for sample in samples] == ["None", "a cat"]
         assert samples[0].image == tmp_path / "train2017/000000000007.jpg"
-        assert "1 empty captions and 1 pictures without a caption" in caplog.text
+        assert "1 empty captions, the first: captions_train2017.json, image 8, caption 3; they are left" in caplog.text
+        assert "1 pictures without a caption, the first: captions_train2017.json, image 8; they are left" in caplog.text
         file = tmp_path / "annotations/captions_train2017.json"
         assert read("coco_captions", file, split="train", source="c", training=True)[0].image.is_file()
 
@@ -129,7 +130,7 @@ class TestCocoCaptions:
     def test_missing_images(self, tmp_path, caplog):
         write_karpathy(tmp_path)
         (tmp_path / "val2014/COCO_val2014_000000000002.jpg").unlink()
-        with pytest.raises(InputError, match="2 of 4 pictures are missing"):
+        with pytest.raises(InputError, match="1 of 2 pictures are missing"):
             read_coco_captions(tmp_path, "train", training=True)
         with caplog.at_level(logging.WARNING):
             assert len(read_coco_captions(tmp_path, "train", training=True, missing_image="skip")) == 2

@@ -121,19 +121,19 @@ def test_the_first_of_equally_likely_options_is_taken(root):
 
 def test_captions_are_written_in_the_coco_results_format(tmp_path):
     root = write_karpathy(tmp_path / "coco")
-    captions = task(root, name="caption", reader="coco_captions", prompt_format=None, likelihood=False)
+    captions = task(root, name="coco_caption", reader="coco_captions", prompt_format=None, likelihood=False)
     samples = samples_of_task(captions, None)
     says = {sample.id: " a dog\r\non\u2028a\x0bhill " for sample in samples}
     metrics = evaluate(Parrot(says), captions, samples, tmp_path / "out")
     results = json.loads((tmp_path / "out" / "captions.json").read_text())
     assert [result["caption"] for result in results] == ["a dog on a hill"] * len(samples)
     assert {result["image_id"] for result in results} == {sample.meta["image_id"] for sample in samples}
-    assert metrics["counts"] == {"captions": len(samples)} and "accuracy" not in metrics
+    assert metrics["images"] == len(samples) and "accuracy" not in metrics
     assert rows_of(tmp_path / "out")[0]["references"]
 
 
 def test_an_unknown_task_and_an_empty_one_are_refused(root, tmp_path):
-    with pytest.raises(InputError, match="allowed: scienceqa, caption"):
+    with pytest.raises(InputError, match="allowed: scienceqa, coco_caption"):
         evaluate(Parrot({}), task(root, name="vqa"), samples_of_task(task(root), None), tmp_path)
     with pytest.raises(InputError, match="no sample"):
         evaluate(Parrot({}), task(root), [], tmp_path)

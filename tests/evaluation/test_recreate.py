@@ -73,7 +73,8 @@ def test_a_quick_look_at_a_few_questions_does_not_replace_the_runs_scores():
     assert results_name(TaskConf(name="scienceqa", split="test"), own) == "scienceqa"
     assert results_name(TaskConf(name="scienceqa", split="test", limit=20), own) == "scienceqa-first-20"
     assert results_name(TaskConf(name="scienceqa", split="val"), own) == "scienceqa-val"
-    assert results_name(TaskConf(name="caption", limit=3), TaskConf(name="caption", limit=3)) == "caption"
+    looked_at = TaskConf(name="coco_caption", limit=3)
+    assert results_name(looked_at, looked_at) == "coco_caption"
 
 
 def test_other_settings_do_not_replace_the_runs_scores_and_other_places_do(tmp_path):

@@ -71,9 +71,9 @@ def run(tmp_path):
     for name, average in (("text_only", 41.25), ("host", 33.5)):
         put(folder / "comparison" / name / "config.yaml", "vision: {enabled: false}\n")
         add_scores(folder / "comparison" / name, average)
-    put(folder / "eval" / "caption" / "metrics.json", {"task": "caption"})
+    put(folder / "eval" / "coco_caption" / "metrics.json", {"task": "coco_caption"})
     caption = {"id": "1", "output": "a red <field>", "references": ["red"], "image": str(picture)}
-    put(folder / "eval" / "caption" / "predictions.jsonl", lines([caption]))
+    put(folder / "eval" / "coco_caption" / "predictions.jsonl", lines([caption]))
     return folder
 
 

@@ -65,4 +65,3 @@ def test_the_random_fallback_depends_on_seed_and_question_only():
 
 def test_accuracy_by_topic():
     assert topic_accuracy(QUESTIONS, {"1": 0, "3": 0, "4": 1}) == {"maps": {"accuracy": 50.0, "count": 2}}
-

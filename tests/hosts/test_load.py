@@ -17,9 +17,7 @@ def write_config(folder, **settings):
 
 
 def test_an_unsupported_model_is_refused_with_the_list(tmp_path):
-    with pytest.raises(
-        InputError, match=r"'bloom'.*Supported: gemma, gemma2, .*llama, mistral, phi3, qwen2, qwen3"
-    ):
+    with pytest.raises(InputError, match=r"'bloom'.*Supported: gemma, gemma2, .*llama, mistral, phi3, qwen2, qwen3"):
         load.load_host(write_config(tmp_path, model_type="bloom"), torch.float32)
 
 

@@ -28,7 +28,7 @@ FILES = [
         "report.html",
     ),
     *("adapter/adapter.safetensors", "adapter/adapter.json", "checkpoints/last.json", "checkpoints/best.json"),
-    *("eval/scienceqa/metrics.json", "eval/scienceqa/predictions.jsonl", "eval/caption/predictions.jsonl"),
+    *("eval/scienceqa/metrics.json", "eval/scienceqa/predictions.jsonl", "eval/coco_caption/predictions.jsonl"),
     *("comparison/host/eval/scienceqa/metrics.json", "comparison/text_only/adapter/adapter.safetensors"),
 ]
 
@@ -76,7 +76,7 @@ def test_the_run_folder_holds_everything(whole):
 def test_the_summary_says_what_was_done(whole):
     folder, summary = whole
     assert summary["training"]["finished"] and summary["training"]["steps"] == len(losses(folder)) == 20
-    assert set(summary["evaluation"]) == {"scienceqa", "caption"}
+    assert set(summary["evaluation"]) == {"scienceqa", "coco_caption"}
     assert summary["wall_seconds"] > 0 and summary["peak"]["host_bytes"] > 0
     assert json.loads((folder / "summary.json").read_text())["training"]["steps"] == 20
 
@@ -155,19 +155,6 @@ def test_a_bfloat16_host_trains_a_float32_adapter(inputs, tmp_path):
     assert summary["training"]["steps"] == 5 and summary["training"]["nonfinite_steps"] == 0
     tensors = load_file(only_folder(tmp_path) / "adapter" / "adapter.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-
-
-def test_a_source_may_train_a_group_of_its_own(inputs, tmp_path):
-    """What joint training will need: the captions move the projection, the questions everything else."""
-    conf = short(inputs, tmp_path, "optimizer.epochs=0.6")
-    conf.adapter.groups = {
-        "visual": GroupConf(roles=["visual_projection"], sources=["captions"]),
-        "instruction": GroupConf(roles=["prompt", "gate"], sources=["questions"]),
-    }
-    run(conf)
-    lines = read_metrics(only_folder(tmp_path) / "metrics.jsonl", "train")
-    moved = {source for line in lines for source in line["loss_by_source"]}
-    assert moved == {"questions", "captions"}
 
 
 def test_a_dry_run_prints_table_and_memory_and_writes_nothing(inputs, tmp_path, capsys):

@@ -43,3 +43,11 @@ def test_what_is_done_each_epoch_or_every_so_many_steps_is_also_done_at_the_end(
     assert [step for step in range(11) if schedule.is_due(step, None, 0)] == [4, 8, 10]
     assert [step for step in range(11) if schedule.is_due(step, 3, 0)] == [3, 6, 9, 10]
     assert not schedule.is_due(8, None, last=8)
+
+
+def test_in_steps_the_rates_are_the_same_whatever_an_epoch_is():
+    one, other = (Schedule(1.0, epoch, 5.0, 1.0, steps=12, warmup_steps=3) for epoch in (5, 7))
+    assert [one.lr_of(step) for step in range(13)] == [other.lr_of(step) for step in range(13)]
+    assert [one.lr_of(step) for step in (0, 1, 3, 12)] == pytest.approx([0.0, 1 / 3, 1.0, 0.0])
+    assert one.total_steps == 12 and one.total_epochs == pytest.approx(2.4)
+    assert [step for step in range(13) if one.is_due(step, None, 0)] == [5, 10, 12]

@@ -35,6 +35,19 @@ def step_ids(data, step):
     return sorted(sample.id for batch in data.step_batches(step) for sample in batch.samples)
 
 
+def test_turns_that_do_not_fit_are_said(tmp_path):
+    said = [{"from": role, "value": f"{role} says what is red"} for role in ("human", "gpt") * 9]
+    (tmp_path / "dialogs.json").write_text(json.dumps([{"conversations": said}, {"conversations": said[:2]}]))
+    conf = make_conf(tmp_path / "dialogs.json", micro_batch_size=4)
+    conf.data.sources["items"].reader = "sharegpt"
+    conf.data.sources["items"].split = "all"
+    conf.data.validation = {}
+    data = read(conf)
+    kept = max(len(item.spans) for item in data.encoded["items"])
+    assert 1 <= kept < 9
+    assert f"; {9 - kept} last turns of dialogs did not fit and were left out" in data.describe()
+
+
 def test_a_step_holds_the_effective_batch_in_micro_batches(items):
     batches = read(make_conf(items)).step_batches(0)
     assert [len(batch.samples) for batch in batches] == [2, 2]

@@ -66,9 +66,9 @@ def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
         "optimizer.batch_size=8",
         "optimizer.micro_batch_size=4",
         "tasks.scienceqa.limit=4",
-        "tasks.caption.limit=2",
+        "tasks.coco_caption.limit=2",
         "tasks.scienceqa.generation.max_new_tokens=4",
-        "tasks.caption.generation.max_new_tokens=4",
+        "tasks.coco_caption.generation.max_new_tokens=4",
         "training.tensorboard=false",
         *overrides,
     )

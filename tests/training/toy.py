@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mmadapter.adapters.roles import trainable_parameters
 from mmadapter.config import GroupConf, RunConf
-from mmadapter.data.batches import Batch, Mixture, make_batch
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import Encoded
 from mmadapter.training.journal import Journal
@@ -78,12 +79,26 @@ class ToyAssistant(nn.Module):
 
 
 class ToyData:
-    """Sources of random token rows; `validation` is a source of its own."""
+    """Sources of random token rows; `validation` is a source of its own. `shares`: samples a step of every source."""
 
-    def __init__(self, batch_size: int = 4, micro_batches: int = 2, samples: int = 22, sources=("questions",)) -> None:
-        encoded = {name: [toy_sample(name, number) for number in range(samples)] for name in sources}
-        self.mixture = Mixture(encoded, None, batch_size, 7, 0, micro_batches=micro_batches)
-        self.sources = list(sources)
+    def __init__(
+        self,
+        batch_size: int = 4,
+        micro_batches: int = 2,
+        samples: int = 22,
+        sources: Sequence[str] = ("questions",),
+        shares: Mapping[str, int] | None = None,
+    ) -> None:
+        sizes = (
+            {name: samples for name in sources} if shares is None else {name: 3 * shares[name] + 1 for name in shares}
+        )
+        encoded = {name: [toy_sample(name, number) for number in range(size)] for name, size in sizes.items()}
+        self.mixture: Mixture | JointMixture
+        if shares is None:
+            self.mixture = Mixture(encoded, None, batch_size, 7, 0, micro_batches=micro_batches)
+        else:
+            self.mixture = JointMixture(encoded, shares, batch_size, 7, 0)
+        self.sources = list(encoded)
         self.validation = [make_batch([toy_sample("validation", number) for number in range(5)], 0)]
 
     @property
@@ -91,7 +106,7 @@ class ToyData:
         return self.mixture.steps_per_epoch
 
     def step_batches(self, step: int) -> list[Batch]:
-        return [self.mixture.batch(index) for index in self.mixture.step_indices(step)]
+        return self.mixture.step_batches(step)
 
     def image_paths(self) -> list[Path]:
         return []
@@ -100,7 +115,7 @@ class ToyData:
 def toy_sample(source: str, number: int, supervised: int | None = None) -> Encoded:
     rng = random.Random(f"{source} {number}")
     ids = [rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(4, 9))]
-    image = Path("picture.png") if number % 2 else None
+    image = Path("picture.png") if number % 2 and source != "instructions" else None
     sample = Sample(f"{source}-{number}", source, (Segment("x", "answer"),), image, f"{source} {number}")
     supervised = rng.randrange(1, 4) if supervised is None else supervised
     return Encoded(sample, array("i", ids), ((len(ids) - supervised, len(ids)),) if supervised else ())

@@ -1,34 +1,28 @@
-"""COCO captions: Karpathy's dataset_coco.json, or the official captions_{split}*.json; pictures beside them."""
+"""COCO captions in the public layouts: Karpathy's, LAVIS's, the official one with or without split lists, and ours."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mmadapter.data.readers.images_on_disk import check_missing_image, settle_missing_images
-from mmadapter.data.readers.json_file import read_json
+from mmadapter.data.readers import coco_layouts as layouts
+from mmadapter.data.readers.captions import CaptionFiles, caption_samples
+from mmadapter.data.readers.images_on_disk import ImageFolders, check_missing_image
+from mmadapter.data.readers.json_file import read_json, read_json_lines
+from mmadapter.data.readers.many_objects import collection_paused
 from mmadapter.data.samples import Sample
-from mmadapter.data.templates import CAPTION_TEMPLATES, caption_segments
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
 FOLDERS = ("", "annotations")
 KARPATHY = "dataset_coco.json"
-KARPATHY_SPLITS = {"train": ("train", "restval"), "restval": ("restval",), "val": ("val",), "test": ("test",)}
-CAPTIONS_PER_IMAGE = ("all", "one")
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """One picture with its captions, whitespace collapsed, by caption id."""
-
-    image_id: int
-    image: Path
-    captions: tuple[tuple[int, str], ...]
+LAVIS = "coco_karpathy_{}.json"
+SPLITS = ("train", "val", "test")
+SPLIT_LIST = "karpathy_{}_images.txt"
+UNUSED = ("tokens", "sentids")  # most of dataset_coco.json's size
+OFFICIAL_YEARS = ("2014", "2017")
+# Karpathy's splits: pictures and captions (train has restval in it).
+REAL_SIZES = {"train": (113_287, 566_747), "val": (5_000, 25_010), "test": (5_000, 25_010)}
 
 
 def read_coco_captions(
@@ -44,143 +38,170 @@ def read_coco_captions(
     missing_image: str = "error",
     with_images: bool = True,
     path: Path | None = None,
+    split_lists: Path | None = None,
+    on_bad: str = "error",
 ) -> list[Sample]:
-    """The captioned pictures of one split; training: one sample a caption ("all") or a seeded one a picture ("one").
+    """The captioned pictures of one split as samples (see `caption_samples`).
 
-    Without training: one sample a picture, its captions in meta["references"]. `limit` counts pictures. With
-    dataset_coco.json under the root (or named by `path`) the splits are Karpathy's, `train` meaning train + restval;
-    else captions_{split}*.json is read.
+    Looked for under the root, or named by `path`: dataset_coco.json, whose split `train` means train + restval;
+    coco_karpathy_{split}.json; the official captions_{train,val}2014.json with Karpathy's lists of pictures
+    (`split_lists` names their folder), where `train` is all that is in no list; captions_{split}*.json alone;
+    {split}.jsonl as data_prep.coco_caption writes it.
     """
     check_missing_image(missing_image)
-    _check_choice("template", template, CAPTION_TEMPLATES)
-    _check_choice("captions_per_image", captions_per_image, CAPTIONS_PER_IMAGE)
+    found = coco_files(root, path, split_lists, split)
+    samples = caption_samples(
+        found,
+        split,
+        training=training,
+        source=source,
+        limit=limit,
+        template=template,
+        captions_per_image=captions_per_image,
+        seed=seed,
+        missing_image=missing_image,
+        with_images=with_images,
+        on_bad=on_bad,
+    )
+    for line in other_sizes(found):
+        log.warning("%s: %s", found.what, line)
+    return samples
+
+
+@collection_paused()
+def coco_files(root: Path, path: Path | None, split_lists: Path | None, only: str | None = None) -> CaptionFiles:
+    """All splits that are there, or `only` one of them. Raises InputError where no layout is recognised."""
     root = Path(root)
     if root.is_file():
         root, path = (root.parent.parent if root.parent.name == "annotations" else root.parent), root
-    file = _find_file(root, split, path)
-    pictures = list(_read_pictures(file, root, split))[:limit]
-    if not pictures:
-        raise InputError(f"{file}: split {split!r} holds no captioned picture.")
-    samples = []
-    for picture in pictures:
-        chosen = _chosen(picture, captions_per_image, seed) if training else [(None, None)]
-        where = f"{file.name}, image {picture.image_id}"
-        for caption_id, caption in chosen:
-            samples.append(
-                Sample(
-                    id=str(picture.image_id) if caption_id is None else f"{picture.image_id}-{caption_id}",
-                    source=source,
-                    segments=caption_segments(template, caption),
-                    image=picture.image if with_images else None,
-                    where=where if caption_id is None else f"{where}, caption {caption_id}",
-                    meta={"references": [text for _, text in picture.captions], "image_id": picture.image_id},
-                )
+    if path is not None:
+        named = next((file for file in (root / path, Path(path)) if file.is_file()), Path(path))
+        return _one_file(named, root, split_lists, only)
+    if (karpathy := _find(root, KARPATHY)) is not None:
+        return _one_file(karpathy, root, split_lists, only)
+    wanted = SPLITS if only is None else (only,)
+    for pattern, read in ((LAVIS, layouts.lavis), ("{}.jsonl", layouts.own)):
+        files = {split: file for split in wanted if (file := _find(root, pattern.format(split))) is not None}
+        if files:
+            found = CaptionFiles(list(files.values()), ImageFolders(root))
+            for split, one in files.items():
+                read(found, one, read_json_lines(one) if one.suffix == ".jsonl" else read_json(one), split)
+            return found
+    return _official(root, split_lists, only)
+
+
+def other_sizes(found: CaptionFiles) -> list[str]:
+    """A line for each split that has COCO's names and about its size, but not Karpathy's exact counts.
+
+    A made-up world of a few thousand pictures is not meant, nor are files of ours, whose manifest says what is missing.
+    """
+    lines: list[str] = []
+    if any(file.suffix == ".jsonl" for file in found.files):
+        return lines
+    for split, pictures in found.splits.items():
+        got = (len(pictures), sum(len(picture.captions) for picture in pictures))
+        wanted = REAL_SIZES.get(split, got)
+        if got != wanted and got[0] >= wanted[0] / 2 and layouts.is_coco_name(pictures[0].image.name):
+            lines.append(
+                f"split {split} has {got[0]:,} pictures and {got[1]:,} captions; "
+                f"Karpathy's has {wanted[0]:,} and {wanted[1]:,}. Is the download whole?"
             )
-    return settle_missing_images(samples, missing_image, f"{file}, split {split}")
+    return lines
 
 
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} is {value!r}; allowed: {', '.join(allowed)}.")
+def _find(root: Path, name: str) -> Path | None:
+    return next((root / folder / name for folder in FOLDERS if (root / folder / name).is_file()), None)
 
 
-def _find_file(root: Path, split: str, named: Path | None) -> Path:
-    if named is not None:
-        return next((file for file in (Path(named), root / named) if file.is_file()), Path(named))
-    for folder in FOLDERS:
-        if (root / folder / KARPATHY).is_file():
-            return root / folder / KARPATHY
-    found = sorted(file for folder in FOLDERS for file in (root / folder).glob(f"captions_{split}*.json"))
-    if len(found) == 1:
-        return found[0]
-    got = f"found {', '.join(file.name for file in found)}" if found else "found neither"
-    raise InputError(
-        f"{root}: expected {KARPATHY} or one captions_{split}*.json there or in its folder annotations; {got}. "
-        "Check the data root and the split, or name the file with `path`."
-    )
-
-
-def _read_pictures(file: Path, root: Path, split: str) -> Iterable[Captioned]:
-    content = read_json(file)
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise InputError(f"{file}: expected an object with a list `images`; is this a COCO caption file?")
-    if "annotations" in content:
-        return _official(file, root, content)
-    return _karpathy(file, root, content["images"], split)
-
-
-def _karpathy(file: Path, root: Path, images: list[Any], split: str) -> Iterable[Captioned]:
-    if split not in KARPATHY_SPLITS:
-        raise InputError(f"{file}: there is no split {split!r}; allowed: {', '.join(KARPATHY_SPLITS)}.")
-    pictures = []
-    for number, entry in enumerate(images):
-        where = f"{file}, images[{number}]"
-        if _field(where, entry, "split", str) not in KARPATHY_SPLITS[split]:
-            continue
-        folder, name = entry.get("filepath", ""), _field(where, entry, "filename", str)
-        sentences = _field(where, entry, "sentences", list)
-        captions = [(_field(where, item, "sentid", int), _field(where, item, "raw", str)) for item in sentences]
-        pictures.append((_field(where, entry, "cocoid", int), _picture_file(root, folder, name), captions))
-    return _cleaned(file, pictures)
-
-
-def _official(file: Path, root: Path, content: dict[str, Any]) -> Iterable[Captioned]:
-    folder = file.stem.removeprefix("captions_")
-    captions: dict[int, list[tuple[int, str]]] = {}
-    for number, entry in enumerate(content["images"]):
-        captions.setdefault(_field(f"{file}, images[{number}]", entry, "id", int), [])
-    if len(captions) < len(content["images"]):
-        raise InputError(f"{file}: {len(content['images']) - len(captions)} image ids stand twice in `images`.")
-    for number, entry in enumerate(content["annotations"]):
-        where = f"{file}, annotations[{number}]"
-        image_id = _field(where, entry, "image_id", int)
-        if image_id not in captions:
-            raise InputError(f"{where}: image_id {image_id} is not in `images`.")
-        captions[image_id].append((_field(where, entry, "id", int), _field(where, entry, "caption", str)))
-    pictures = []
-    for number, entry in enumerate(content["images"]):
-        name = _field(f"{file}, images[{number}]", entry, "file_name", str)
-        pictures.append((entry["id"], _picture_file(root, folder, name), captions[entry["id"]]))
-    return _cleaned(file, pictures)
-
-
-def _cleaned(file: Path, pictures: list[tuple[int, Path, list[tuple[int, str]]]]) -> Iterable[Captioned]:
-    """Whitespace collapsed; empty captions and pictures without captions left out with a count."""
-    cleaned, empty, bare = [], 0, 0
-    for image_id, image, captions in pictures:
-        collapsed = [(number, " ".join(text.split())) for number, text in captions]
-        kept = tuple((number, text) for number, text in collapsed if text)
-        empty += len(collapsed) - len(kept)
-        if kept:
-            cleaned.append(Captioned(image_id, image, kept))
+def _one_file(file: Path, root: Path, split_lists: Path | None, only: str | None) -> CaptionFiles:
+    """A file whose content says which layout it is of; where it has no splits, it is the split that is asked for."""
+    found = CaptionFiles([file], ImageFolders(root))
+    split = only or next((split for split in SPLITS if split in file.stem), "train")
+    if file.suffix == ".jsonl":
+        layouts.own(found, file, read_json_lines(file), split)
+        return found
+    content = read_json(file, without=UNUSED)
+    if isinstance(content, list):
+        layouts.lavis(found, file, content, split)
+    elif isinstance(content, dict) and isinstance(content.get("images"), list):
+        if isinstance(content.get("annotations"), list):
+            lists = {} if split_lists is None else _split_lists(root, split_lists, found)
+            layouts.official(found, [(file, content)], lists, split)
         else:
-            bare += 1
-    if empty or bare:
-        log.warning("%s: %d empty captions and %d pictures without a caption are left out.", file, empty, bare)
-    return cleaned
+            if only is not None and only not in layouts.KARPATHY_SPLITS:
+                allowed = ", ".join(layouts.KARPATHY_SPLITS)
+                raise InputError(f"{file}: there is no split {only!r}; allowed: {allowed}.")
+            layouts.karpathy(found, file, content["images"], only)
+    else:
+        raise InputError(f"{file}: expected an object with a list `images`; is this a COCO caption file?")
+    return found
 
 
-def _picture_file(root: Path, folder: str, name: str) -> Path:
-    """Where the picture is: as the file says, under images/, or COCO's 2017 layout of the same picture."""
-    digits = name.rsplit("_", 1)[-1]
-    candidates = [root / folder / name, root / "images" / folder / name, root / name, root / "images" / name]
-    candidates += [root / year / digits for year in ("train2017", "val2017")]
-    return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+def _official(root: Path, split_lists: Path | None, only: str | None) -> CaptionFiles:
+    found = CaptionFiles([], ImageFolders(root))
+    lists = _split_lists(root, split_lists, found)
+    if not lists:
+        return _official_splits(root, only)
+    years = {year: _years_files(root, year) for year in OFFICIAL_YEARS}
+    there = [files for files in years.values() if files]
+    if len(there) != 1:
+        got = "files of both years" if there else "none"
+        raise InputError(
+            f"{root}: with {SPLIT_LIST.format('val')} there, captions_train2014.json and captions_val2014.json (or "
+            f"those of 2017) are expected there or in its folder annotations; found {got}. Name one file with `path`."
+        )
+    if only is not None and only not in SPLITS:
+        raise InputError(f"{root}: there is no split {only!r}; allowed: {', '.join(SPLITS)}.")
+    if only == "train" and set(lists) != set(layouts.LISTED):
+        raise InputError(
+            f"{root}: split train is what stands in neither list of pictures, but there is only "
+            f"{', '.join(SPLIT_LIST.format(split) for split in lists)}. Put the other list beside it."
+        )
+    found.files = there[0] + found.files
+    layouts.official(found, [(file, read_json(file)) for file in there[0]], lists, only)
+    return found
 
 
-def _chosen(picture: Captioned, captions_per_image: str, seed: int) -> list[tuple[int, str]]:
-    if captions_per_image == "all":
-        return list(picture.captions)
-    digest = hashlib.sha256(f"{seed}/{picture.image_id}".encode()).digest()
-    return [picture.captions[int.from_bytes(digest[:8], "little") % len(picture.captions)]]
+def _official_splits(root: Path, only: str | None) -> CaptionFiles:
+    """captions_{split}*.json for one split, or for every split that has exactly one."""
+    wanted = SPLITS if only is None else (only,)
+    files: dict[str, Path] = {}
+    for split in wanted:
+        here = sorted(file for folder in FOLDERS for file in (root / folder).glob(f"captions_{split}*.json"))
+        if len(here) == 1:
+            files[split] = here[0]
+        elif here or (split == wanted[-1] and not files):
+            got = f"found {', '.join(file.name for file in here)}" if here else "found neither"
+            raise InputError(
+                f"{root}: expected {KARPATHY} or one captions_{split}*.json there or in its folder annotations (or "
+                f"{LAVIS.format(split)}, {split}.jsonl); {got}. Check the data root and the split, or name the file "
+                "with `path`."
+            )
+    found = CaptionFiles(list(files.values()), ImageFolders(root))
+    for split, path in files.items():
+        layouts.official(found, [(path, read_json(path))], {}, split)
+    return found
 
 
-def _field(where: str, entry: Any, name: str, kind: type) -> Any:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: expected an object, got {type(entry).__name__}.")
-    if name not in entry:
-        raise InputError(f"{where}: the field `{name}` is missing.")
-    if not isinstance(entry[name], kind) or isinstance(entry[name], bool):
-        got = f"{type(entry[name]).__name__} {str(entry[name])[:60]!r}"
-        raise InputError(f"{where}: `{name}` is {got}; it must be {kind.__name__}.")
-    return entry[name]
+def _years_files(root: Path, year: str) -> list[Path]:
+    names = [f"captions_{split}{year}.json" for split in ("train", "val")]
+    return [file for name in names if (file := _find(root, name)) is not None]
+
+
+def _split_lists(root: Path, folder: Path | None, found: CaptionFiles) -> dict[str, set[int]]:
+    """The ids in karpathy_val_images.txt and karpathy_test_images.txt, of those that are there."""
+    if folder is not None:
+        places = [path for path in (root / folder, Path(folder)) if path.is_dir()] or [Path(folder)]
+    else:
+        places = [root / folder for folder in FOLDERS]
+    lists: dict[str, set[int]] = {}
+    for split in layouts.LISTED:
+        file = next((file for place in places if (file := place / SPLIT_LIST.format(split)).is_file()), None)
+        if file is not None:
+            lists[split] = layouts.listed_ids(file)
+            found.files.append(file)
+    if folder is not None and not lists:
+        raise InputError(f"split_lists={folder}: there is no {SPLIT_LIST.format('val')} and no test list there.")
+    if both := set.intersection(*lists.values()) if len(lists) == 2 else set():
+        raise InputError(f"{places[0]}: picture {min(both)} stands in the val list and in the test list.")
+    return lists

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.readers.many_objects import collection_paused
 from mmadapter.errors import InputError
 
 _BLANKS = " \t\r\n"
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises InputError with byte offset and last whole entry where it is damaged."""
+@collection_paused()
+def read_json(path: Path, without: Collection[str] = ()) -> Any:
+    """The content of a JSON file; raises InputError with byte offset and last whole entry where it is damaged.
+
+    Fields named in `without` are dropped while reading, in every object: they take no memory.
+    """
     text = _read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs))
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs, without))
     except json.JSONDecodeError as error:
         offset = len(text[: error.pos].encode())
         ended = not text[error.pos :].strip() or error.msg.startswith("Unterminated")
@@ -28,6 +34,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: the JSON is nested too deeply to be a data file.") from error
 
 
+@collection_paused()
 def read_json_lines(path: Path) -> list[Any]:
     """The entries of a JSON-lines file; raises InputError with file and line where one is damaged."""
     entries = []
@@ -91,10 +98,12 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(path: Path, pairs: list[tuple[str, Any]], without: Collection[str] = ()) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: the key {twice!r} stands twice in one object; ids and field names must be unique.")
+    for name in without:
+        entries.pop(name, None)
     return entries

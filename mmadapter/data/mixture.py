@@ -1,0 +1,216 @@
+"""Several sources as one stream of optimizer steps: a pure function of (seed, step) (design decision 4)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.order import WINDOW, LengthBucketedOrder, permutation
+from mmadapter.data.tokens import Encoded
+from mmadapter.errors import InputError
+
+
+class JointMixture:
+    """Steps that each hold a fixed number of samples of every source; the index of the next step is the whole state.
+
+    A step is made of micro-batches of one source and at most `batch_size` samples, source after source. A source's
+    samples in step k depend on its own name, samples, share and the seed alone, so that other sources may come or go. A
+    source that ends starts again, reshuffled; its last step is filled up with other samples of its own. An epoch is as
+    many steps as the source that needs the most takes to come once whole.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Encoded]],
+        samples_per_step: Mapping[str, int],
+        batch_size: int,
+        seed: int,
+        pad_id: int,
+        window: int = WINDOW,
+    ) -> None:
+        _check_sources(sources, samples_per_step, "number of samples per step")
+        if without := [name for name in sources if samples_per_step.get(name, 0) < 1]:
+            raise InputError(
+                f"data.sources.{without[0]}.samples_per_step must be at least 1: every step needs a sample."
+            )
+        if batch_size < 1:
+            raise InputError(f"The micro-batch size is {batch_size}; it must be at least 1.")
+        self._sources, self._batch_size, self._pad_id = sources, batch_size, pad_id
+        self.samples_per_step = {name: samples_per_step[name] for name in sources}
+        self._orders = {
+            name: LengthBucketedOrder(
+                [len(item.ids) for item in samples], samples_per_step[name], f"{seed}/{name}", window, fill_last=True
+            )
+            for name, samples in sources.items()
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every source has come at least once whole."""
+        return max(order.batches_per_epoch for order in self._orders.values())
+
+    def step_batches(self, step: int) -> list[Batch]:
+        """The micro-batches of step `step`, counted from the run's start."""
+        return [batch for name in self._sources for batch in self._part(name, step)]
+
+    def describe(self) -> str:
+        """What a step and an epoch are, in one sentence."""
+        parts = ", ".join(f"{count} {name}" for name, count in self.samples_per_step.items())
+        epoch = self.steps_per_epoch
+        passes = [f"{name} {epoch / order.batches_per_epoch:.3g} times" for name, order in self._orders.items()]
+        return f"every step holds {parts}; an epoch is {epoch:,} steps, in which come: {', '.join(passes)}"
+
+    def _part(self, name: str, step: int) -> list[Batch]:
+        order = self._orders[name]
+        chosen = order.batch_indices(*divmod(step, order.batches_per_epoch))
+        pieces = (chosen[begin : begin + self._batch_size] for begin in range(0, len(chosen), self._batch_size))
+        return [make_batch([self._sources[name][number] for number in piece], self._pad_id) for piece in pieces]
+
+
+class Mixture:
+    """Steps of one source each, the sources in turns; the index of the next step is the whole state.
+
+    A *step* is up to `micro_batches` consecutive micro-batches of `batch_size` samples, all of one source, so the
+    samples of a step do not depend on how it is cut into micro-batches. An epoch holds, for each source, a fixed number
+    of steps:
+
+    * no weights, or one source: as many as the source has. Every sample of every source comes exactly once an epoch;
+      what does not fill a source's last step makes a smaller one.
+    * weights: the epoch has as many steps as without weights, shared out by weight (largest remainder, at least one
+      each). A source that ends starts again, reshuffled; one that does not end goes on there in the next epoch. Its
+      last step is filled up with other samples of the same source, so no sample is lost and every step is full.
+
+    The order of the sources within an epoch is shuffled.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Encoded]],
+        weights: Mapping[str, float | None] | None,
+        batch_size: int,
+        seed: int,
+        pad_id: int,
+        micro_batches: int = 1,
+        window: int = WINDOW,
+    ) -> None:
+        given = _checked_weights(sources, weights)
+        self._sources = sources
+        self._batch_size = batch_size
+        self._micro_batches = micro_batches
+        self._seed = seed
+        self._pad_id = pad_id
+        self._filled = given is not None
+        self._orders = {
+            name: LengthBucketedOrder(
+                [len(item.ids) for item in samples], batch_size * micro_batches, f"{seed}/{name}", window, self._filled
+            )
+            for name, samples in sources.items()
+        }
+        natural = {name: order.batches_per_epoch for name, order in self._orders.items()}
+        self._steps = natural if given is None else _shared_out(sum(natural.values()), given)
+        self._schedule: tuple[int, list[tuple[str, int]], list[int]] | None = None
+        self._length = self._epoch_schedule(0)[1][-1]
+
+    def __len__(self) -> int:
+        """Micro-batches in one epoch; the same in every epoch."""
+        return self._length
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps (groups of up to `micro_batches` micro-batches) in one epoch."""
+        return sum(self._steps.values())
+
+    def step_indices(self, step: int) -> range:
+        """The indices of the micro-batches that make up step `step`, counted from the run's start."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        ends = self._epoch_schedule(epoch)[1]
+        begin = ends[place - 1] if place else 0
+        return range(epoch * len(self) + begin, epoch * len(self) + ends[place])
+
+    def step_batches(self, step: int) -> list[Batch]:
+        """The micro-batches of step `step`, counted from the run's start."""
+        return [self.batch(index) for index in self.step_indices(step)]
+
+    def describe(self) -> str:
+        """What a step and an epoch are, in one sentence."""
+        if len(self._sources) == 1:
+            return f"an epoch is {self.steps_per_epoch:,} steps"
+        parts = ", ".join(f"{steps:,} of {name}" for name, steps in self._steps.items())
+        return f"every step holds one source; an epoch is {self.steps_per_epoch:,} steps: {parts}"
+
+    def batch(self, index: int) -> Batch:
+        """Micro-batch `index`, counted from the run's start."""
+        epoch, offset = divmod(index, len(self))
+        slots, ends = self._epoch_schedule(epoch)
+        place = bisect_right(ends, offset)
+        name, step = slots[place]
+        part = offset - (ends[place - 1] if place else 0)
+        order = self._orders[name]
+        indices = order.batch_indices(*divmod(step, order.batches_per_epoch))
+        chosen = indices[part * self._batch_size : (part + 1) * self._batch_size]
+        return make_batch([self._sources[name][number] for number in chosen], self._pad_id)
+
+    def _epoch_schedule(self, epoch: int) -> tuple[list[tuple[str, int]], list[int]]:
+        """The epoch's steps as (source, its own step number in the run), and where each one's micro-batches end."""
+        if self._schedule is None or self._schedule[0] != epoch:
+            names = [name for name, steps in self._steps.items() for _ in range(steps)]
+            shuffled = [names[place] for place in permutation(len(names), "sources", self._seed, epoch)]
+            seen = {name: epoch * steps for name, steps in self._steps.items()}
+            slots = []
+            for name in shuffled:
+                slots.append((name, seen[name]))
+                seen[name] += 1
+            ends = list(accumulate(self._micro_batches_of(name, step) for name, step in slots))
+            self._schedule = (epoch, slots, ends)
+        return self._schedule[1], self._schedule[2]
+
+    def _micro_batches_of(self, name: str, step: int) -> int:
+        order = self._orders[name]
+        is_last = step % order.batches_per_epoch == order.batches_per_epoch - 1
+        left_over = len(self._sources[name]) % (self._batch_size * self._micro_batches)
+        if self._filled or not is_last or not left_over:
+            return self._micro_batches
+        return -(-left_over // self._batch_size)
+
+
+def _checked_weights(
+    sources: Mapping[str, Sequence[Encoded]], weights: Mapping[str, float | None] | None
+) -> dict[str, float] | None:
+    """The weights where they decide something; None for one source or a proportional mixture."""
+    weights = weights or {}
+    _check_sources(sources, weights, "weight")
+    given = {name: float(weight) for name, weight in weights.items() if weight is not None}
+    for name, weight in given.items():
+        if not 0 < weight < float("inf"):
+            raise InputError(f"data.sources.{name}.weight is {weight}; it must be above 0, or leave the source out.")
+    if not given or len(sources) == 1:
+        return None
+    if without := [name for name in sources if name not in given]:
+        raise InputError(
+            f"data.sources.{without[0]} has no weight while {sorted(given)} have one. Give every source a weight, "
+            "or none (then each sample comes once an epoch)."
+        )
+    return given
+
+
+def _shared_out(steps: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """`steps` shared out by weight with largest remainders, at least one for each."""
+    total = sum(weights.values())
+    exact = {name: steps * weight / total for name, weight in weights.items()}
+    shares = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (shares[name] - exact[name], name))
+    for name in by_remainder[: steps - sum(shares.values())]:
+        shares[name] += 1
+    return {name: max(share, 1) for name, share in shares.items()}
+
+
+def _check_sources(sources: Mapping[str, Sequence[Encoded]], settings: Mapping[str, object], what: str) -> None:
+    """Raises InputError where there is nothing to draw from, or a setting for a source that is not there."""
+    if not sources:
+        raise InputError("There is no data source. Name at least one in data.sources.")
+    if empty := [name for name, samples in sources.items() if not len(samples)]:
+        raise InputError(f"The data source {empty[0]!r} holds no sample. Check its split, limit and path.")
+    if unknown := sorted(set(settings) - set(sources)):
+        raise InputError(f"A {what} is given for the unknown source {unknown[0]!r}; the sources are {sorted(sources)}.")
