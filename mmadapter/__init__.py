@@ -34,6 +34,12 @@ def load(
     `mmadapter.errors.InputError` for a folder that is neither or is damaged, and for a host or an encoder that are not
     the adapter's own.
     """
-    from mmadapter.library import open_model
+    from pathlib import Path
 
-    return open_model(run_or_adapter_folder, host, vision, device, dtype)
+    from mmadapter.library import AdaptedModel
+    from mmadapter.rebuild import open_folder
+
+    host, vision = (None if place is None else str(Path(place).expanduser()) for place in (host, vision))
+    where = "auto" if device is None else str(device)
+    kind = None if dtype is None else str(dtype).removeprefix("torch.")
+    return AdaptedModel(open_folder(Path(run_or_adapter_folder).expanduser(), host, vision, where, kind))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,16 +20,8 @@ from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
-from mmadapter.rebuild import (
-    assistant_of_adapter,
-    assistant_of_run,
-    conf_of_adapter,
-    conf_of_run,
-    put_vision,
-)
 
 TEMPLATES = ("alpaca", "plain")
-DTYPES = ("auto", "float32", "bfloat16")
 Picture = str | Path | Image.Image
 Triple = tuple[str, str, Picture | None]
 log = logging.getLogger(__name__)
@@ -203,54 +194,6 @@ class AdaptedModel:
             part = names[start : start + store.batch_size]
             found.update(zip(part, store.encode([_decoded(distinct[name]) for name in part]), strict=True))
         return [None if picture is None else found[_name(picture)] for picture in pictures]
-
-
-def open_model(
-    run_or_adapter_folder: str | Path,
-    host: str | Path | None,
-    vision: str | Path | None,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
-) -> AdaptedModel:
-    """See `mmadapter.load`."""
-    folder = Path(run_or_adapter_folder).expanduser()
-    is_run, is_adapter = (folder / "config.yaml").is_file(), (folder / "adapter.json").is_file()
-    if not is_run and not is_adapter:
-        raise InputError(
-            f"{folder}: neither a run folder (with config.yaml) nor an adapter folder (with adapter.json). "
-            "Name one of them, e.g. runs/NAME or runs/NAME/adapter."
-        )
-    conf = _conf_of_run(folder, host, vision) if is_run else conf_of_adapter(folder, _place(host), _place(vision))
-    if dtype is not None:
-        conf.host.dtype = _dtype_name(dtype)
-    where = "auto" if device is None else str(device)
-    with torch.random.fork_rng(devices=[]):  # frozen modules are drawn before their weights are read
-        return AdaptedModel((assistant_of_run if is_run else assistant_of_adapter)(folder, conf, where))
-
-
-def _conf_of_run(folder: Path, host: str | Path | None, vision: str | Path | None) -> Any:
-    """A run's settings with the places that are given now."""
-    from mmadapter.config import EvalConf
-
-    moved = EvalConf()
-    moved.host.path = _place(host)
-    conf = conf_of_run(folder, moved)
-    if vision is not None and not conf.vision.enabled:
-        raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
-    if (place := _place(vision)) is not None:
-        put_vision(conf, place)
-    return conf
-
-
-def _place(place: str | Path | None) -> str | None:
-    return None if place is None else str(Path(place).expanduser())
-
-
-def _dtype_name(dtype: str | torch.dtype) -> str:
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise InputError(f"dtype is {name}; allowed: {', '.join(DTYPES)}.")
-    return name
 
 
 def _generation(max_new_tokens: int, temperature: float, top_p: float, beams: int) -> GenerationSettings:

@@ -8,7 +8,30 @@ from typing import Any
 
 from mmadapter.errors import InputError
 
+DTYPES = ("auto", "float32", "bfloat16")
 PLAIN_MAX_TOKENS = 512  # where a card does not say how many tokens of context its adapter was made for
+
+
+def open_folder(folder: Path, host: str | None, vision: str | None, device: str, dtype: str | None) -> Any:
+    """The assistant of a run folder or an adapter folder, in evaluation mode; see `mmadapter.load` for what is given.
+
+    Raises InputError for a folder that is neither, and for whatever does not fit it. Global random states stay as they
+    were.
+    """
+    import torch
+
+    is_run, is_adapter = (folder / "config.yaml").is_file(), (folder / "adapter.json").is_file()
+    if not is_run and not is_adapter:
+        raise InputError(
+            f"{folder}: neither a run folder (with config.yaml) nor an adapter folder (with adapter.json). "
+            "Name one of them, e.g. runs/NAME or runs/NAME/adapter."
+        )
+    conf = _conf_of_moved_run(folder, host, vision) if is_run else conf_of_adapter(folder, host, vision)
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype}; allowed: {', '.join(DTYPES)}.")
+    conf.host.dtype = dtype or conf.host.dtype
+    with torch.random.fork_rng(devices=[]):  # frozen modules are drawn before their weights are read
+        return (assistant_of_run if is_run else assistant_of_adapter)(folder, conf, device)
 
 
 def run_folder(run: str, runs_root: str) -> Path:
@@ -31,6 +54,20 @@ def conf_of_run(folder: Path, eval_conf: Any) -> Any:
         for key, value in vars(getattr(eval_conf, part)).items():
             if value is not None:
                 setattr(getattr(conf, part), key, value)
+    return conf
+
+
+def _conf_of_moved_run(folder: Path, host: str | None, vision: str | None) -> Any:
+    """The run's settings, with host and CLIP weights where they are now."""
+    from mmadapter.config import EvalConf
+
+    moved = EvalConf()
+    moved.host.path = host
+    conf = conf_of_run(folder, moved)
+    if vision is not None and not conf.vision.enabled:
+        raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
+    if vision is not None:
+        put_vision(conf, vision)
     return conf
 
 

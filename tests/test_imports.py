@@ -27,7 +27,7 @@ BELOW = {
     "interop": {"assistant", "store", "adapters", "hosts", "vision"},
     "card_settings": {"config"},
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
-    "library": {"assistant", "data", "config", "rebuild"},
+    "library": {"assistant", "data"},
     "evaluation": {"assistant", "store", "data", "config", "interop", "rebuild"},
     "training": {"assistant", "store", "data", "config", "adapters", "evaluation"},
     "serving": {"assistant", "store", "data", "config"},

@@ -176,6 +176,16 @@ def test_the_first_turns_picture_stays_for_the_dialog(name, tmp_path):
         model.chat("and this", image, history=longer)
 
 
+def test_a_dialog_is_asked_in_the_template_that_it_is_told():
+    model = model_on(images=False)
+    answer, history = model.chat("what is left", template="chat", max_new_tokens=5)
+    sample = Sample("0", "s", dialog_segments([("what is left", None)], "chat"), None, "test")
+    assert answer == model.assistant.generate([sample], GenerationSettings(max_new_tokens=5))[0]
+    assert answer != model.chat("what is left", max_new_tokens=5)[0]
+    with pytest.raises(InputError, match="template is 'plain'; allowed: alpaca, chat"):
+        model.chat("what is left", template="plain", max_new_tokens=5)
+
+
 def test_a_picture_may_come_in_a_later_turn(tmp_path):
     model, image = model_on(), picture(tmp_path, 1)
     one, history = model.chat("a", max_new_tokens=5)
