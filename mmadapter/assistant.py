@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmadapter.adapters.adapter import Adapter
 from mmadapter.adapters.roles import TrainableParameter, trainable_parameters
 from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.images import upright_rgb
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
@@ -163,7 +164,7 @@ class Assistant(nn.Module):
         if image is None:
             return None
         if isinstance(image, Image.Image):
-            return self.features.encode([image.convert("RGB")])[0]
+            return self.features.encode([upright_rgb(image)])[0]
         return self.features.feature(image)
 
     def _call(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:

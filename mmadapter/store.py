@@ -22,6 +22,8 @@ TENSORS, CARD = "adapter.safetensors", "adapter.json"
 # What changes without changing the host: where it lay, which version wrote it, the type its weights are stored in.
 _NOT_IDENTITY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
+_ON_EVERY_CARD = ("adapter", "host", "tensors", "sha256")
+
 
 def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | None = None) -> None:
     """Write the adapter as `folder`, whole or not at all; a previous one stays until the new one is complete.
@@ -89,11 +91,14 @@ def start_from(assistant: Assistant, folder: Path) -> str:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of an adapter folder. Raises InputError where there is none."""
+    """The card of an adapter folder. Raises InputError where there is none, or one that lacks what all cards have."""
     try:
-        return json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no adapter: {CARD} cannot be read ({error}).") from error
+    if missing := [key for key in _ON_EVERY_CARD if key not in card]:
+        raise InputError(f"{folder / CARD} says nothing on {', '.join(missing)}: it is no card of mmadapter's.")
+    return card
 
 
 def host_identity(assistant: Assistant) -> dict[str, Any]:
@@ -125,6 +130,14 @@ def vision_identity(assistant: Assistant) -> dict[str, Any] | None:
     }
 
 
+def _encoder_settings(assistant: Assistant) -> dict[str, Any] | None:
+    """What builds the image encoder again, besides its identity; `model` is null where a folder says what it is."""
+    if vision_identity(assistant) is None:
+        return None
+    assert assistant.vision is not None
+    return {name: getattr(assistant.vision, name) for name in ("model", "quick_gelu", "tokens")}
+
+
 def _host_settings(assistant: Assistant) -> dict[str, Any]:
     """The host's configuration as its file has it: the form in memory differs between versions of `transformers`."""
     if assistant.folder is None:
@@ -144,6 +157,8 @@ def _adapter_settings(assistant: Assistant) -> dict[str, Any]:
         found |= {name: getattr(settings, name) for name in ("prompt_length", "gate", "gate_per", "attention")}
     if adapter.early:
         found["early_layers"] = sorted(map(int, adapter.early))
+        shape: Any = next(iter(adapter.early.values())).settings
+        found |= {name: getattr(shape, name) for name in ("gate", "gate_per")}  # the same as the prompts'
     if adapter.linears or adapter.norms or adapter.lora:
         found["prompt_projection"] = adapter.prompt_projection
     linears, pairs = _parts(adapter.linears), _parts(adapter.lora)
@@ -168,6 +183,8 @@ def _card(assistant: Assistant, tensors: dict[str, Tensor], folder: Path, traini
         "adapter": _adapter_settings(assistant),
         "host": host_identity(assistant),
         "vision": vision_identity(assistant),
+        "encoder": _encoder_settings(assistant),
+        "max_tokens": assistant.max_tokens,
         "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "sha256": _file_digest(folder / TENSORS),

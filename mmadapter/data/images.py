@@ -56,6 +56,16 @@ def read_image(path: Path) -> Image.Image:
         raise InputError(f"{path}: {_reason(path, error)} Replace the file or take the item out.") from error
 
 
+def upright_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
+    """A picture in memory as `read_image` would have read it from its file; `name` is for the errors."""
+    _check_size(name, image.size)
+    try:
+        image.load()
+    except Exception as error:  # opened from a file that is damaged, or closed by now
+        raise InputError(f"{name}: its pixels cannot be read ({type(error).__name__}: {error}).") from error
+    return _to_rgb(name, _upright(name, image))
+
+
 def _opened(path: Path) -> Image.Image:
     """The file opened by PIL, whose own warnings are silent: what matters of them is an error or a log line here."""
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # between its limit and ours
@@ -75,7 +85,7 @@ def image_digest(path: Path) -> str:
         raise InputError(f"{path}: the image file cannot be read: {error.strerror}.") from error
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def _check_size(path: Path | str, size: tuple[int, int]) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise InputError(f"{path}: the picture has {width} x {height} pixels, nothing to see. Replace the file.")
@@ -95,7 +105,7 @@ def _reason(path: Path, error: Exception) -> str:
     return f"the image file is cut off or damaged ({type(error).__name__}: {error})."
 
 
-def _upright(path: Path, image: Image.Image) -> Image.Image:
+def _upright(path: Path | str, image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception as error:  # damaged EXIF says nothing about the pixels, which are decoded by now
@@ -104,7 +114,7 @@ def _upright(path: Path, image: Image.Image) -> Image.Image:
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _to_rgb(path: Path | str, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         return _grey_16_bit(path, image).convert("RGB")
     if image.mode == "F":
@@ -116,7 +126,7 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_16_bit(path: Path, image: Image.Image) -> Image.Image:
+def _grey_16_bit(path: Path | str, image: Image.Image) -> Image.Image:
     """16-bit grey scaled to 8 bit; a plain conversion would clip everything above 255 to white."""
     wide = image.convert("I")
     low, high = (int(value) for value in wide.getextrema())  # type: ignore[arg-type]

@@ -197,14 +197,15 @@ class SampleEncoder:
 
 
 def _check_answers(sample: Sample, pieces: Pieces) -> None:
-    """Raises InputError on an empty answer, and on one without a prompt of its own."""
+    """Raises InputError on an answer without a prompt of its own, and on an empty one that is to be learned."""
+    is_learned = pieces[-1][0] == ANSWER
     for place, (segment, (_, ids)) in enumerate(zip(sample.segments, pieces, strict=True)):
         if segment.kind != ANSWER:
             continue
         if (place == 0 and len(pieces) > 1) or (place and sample.segments[place - 1].kind == ANSWER):
             wanted = "each answer stands behind a prompt of its own"
             raise InputError(f"{sample.where}: {wanted}; segment {place} does not.")
-        if not ids or not segment.text.strip():
+        if is_learned and (not ids or not segment.text.strip()):
             raise InputError(
                 f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn from it. "
                 "Give it an answer or take the item out."

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.errors import InputError
 
 Progress = Callable[[str, int, int], None]
 """Called as progress("what is going on", done, total)."""
-
-
-def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches, longest first, so that a batch holds similar lengths and memory peaks at the start."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 def generate_answers(

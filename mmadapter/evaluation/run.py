@@ -16,7 +16,7 @@ from mmadapter.evaluation.generation import Progress, cut_prompts
 from mmadapter.evaluation.papers import CAPTION_ROWS, scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
 from mmadapter.evaluation.questions import read_questions
-from mmadapter.evaluation.recreate import assistant_of_run, conf_of_run, run_folder, samples_of_task, task_of_run
+from mmadapter.evaluation.recreate import samples_of_task, task_of_run
 from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.table import print_caption_scores, print_scores
 from mmadapter.evaluation.tasks import (
@@ -26,6 +26,7 @@ from mmadapter.evaluation.tasks import (
     scienceqa_metrics,
 )
 from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
+from mmadapter.rebuild import assistant_of_run, conf_of_run, run_folder
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
 SAME_RESULTS = (

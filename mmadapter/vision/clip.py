@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmadapter.errors import InputError
-from mmadapter.vision.load_clip import load_visual_tower
+from mmadapter.vision.load_clip import load_visual_tower, open_clip_folder
 
 
 class ImageEncoder(nn.Module):
@@ -22,6 +22,8 @@ class ImageEncoder(nn.Module):
     With `project_scales` each token passes CLIP's own final norm and projection (768 numbers for ViT-L/14), without it
     the token is taken as it is (1024). The last block alone, all tokens, projected: what the released V2 model sees.
     `channel_order` "bgr" serves weights that were trained on swapped channels (the released V2 files).
+    `model` and `quick_gelu` are kept for an adapter's card: open_clip's name for the tower (None: a folder in
+    open_clip's layout, which says it itself), and the activation where it was asked for.
     """
 
     def __init__(
@@ -31,6 +33,8 @@ class ImageEncoder(nn.Module):
         project_scales: bool = True,
         channel_order: str = "rgb",
         tokens: str = "class",
+        model: str | None = None,
+        quick_gelu: bool | None = None,
     ) -> None:
         super().__init__()
         blocks = len(tower.transformer.resblocks)
@@ -48,6 +52,7 @@ class ImageEncoder(nn.Module):
         self.project_scales = project_scales
         self.channel_order = channel_order
         self.tokens = tokens
+        self.model, self.quick_gelu = model, quick_gelu
         self._transform = _evaluation_transform(tower)
 
     @classmethod
@@ -55,7 +60,9 @@ class ImageEncoder(nn.Module):
         cls, model, pretrained, layers, project_scales, channel_order, quick_gelu=None, tokens="class"
     ) -> ImageEncoder:
         """An encoder from what the configuration's `vision` group says."""
-        return cls(load_visual_tower(model, pretrained, quick_gelu), layers, project_scales, channel_order, tokens)
+        tower = load_visual_tower(model, pretrained, quick_gelu)
+        name = None if open_clip_folder(model) is not None else model
+        return cls(tower, layers, project_scales, channel_order, tokens, name, quick_gelu)
 
     @property
     def width(self) -> int:

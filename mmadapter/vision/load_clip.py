@@ -30,9 +30,9 @@ def load_visual_tower(model: str | None, pretrained: str | None, quick_gelu: boo
     `model`: an open_clip model name, a folder in open_clip's layout, or "tiny". `pretrained`: an open_clip tag, a
     weight file or a `transformers` CLIP folder. Raises InputError for anything that cannot be loaded exactly.
     """
-    folder = _open_clip_folder(model)
+    folder = open_clip_folder(model)
     if folder is not None:
-        tower = _from_open_clip_folder(folder, quick_gelu)
+        tower = _fromopen_clip_folder(folder, quick_gelu)
     elif pretrained is None:
         raise InputError(
             "vision.pretrained is not set. Give an open_clip tag (openai), a weight file, or a transformers folder."
@@ -56,7 +56,7 @@ class TowerShape(NamedTuple):
 
 def tower_shape(model: str | None, project_scales: bool) -> TowerShape:
     """The sizes of a tower, from its configuration alone: no weights are read."""
-    folder = _open_clip_folder(model)
+    folder = open_clip_folder(model)
     config = _folder_config(folder) if folder is not None else _named_config(model)
     vision = config["vision_cfg"]
     if not isinstance(vision.get("layers"), int) or "width" not in vision or vision.get("timm_model_name"):
@@ -72,7 +72,8 @@ def _patches(vision: dict[str, Any]) -> int:
     return (height // patch) * (width // patch)
 
 
-def _open_clip_folder(model: str | None) -> Path | None:
+def open_clip_folder(model: str | None) -> Path | None:
+    """The folder in open_clip's layout that `vision.model` names; None where it is a name of open_clip's list."""
     if model is None:
         raise InputError("vision.model is not set. Give an open_clip model name, e.g. vision.model=ViT-L-14-quickgelu")
     if model == "tiny":
@@ -114,7 +115,7 @@ def _build(config: dict[str, Any], weights: Any, quick_gelu: bool | None) -> nn.
     return clip.visual
 
 
-def _from_open_clip_folder(folder: Path, quick_gelu: bool | None) -> nn.Module:
+def _fromopen_clip_folder(folder: Path, quick_gelu: bool | None) -> nn.Module:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise InputError(f"{weights} is missing. A folder in open_clip's layout holds it beside {CONFIG_FILE}.")

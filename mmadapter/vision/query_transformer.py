@@ -28,6 +28,7 @@ class QueryTransformer(nn.Module):
         from timm.models.vision_transformer import Block
 
         super().__init__()
+        self.heads = heads
         self.narrow = nn.Linear(features, inner, device=device)
         self.narrow_norm = nn.LayerNorm(inner, device=device)
         self.queries = nn.Parameter(torch.randn(queries, inner, device=device))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mmadapter.config import TaskConf
+from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.errors import InputError
-from mmadapter.evaluation.generation import batches_by_length, most_likely_options
+from mmadapter.evaluation.generation import most_likely_options
 from mmadapter.evaluation.predictions import read_predictions
 from mmadapter.evaluation.questions import read_questions
 from mmadapter.evaluation.recreate import samples_of_task
