@@ -24,7 +24,7 @@ BELOW = {
     "new_adapter": {"adapters", "hosts", "vision"},
     "assistant": {"adapters", "hosts", "vision", "data", "new_adapter"},
     "store": {"assistant", "adapters", "hosts"},
-    "interop": {"assistant", "store", "adapters", "hosts", "vision"},
+    "interop": {"assistant", "store", "adapters", "hosts", "vision", "config"},
     "evaluation": {"assistant", "store", "data", "config", "interop"},
     "training": {"assistant", "store", "data", "config", "adapters", "evaluation"},
     "serving": {"assistant", "store", "data", "config"},
