@@ -30,14 +30,27 @@ def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | 
 
     `training` is a summary for the card. Raises InputError when the disk is full.
     """
+    tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in assistant.trainable()}
+    write_adapter(folder, tensors, _facts(assistant, training))
+
+
+def write_adapter(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write `tensors` and a card of `facts` (what an adapter's card says beside its tensors), whole or not at all.
+
+    Raises InputError when the disk is full.
+    """
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in assistant.trainable()}
     try:
         save_file(tensors, temporary / TENSORS)
-        (temporary / CARD).write_text(json.dumps(_card(assistant, tensors, temporary, training), indent=2) + "\n")
+        card = facts | {
+            "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
+            "parameters": sum(tensor.numel() for tensor in tensors.values()),
+            "sha256": _file_digest(temporary / TENSORS),
+        }
+        (temporary / CARD).write_text(json.dumps(card, indent=2) + "\n")
         for file in temporary.iterdir():
             _flush(file)
         temporary.chmod(0o755)
@@ -54,9 +67,9 @@ def load_adapter(assistant: Assistant, folder: Path) -> dict[str, Any]:
     Raises InputError when the folder is incomplete or damaged, or belongs to another host, encoder or adapter shape.
     """
     card = read_card(folder)
-    _refuse_differences(folder, "host", card["host"], host_identity(assistant))
+    check_host(folder, card, assistant)
     _refuse_differences(folder, "vision", card.get("vision"), vision_identity(assistant))
-    tensors = _read_tensors(folder, card)
+    tensors = read_tensors(folder, card)
     own = {item.name: item.parameter for item in assistant.trainable()}
     shapes = {name: list(parameter.shape) for name, parameter in own.items()}
     _refuse_differences(folder, "tensors", {name: list(t.shape) for name, t in tensors.items()}, shapes)
@@ -76,12 +89,12 @@ def start_from(assistant: Assistant, folder: Path) -> str:
     """
     folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
     card = read_card(folder)
-    _refuse_differences(folder, "host", card["host"], host_identity(assistant))
+    check_host(folder, card, assistant)
     if card.get("vision") is not None:
         _refuse_differences(folder, "vision", card["vision"], vision_identity(assistant))
     own = {item.name: item.parameter for item in assistant.trainable()}
     shapes = {name: list(parameter.shape) for name, parameter in own.items()}
-    tensors = _read_tensors(folder, card)
+    tensors = read_tensors(folder, card)
     held = {name: list(tensor.shape) for name, tensor in tensors.items()}
     _refuse_differences(folder, "tensors", held, {name: shape for name, shape in shapes.items() if name in held})
     with torch.no_grad():
@@ -99,6 +112,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     if missing := [key for key in _ON_EVERY_CARD if key not in card]:
         raise InputError(f"{folder / CARD} says nothing on {', '.join(missing)}: it is no card of mmadapter's.")
     return card
+
+
+def check_host(folder: Path, card: dict[str, Any], assistant: Assistant) -> None:
+    """Raises InputError with the differing fields where the card's adapter belongs to another host."""
+    _refuse_differences(folder, "host", card["host"], host_identity(assistant))
 
 
 def host_identity(assistant: Assistant) -> dict[str, Any]:
@@ -175,7 +193,7 @@ def _parts(by_layer: Any) -> list[Any]:
     return [part for kinds in by_layer.values() for part in kinds.values()]
 
 
-def _card(assistant: Assistant, tensors: dict[str, Tensor], folder: Path, training: Any) -> dict[str, Any]:
+def _facts(assistant: Assistant, training: Any) -> dict[str, Any]:
     import transformers
 
     return {
@@ -185,15 +203,13 @@ def _card(assistant: Assistant, tensors: dict[str, Tensor], folder: Path, traini
         "vision": vision_identity(assistant),
         "encoder": _encoder_settings(assistant),
         "max_tokens": assistant.max_tokens,
-        "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
-        "parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "sha256": _file_digest(folder / TENSORS),
         "versions": {"mmadapter": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "training": training or {},
     }
 
 
-def _read_tensors(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
+def read_tensors(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of an adapter folder with this card. Raises InputError where they are missing or damaged."""
     from safetensors.torch import load_file
 
     file = folder / TENSORS

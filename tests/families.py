@@ -11,6 +11,7 @@ from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.attention import AdapterCall, route
 from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
 
+ROUNDING = 5e-5  # of logits of size 1, in float32, when the same sums are taken in another order
 VOCABULARY, WIDTH, LAYERS, ADAPTED = 64, 32, 4, 3
 _COMMON = {
     "vocab_size": VOCABULARY,
@@ -118,6 +119,21 @@ def open_v2_adapter(
     )
     if lora:
         adapter.add_lora(lora_parts(host, 3, 6.0, ["all"], generator))
+    attach(host, adapter)
+    open_up(adapter, generator)
+    return adapter
+
+
+def adapter_with(host, bias=(), scale=(), norms="none", lora=(), early=1, prompts=3, seed=1, **settings):
+    """A V2 adapter with the named parts only, away from their start."""
+    shape = PromptSettings(5, host.config.hidden_size, host.config.num_attention_heads)
+    generator = torch.Generator().manual_seed(seed)
+    parts = {"linears": linear_parts(host, bias, scale), "norms": norm_parts(host, norms)}
+    places = {index: EarlyGate(shape) for index in range(early)}
+    adapted = range(LAYERS - prompts, LAYERS)
+    adapter = Adapter.on_last_layers(shape, adapted, generator=generator, early=places, **parts, **settings)
+    if lora:
+        adapter.add_lora(lora_parts(host, 3, 6, lora, generator))
     attach(host, adapter)
     open_up(adapter, generator)
     return adapter

@@ -83,8 +83,8 @@ def check_attention(model_type: str, attention: str) -> None:
         )
 
 
-def load_host(folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: Any = "cpu") -> Host:
-    """A frozen, routed causal language model in evaluation mode.
+def load_host(folder: Path, dtype: torch.dtype | str, attention: str = "sdpa", device: Any = "cpu") -> Host:
+    """A frozen, routed causal language model in evaluation mode, in `dtype` ("auto": as its files are).
 
     With `device="meta"` the model has the right shapes and no weights (dry run).
     Raises InputError for an unsupported or damaged folder.

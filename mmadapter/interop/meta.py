@@ -13,8 +13,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from mmadapter.assistant import hide_library_bars
 from mmadapter.errors import InputError
+from mmadapter.interop.whole_folder import refuse_existing, whole_or_not_at_all
 
 # Where model-parallel files are joined: dimension by the end of the tensor's name; norms are the same in every file.
 _JOINED = {
@@ -128,8 +127,7 @@ def convert(source: Path, target: Path, tokenizer: Path | None = None, tokens: i
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    if target.exists():
-        raise InputError(f"{target} exists already. Choose another folder, or remove it first.")
+    refuse_existing(target)
     try:
         params = json.loads((source / "params.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -156,7 +154,7 @@ def convert(source: Path, target: Path, tokenizer: Path | None = None, tokens: i
         if tokenizer is not None:
             _write_tokenizer(tokenizer, folder)
 
-    _whole_or_not_at_all(target, write)
+    whole_or_not_at_all(target, write)
 
 
 def _write_tokenizer(file: Path, folder: Path) -> None:
@@ -172,18 +170,6 @@ def _write_tokenizer(file: Path, folder: Path) -> None:
         "legacy": True,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def _whole_or_not_at_all(target: Path, write: Callable[[Path], None]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        write(temporary)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,214 @@
+"""A trained adapter and its host as one plain `transformers` folder.
+
+    python -m mmadapter.interop.export runs/v2_chat /models/my-chat
+    python -m mmadapter.interop.export some/adapter /models/my-v2 --host /models/llama-7b --dtype bfloat16
+
+Bias, scale, norms and LoRA become part of the weights; nothing of this package is needed to load the folder. Prompts,
+gates and the visual projection, which no `transformers` model has, are left beside it as OUT/adapter, for OUT as host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from mmadapter.adapters.adapter import Adapter
+from mmadapter.adapters.linear import LinearShift, NormShift
+from mmadapter.adapters.zero_init import EarlyGate, PromptLayer, PromptSettings
+from mmadapter.assistant import Assistant, hide_library_bars
+from mmadapter.errors import InputError
+from mmadapter.hosts.fold import FOLDED, fold
+from mmadapter.hosts.load import host_folder, load_host, load_tokenizer
+from mmadapter.hosts.parts import LoraPair
+from mmadapter.hosts.places import linear_places, norm_places
+from mmadapter.hosts.recipes import Host
+from mmadapter.interop.whole_folder import refuse_existing, whole_or_not_at_all
+from mmadapter.store import CARD, check_host, host_identity, read_card, read_tensors, write_adapter
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CONFIG = "config.yaml"  # of a run folder
+_SETTINGS_OF_FOLDED = ("prompt_projection", "scale_on", "lora_factor")  # of the card; the folded host has none of them
+Named = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an adapter and its host lie."""
+
+    adapter: Path
+    host: str | None
+    tokenizer: str | None
+
+
+def export(
+    source: Path, target: Path, host: str | None = None, dtype: str = "auto", tokenizer: str | None = None
+) -> str:
+    """Write the adapter of `source` (a run or adapter folder) and its host as a model folder `target`; says what it is.
+
+    `host` and `tokenizer` name folders where those of the run's settings are not there any more; `dtype` "auto" is what
+    the host's files have. Computed in float32 and rounded once. Raises InputError for bad input, for a target that
+    exists, and for what `fold` refuses.
+    """
+    refuse_existing(target)
+    found = _find(source, host, tokenizer)
+    card = read_card(found.adapter)
+    tensors = read_tensors(found.adapter, card)
+    if not any(_family(name) in FOLDED for name in tensors):
+        raise InputError(
+            f"{found.adapter} has no bias, scale, norms or LoRA, so there is nothing to put into the host's weights: "
+            "the exported model would be the host itself. Use the adapter with its host."
+        )
+    folder, tokens = _host_of(found)
+    model = load_host(folder, "auto", "eager")  # no forward: every family knows eager
+    check_host(found.adapter, card, Assistant(model, tokens, Adapter({}), folder=folder))
+    fold(model, _adapter(model, card["adapter"], tensors), DTYPES[dtype])
+    model.config.folded_adapter = card["sha256"][:16]  # another host: adapters of the first one do not fit any more
+    beside = {name: tensor for name, tensor in tensors.items() if _family(name) not in FOLDED}
+
+    def write(new: Path) -> None:
+        model.save_pretrained(new, max_shard_size="5GB")
+        tokens.save_pretrained(new)
+        if beside:
+            write_adapter(new / "adapter", beside, _card_beside(card, model, new))
+
+    whole_or_not_at_all(target, write)
+    return _told(target, model, tensors, beside)
+
+
+def _find(source: Path, host: str | None, tokenizer: str | None) -> Source:
+    """The adapter of a run or adapter folder, with the host that the run's settings name, where there are any."""
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder. Give a run folder, or an adapter folder (with {CARD}).")
+    adapter = source if (source / CARD).is_file() else source / "adapter"
+    run = adapter.parent if adapter.name == "adapter" and (adapter.parent / CONFIG).is_file() else None
+    if not (adapter / CARD).is_file():
+        if run is None:
+            raise InputError(f"{source} is neither a run folder ({CONFIG}) nor an adapter folder ({CARD}).")
+        raise InputError(f"{source}: this run has no adapter/ (yet). Let it come to its end, then export it.")
+    if run is None:
+        return Source(adapter, host, tokenizer)
+    from mmadapter.config.compose import load_run_config
+
+    settings = load_run_config(run).host
+    return Source(adapter, host or settings.path, tokenizer or settings.tokenizer)
+
+
+def _host_of(found: Source) -> tuple[Path, Any]:
+    """The host's folder and its tokenizer."""
+    if found.host is None:
+        raise InputError(f"{found.adapter} does not say where its host lies. Give it: --host FOLDER")
+    try:
+        folder = host_folder(found.host)
+        return folder, load_tokenizer(folder, found.tokenizer)
+    except InputError as error:
+        raise InputError(f"{error} Here: --host FOLDER and --tokenizer FOLDER say where they lie now.") from error
+
+
+def _family(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _adapter(host: Host, settings: dict[str, Any], tensors: Named) -> Adapter:
+    """The adapter of a card and its tensors, as far as folding needs it: of prompts and early gates just the places."""
+    shape = PromptSettings(settings.get("prompt_length", 1), host.config.hidden_size, host.config.num_attention_heads)
+    linears, norms = linear_places(host), norm_places(host, final=True)
+    parts: dict[str, dict[int, dict[str, nn.Module]]] = {family: {} for family in FOLDED}
+    for family, index, kind, held in _by_place(tensors):
+        part: nn.Module
+        if family == "linears":
+            linear: Any = linears[index][kind].module
+            widths = linear.in_features, linear.out_features
+            part = LinearShift(*widths, "bias" in held, "scale" in held, _only(settings, "scale_on", "output"))
+        elif family == "norms":
+            part = NormShift(norms[index][kind].module)
+        else:
+            part = _lora(held, _only(settings, "lora_factor", 1.0))
+        part.load_state_dict(held)
+        parts[family].setdefault(index, {})[kind] = part
+    adapter = Adapter(
+        {index: PromptLayer(shape, device="meta") for index in settings.get("layers", [])},
+        early={index: EarlyGate(shape, "meta") for index in settings.get("early_layers", [])},
+        linears=parts["linears"],
+        norms=parts["norms"],
+        prompt_projection=settings.get("prompt_projection", "adapted"),
+    )
+    adapter.add_lora(parts["lora"])
+    return adapter
+
+
+def _by_place(tensors: Named) -> list[tuple[str, int, str, Named]]:
+    """(family, layer, kind, tensors by their name in the part) of everything that is folded."""
+    found: dict[tuple[str, int, str], Named] = {}
+    for name, tensor in tensors.items():
+        if _family(name) in FOLDED:
+            family, index, kind, inner = name.split(".", 3)
+            found.setdefault((family, int(index), kind), {})[inner] = tensor
+    return [(*place, held) for place, held in found.items()]
+
+
+def _lora(held: Named, factor: float) -> LoraPair:
+    (rank, inputs), (outputs, _) = held["down.weight"].shape, held["up.weight"].shape
+    return LoraPair(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False), factor)
+
+
+def _only(settings: dict[str, Any], name: str, default: Any) -> Any:
+    """The one value that a card lists under `name`."""
+    values = settings.get(name, [default])
+    if len(values) != 1:
+        raise InputError(f"{CARD}: {name} has the values {values}; an adapter with several cannot be exported.")
+    return values[0]
+
+
+def _card_beside(card: dict[str, Any], model: Host, folder: Path) -> dict[str, Any]:
+    """The card of what is left beside the exported model in `folder`, whose host that model is."""
+    settings = {name: value for name, value in card["adapter"].items() if name not in _SETTINGS_OF_FOLDED}
+    settings["method"] = "v2" if "early_layers" in settings else "v1"
+    host = host_identity(Assistant(model, load_tokenizer(folder), Adapter({}), folder=folder))
+    return card | {"adapter": settings, "host": host}
+
+
+def _told(target: Path, model: Host, tensors: Named, beside: Named) -> str:
+    count = Counter(place[0] for place in _by_place(tensors))
+    names = {"linears": "linear layers with bias or scale", "norms": "norms", "lora": "layers with LoRA"}
+    folded = ", ".join(f"{count[family]} {names[family]}" for family in FOLDED if count[family])
+    dtype = str(model.dtype).removeprefix("torch.")
+    left = f"prompts, gates and projection are beside it: {target / 'adapter'}" if beside else "it is the whole model"
+    return f"Wrote {target} ({model.config.model_type}, {dtype}): {folded} are in its weights; {left}."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="RUN_OR_ADAPTER", help="run folder, or folder with adapter.json")
+    parser.add_argument("target", type=Path, metavar="OUT", help="folder to be written")
+    parser.add_argument("--host", help="where the host lies (default: as the run's settings say)")
+    parser.add_argument(
+        "--tokenizer", help="where its tokenizer lies (default: as the run's settings say, or the host's)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto: as the host's files are")
+    given = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns when it is imported
+    if not sys.stderr.isatty():
+        hide_library_bars()
+    try:
+        print(export(given.source, given.target, given.host, given.dtype, given.tokenizer))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, SafetensorError) as error:
+        print(f"error: {given.target} cannot be written ({error}); nothing is left of it. Make room.", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
