@@ -24,7 +24,7 @@ BELOW = {
     "new_adapter": {"adapters", "hosts", "vision"},
     "assistant": {"adapters", "hosts", "vision", "data", "new_adapter"},
     "store": {"assistant", "adapters", "hosts"},
-    "interop": {"assistant", "store", "adapters", "hosts", "vision", "config", "card_settings"},
+    "interop": {"assistant", "store", "adapters", "hosts", "vision", "config", "card_settings", "new_adapter"},
     "card_settings": {"config"},
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
     "library": {"assistant", "data"},

@@ -22,16 +22,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmadapter.adapters.adapter import Adapter
-from mmadapter.adapters.linear import LinearShift, NormShift
-from mmadapter.adapters.zero_init import EarlyGate, PromptLayer, PromptSettings
+from mmadapter.adapters.roles import trainable_parameters
+from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
 from mmadapter.assistant import Assistant, hide_library_bars
+from mmadapter.card_settings import adapter_conf
+from mmadapter.config import RunConf
 from mmadapter.errors import InputError
 from mmadapter.hosts.fold import FOLDED, fold
 from mmadapter.hosts.load import host_folder, load_host, load_tokenizer
-from mmadapter.hosts.parts import LoraPair
-from mmadapter.hosts.places import linear_places, norm_places
 from mmadapter.hosts.recipes import Host
 from mmadapter.interop.whole_folder import refuse_existing, whole_or_not_at_all
+from mmadapter.new_adapter import new_adapter
 from mmadapter.store import CARD, check_host, host_identity, read_card, read_tensors, write_adapter
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,7 +71,7 @@ def export(
     folder, tokens = _host_of(found)
     model = load_host(folder, "auto", "eager")  # no forward: every family knows eager
     check_host(found.adapter, card, Assistant(model, tokens, Adapter({}), folder=folder))
-    fold(model, _adapter(model, card["adapter"], tensors), DTYPES[dtype])
+    fold(model, _adapter(model, card, tensors), DTYPES[dtype])
     model.config.folded_adapter = card["sha256"][:16]  # another host: adapters of the first one do not fit any more
     beside = {name: tensor for name, tensor in tensors.items() if _family(name) not in FOLDED}
 
@@ -117,55 +118,19 @@ def _family(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _adapter(host: Host, settings: dict[str, Any], tensors: Named) -> Adapter:
-    """The adapter of a card and its tensors, as far as folding needs it: of prompts and early gates just the places."""
-    shape = PromptSettings(settings.get("prompt_length", 1), host.config.hidden_size, host.config.num_attention_heads)
-    linears, norms = linear_places(host), norm_places(host, final=True)
-    parts: dict[str, dict[int, dict[str, nn.Module]]] = {family: {} for family in FOLDED}
-    for family, index, kind, held in _by_place(tensors):
-        part: nn.Module
-        if family == "linears":
-            linear: Any = linears[index][kind].module
-            widths = linear.in_features, linear.out_features
-            part = LinearShift(*widths, "bias" in held, "scale" in held, _only(settings, "scale_on", "output"))
-        elif family == "norms":
-            part = NormShift(norms[index][kind].module)
-        else:
-            part = _lora(held, _only(settings, "lora_factor", 1.0))
-        part.load_state_dict(held)
-        parts[family].setdefault(index, {})[kind] = part
-    adapter = Adapter(
-        {index: PromptLayer(shape, device="meta") for index in settings.get("layers", [])},
-        early={index: EarlyGate(shape, "meta") for index in settings.get("early_layers", [])},
-        linears=parts["linears"],
-        norms=parts["norms"],
-        prompt_projection=settings.get("prompt_projection", "adapted"),
-    )
-    adapter.add_lora(parts["lora"])
+def _adapter(host: Host, card: dict[str, Any], tensors: Named) -> Adapter:
+    """The adapter of a card with the tensors that are folded; of early gates just the places, and no projection."""
+    conf = RunConf()
+    conf.adapter, conf.vision.enabled = adapter_conf(card), False
+    adapter = new_adapter(conf, host)
+    shape = PromptSettings(1, host.config.hidden_size, host.config.num_attention_heads)
+    early = {str(index): EarlyGate(shape, "meta") for index in range(conf.adapter.early_layers)}
+    adapter.early = nn.ModuleDict(early)
+    with torch.no_grad():
+        for item in trainable_parameters(adapter):
+            if _family(item.name) in FOLDED:
+                item.parameter.copy_(tensors[item.name])
     return adapter
-
-
-def _by_place(tensors: Named) -> list[tuple[str, int, str, Named]]:
-    """(family, layer, kind, tensors by their name in the part) of everything that is folded."""
-    found: dict[tuple[str, int, str], Named] = {}
-    for name, tensor in tensors.items():
-        if _family(name) in FOLDED:
-            family, index, kind, inner = name.split(".", 3)
-            found.setdefault((family, int(index), kind), {})[inner] = tensor
-    return [(*place, held) for place, held in found.items()]
-
-
-def _lora(held: Named, factor: float) -> LoraPair:
-    (rank, inputs), (outputs, _) = held["down.weight"].shape, held["up.weight"].shape
-    return LoraPair(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False), factor)
-
-
-def _only(settings: dict[str, Any], name: str, default: Any) -> Any:
-    """The one value that a card lists under `name`."""
-    values = settings.get(name, [default])
-    if len(values) != 1:
-        raise InputError(f"{CARD}: {name} has the values {values}; an adapter with several cannot be exported.")
-    return values[0]
 
 
 def _card_beside(card: dict[str, Any], model: Host, folder: Path) -> dict[str, Any]:
@@ -177,7 +142,7 @@ def _card_beside(card: dict[str, Any], model: Host, folder: Path) -> dict[str, A
 
 
 def _told(target: Path, model: Host, tensors: Named, beside: Named) -> str:
-    count = Counter(place[0] for place in _by_place(tensors))
+    count = Counter(family for family, *_ in {tuple(name.split(".")[:3]) for name in tensors})
     names = {"linears": "linear layers with bias or scale", "norms": "norms", "lora": "layers with LoRA"}
     folded = ", ".join(f"{count[family]} {names[family]}" for family in FOLDED if count[family])
     dtype = str(model.dtype).removeprefix("torch.")
