@@ -93,7 +93,7 @@ def manifest(findings: Findings, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "kind": findings.kind,
-        "inputs": described_inputs(findings.inputs),
+        "inputs": described_inputs(findings.inputs, findings.inputs[0].parent),
         "images_decoded": findings.decoded,
         "splits": {
             name: {

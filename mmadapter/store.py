@@ -52,6 +52,7 @@ def write_adapter(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any
         }
         (temporary / CARD).write_text(json.dumps(card, indent=2) + "\n")
         for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors' files are the owner's only
             _flush(file)
         temporary.chmod(0o755)
         _replace(temporary, folder)

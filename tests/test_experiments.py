@@ -50,8 +50,12 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides += [f"data.root={inputs / 'interference'}", "optimizer.steps=1", "optimizer.warmup_steps=0"]
         overrides += [f"data.sources.{name}.samples_per_step=2" for name in composed.data.sources]
     else:
-        own = "" if composed.data.made else "scienceqa"
+        own = "" if composed.data.made else "coco" if "captions" in composed.data.sources else "scienceqa"
         overrides.append(f"data.root={inputs / 'world' / own}")
+    if "instructions" in composed.data.sources and not composed.data.made:
+        overrides.append(f"data.sources.instructions.path={inputs / 'world' / 'alpaca.json'}")
+    if composed.adapter.projection.kind == "query_transformer":
+        overrides += ["vision.layers=[2]", "adapter.projection.heads=4", "adapter.projection.hidden=16"]
     for part, readings in (("sources", composed.data.sources), ("validation", composed.data.validation)):
         overrides += [f"data.{part}.{name}.limit=4" for name in readings]
     for name in composed.evaluate:

@@ -52,7 +52,9 @@ def test_the_file_holds_exactly_the_trained_tensors(tmp_path):
     card = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
     assert card["training"] == {"steps": 3}
     assert card["host"]["model_type"] == "llama"
-    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["adapter.json", "adapter.safetensors"]
+    files = sorted((tmp_path / "adapter").iterdir())
+    assert [path.name for path in files] == ["adapter.json", "adapter.safetensors"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}, "colleagues can read it"
 
 
 def test_an_interrupted_save_leaves_the_previous_adapter(tmp_path, monkeypatch):

@@ -14,9 +14,7 @@ READERS = ("scienceqa", "alpaca", *CAPTION_READERS, *DIALOG_READERS, "visual_ins
 class ReadingConf:
     reader: str = ""  # of READERS
     root: str | None = input_path()  # folder to read; null = data.root
-    path: str | None = (
-        input_path()
-    )  # a single file: instead of the folder, or beside its pictures (captions)
+    path: str | None = input_path()  # a single file: instead of the folder, or beside its pictures (captions)
     split: str = "train"  # train, val, test; scienceqa has minitrain, ... too; alpaca: train, val; other pairs: train
     limit: int | None = number(None, at_least=1)  # samples (captions: pictures), the first of the split; null = all
     prompt_format: str | None = None  # scienceqa: QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A

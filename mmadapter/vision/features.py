@@ -155,6 +155,7 @@ class FeatureStore:
             try:
                 with os.fdopen(handle, "wb") as stream:
                     numpy.save(stream, feature.numpy())
+                os.chmod(temporary, 0o644)  # mkstemp's are the owner's only; a cache is shared
                 os.replace(temporary, file)
             except BaseException:
                 os.unlink(temporary)
