@@ -98,6 +98,14 @@ def test_the_trainable_table_says_what_trains(llama_7b):
     assert sum(row["share"] for row in table) == pytest.approx(1_790_976 / 6_738_415_616)
 
 
+def test_the_table_says_on_what_weight_decay_falls(llama_7b):
+    settings = conf(True, "adapter=v2")
+    trainable = trainable_parameters(new_adapter(settings, llama_7b, "meta"))
+    table = trainable_table(parameter_groups(trainable, groups(settings)), trainable, 1e-3, 0.02, 1)
+    decayed = {row["role"] for row in table if row["weight_decay"] == 0.02}
+    assert decayed == {"prompt", "gate", "early_gate", "visual_projection"}, "not on norms, biases and scales"
+
+
 @pytest.mark.parametrize(("experiment", "parameters"), [("scienceqa", 1_790_976), ("scienceqa_text", 1_229_760)])
 def test_a_dry_run_needs_no_more_of_a_host_than_its_config(experiment, parameters, tmp_path, capsys):
     from mmadapter.training.run import run

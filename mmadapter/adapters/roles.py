@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmadapter.errors import InputError
+
+ALWAYS_DECAYED = frozenset({"prompt", "gate", "early_gate"})  # the official gates are 4-D, so decay falls on them
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def trainable_parameters(module: nn.Module) -> list[TrainableParameter]:
 
     visit(module, "", None)
     return found
+
+
+def decays(role: str, parameter: Tensor) -> bool:
+    """Whether weight decay falls on a parameter: on prompts and gates always, else not on vectors (biases, norms)."""
+    return role in ALWAYS_DECAYED or parameter.ndim > 1
 
 
 def parameter_groups(
@@ -129,7 +136,7 @@ def trainable_table(
                     "parameters": count,
                     "share": count / host_size,
                     "lr": lr * group.lr_scale,
-                    "weight_decay": decay,
+                    "weight_decay": decay if any(decays(role, parameter) for parameter in members) else 0.0,
                     "sources": "all" if group.sources is None else ", ".join(group.sources),
                 }
             )

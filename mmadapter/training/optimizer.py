@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import Group, TrainableParameter
+from mmadapter.adapters.roles import Group, TrainableParameter, decays
 from mmadapter.errors import InputError
 
 # The official gates are 4-D tensors, so its decay falls on them.
-ALWAYS_DECAYED = frozenset({"prompt", "gate", "early_gate"})
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,6 @@ class OptimizerSettings:
     weight_decay: float = 0.02
     clip_norm: float | None = None
     epsilon: float = 1e-8
-
-
-def decays(role: str, parameter: Tensor) -> bool:
-    """Whether weight decay falls on a parameter: on prompts and gates always, else not on vectors (biases, norms)."""
-    return role in ALWAYS_DECAYED or parameter.ndim > 1
 
 
 def learns_from(group: Group, source: str) -> bool:
