@@ -1,7 +1,8 @@
 """Write what experiment=interference reads: `python -m data_prep.interference --out DIR`.
 
 The world of shapes as `data_prep.shapes` makes it, besides it `instructions.json` (language only, Alpaca's layout) and
-`visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on).
+`visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on). And
+`told_captions.json`: captions asked for scenes that are told in words, which experiment=interference_told reads.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.shapes import Progress, WorldSizes, make_world
-from data_prep.world.following import following_records
+from data_prep.world.following import following_records, told_caption_records
 from data_prep.world.open_questions import open_questions
 from data_prep.world.scenes import draw, random_scene
 from mmadapter.errors import InputError
 
 INSTRUCTIONS = 3600
+TOLD_CAPTIONS = 1700
 PICTURES = 50
-FILES = ("instructions.json", "visual_instructions.json")
+FILES = ("instructions.json", "told_captions.json", "visual_instructions.json")
 
 
 def make_interference_world(
@@ -42,6 +44,7 @@ def make_interference_world(
     try:
         make_world(partial, seed, sizes, progress)
         _write_json(partial / "instructions.json", following_records(seed, instructions))
+        _write_json(partial / "told_captions.json", told_caption_records(seed, TOLD_CAPTIONS))
         _write_visual_instructions(partial, seed, pictures)
         os.rename(partial, out)
     except BaseException:

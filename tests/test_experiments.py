@@ -48,7 +48,8 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides.append(f"data.sources.alpaca.path={inputs / 'world' / 'alpaca.json'}")
     elif composed.data.made == "interference":
         overrides += [f"data.root={inputs / 'interference'}", "optimizer.steps=1", "optimizer.warmup_steps=0"]
-        overrides += [f"data.sources.{name}.samples_per_step=2" for name in composed.data.sources]
+        shares = {name: source.samples_per_step // 8 for name, source in composed.data.sources.items()}
+        overrides += [f"data.sources.{name}.samples_per_step={share}" for name, share in shares.items()]
     else:
         own = "" if composed.data.made else "coco" if "captions" in composed.data.sources else "scienceqa"
         overrides.append(f"data.root={inputs / 'world' / own}")

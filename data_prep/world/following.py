@@ -12,6 +12,7 @@ from collections.abc import Callable
 from data_prep.world.captions import captions, statements, tags
 from data_prep.world.lexicon import ANIMALS, MOVE_OF, OPPOSITE_OF, WORKPLACES, article
 from data_prep.world.scenes import VALUES, Scene, random_scene
+from mmadapter.data.templates import CAPTION_INSTRUCTION
 
 Record = dict[str, str]
 SPOKEN = {**{name: name for name in VALUES}, "ground": "background"}
@@ -32,6 +33,18 @@ def following_records(seed: int, count: int) -> list[Record]:
     while len(records) < count:
         record = rng.choice(_KINDS)(rng)
         records.setdefault((record["instruction"], record["input"]), record)
+    return list(records.values())
+
+
+def told_caption_records(seed: int, count: int) -> list[Record]:
+    """`count` different requests for a caption of a scene that is told in words; any of its five captions is right."""
+    rng = random.Random(f"told captions {seed}")
+    records: dict[str, Record] = {}
+    while len(records) < count:
+        scene = random_scene(rng)
+        write = rng.choice((lambda *given: f"{tags(*given)}.", lambda *given: " ".join(statements(*given))))
+        told = write(scene, rng, list(VALUES))
+        records.setdefault(told, _record(CAPTION_INSTRUCTION, told, rng.choice(captions(scene))))
     return list(records.values())
 
 
