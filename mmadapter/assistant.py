@@ -112,7 +112,7 @@ class Assistant(nn.Module):
     def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
         """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised.
 
-        `features` takes the place of the batch's images: one (features,) vector or None per row.
+        `features` takes the place of the batch's images: what the encoder gives, or None, per row.
         """
         if batch.targets.numel() == 0:
             return torch.stack([item.parameter.sum() * 0.0 for item in self.trainable()]).sum()
