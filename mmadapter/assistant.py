@@ -200,6 +200,7 @@ class Assistant(nn.Module):
             num_beams=settings.beams,
             use_cache=settings.cache != "none",
             cache_implementation="static" if settings.cache == "static" else None,
+            disable_compile=True,  # on a GPU a static cache would compile the host, in which hooks and CallSlot act
             bos_token_id=self.tokenizer.bos_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
