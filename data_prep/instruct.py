@@ -10,10 +10,10 @@ from typing import Any
 
 from data_prep.instruct_findings import KINDS, Entry, Findings, examine
 from data_prep.output_folder import described_inputs, write_folder
+from data_prep.picture_check import DECODED, DECODED_BY_SAMPLE
 from mmadapter.data.readers.instruction_items import ROLES
 from mmadapter.errors import InputError
 
-DECODED_BY_SAMPLE = 200
 VAL_SIZE = 200
 SOUND, UNSOUND, UNUSABLE = 0, 1, 2
 
@@ -21,11 +21,16 @@ SOUND, UNSOUND, UNUSABLE = 0, 1, 2
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 where the data is sound (or every loss was asked for), 1 where it is not, 2 where it cannot be read."""
     settings = _parser().parse_args(arguments)
-    decoded = {"none": 0, "sample": DECODED_BY_SAMPLE, "all": None}[settings.check]
     try:
         workers = max(settings.workers, 1)
         findings = examine(
-            settings.root, settings.kind, settings.images, decoded, settings.limit, workers, settings.val_size
+            settings.root,
+            settings.kind,
+            settings.images,
+            DECODED[settings.check],
+            settings.limit,
+            workers,
+            settings.val_size,
         )
         findings.settle(skip_bad=settings.on_bad == "skip", strict=settings.strict)
         print(summary(findings))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.images import read_image
+from data_prep.picture_check import decode_pictures
 from mmadapter.data.readers.held_out import places_of_split
 from mmadapter.data.readers.instruction_files import picture_file, read_raw_items
 from mmadapter.data.readers.instruction_items import Dropped, Item, dialog_item, instruction_item
@@ -94,8 +92,9 @@ def examine(
         _hold_out(findings, val_size)
     _note_weak_texts(findings)
     _find_repeated(findings)
-    _find_pictures(findings, images or (root if root.is_dir() else root.parent))
-    _decode(findings, decode, workers)
+    images = images or (root if root.is_dir() else root.parent)
+    _find_pictures(findings, images)
+    _decode(findings, images, decode, workers)
     return findings
 
 
@@ -196,23 +195,15 @@ def _find_pictures(findings: Findings, images: Path) -> None:
             findings.notes.append(f"pictures that no item names: {ignored:,} (ignored)")
 
 
-def _decode(findings: Findings, decode: int | None, workers: int) -> None:
-    entries: dict[Path, list[Entry]] = {}
+def _decode(findings: Findings, images: Path, decode: int | None, workers: int) -> None:
+    entries: dict[str, list[Entry]] = {}
+    pictures: dict[str, Path] = {}
     for entry in _entries(findings):
-        if entry.picture is not None and entry.where not in findings.defects.get(ABSENT, {}):
-            entries.setdefault(entry.picture, []).append(entry)
-    by_hash = sorted(entries, key=lambda path: hashlib.sha256(str(entries[path][0].item.image).encode()).digest())
-    chosen = by_hash[:decode]
-    findings.decoded = len(chosen)
-    with ThreadPoolExecutor(workers) as pool:
-        for path, defect in zip(chosen, pool.map(_image_defect, chosen), strict=True):
-            for entry in entries[path] if defect else ():
-                findings.add(BAD_IMAGE, entry.where, f"{entry.where}: {defect}")
-
-
-def _image_defect(path: Path) -> str | None:
-    try:
-        read_image(path)
-    except InputError as error:
-        return str(error).replace(str(path), path.name)
-    return None
+        name = entry.item.image
+        if name is not None and entry.picture is not None and entry.where not in findings.defects.get(ABSENT, {}):
+            entries.setdefault(name, []).append(entry)
+            pictures[name] = entry.picture
+    findings.decoded, bad = decode_pictures(pictures, decode, images, workers)
+    for name, defect in bad.items():
+        for entry in entries[name]:
+            findings.add(BAD_IMAGE, entry.where, f"{entry.where}: {defect}")

@@ -112,7 +112,7 @@ class Assistant(nn.Module):
     def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
         """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised.
 
-        `features` takes the place of the batch's images: one (features,) vector or None per row.
+        `features` takes the place of the batch's images: what the encoder gives, or None, per row.
         """
         if batch.targets.numel() == 0:
             return torch.stack([item.parameter.sum() * 0.0 for item in self.trainable()]).sum()
@@ -200,6 +200,7 @@ class Assistant(nn.Module):
             num_beams=settings.beams,
             use_cache=settings.cache != "none",
             cache_implementation="static" if settings.cache == "static" else None,
+            disable_compile=True,  # on a GPU a static cache would compile the host, in which hooks and CallSlot act
             bos_token_id=self.tokenizer.bos_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,

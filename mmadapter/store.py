@@ -21,7 +21,16 @@ from mmadapter.errors import InputError
 TENSORS, CARD = "adapter.safetensors", "adapter.json"
 # What changes without changing the host: where it lay, which version wrote it, the type its weights are stored in.
 _NOT_IDENTITY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
-
+# Without these the same tensors are another function.
+_SAME_AT_START = (
+    "gate",
+    "gate_per",
+    "attention",
+    "prompt_projection",
+    "scale_on",
+    "lora_factor",
+    "projection_heads",
+)
 _ON_EVERY_CARD = ("adapter", "host", "tensors", "sha256")
 
 
@@ -86,7 +95,8 @@ def start_from(assistant: Assistant, folder: Path) -> str:
     """Begin a training at the adapter that `folder` (or its `adapter/`, of a run) holds; says what was taken over.
 
     Tensors that the folder lacks keep their fresh values: a later phase trains parts that an earlier one did not have.
-    Raises InputError where the folder has tensors that this adapter lacks, or is of another host or encoder.
+    Raises InputError where the folder has tensors that this adapter lacks or would use differently (another kind of
+    gate, ...), or is of another host or encoder.
     """
     folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
     card = read_card(folder)
@@ -98,6 +108,9 @@ def start_from(assistant: Assistant, folder: Path) -> str:
     tensors = read_tensors(folder, card)
     held = {name: list(tensor.shape) for name, tensor in tensors.items()}
     _refuse_differences(folder, "tensors", held, {name: shape for name, shape in shapes.items() if name in held})
+    settings, told = _adapter_settings(assistant), card["adapter"]
+    both = [key for key in _SAME_AT_START if key in told and key in settings]
+    _refuse_differences(folder, "adapter", {key: told[key] for key in both}, {key: settings[key] for key in both})
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)

@@ -49,7 +49,17 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "qwen2": ("Qwen2Config", _GQA),
     "qwen3": ("Qwen3Config", {**_GQA, "head_dim": 16}),
     "gemma": ("GemmaConfig", {"num_key_value_heads": 1, "head_dim": 16}),
-    "gemma2": ("Gemma2Config", {**_GQA, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}),
+    "gemma2": (
+        "Gemma2Config",
+        # a soft cap that these small scores feel; its own is 50
+        {
+            **_GQA,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 16,
+            "attn_logit_softcapping": 0.5,
+        },
+    ),
     "gemma3": ("Gemma3TextConfig", {**_GQA, "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16}),
     "phi3": ("Phi3Config", {**_GQA, "sliding_window": None}),
     "gpt_neox": ("GPTNeoXConfig", {"attention_bias": True}),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,15 @@ def test_starting_from_an_adapter_with_more_than_this_one_is_refused(tmp_path):
     save_adapter(assistant_on("v2 llama_gqa", images=False), tmp_path / "adapter")
     with pytest.raises(InputError, match=r"does not fit this tensors.*linears\.0\.down\.bias"):
         start_from(assistant_on("llama_gqa", images=False), tmp_path / "adapter")
+
+
+def test_starting_with_another_kind_of_gate_is_refused(tmp_path):
+    save_adapter(assistant_on("llama_gqa", images=False), tmp_path / "adapter")
+    other = assistant_on("llama_gqa", images=False)
+    for layer in other.adapter.by_index().values():
+        layer.settings = replace(layer.settings, gate="identity")
+    with pytest.raises(InputError, match="gate: adapter tanh, here identity"):
+        start_from(other, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,12 @@ def read(
     root: Path | str | None = None,
     *,
     images: bool | None = None,
-    weight: float | None = None,
     **settings: Any,
 ) -> list[Sample]:
     """Reads a source by the config's own names, plus `source` and `training`; None means not given.
 
-    `images` is the config's word for `with_images`; `weight` belongs to the mixture and is ignored here. Raises
-    InputError on an unknown reader and on a setting that the reader does not have.
+    `images` is the config's word for `with_images`. Raises InputError on an unknown reader and on a setting that the
+    reader does not have.
     """
     if reader not in READERS:
         raise InputError(f"reader is {reader!r}; allowed: {', '.join(READERS)}.")

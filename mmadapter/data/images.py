@@ -115,6 +115,13 @@ def _upright(path: Path | str, image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(path: Path | str, image: Image.Image) -> Image.Image:
+    """A new picture that carries pixels only: a kept orientation would turn it again when it is read once more."""
+    converted = _converted(path, image)
+    converted.info.clear()
+    return converted
+
+
+def _converted(path: Path | str, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         return _grey_16_bit(path, image).convert("RGB")
     if image.mode == "F":

@@ -15,10 +15,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.readers.coco_layouts import KARPATHY_SPLITS
 from mmadapter.data.readers.json_file import read_json
 from mmadapter.errors import InputError
 
-KARPATHY_SPLITS = {"train": ("train", "restval"), "restval": ("restval",), "val": ("val",), "test": ("test",)}
 SHOWN_IDS = 5
 
 

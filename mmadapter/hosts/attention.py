@@ -64,7 +64,7 @@ class AdapterCall:
         branch = self.branch(index)
         assert branch is not None
         source = self._source(branch)
-        state = (source.data_ptr(), source._version)
+        state = (source.data_ptr(), _version(source))
         kept = self.kept.get(index)
         if kept is not None and kept.state == state and not torch.is_grad_enabled():
             return kept
@@ -83,6 +83,11 @@ class AdapterCall:
             return branch.prompt
         assert self.visual is not None
         return self.visual.tokens
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was written to; always 0 for one made in `torch.inference_mode`, which does not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def route(host: Host) -> None:
@@ -149,9 +154,9 @@ def _project_prompts(
     """Prompts (and images added to them, V1) through the layer's own key and value projections.
 
     Without a key norm one visual token shifts every prompt's key by the same vector, which cancels in the prompts'
-    softmax, and its value by Wv I (design decision 8): prompts are then projected once for all rows. With a key norm,
-    in joint attention and with a visual token for each prompt, where the shift does not cancel, each row's prompts are
-    projected with its image.
+    softmax, and its value by Wv I (design decision 8): prompts are then projected once for all rows. With a key norm or
+    a soft cap on the scores, in joint attention and with a visual token for each prompt, where the shift does not
+    cancel, each row's prompts are projected with its image.
     """
     project = recipe_for(module.config.model_type).project
     gate = None if layer.joint else layer.gate_values()
@@ -159,11 +164,16 @@ def _project_prompts(
     if visual is None:
         return PromptKeysValues(*project(module, prompt), None, gate, state)
     tokens = visual.tokens.to(dtype)
-    if tokens.shape[1] > 1 or layer.joint or getattr(module, "k_norm", None) is not None:
+    if tokens.shape[1] > 1 or layer.joint or not _shifts_cancel(module):
         return PromptKeysValues(*project(module, prompt + tokens), None, gate, state)
     keys, values = project(module, prompt)
     shifted = project(module, torch.cat([tokens, tokens.new_zeros(1, 1, tokens.shape[-1])]))[1]
     return PromptKeysValues(keys, values, shifted[:-1] - shifted[-1:], gate, state)
+
+
+def _shifts_cancel(module: AttentionModule) -> bool:
+    """Whether one vector on all prompts' keys leaves their softmax as it is: neither key norm nor soft cap."""
+    return getattr(module, "k_norm", None) is None and getattr(module, "attn_logit_softcapping", None) is None
 
 
 def _project_visual_tokens(

@@ -8,7 +8,7 @@ import torch
 
 from mmadapter.training.assembly import groups_of
 from mmadapter.training.display import Display
-from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape
+from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape, kept_by_parts
 from mmadapter.training.schedule import actual_lr
 from mmadapter.training.table import show_trainable, trainable_rows
 
@@ -57,6 +57,7 @@ def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:
         longest=assistant.max_tokens,
         checkpointing=conf.host.activation_checkpointing,
         eager_attention=conf.host.attention == "eager",
+        kept_by_parts=kept_by_parts(assistant.adapter),
     )
 
 

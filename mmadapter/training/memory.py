@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
+
+from mmadapter.adapters.adapter import Adapter
 
 ADAM_BYTES = 16  # float32 value, gradient and two moments of each trainable parameter
 
@@ -62,13 +65,16 @@ def estimate(
     longest: int,
     checkpointing: bool = False,
     eager_attention: bool = False,
+    kept_by_parts: int = 0,
 ) -> MemoryEstimate:
     """Upper estimate of a training step: `tokens` in a micro-batch, `longest` in one sample.
 
-    Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token; with
-    activation checkpointing one width a token, and one whole layer while it is computed again.
+    Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token, and
+    `kept_by_parts` numbers in float32, which trained parts inside of the layer need for their gradients (scale, norms,
+    LoRA). With activation checkpointing: one width a token, and one whole layer while it is computed again.
     """
     layer = tokens * (6 * shape.width + 2 * shape.intermediate) * shape.bytes_per_value
+    layer += tokens * kept_by_parts * 4
     if eager_attention:  # scores and weights of every pair of tokens
         layer += tokens * longest * shape.heads * (shape.bytes_per_value + 4)
     if checkpointing:
@@ -77,6 +83,21 @@ def estimate(
         activations = layer * adapted_layers
     logits = tokens * shape.vocabulary * (4 + 4 + shape.bytes_per_value)
     return MemoryEstimate(frozen_bytes, trainable_parameters * ADAM_BYTES, activations, logits)
+
+
+def kept_by_parts(adapter: Adapter) -> int:
+    """Numbers a token that trained parts of one layer keep for the backward, the most of all layers.
+
+    A scale keeps what it multiplies, a norm what it has normalised, LoRA its input and what it narrows that to.
+    """
+    layers: Counter[str] = Counter()
+    for name, parameter in adapter.named_parameters():
+        family, index, last = name.split(".")[0], name.split(".")[1], name.split(".")[-1]
+        if family in ("linears", "norms") and last in ("scale", "weight"):
+            layers[index] += parameter.numel()
+        elif family == "lora":  # down (rank, inputs) reads inputs numbers, up (outputs, rank) rank numbers
+            layers[index] += parameter.shape[1]
+    return max(layers.values(), default=0)
 
 
 def host_shape(config: object, bytes_per_value: int) -> HostShape:

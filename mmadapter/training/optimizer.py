@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from mmadapter.adapters.roles import Group, TrainableParameter, decays
 from mmadapter.errors import InputError
 
-# The official gates are 4-D tensors, so its decay falls on them.
-
 
 @dataclass(frozen=True)
 class OptimizerSettings:

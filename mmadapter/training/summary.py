@@ -63,9 +63,9 @@ def show_captions(folder: Path, display: Display) -> None:
     file = folder / "eval" / "coco_caption" / "predictions.jsonl"
     if not file.is_file():
         return
-    lines = file.read_text(encoding="utf-8").splitlines()[:SHOWN_CAPTIONS]
+    lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line]  # a caption may hold U+2028
     rows = []
-    for line in lines:
+    for line in lines[:SHOWN_CAPTIONS]:
         row = json.loads(line)
         references = row.get("references") or [""]
         rows.append([Path(row["image"]).name if row.get("image") else str(row["id"]), row["output"], references[0]])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from mmadapter.data.images import image_digest, read_image
+from mmadapter.data.images import image_digest, read_image, upright_rgb
 from mmadapter.errors import InputError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -134,6 +134,13 @@ def test_pictures_stand_upright(tmp_path, kind, orientation):
 
 
 @pytest.mark.filterwarnings("error")
+def test_a_picture_that_stands_upright_is_not_turned_again(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = read_image(saved(tmp_path, Image.new("RGB", (8, 4)), "image.jpg", exif=exif))
+    assert picture.size == upright_rgb(picture).size == (4, 8)
+
+
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
     path = saved(tmp_path, two_halves(), "image.jpg", exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
     assert near(read_image(path).getpixel((5, 5)), RED)

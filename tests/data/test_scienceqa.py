@@ -268,7 +268,7 @@ def test_a_caption_that_is_no_text(tmp_path):
 
 def test_read_takes_the_configs_names(tmp_path):
     write_scienceqa(tmp_path)
-    settings = {"split": "train", "limit": None, "weight": 2.0, "template": None, "path": None, "images": False}
+    settings = {"split": "train", "limit": None, "template": None, "path": None, "images": False}
     samples = read("scienceqa", tmp_path, source="questions", training=True, prompt_format="CQM-A", **settings)
     assert samples[0].source == "questions" and samples[1].image is None
     assert samples[0].prompt.startswith("Context:")

@@ -155,6 +155,16 @@ def test_attention_to_distinct_visual_tokens_changes_with_the_query_and_with_the
     assert (by_picture[0] - by_picture[1]).abs().max() > 1e-2
 
 
+def test_inference_mode_and_kept_projections_give_the_same_logits():
+    host = routed_host("llama_gqa")
+    adapter, tokens = open_v2_adapter(host), random_tokens(2, 9)
+    expected = adapted_logits(host, adapter, tokens, visual_tokens(2))
+    with torch.inference_mode():
+        call = AdapterCall(adapter, VisualTokens(visual_tokens(2), torch.ones(2, dtype=torch.bool)), keep=True)
+        for _ in range(2):
+            assert torch.equal(host(input_ids=tokens, adapter=call).logits, expected)
+
+
 def test_small_scales_are_not_lost_in_bfloat16():
     shift = LinearShift(512, 512)
     with torch.no_grad():

@@ -134,6 +134,16 @@ def test_a_step_without_a_supervised_token_has_loss_zero_and_moves_nothing():
     assert changed(before, snapshot(engine)) == []
 
 
+def test_a_batch_that_reaches_no_trainable_part_has_a_loss_and_no_gradient():
+    """A text-only batch of an adapter that has parts for pictures only."""
+    engine = make_engine()
+    engine.step([batch_of(range(4))], 1e-2)
+    model = engine.model
+    engine.model = lambda batch: model(batch).detach()
+    result = engine.step([batch_of(range(4))], 1e-2)
+    assert result.loss > 0 and result.grad_norm == 0 and not result.skipped_groups
+
+
 def test_clipping_is_per_group():
     limit = 1e-3
     engine, free = make_engine(DISJOINT, clip_norm=limit), make_engine(DISJOINT)

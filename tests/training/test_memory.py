@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from mmadapter.training.memory import HostShape, estimate, is_out_of_memory, out_of_memory_message, readable_bytes
+from mmadapter.adapters.adapter import Adapter
+from mmadapter.training.memory import (
+    HostShape,
+    estimate,
+    is_out_of_memory,
+    kept_by_parts,
+    out_of_memory_message,
+    readable_bytes,
+)
+from mmadapter.vision.query_transformer import QueryTransformer
+from tests.families import adapted_logits, adapter_with, random_tokens, routed_host
 
 LLAMA_7B = HostShape(width=4096, intermediate=11008, layers=32, heads=32, vocabulary=32000, bytes_per_value=2)
 GB = 1e9
@@ -26,6 +36,39 @@ def test_checkpointing_leaves_a_width_a_token_and_layer_and_one_layer():
 
 def test_trainables_count_with_gradient_and_both_moments():
     assert estimate_7b().trainable == 1_790_976 * 16
+
+
+@pytest.mark.parametrize("parts", [{"scale": ["all"]}, {"norms": "all"}, {"lora": ["all"]}])
+def test_what_scale_norms_and_lora_keep_for_the_backward_is_counted(parts):
+    """As measured: what autograd saves with them, less what it saves without."""
+    tokens, extra = random_tokens(4, 48), 0
+    for sign, chosen in ((1, parts), (-1, {"bias": ["all"]})):
+        host = routed_host("llama_mha").bfloat16()
+        adapter = adapter_with(host, early=0, prompts=4, **chosen)
+        extra += sign * saved_bytes(host, adapter, tokens)
+        if sign == 1:
+            expected = 4 * kept_by_parts(adapter) * tokens.numel() * 4
+    assert extra == pytest.approx(expected, rel=0.5)
+    assert kept_by_parts(Adapter({}, QueryTransformer(8, 8, 2, 1, 2, 8))) == 0
+    with_parts = estimate_7b(kept_by_parts=1000).activations - estimate_7b().activations
+    assert with_parts == 4 * 1000 * 8 * 512 * 30
+
+
+def saved_bytes(host, adapter, tokens):
+    """Bytes of everything but parameters that autograd keeps of one forward."""
+    own = {parameter.data_ptr() for module in (host, adapter) for parameter in module.parameters()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = adapted_logits(host, adapter, tokens)
+    assert output.requires_grad
+    return sum(kept.values())
 
 
 def test_eager_attention_costs_a_square():

@@ -8,13 +8,13 @@ from typing import Any
 from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples, check_choice, named_file
 from mmadapter.data.readers.defects import ID_TWICE, BadEntry, entry_field
 from mmadapter.data.readers.images_on_disk import ImageFolders, check_missing_image
+from mmadapter.data.readers.instruction_items import MARKER
 from mmadapter.data.readers.json_file import read_json
 from mmadapter.data.readers.many_objects import collection_paused
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
 INSTRUCTIONS = ("own", "caption")
-IMAGE_MARK = "<image>"
 OTHER_DIALOG = "dialogs that are not one human and one gpt turn"
 OTHER_MARKS = "items whose human turn has not <image> once"
 
@@ -88,10 +88,10 @@ def _parts(item: Any) -> tuple[str, str, str, str]:
     if roles != ["human", "gpt"]:
         raise BadEntry(f"id {name}: the turns are {', '.join(roles[:6]) or 'none'}; allowed: human, gpt", OTHER_DIALOG)
     question, caption = texts
-    if question.count(IMAGE_MARK) != 1 or IMAGE_MARK in caption:
-        marks = question.count(IMAGE_MARK) + caption.count(IMAGE_MARK)
+    if question.count(MARKER) != 1 or MARKER in caption:
+        marks = question.count(MARKER) + caption.count(MARKER)
         raise BadEntry(f"id {name}: it stands there {marks} times; allowed is once, in the human turn", OTHER_MARKS)
-    question = question.replace(IMAGE_MARK, "").strip()
+    question = question.replace(MARKER, "").strip()
     if not question:
-        raise BadEntry(f"id {name}: the human turn asks nothing beside {IMAGE_MARK}")
+        raise BadEntry(f"id {name}: the human turn asks nothing beside {MARKER}")
     return name, picture, question, caption
