@@ -118,9 +118,7 @@ class SingleDeviceEngine:
             with own_stream(self.device, self.seed, self.steps_done, batch.source, len(pieces[batch.source])):
                 loss = self.model(batch.to(self.device))
             learning = [p for g in self.groups if learns_from(g, batch.source) for _, p in g.parameters]
-            if (
-                learning and loss.requires_grad
-            ):  # without: no part is reached (text, and only the pictures' parts there)
+            if learning and loss.requires_grad:  # else no part is reached: text, and only parts for pictures are there
                 loss.backward(inputs=learning)
             pieces[batch.source].append(loss.detach())
         return {source: float(torch.stack(parts).double().sum()) if parts else 0.0 for source, parts in pieces.items()}
