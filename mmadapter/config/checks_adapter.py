@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mmadapter.config.adapter import ROLES
+from mmadapter.config.derived import VARIANT
 from mmadapter.config.host import TINY
 from mmadapter.config.keys import meant
 from mmadapter.config.models import host_facts, host_file, host_folder, open_clip_files, tower_blocks
@@ -14,10 +15,11 @@ from mmadapter.config.run import RunConf
 
 
 def adapter_problems(conf: RunConf) -> Iterator[str]:
-    """The host is there and is deep enough for the adapter; the tower has the layers that are asked for."""
+    """The host is there and is deep enough for the adapter; the tower has its layers; the adapter to start from is."""
     yield from _host_problems(conf)
     if conf.vision.enabled:
         yield from _tower_problems(conf)
+    yield from _start_problems(conf)
     facts = host_facts(conf.host.path) if conf.host.path is not None else None
     if facts is None:
         return
@@ -42,6 +44,19 @@ def _depth_problems(conf: RunConf, layers: int, file: Path) -> Iterator[str]:
         yield (
             f"adapter.early_layers={early} and adapter.layers={conf.adapter.layers} meet: the host has {layers} layers "
             f"({file}), and visual tokens stay apart from prompts. Set adapter.layers={max(layers - early, 0)} or less."
+        )
+
+
+def _start_problems(conf: RunConf) -> Iterator[str]:
+    start = conf.adapter.start
+    if start is None or conf.dry_run:
+        return
+    if start.startswith(VARIANT):
+        yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
+    elif not any((Path(start).expanduser() / part / "adapter.json").is_file() for part in ("", "adapter")):
+        yield (
+            f"adapter.start={start}: there is no adapter.json there, nor in its adapter/. Name an adapter folder or a "
+            "run folder that has saved one, e.g. adapter.start=runs/NAME; null starts afresh."
         )
 
 

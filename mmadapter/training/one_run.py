@@ -41,7 +41,7 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     check_lengths(conf, assistant, questions, display)
     prepare_images(assistant, questions, display)
     if trains and conf.adapter.start:
-        display.say(start_from(assistant, Path(conf.adapter.start)))
+        display.say(start_from(assistant, Path(conf.adapter.start).expanduser()))
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
     for name, asked in questions.items():
