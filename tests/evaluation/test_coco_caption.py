@@ -54,7 +54,8 @@ def files(tmp_path):
 
 def scored(files, *given):
     results, notes = files
-    conf = eval_conf("task=coco_caption", f"predictions={results}", f"task.annotations={notes}", *given)
+    file = (f"predictions={results}", f"task.annotations={notes}", "task.java_metrics=false")  # starting Java takes long
+    conf = eval_conf("task=coco_caption", *file, *given)
     validate(conf)
     return run(conf)
 
@@ -155,6 +156,7 @@ def test_annotations_must_be_named(files):
 
 def caption_task(tmp_path, **changes):
     settings = {"name": "coco_caption", "reader": "coco_captions", "split": "train", "batch_size": 2}
+    settings |= {"java_metrics": False}
     return TaskConf(root=str(write_karpathy(tmp_path / "coco")), **settings, **changes)
 
 
