@@ -54,7 +54,7 @@ def files(tmp_path):
 
 def scored(files, *given):
     results, notes = files
-    file = (f"predictions={results}", f"task.annotations={notes}", "task.java_metrics=false")  # starting Java takes long
+    file = (f"predictions={results}", f"task.annotations={notes}", "task.java_metrics=false")  # Java starts slowly
     conf = eval_conf("task=coco_caption", *file, *given)
     validate(conf)
     return run(conf)
