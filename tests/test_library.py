@@ -114,6 +114,14 @@ def test_a_file_that_changes_is_seen_anew_and_pil_sees_what_the_path_gives(tmp_p
     assert not torch.equal(model._features([path])[0], first[0])
 
 
+def test_a_photo_that_was_stored_lying_is_turned_once_in_generate_and_in_chat(tmp_path):
+    model, path, exif = model_on(gates=3.0), tmp_path / "photo.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.open(picture(tmp_path, 1)).convert("RGB").crop((0, 0, 32, 16)).save(path, exif=exif)
+    _, dialog = model.chat(PROMPTS[0], path, max_new_tokens=2)
+    assert torch.equal(model._features([dialog.picture])[0], model._features([path])[0])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_is_the_assistants_mean_over_answer_tokens(name, tmp_path):
     model, images = model_on(name), pictures(tmp_path)

@@ -2,6 +2,7 @@
 
 The adapter of a call arrives as the keyword `adapter` of that call, never as state on the modules: activation
 checkpointing recomputes with it, several adapters can share a host, and a host called without it is the plain host.
+Linear layers and norms, which get no keywords, learn of it through the host's CallSlot (adapted.py).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def load_visual_tower(model: str | None, pretrained: str | None, quick_gelu: boo
     """
     folder = open_clip_folder(model)
     if folder is not None:
-        tower = _fromopen_clip_folder(folder, quick_gelu)
+        tower = _from_open_clip_folder(folder, quick_gelu)
     elif pretrained is None:
         raise InputError(
             "vision.pretrained is not set. Give an open_clip tag (openai), a weight file, or a transformers folder."
@@ -115,7 +115,7 @@ def _build(config: dict[str, Any], weights: Any, quick_gelu: bool | None) -> nn.
     return clip.visual
 
 
-def _fromopen_clip_folder(folder: Path, quick_gelu: bool | None) -> nn.Module:
+def _from_open_clip_folder(folder: Path, quick_gelu: bool | None) -> nn.Module:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise InputError(f"{weights} is missing. A folder in open_clip's layout holds it beside {CONFIG_FILE}.")
