@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmadapter.adapters.linear import LinearShift, NormShift
+from mmadapter.errors import InputError
 from mmadapter.hosts.adapted import AdaptedModule
 from mmadapter.hosts.places import ALL, linear_kinds, linear_places, norm_places
 from mmadapter.hosts.recipes import Host
@@ -79,6 +80,8 @@ def lora_parts(
 
     chosen = linear_kinds(host, kinds, "adapter.lora.on")
     places = linear_places(host)
+    if any(isinstance(place.module, AdaptedModule) for kinds_there in places.values() for place in kinds_there.values()):
+        raise InputError("This host carries an adapter already; LoRA is put into a freshly loaded host. Load it again.")
     linears = {id(places[index][kind].module) for index in places for kind in chosen}
     names = [name for name, module in host.named_modules() if id(module) in linears]
     on_meta = next(host.parameters()).is_meta

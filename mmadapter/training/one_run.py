@@ -58,6 +58,8 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
     """Shows what trains, trains, and saves the adapter."""
     from mmadapter.store import save_adapter
 
+    for item in assistant.trainable():  # what is frozen in this run needs no activations kept
+        item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
     data = encode(conf, samples, assistant.tokenizer, assistant.max_tokens)
     schedule = schedule_of(conf, data.steps_per_epoch)
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), schedule.lr)

@@ -134,6 +134,8 @@ def read_source(conf: Any, name: str, source: Any) -> list[Sample]:
             f"data.sources.{name} has no place to read from. Set data.root=FOLDER (or its own root or path)."
         )
     settings["images"] = source.images and conf.vision.enabled
+    if source.captions_per_image == "one":
+        settings["seed"] = conf.seed  # decides which one
     return data.read(source=name, training=True, **settings)
 
 

@@ -181,6 +181,13 @@ def test_an_unknown_kind_of_linear_layer_is_refused_by_name():
         linear_parts(host, bias=["q", "o"])
 
 
+def test_lora_on_a_host_that_carries_an_adapter_is_refused():
+    host = routed_host("llama_gqa")
+    open_v2_adapter(host)
+    with pytest.raises(InputError, match="carries an adapter already"):
+        lora_parts(host, 2)
+
+
 def test_visual_tokens_and_prompts_do_not_share_a_layer():
     shape = PromptSettings(2, 32, 4)
     with pytest.raises(ValueError, match="must not meet"):

@@ -89,3 +89,27 @@ def test_no_source_at_all_is_refused():
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(InputError, match=r"micro_batch_size=5 does not divide optimizer.batch_size=64"):
         micro_batches(64, 5)
+
+
+def test_the_runs_seed_chooses_the_one_caption_of_a_picture(tmp_path):
+    images = [
+        {
+            "filepath": "",
+            "filename": f"{number}.jpg",
+            "cocoid": number,
+            "split": "train",
+            "sentences": [{"raw": f"caption {which} of {number}", "sentid": 5 * number + which} for which in range(5)],
+        }
+        for number in range(20)
+    ]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    conf = RunConf()
+    source = SourceConf(reader="coco_captions", root=str(tmp_path), captions_per_image="one", images=False)
+    conf.data.sources = {"captions": source}
+
+    def chosen(seed):
+        conf.seed = seed
+        return [sample.answer for sample in read_samples(conf).training["captions"]]
+
+    assert chosen(0) == chosen(0) and len(chosen(0)) == 20
+    assert chosen(0) != chosen(1)
