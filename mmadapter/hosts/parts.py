@@ -80,7 +80,7 @@ def lora_parts(
 
     chosen = linear_kinds(host, kinds, "adapter.lora.on")
     places = linear_places(host)
-    if any(isinstance(place.module, AdaptedModule) for kinds_there in places.values() for place in kinds_there.values()):
+    if any(isinstance(place.module, AdaptedModule) for of_layer in places.values() for place in of_layer.values()):
         raise InputError("This host carries an adapter already; LoRA is put into a freshly loaded host. Load it again.")
     linears = {id(places[index][kind].module) for index in places for kind in chosen}
     names = [name for name, module in host.named_modules() if id(module) in linears]
