@@ -94,7 +94,12 @@ def java_score(name: str, references: Tokenized, captions: Tokenized) -> float:
 def meteor_score(references: Tokenized, captions: Tokenized) -> float:
     from pycocoevalcap.meteor.meteor import Meteor
 
-    score, _ = Meteor().compute_score(references, captions)
+    program = Meteor()
+    try:
+        score, _ = program.compute_score(references, captions)
+    finally:
+        if program.lock.locked():  # left so where Java fails; the wrapper's own end would wait for it forever
+            program.lock.release()
     return float(score)
 
 

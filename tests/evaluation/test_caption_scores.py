@@ -81,6 +81,18 @@ def test_a_java_program_that_fails_does_not_cost_the_other_scores(monkeypatch):
     assert missing["METEOR"] == missing["SPICE"] == "its program failed (BrokenPipeError: no memory)"
 
 
+def test_a_java_that_dies_at_once_leaves_no_scorer_waiting(tmp_path):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    told = "from tests.evaluation.test_caption_scores import made; import mmadapter.evaluation.caption_scores as c; "
+    code = told + "scores, missing = c.caption_scores(*made()); print(len(scores), missing['METEOR'])"
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert done.stdout.startswith("6 its program failed")
+
+
 def test_nothing_is_written_into_the_package(checkout):
     folder = java_folder("METEOR").parent
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "__pycache__" not in path.parts}
