@@ -29,5 +29,5 @@ class TaskConf(ReadingConf):
     annotations: str | None = input_path()  # coco_caption with predictions=: captions_*.json or dataset_coco.json
     split_list: str | None = input_path()  # coco_caption: the images that count, e.g. karpathy_test_images.txt
     allow_subset: bool = False  # coco_caption: score a part of the images too, labelled so; false = one caption each
-    java_metrics: bool = True  # coco_caption: METEOR and SPICE too, where Java and their files are there
+    java_metrics: bool = False  # coco_caption: METEOR and SPICE too (slow), where Java and their files are there
     predictions_from: str = choice("results", "outputs")  # of a file with both: its indices, or its texts parsed anew

@@ -88,8 +88,8 @@ def lora_parts(
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, lora_dropout=0.0, target_modules=names, bias="none")
     inject_adapter_in_model(config, host, adapter_name=LORA_NAME, low_cpu_mem_usage=on_meta)
     return {
-        index: {kind: _pair(kinds_there[kind].module, generator) for kind in chosen}
-        for index, kinds_there in linear_places(host).items()
+        index: {kind: _pair(of_layer[kind].module, generator) for kind in chosen}
+        for index, of_layer in linear_places(host).items()
     }
 
 

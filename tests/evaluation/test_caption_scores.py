@@ -31,7 +31,7 @@ def rounded(scores):
 
 
 def test_made_captions_score_as_with_the_reference_pipeline():
-    scores, missing = caption_scores(*made(), java_metrics=False)
+    scores, missing = caption_scores(*made())
     assert rounded(scores) == {name: GOLDEN["scores"][name] for name in SCORES}
     assert list(scores) == list(SCORES) and set(missing) == {"METEOR", "SPICE"}
 
@@ -39,8 +39,8 @@ def test_made_captions_score_as_with_the_reference_pipeline():
 def test_the_order_of_the_captions_does_not_matter():
     references, captions = made()
     turned = dict(reversed(list(captions.items())))
-    turned_scores, _ = caption_scores(references, turned, java_metrics=False)
-    assert turned_scores == caption_scores(references, captions, java_metrics=False)[0]
+    turned_scores, _ = caption_scores(references, turned)
+    assert turned_scores == caption_scores(references, captions)[0]
 
 
 @needs_java
@@ -76,7 +76,7 @@ def test_a_java_program_that_fails_does_not_cost_the_other_scores(monkeypatch):
 
     monkeypatch.setattr("mmadapter.evaluation.caption_scores.why_not", lambda name: None)
     monkeypatch.setattr("mmadapter.evaluation.caption_scores.java_score", broken)
-    scores, missing = caption_scores(*made())
+    scores, missing = caption_scores(*made(), java_metrics=True)
     assert list(scores) == list(SCORES)
     assert missing["METEOR"] == missing["SPICE"] == "its program failed (BrokenPipeError: no memory)"
 
@@ -86,7 +86,7 @@ def test_a_java_that_dies_at_once_leaves_no_scorer_waiting(tmp_path):
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
     told = "from tests.evaluation.test_caption_scores import made; import mmadapter.evaluation.caption_scores as c; "
-    code = told + "scores, missing = c.caption_scores(*made()); print(len(scores), missing['METEOR'])"
+    code = told + "s, missing = c.caption_scores(*made(), java_metrics=True); print(len(s), missing['METEOR'])"
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
@@ -105,7 +105,7 @@ def evaluated(checkout, out, results, annotations, *given):
     (out / "blocked").mkdir(parents=True)
     (out / "blocked" / "torch.py").write_text("raise ImportError('torch is not for scoring files')\n")
     command = [sys.executable, "eval.py", "task=coco_caption", f"predictions={results}"]
-    command += [f"task.annotations={annotations}", f"output={out}", "task.java_metrics=false", *given]
+    command += [f"task.annotations={annotations}", f"output={out}", *given]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(out / "blocked"), str(checkout)])}
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

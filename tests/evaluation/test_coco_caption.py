@@ -54,8 +54,7 @@ def files(tmp_path):
 
 def scored(files, *given):
     results, notes = files
-    file = (f"predictions={results}", f"task.annotations={notes}", "task.java_metrics=false")  # Java starts slowly
-    conf = eval_conf("task=coco_caption", *file, *given)
+    conf = eval_conf("task=coco_caption", f"predictions={results}", f"task.annotations={notes}", *given)
     validate(conf)
     return run(conf)
 
@@ -156,7 +155,6 @@ def test_annotations_must_be_named(files):
 
 def caption_task(tmp_path, **changes):
     settings = {"name": "coco_caption", "reader": "coco_captions", "split": "train", "batch_size": 2}
-    settings |= {"java_metrics": False}
     return TaskConf(root=str(write_karpathy(tmp_path / "coco")), **settings, **changes)
 
 

@@ -67,7 +67,6 @@ def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
         "optimizer.micro_batch_size=4",
         "tasks.scienceqa.limit=4",
         "tasks.coco_caption.limit=2",
-        "tasks.coco_caption.java_metrics=false",
         "tasks.scienceqa.generation.max_new_tokens=4",
         "tasks.coco_caption.generation.max_new_tokens=4",
         "training.tensorboard=false",
