@@ -16,20 +16,21 @@ PACKAGE = CHECKOUT / "mmadapter"
 
 # room -> rooms below it; `errors` is below all
 BELOW = {
+    "processes": set(),
     "adapters": set(),
     "data": set(),
     "config": {"data"},
-    "hosts": {"adapters"},
+    "hosts": {"processes", "adapters"},
     "vision": {"adapters", "data"},
     "new_adapter": {"adapters", "hosts", "vision"},
-    "assistant": {"adapters", "hosts", "vision", "data", "new_adapter"},
+    "assistant": {"processes", "adapters", "hosts", "vision", "data", "new_adapter"},
     "store": {"assistant", "adapters", "hosts"},
     "interop": {"assistant", "store", "adapters", "hosts", "vision", "config", "card_settings", "new_adapter"},
     "card_settings": {"config"},
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
     "library": {"assistant", "data"},
-    "evaluation": {"assistant", "store", "data", "config", "interop", "rebuild"},
-    "training": {"assistant", "store", "data", "config", "adapters", "evaluation"},
+    "evaluation": {"processes", "assistant", "store", "data", "config", "interop", "rebuild"},
+    "training": {"processes", "assistant", "store", "data", "config", "adapters", "evaluation"},
     "serving": {"assistant", "store", "data", "config"},
     "experts": {"data"},
 }

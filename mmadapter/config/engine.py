@@ -2,10 +2,18 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import choice
+from mmadapter.config.fields import choice, number, plain
+
+ENGINES = ("single", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 
 
 @dataclass
 class EngineConf:
-    name: str = choice("single", influence=False)  # one process, one device, plain PyTorch
+    name: str = choice(*ENGINES, influence=False)  # single = one process, plain PyTorch; zeroN = DeepSpeed, stage N
     device: str = choice("auto", "cpu", "cuda", influence=False)  # auto = the GPU where there is one
+    cpu_adam: bool = plain(False, influence=False)  # with offload: DeepSpeed's own Adam (needs a compiler), faster
+
+
+@dataclass
+class LaunchConf:
+    processes: int | None = number(None, at_least=1, influence=False)  # that train.py starts itself on this machine; null = this one, or torchrun's, srun's

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.data import DataConf
-from mmadapter.config.engine import EngineConf
+from mmadapter.config.engine import EngineConf, LaunchConf
 from mmadapter.config.fields import choice, input_path, listing, named, number, plain
 from mmadapter.config.host import HostConf
 from mmadapter.config.optimizer import OptimizerConf
@@ -36,6 +36,7 @@ class RunConf:
     optimizer: OptimizerConf = field(default_factory=OptimizerConf)
     training: TrainingConf = field(default_factory=TrainingConf)
     engine: EngineConf = field(default_factory=EngineConf)
+    launch: LaunchConf = field(default_factory=LaunchConf)
     tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME

@@ -30,6 +30,10 @@ class Batch:
     """(pairs,) the row of the batch that the pair belongs to"""
     images: tuple[Path | None, ...]
     samples: tuple[Sample, ...]
+    filler: bool = False
+    """A copy that only keeps this process in step with the others: nothing is learned from it, nothing counted."""
+    visual: bool | None = None
+    """Whether some process has an image in its part of this micro-batch (None: as this part has)."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -39,7 +43,7 @@ class Batch:
     @property
     def supervised_tokens(self) -> int:
         """How many tokens the loss is taken over."""
-        return int(self.targets.numel())
+        return 0 if self.filler else int(self.targets.numel())
 
 
 def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:

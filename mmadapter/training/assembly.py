@@ -32,7 +32,7 @@ def schedule_of(conf: Any, steps_per_epoch: int) -> Schedule:
 def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
     """The engine that `engine.name` asks for, on the device where the adapter is."""
     if conf.engine.name != "single":
-        raise InputError(f"engine.name is {conf.engine.name!r}; allowed: single.")
+        raise InputError(f"engine={conf.engine.name} is not built yet.")
     settings = conf.optimizer
     options = OptimizerSettings(tuple(settings.betas), settings.weight_decay, settings.clip_norm)
     trainable = assistant.trainable()
