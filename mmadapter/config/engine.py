@@ -16,4 +16,4 @@ class EngineConf:
 
 @dataclass
 class LaunchConf:
-    processes: int | None = number(None, at_least=1, influence=False)  # that train.py starts itself on this machine; null = this one, or torchrun's, srun's
+    processes: int | None = number(None, at_least=1, influence=False)  # started by train.py here; null = as launched
