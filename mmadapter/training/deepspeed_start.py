@@ -54,21 +54,24 @@ def load_deepspeed(device: torch.device) -> Any:
 
 
 def start(
-    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, size: int
+    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, bucket: int
 ) -> Any:
-    """A DeepSpeed engine around `carrier`, whose trained parameters have `size` elements, on the group of `join`."""
+    """A DeepSpeed engine around `carrier`, on the process group that is there.
+
+    Gradients of up to `bucket` elements are reduced together; 1: each parameter's alone.
+    """
     deepspeed = load_deepspeed(device)
     os.environ.setdefault("LOCAL_RANK", str(here().local_rank))  # read by DeepSpeed
     # Shared-memory collectives on CPU: there is no setting, and they are compiled at the start, or fail without g++.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
-    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, size))
+    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, bucket))
     return engine
 
 
-def settings(sharing: Sharing, size: int) -> dict[str, Any]:
+def settings(sharing: Sharing, bucket: int) -> dict[str, Any]:
     """DeepSpeed's configuration: float32 optimizer, no scaling, clipping, schedule or printing of its own."""
-    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": max(size, 1), "overlap_comm": False}
+    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": bucket, "overlap_comm": False}
     if sharing.stage == 3:
         # What stays whole is chosen by `keep_whole`, not by size.
         zero |= {"stage3_param_persistence_threshold": 0}
