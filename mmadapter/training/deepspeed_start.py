@@ -1,4 +1,4 @@
-"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, nothing but the sharing that is asked for."""
+"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, and only the sharing that is asked for."""
 
 from __future__ import annotations
 

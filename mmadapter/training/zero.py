@@ -41,7 +41,8 @@ class ZeroEngine:
         settings: OptimizerSettings,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        sharing: Sharing = Sharing(0),
+        *,
+        sharing: Sharing,
     ) -> None:
         self.model, self.groups, self.settings, self.seed, self.sharing = model, list(groups), settings, seed, sharing
         self.device = torch.device(device)
@@ -118,10 +119,10 @@ class ZeroEngine:
             squares.append(float(torch.stack(parts).sum()) if counts else 0.0)
         flags = [math.nan if group.name in broken else 0.0 for group in self.groups]
         totals = _sums([*sums.values(), *squares, *flags])
-        found = totals[len(sums) :]
-        norms = [math.sqrt(square) + flag for square, flag in zip(found[: len(squares)], found[len(squares) :], strict=True)]
+        split = len(sums) + len(squares)
         names = [group.name for group in self.groups]
-        return dict(zip(sums, totals, strict=False)), dict(zip(names, norms, strict=True))
+        found = zip(names, totals[len(sums) : split], totals[split:], strict=True)
+        return dict(zip(sums, totals, strict=False)), {name: math.sqrt(square) + flag for name, square, flag in found}
 
     def _let_move(self, group: Group, norm: float, moves: bool) -> None:
         """Clips a group's gradient; or clears it, and has the optimizer leave the group out."""
@@ -186,6 +187,8 @@ def _adam(sharing: Sharing) -> Any:
     base = cpu_adam() if sharing.cpu_adam else torch.optim.AdamW
 
     class AdamWOfMovingEntries(base):  # type: ignore[misc, valid-type]
+        param_groups: list[dict[str, Any]]
+
         def step(self, closure: Any = None) -> Any:
             entries = self.param_groups
             self.param_groups = [entry for entry in entries if entry["moves"]]

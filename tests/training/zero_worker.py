@@ -245,11 +245,12 @@ def start_workers(count: int, folder: Path, which: str) -> list[subprocess.Popen
     """The processes of one group, their errors going to FOLDER/RANK.err."""
     for number in range(4):
         picture(folder, number)
-    command = [sys.executable, "-m", "tests.training.zero_worker"]
-    return [
-        subprocess.Popen([*command, str(rank), str(count), str(folder), which], stderr=(folder / f"{rank}.err").open("w"))
-        for rank in range(count)
-    ]
+    started = []
+    for rank in range(count):
+        command = [sys.executable, "-m", "tests.training.zero_worker", str(rank), str(count), str(folder), which]
+        with (folder / f"{rank}.err").open("w") as errors:
+            started.append(subprocess.Popen(command, stderr=errors))
+    return started
 
 
 def main(rank: int, count: int, folder: Path, which: str) -> None:
