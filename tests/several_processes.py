@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ CHECKOUT = Path(__file__).parents[1]
 HELD = "held"
 
 
-def outcomes(module: str, processes: int, folder: Path, *arguments: str, limit: float = 300) -> dict[str, str]:
+def outcomes(
+    module: str, processes: int, folder: Path, environment: Mapping[str, str] = {}, limit: float = 300
+) -> dict[str, str]:
     """Starts `module` (which calls `carry_out`) as several processes; check -> "held", or what went wrong where."""
     meeting = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-m", module, str(folder), *arguments]
-    shared = os.environ | meeting | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-m", module, str(folder)]
+    shared = os.environ | dict(environment) | meeting | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     shared["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     started = [
         subprocess.Popen(

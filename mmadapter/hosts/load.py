@@ -149,6 +149,13 @@ def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: S
     First every process opens all files and looks for all tensors, without reading any: once the weights are on their
     way, a process that refuses would leave the others waiting.
     """
+    import transformers
+
+    if config.model_type == "gemma3_text" and transformers.__version__.startswith("4."):
+        raise InputError(  # it initialises the embeddings that are not there (5 does not)
+            f"transformers {transformers.__version__} cannot share out a gemma3_text host (engine=zero3). "
+            "Mend: pip install 'transformers>=5,<6', or engine=zero2"
+        )
     agreed(lambda: _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"}))
     with loading_sharded(sharding, chosen["dtype"], device):
         return _read_weights(folder, config, chosen)

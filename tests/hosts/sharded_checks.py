@@ -6,13 +6,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
+import transformers
 
 from mmadapter.adapters.adapter import Adapter
+from mmadapter.errors import InputError
 from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, held_bytes, is_sharded, size, whole
 from mmadapter.processes import here
+from mmadapter.training.memory import MemoryWatch
 from tests.families import (
     FAMILIES,
     adapted_logits,
@@ -25,7 +29,11 @@ from tests.families import (
 )
 from tests.several_processes import carry_out
 
-TYPES = [name for name in FAMILIES if name not in ("llama_mqa", "llama_bias", "llama_head_dim")]
+NOT_SHARED = {"gemma3"} if transformers.__version__.startswith("4.") else set()
+TYPES = [name for name in FAMILIES if name not in {"llama_mqa", "llama_bias", "llama_head_dim", *NOT_SHARED}]
+
+METHODS = ("v1", "v1 images", "v2", "v2 lora", "base")
+REFUSED = ("truncated", "missing", "empty", "other shapes")
 
 
 def attention_of(name: str) -> str:
@@ -89,14 +97,45 @@ def check_adapter(folder: Path, name: str, method: str) -> None:
     assert torch.equal(*logits)
 
 
+def check_memory(folder: Path) -> None:
+    """Beside its part a process holds no more than the few tensors in work."""
+    load_host(folder / "llama_gqa", torch.float32, sharding=Sharding())  # imports the libraries
+    with MemoryWatch() as watch:
+        host = load_host(folder / "large", torch.float32, sharding=Sharding())
+    held = held_bytes(host.parameters())
+    whole_host = 4 * sum(map(size, host.parameters()))
+    largest = 4 * max(map(size, host.parameters()))
+    room = 12 * 2**20  # the modules, and what DeepSpeed notes of each tensor
+    assert held < watch.grown_bytes < held + 2 * largest + room < 0.75 * whole_host, (
+        held,
+        watch.grown_bytes,
+        whole_host,
+    )
+
+
+def check_refusal(folder: Path, name: str, only_rank: int | None) -> None:
+    """Where some process cannot use the folder, all refuse, with the words of a plain load, and none is waiting."""
+    with pytest.raises(InputError) as plain:
+        load_host(folder / name, torch.float32)
+    broken = only_rank is None or here().rank == only_rank
+    with pytest.raises(InputError) as shared:
+        load_host(folder / (name if broken else "llama_gqa"), torch.float32, sharding=Sharding())
+    assert str(shared.value) == str(plain.value)
+
+
 def checks(folder: Path) -> dict:
-    found = {f"host {name}": partial(check_host, folder, name) for name in TYPES}
-    for name in ("llama3_rope", "gemma", "gemma3", "gpt_neox"):
+    found: dict = {"memory": partial(check_memory, folder)}
+    for name in REFUSED:
+        found[f"refused {name}"] = partial(check_refusal, folder, name, None)
+        found[f"refused {name}, one process"] = partial(check_refusal, folder, name, 1)
+    found |= {f"host {name}": partial(check_host, folder, name) for name in TYPES}
+    for name in [name for name in TYPES if name in ("llama3_rope", "gemma", "gemma3", "gpt_neox")]:
         found[f"bfloat16 {name}"] = partial(check_host, folder, name, torch.bfloat16)
     found["offload"] = partial(check_host, folder, "llama_gqa", torch.float32, Sharding(offload=True))
-    for name in ("llama_gqa", "qwen3", "gpt_neox", "phi3"):
-        for method in ("v1", "v1 images", "v2", "v2 lora", "base"):
-            found[f"adapter {method} {name}"] = partial(check_adapter, folder, name, method)
+    adapted = [("llama_gqa", method) for method in METHODS]
+    adapted += [(name, method) for name in ("qwen3", "gpt_neox", "phi3") for method in ("v1 images", "v2 lora")]
+    for name, method in adapted:
+        found[f"adapter {method} {name}"] = partial(check_adapter, folder, name, method)
     return found
 
 
