@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import subprocess
@@ -15,10 +17,11 @@ from mmadapter.launch.start import free_port
 
 CHECKOUT = Path(__file__).parents[1]
 HELD = "held"
+HANGS = 30.0  # seconds; then every process says where it stands
 
 
 def outcomes(
-    module: str, processes: int, folder: Path, environment: Mapping[str, str] = {}, limit: float = 300
+    module: str, processes: int, folder: Path, environment: Mapping[str, str] = {}, limit: float = HANGS + 20
 ) -> dict[str, str]:
     """Starts `module` (which calls `carry_out`) as several processes; check -> "held", or what went wrong where."""
     meeting = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -36,11 +39,13 @@ def outcomes(
         for rank in range(processes)
     ]
     try:
-        for process in started:
-            process.wait(timeout=limit)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in started:
+                process.wait(timeout=limit)
     finally:
         for process in started:
             process.kill()
+            process.wait()
     parts = [json.loads(file.read_text()) for file in sorted(folder.glob("outcome-*.json"))]
     found: dict[str, str] = {}
     for part in parts:
@@ -54,19 +59,16 @@ def carry_out(checks: dict[str, Callable[[], Any]], folder: Path) -> None:
     """Runs the checks in this process, one after the other; ends at the first that fails (the others end with it)."""
     from mmadapter.processes import here, joined
 
+    faulthandler.dump_traceback_later(HANGS)
     found: dict[str, str] = {}
-    file = None
-    try:
-        with joined("cpu", group_of_one=True):
-            file = folder / f"outcome-{here().rank}.json"
-            for name, check in checks.items():
-                try:
-                    check()
-                except BaseException:
-                    found[name] = traceback.format_exc()
-                    raise
+    with joined("cpu", group_of_one=True):
+        for name, check in checks.items():
+            try:
+                check()
                 found[name] = HELD
-                here().wait()
-    finally:
-        if file is not None:
-            file.write_text(json.dumps(found))
+            except BaseException:
+                found[name] = traceback.format_exc()
+                raise
+            finally:
+                (folder / f"outcome-{here().rank}.json").write_text(json.dumps(found))
+            here().wait()

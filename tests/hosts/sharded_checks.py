@@ -46,8 +46,8 @@ def both(folder: Path, name: str, dtype: torch.dtype, sharding: Sharding):
     return plain, load_host(folder / name, dtype, attention_of(name), "cpu", sharding)
 
 
-def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, sharding: Sharding = Sharding()) -> None:
-    plain, shared = both(folder, name, dtype, sharding)
+def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
+    plain, shared = both(folder, name, dtype, Sharding(offload))
     assert is_sharded(shared) and not is_sharded(plain)
     assert sum(map(size, plain.parameters())) == sum(map(size, shared.parameters()))
     held, all_of_it = held_bytes(shared.parameters()), held_bytes(plain.parameters())
@@ -131,7 +131,7 @@ def checks(folder: Path) -> dict:
     found |= {f"host {name}": partial(check_host, folder, name) for name in TYPES}
     for name in [name for name in TYPES if name in ("llama3_rope", "gemma", "gemma3", "gpt_neox")]:
         found[f"bfloat16 {name}"] = partial(check_host, folder, name, torch.bfloat16)
-    found["offload"] = partial(check_host, folder, "llama_gqa", torch.float32, Sharding(offload=True))
+    found["offload"] = partial(check_host, folder, "llama_gqa", offload=True)
     adapted = [("llama_gqa", method) for method in METHODS]
     adapted += [(name, method) for name in ("qwen3", "gpt_neox", "phi3") for method in ("v1 images", "v2 lora")]
     for name, method in adapted:
