@@ -128,12 +128,10 @@ class Assistant(nn.Module):
         return self.adapter.gates()
 
     def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
-        """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised.
+        """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised: the host runs anyhow.
 
         `features` takes the place of the batch's images: what the encoder gives, or None, per row.
         """
-        if batch.targets.numel() == 0:
-            return torch.stack([item.parameter.sum() * 0.0 for item in self.trainable()]).sum()
         logits = self._supervised_logits(batch, features)
         return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
@@ -193,7 +191,7 @@ class Assistant(nn.Module):
     def _call(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:
         if features is None and self.adapter.visual_projection is not None:
             features = self.image_features(batch.images)
-        visual = None if features is None else self.adapter.visual(list(features), self.device)
+        visual = None if features is None else self.adapter.visual(list(features), self.device, bool(batch.visual))
         return AdapterCall(self.adapter, visual, keep)
 
     def _supervised_logits(self, batch: Batch, features: Features | None) -> Tensor:

@@ -159,7 +159,8 @@ class ZeroEngine:
         for name, share in self.shares.items():
             write_parameter(share, state.parameters[name])
             own = self.optimizer.state[share.master]
-            own["step"] = type(own["step"])(state.steps.get(name, 0))
+            count = state.steps.get(name, 0)
+            own["step"] = count if self.sharing.cpu_adam else torch.tensor(float(count))
             for kind in MOMENTS:
                 piece, moments = share.own(own[kind]), state.moments[kind].get(name)
                 piece.zero_() if moments is None else piece.copy_(share.cut(moments))
