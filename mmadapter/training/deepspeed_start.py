@@ -70,6 +70,9 @@ def keep_whole(engine: Any, trained: Iterable[nn.Parameter]) -> None:
         if id(parameter) not in known:
             known.add(id(parameter))
             parameter.ds_persist = True  # type: ignore[attr-defined]
+            # Being persistent is not enough: as long as DeepSpeed has not recorded a whole step in one order (answering
+            # between two steps makes it start again), a module lets go of all that is not declared to be used outside.
+            parameter.is_external_param = True  # type: ignore[attr-defined]
             kept.append(parameter)
     kept[0].all_gather(kept)
 
