@@ -16,11 +16,13 @@ PACKAGE = CHECKOUT / "mmadapter"
 
 # room -> rooms below it; `errors` is below all
 BELOW = {
-    "processes": set(),
+    "launch": set(),
+    "processes": {"launch"},
+    "deepspeed_library": {"processes"},
     "adapters": set(),
     "data": set(),
-    "config": {"data"},
-    "hosts": {"processes", "adapters"},
+    "config": {"data", "launch"},
+    "hosts": {"processes", "deepspeed_library", "adapters"},
     "vision": {"adapters", "data"},
     "new_adapter": {"adapters", "hosts", "vision"},
     "assistant": {"processes", "adapters", "hosts", "vision", "data", "new_adapter"},
@@ -30,7 +32,7 @@ BELOW = {
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
     "library": {"assistant", "data"},
     "evaluation": {"processes", "assistant", "store", "data", "config", "interop", "rebuild"},
-    "training": {"processes", "assistant", "store", "data", "config", "adapters", "evaluation"},
+    "training": {"processes", "deepspeed_library", "assistant", "store", "data", "config", "adapters", "evaluation"},
     "serving": {"assistant", "store", "data", "config"},
     "experts": {"data"},
 }
