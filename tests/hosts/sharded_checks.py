@@ -129,11 +129,11 @@ def checks(folder: Path) -> dict:
         found[f"refused {name}"] = partial(check_refusal, folder, name, None)
         found[f"refused {name}, one process"] = partial(check_refusal, folder, name, 1)
     found |= {f"host {name}": partial(check_host, folder, name) for name in TYPES}
-    for name in [name for name in TYPES if name in ("llama3_rope", "gemma", "gemma3", "gpt_neox")]:
+    for name in [name for name in TYPES if name in ("llama3_rope", "gemma3", "gpt_neox")]:
         found[f"bfloat16 {name}"] = partial(check_host, folder, name, torch.bfloat16)
     found["offload"] = partial(check_host, folder, "llama_gqa", offload=True)
     adapted = [("llama_gqa", method) for method in METHODS]
-    adapted += [(name, method) for name in ("qwen3", "gpt_neox", "phi3") for method in ("v1 images", "v2 lora")]
+    adapted += [("qwen3", "v1 images"), ("gpt_neox", "v2 lora"), ("phi3", "v2 lora")]
     for name, method in adapted:
         found[f"adapter {method} {name}"] = partial(check_adapter, folder, name, method)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.assistants import picture
 from tests.several_processes import carry_out
 from tests.test_load import PRESETS, conf_of
 
-RUNS = (("v1", "zero3"), ("v2, released", "zero3"), ("v2", "zero3_offload"))
+RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
 PROMPTS = ["what colour is the circle", "a", "on the right and on the left a large square"]
 
 
@@ -98,6 +99,8 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     state, other = engine.state_dict(), other_engine.state_dict()
     assert all(torch.equal(state.parameters[key], other.parameters[key]) for key in state.parameters)
     assert said_twice[1] == said
+    del engine, again, other_engine, state, other
+    gc.collect()  # a run evaluates when its training is over: the weights must still be gathered
     check_saved(folder / preset / name, conf, assistant, samples, said)
 
 
