@@ -1,4 +1,4 @@
-"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, nothing but the sharing that is asked for."""
+"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, and only the sharing that is asked for."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ class Sharing:
 
 
 def start(
-    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, size: int
+    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, bucket: int
 ) -> Any:
-    """A DeepSpeed engine around `carrier`, whose trained parameters have `size` elements, on the group of `join`."""
+    """A DeepSpeed engine around `carrier`, on the process group that is there.
+
+    Gradients of up to `bucket` elements are reduced together; 1: each parameter's alone.
+    """
     deepspeed = load_deepspeed(device)
-    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, size))
+    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, bucket))
     return engine
 
 
-def settings(sharing: Sharing, size: int) -> dict[str, Any]:
+def settings(sharing: Sharing, bucket: int) -> dict[str, Any]:
     """DeepSpeed's configuration: float32 optimizer, no scaling, clipping, schedule or printing of its own."""
-    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": max(size, 1), "overlap_comm": False}
+    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": bucket, "overlap_comm": False}
     if sharing.stage == 3:
         # What stays whole is chosen by `keep_whole`, not by size.
         zero |= {"stage3_param_persistence_threshold": 0}
