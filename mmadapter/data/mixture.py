@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.order import WINDOW, LengthBucketedOrder, permutation
+from mmadapter.data.shares import Share
 from mmadapter.data.tokens import Encoded
 from mmadapter.errors import InputError
 
@@ -29,6 +30,7 @@ class JointMixture:
         seed: int,
         pad_id: int,
         window: int = WINDOW,
+        share: Share = Share(),  # noqa: B008 (frozen)
     ) -> None:
         _check_sources(sources, samples_per_step, "number of samples per step")
         if without := [name for name in sources if samples_per_step.get(name, 0) < 1]:
@@ -37,7 +39,7 @@ class JointMixture:
             )
         if batch_size < 1:
             raise InputError(f"The micro-batch size is {batch_size}; it must be at least 1.")
-        self._sources, self._batch_size, self._pad_id = sources, batch_size, pad_id
+        self._sources, self._batch_size, self._pad_id, self._share = sources, batch_size, pad_id, share
         self.samples_per_step = {name: samples_per_step[name] for name in sources}
         self._orders = {
             name: LengthBucketedOrder(
@@ -52,7 +54,7 @@ class JointMixture:
         return max(order.batches_per_epoch for order in self._orders.values())
 
     def step_batches(self, step: int) -> list[Batch]:
-        """The micro-batches of step `step`, counted from the run's start."""
+        """This process's micro-batches of step `step`, counted from the run's start."""
         return [batch for name in self._sources for batch in self._part(name, step)]
 
     def describe(self) -> str:
@@ -65,8 +67,8 @@ class JointMixture:
     def _part(self, name: str, step: int) -> list[Batch]:
         order = self._orders[name]
         chosen = order.batch_indices(*divmod(step, order.batches_per_epoch))
-        pieces = (chosen[begin : begin + self._batch_size] for begin in range(0, len(chosen), self._batch_size))
-        return [make_batch([self._sources[name][number] for number in piece], self._pad_id) for piece in pieces]
+        samples = [self._sources[name][number] for number in chosen]
+        return self._share.batches(samples, self._batch_size, self._pad_id)
 
 
 class Mixture:
@@ -94,11 +96,13 @@ class Mixture:
         pad_id: int,
         micro_batches: int = 1,
         window: int = WINDOW,
+        share: Share = Share(),  # noqa: B008 (frozen)
     ) -> None:
         given = _checked_weights(sources, weights)
         self._sources = sources
         self._batch_size = batch_size
         self._micro_batches = micro_batches
+        self._share = share
         self._seed = seed
         self._pad_id = pad_id
         self._filled = given is not None
@@ -130,8 +134,10 @@ class Mixture:
         return range(epoch * len(self) + begin, epoch * len(self) + ends[place])
 
     def step_batches(self, step: int) -> list[Batch]:
-        """The micro-batches of step `step`, counted from the run's start."""
-        return [self.batch(index) for index in self.step_indices(step)]
+        """This process's micro-batches of step `step`, counted from the run's start."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        samples = self._samples(*self._epoch_schedule(epoch)[0][place])
+        return self._share.batches(samples, self._batch_size, self._pad_id)
 
     def describe(self) -> str:
         """What a step and an epoch are, in one sentence."""
@@ -141,16 +147,20 @@ class Mixture:
         return f"every step holds one source; an epoch is {self.steps_per_epoch:,} steps: {parts}"
 
     def batch(self, index: int) -> Batch:
-        """Micro-batch `index`, counted from the run's start."""
+        """Micro-batch `index` of the whole, counted from the run's start."""
         epoch, offset = divmod(index, len(self))
         slots, ends = self._epoch_schedule(epoch)
         place = bisect_right(ends, offset)
         name, step = slots[place]
         part = offset - (ends[place - 1] if place else 0)
+        return make_batch(
+            self._samples(name, step)[part * self._batch_size : (part + 1) * self._batch_size], self._pad_id
+        )
+
+    def _samples(self, name: str, step: int) -> list[Encoded]:
+        """All samples of step `step` of source `name`, shortest first."""
         order = self._orders[name]
-        indices = order.batch_indices(*divmod(step, order.batches_per_epoch))
-        chosen = indices[part * self._batch_size : (part + 1) * self._batch_size]
-        return make_batch([self._sources[name][number] for number in chosen], self._pad_id)
+        return [self._sources[name][number] for number in order.batch_indices(*divmod(step, order.batches_per_epoch))]
 
     def _epoch_schedule(self, epoch: int) -> tuple[list[tuple[str, int]], list[int]]:
         """The epoch's steps as (source, its own step number in the run), and where each one's micro-batches end."""
