@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 
-from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.batches import Batch
 from mmadapter.data.order import WINDOW, LengthBucketedOrder, permutation
 from mmadapter.data.shares import Share
 from mmadapter.data.tokens import Encoded
@@ -101,7 +99,6 @@ class Mixture:
         given = _checked_weights(sources, weights)
         self._sources = sources
         self._batch_size = batch_size
-        self._micro_batches = micro_batches
         self._share = share
         self._seed = seed
         self._pad_id = pad_id
@@ -114,29 +111,17 @@ class Mixture:
         }
         natural = {name: order.batches_per_epoch for name, order in self._orders.items()}
         self._steps = natural if given is None else _shared_out(sum(natural.values()), given)
-        self._schedule: tuple[int, list[tuple[str, int]], list[int]] | None = None
-        self._length = self._epoch_schedule(0)[1][-1]
-
-    def __len__(self) -> int:
-        """Micro-batches in one epoch; the same in every epoch."""
-        return self._length
+        self._schedule: tuple[int, list[tuple[str, int]]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps (groups of up to `micro_batches` micro-batches) in one epoch."""
+        """Steps (of up to `micro_batches` micro-batches) in one epoch; the same in every epoch."""
         return sum(self._steps.values())
-
-    def step_indices(self, step: int) -> range:
-        """The indices of the micro-batches that make up step `step`, counted from the run's start."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        ends = self._epoch_schedule(epoch)[1]
-        begin = ends[place - 1] if place else 0
-        return range(epoch * len(self) + begin, epoch * len(self) + ends[place])
 
     def step_batches(self, step: int) -> list[Batch]:
         """This process's micro-batches of step `step`, counted from the run's start."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        samples = self._samples(*self._epoch_schedule(epoch)[0][place])
+        samples = self._samples(*self._epoch_schedule(epoch)[place])
         return self._share.batches(samples, self._batch_size, self._pad_id)
 
     def describe(self) -> str:
@@ -146,43 +131,23 @@ class Mixture:
         parts = ", ".join(f"{steps:,} of {name}" for name, steps in self._steps.items())
         return f"every step holds one source; an epoch is {self.steps_per_epoch:,} steps: {parts}"
 
-    def batch(self, index: int) -> Batch:
-        """Micro-batch `index` of the whole, counted from the run's start."""
-        epoch, offset = divmod(index, len(self))
-        slots, ends = self._epoch_schedule(epoch)
-        place = bisect_right(ends, offset)
-        name, step = slots[place]
-        part = offset - (ends[place - 1] if place else 0)
-        return make_batch(
-            self._samples(name, step)[part * self._batch_size : (part + 1) * self._batch_size], self._pad_id
-        )
-
     def _samples(self, name: str, step: int) -> list[Encoded]:
         """All samples of step `step` of source `name`, shortest first."""
         order = self._orders[name]
         return [self._sources[name][number] for number in order.batch_indices(*divmod(step, order.batches_per_epoch))]
 
-    def _epoch_schedule(self, epoch: int) -> tuple[list[tuple[str, int]], list[int]]:
-        """The epoch's steps as (source, its own step number in the run), and where each one's micro-batches end."""
+    def _epoch_schedule(self, epoch: int) -> list[tuple[str, int]]:
+        """The epoch's steps as (source, its own step number in the run)."""
         if self._schedule is None or self._schedule[0] != epoch:
             names = [name for name, steps in self._steps.items() for _ in range(steps)]
-            shuffled = [names[place] for place in permutation(len(names), "sources", self._seed, epoch)]
             seen = {name: epoch * steps for name, steps in self._steps.items()}
             slots = []
-            for name in shuffled:
+            for place in permutation(len(names), "sources", self._seed, epoch):
+                name = names[place]
                 slots.append((name, seen[name]))
                 seen[name] += 1
-            ends = list(accumulate(self._micro_batches_of(name, step) for name, step in slots))
-            self._schedule = (epoch, slots, ends)
-        return self._schedule[1], self._schedule[2]
-
-    def _micro_batches_of(self, name: str, step: int) -> int:
-        order = self._orders[name]
-        is_last = step % order.batches_per_epoch == order.batches_per_epoch - 1
-        left_over = len(self._sources[name]) % (self._batch_size * self._micro_batches)
-        if self._filled or not is_last or not left_over:
-            return self._micro_batches
-        return -(-left_over // self._batch_size)
+            self._schedule = (epoch, slots)
+        return self._schedule[1]
 
 
 def _checked_weights(
