@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mmadapter.data.batches import Batch
 from mmadapter.data.order import WINDOW, LengthBucketedOrder, permutation
-from mmadapter.data.shares import Share
+from mmadapter.data.own_part import OwnPart
 from mmadapter.data.tokens import Encoded
 from mmadapter.errors import InputError
 
@@ -28,7 +28,7 @@ class JointMixture:
         seed: int,
         pad_id: int,
         window: int = WINDOW,
-        share: Share = Share(),  # noqa: B008 (frozen)
+        part: OwnPart = OwnPart(),  # noqa: B008 (frozen)
     ) -> None:
         _check_sources(sources, samples_per_step, "number of samples per step")
         if without := [name for name in sources if samples_per_step.get(name, 0) < 1]:
@@ -37,7 +37,7 @@ class JointMixture:
             )
         if batch_size < 1:
             raise InputError(f"The micro-batch size is {batch_size}; it must be at least 1.")
-        self._sources, self._batch_size, self._pad_id, self._share = sources, batch_size, pad_id, share
+        self._sources, self._batch_size, self._pad_id, self._own_part = sources, batch_size, pad_id, part
         self.samples_per_step = {name: samples_per_step[name] for name in sources}
         self._orders = {
             name: LengthBucketedOrder(
@@ -66,7 +66,7 @@ class JointMixture:
         order = self._orders[name]
         chosen = order.batch_indices(*divmod(step, order.batches_per_epoch))
         samples = [self._sources[name][number] for number in chosen]
-        return self._share.batches(samples, self._batch_size, self._pad_id)
+        return self._own_part.batches(samples, self._batch_size, self._pad_id)
 
 
 class Mixture:
@@ -94,12 +94,12 @@ class Mixture:
         pad_id: int,
         micro_batches: int = 1,
         window: int = WINDOW,
-        share: Share = Share(),  # noqa: B008 (frozen)
+        part: OwnPart = OwnPart(),  # noqa: B008 (frozen)
     ) -> None:
         given = _checked_weights(sources, weights)
         self._sources = sources
         self._batch_size = batch_size
-        self._share = share
+        self._own_part = part
         self._seed = seed
         self._pad_id = pad_id
         self._filled = given is not None
@@ -122,7 +122,7 @@ class Mixture:
         """This process's micro-batches of step `step`, counted from the run's start."""
         epoch, place = divmod(step, self.steps_per_epoch)
         samples = self._samples(*self._epoch_schedule(epoch)[place])
-        return self._share.batches(samples, self._batch_size, self._pad_id)
+        return self._own_part.batches(samples, self._batch_size, self._pad_id)
 
     def describe(self) -> str:
         """What a step and an epoch are, in one sentence."""

@@ -13,7 +13,7 @@ from mmadapter.config.mixture import samples_per_step
 from mmadapter.data.batches import Batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample
-from mmadapter.data.shares import Share
+from mmadapter.data.own_part import OwnPart
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.processes import here
@@ -94,7 +94,7 @@ def read_samples(conf: Any) -> Samples:
     """Reads everything that `conf.data` names, before any model is loaded. Raises InputError on what cannot be used."""
     if not conf.data.sources:
         raise InputError("data.sources is empty: there is nothing to train on. Choose an experiment, or data=NAME.")
-    own_share(conf)
+    own_part(conf)
     if samples_per_step(conf) is None:
         micro_batches(conf.optimizer.batch_size, conf.optimizer.micro_batch_size)
     training = {name: read_source(conf, name, source) for name, source in conf.data.sources.items()}
@@ -105,19 +105,19 @@ def read_samples(conf: Any) -> Samples:
 
 def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunData:
     """Samples as token ids, mixed into steps. Raises InputError naming a sample that has no answer or does not fit."""
-    encoder, share = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), own_share(conf)
+    encoder, part = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), own_part(conf)
     encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
     cut, cut_turns = (encoder.cut_samples, encoder.cut_answers), encoder.cut_turns
-    mixture = mixture_of(conf, encoded, encoder.pad_id, share)
+    mixture = mixture_of(conf, encoded, encoder.pad_id, part)
     validation = [sorted(encoder.encode_many(listed), key=_length) for listed in samples.validation.values()]
     size = conf.optimizer.micro_batch_size
-    batches = [batch for items in validation for batch in share.batches(items, size, encoder.pad_id)]
+    batches = [batch for items in validation for batch in part.batches(items, size, encoder.pad_id)]
     shown = [item.sample.image for items in validation for item in items if item.sample.image is not None]
     count = sum(map(len, validation))
     return RunData(mixture, encoded, batches, shown, count, *cut, conf.vision.enabled, cut_turns)
 
 
-def own_share(conf: Any) -> Share:
+def own_part(conf: Any) -> OwnPart:
     """This process's part of every step. Raises InputError where a step has fewer samples than there are processes."""
     processes, size = here(), conf.optimizer.batch_size
     if size < processes.count:
@@ -125,19 +125,19 @@ def own_share(conf: Any) -> Share:
             f"optimizer.batch_size={size} is shared out over {processes.count} processes: some would have nothing to "
             f"do in every step. Start at most {size} processes (or set optimizer.batch_size={processes.count})."
         )
-    return Share(processes.rank, processes.count)
+    return OwnPart(processes.rank, processes.count)
 
 
 def mixture_of(
-    conf: Any, encoded: Mapping[str, Sequence[Encoded]], pad_id: int, share: Share
+    conf: Any, encoded: Mapping[str, Sequence[Encoded]], pad_id: int, part: OwnPart
 ) -> Mixture | JointMixture:
     """Samples of every source in each step where the settings ask for it, else whole steps of one source in turns."""
     size, shares = conf.optimizer.micro_batch_size, samples_per_step(conf)
     if shares is not None:
-        return JointMixture(encoded, shares, size, conf.seed, pad_id, share=share)
+        return JointMixture(encoded, shares, size, conf.seed, pad_id, part=part)
     weights = {name: source.weight for name, source in conf.data.sources.items()}
     count = micro_batches(conf.optimizer.batch_size, size)
-    return Mixture(encoded, weights, size, conf.seed, pad_id, count, share=share)
+    return Mixture(encoded, weights, size, conf.seed, pad_id, count, part=part)
 
 
 def read_source(conf: Any, name: str, source: Any) -> list[Sample]:

@@ -11,8 +11,8 @@ from mmadapter.data.tokens import Encoded
 
 
 @dataclass(frozen=True)
-class Share:
-    """The part of process `rank` among `count`."""
+class OwnPart:
+    """That of process `rank` among `count`."""
 
     rank: int = 0
     count: int = 1
