@@ -287,7 +287,12 @@ def cases(count: int) -> dict[str, Callable[[Path], dict[str, Any]]]:
         for checkpointing in (False, True):
             for kind, sources in (("joint", ["instructions", "captions"]), ("alone", ["instructions"])):
                 found[f"{kind} {checkpointing} {name}"] = partial(
-                    whole_assistant, name, host="v2 llama_gqa", groups=DISJOINT, checkpointing=checkpointing, sources=sources
+                    whole_assistant,
+                    name,
+                    host="v2 llama_gqa",
+                    groups=DISJOINT,
+                    checkpointing=checkpointing,
+                    sources=sources,
                 )
         found[f"bfloat16 {name}"] = partial(whole_assistant, name, host="v2 llama_gqa", dtype=torch.bfloat16)
     return found
