@@ -1,8 +1,8 @@
-"""What must hold for hosts whose weights are shared out; run by test_sharded.py as several processes."""
+"""What must hold for hosts whose weights are shared out; see test_sharded.py."""
 
 from __future__ import annotations
 
-import sys
+import ctypes
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from tests.families import (
     visual_rows,
     visual_tokens,
 )
-from tests.several_processes import carry_out
 
 NOT_SHARED = {"gemma3"} if transformers.__version__.startswith("4.") else set()
 TYPES = [name for name in FAMILIES if name not in {"llama_mqa", "llama_bias", "llama_head_dim", *NOT_SHARED}]
@@ -100,6 +99,8 @@ def check_adapter(folder: Path, name: str, method: str) -> None:
 def check_memory(folder: Path) -> None:
     """Beside its part a process holds no more than the few tensors in work."""
     load_host(folder / "llama_gqa", torch.float32, sharding=Sharding())  # imports the libraries
+    mmap_threshold = -3
+    ctypes.CDLL(None).mallopt(mmap_threshold, 2**20)  # glibc shall give back what is freed (see MemoryWatch)
     with MemoryWatch() as watch:
         host = load_host(folder / "large", torch.float32, sharding=Sharding())
     held = held_bytes(host.parameters())
@@ -137,7 +138,3 @@ def checks(folder: Path) -> dict:
     for name, method in adapted:
         found[f"adapter {method} {name}"] = partial(check_adapter, folder, name, method)
     return found
-
-
-if __name__ == "__main__":
-    carry_out(checks(Path(sys.argv[1])), Path(sys.argv[1]))

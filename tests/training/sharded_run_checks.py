@@ -1,10 +1,9 @@
-"""What must hold for a run whose host is shared out, from loading to the saved adapter; run by test_sharded_run.py."""
+"""What must hold for a run whose host is shared out, from loading to the saved adapter; see test_sharded_run.py."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ from mmadapter.processes import here
 from mmadapter.store import save_adapter
 from mmadapter.training.assembly import build_engine, groups_of
 from tests.assistants import picture
-from tests.several_processes import carry_out
 from tests.test_load import PRESETS, conf_of
 
 RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
@@ -132,7 +130,3 @@ def check_host_alone(folder: Path) -> None:
 def checks(folder: Path) -> dict:
     found: dict = {f"{preset} {engine}": partial(check_run, folder, preset, engine) for preset, engine in RUNS}
     return found | {"host alone": partial(check_host_alone, folder)}
-
-
-if __name__ == "__main__":
-    carry_out(checks(Path(sys.argv[1])), Path(sys.argv[1]))
