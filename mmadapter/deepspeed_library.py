@@ -39,7 +39,7 @@ def load_deepspeed(device: torch.device | str) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     os.environ.setdefault("LOCAL_RANK", str(here().local_rank))  # read by DeepSpeed
     # Shared-memory collectives on CPU: there is no setting, and they are compiled at the start, or fail without g++.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}  # whole: a look at the table tries a compiler on everything, loudly
     _forget_former_group(deepspeed)
     deepspeed.init_distributed("nccl" if kind == "cuda" else "gloo", auto_mpi_discovery=False)
     return deepspeed

@@ -1,9 +1,8 @@
-"""What must hold where several processes evaluate together; run by test_shared_out.py."""
+"""What must hold where several processes evaluate together; see test_shared_out.py."""
 
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,6 @@ from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
 from mmadapter.processes import here
 from tests.assistants import assistant_on, picture
 from tests.evaluation.test_evaluate import Parrot
-from tests.several_processes import carry_out
 
 PROMPTS = ["what colour is the circle", "a", "left", "what is on the right and on the left", "b and c"]
 ASSISTANTS = ("llama_gqa", "v2 gpt_neox", "v2_lora llama_bias")
@@ -127,7 +125,3 @@ def checks(folder: Path) -> dict:
         "files": partial(check_files, folder),
     }
     return found | {f"shared host {name}": partial(check_shared_host, folder, name) for name in ASSISTANTS}
-
-
-if __name__ == "__main__":
-    carry_out(checks(Path(sys.argv[1])), Path(sys.argv[1]))

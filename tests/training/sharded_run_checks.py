@@ -1,9 +1,9 @@
-"""What must hold for a run whose host is shared out, from loading to the saved adapter; run by test_sharded_run.py."""
+"""What must hold for a run whose host is shared out, from loading to the saved adapter; see test_sharded_run.py."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
+import gc
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +21,9 @@ from mmadapter.processes import here
 from mmadapter.store import save_adapter
 from mmadapter.training.assembly import build_engine, groups_of
 from tests.assistants import picture
-from tests.several_processes import carry_out
 from tests.test_load import PRESETS, conf_of
 
-RUNS = (("v1", "zero3"), ("v2, released", "zero3"), ("v2", "zero3_offload"))
+RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
 PROMPTS = ["what colour is the circle", "a", "on the right and on the left a large square"]
 
 
@@ -98,6 +97,8 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     state, other = engine.state_dict(), other_engine.state_dict()
     assert all(torch.equal(state.parameters[key], other.parameters[key]) for key in state.parameters)
     assert said_twice[1] == said
+    del engine, again, other_engine, state, other
+    gc.collect()  # a run evaluates when its training is over: the weights must still be gathered
     check_saved(folder / preset / name, conf, assistant, samples, said)
 
 
@@ -129,7 +130,3 @@ def check_host_alone(folder: Path) -> None:
 def checks(folder: Path) -> dict:
     found: dict = {f"{preset} {engine}": partial(check_run, folder, preset, engine) for preset, engine in RUNS}
     return found | {"host alone": partial(check_host_alone, folder)}
-
-
-if __name__ == "__main__":
-    carry_out(checks(Path(sys.argv[1])), Path(sys.argv[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.several_processes import HELD, outcomes
+from tests.checks_together import HELD, outcomes
 from tests.training.sharded_run_checks import checks
 from tests.training.tiny_run import save_models
 
@@ -14,7 +14,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "models").mkdir()
     save_models(folder / "models")
-    return outcomes("tests.training.sharded_run_checks", 2, folder)
+    return outcomes(checks, folder)
 
 
 @pytest.mark.parametrize("check", [*checks(None), "the end"])
