@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmadapter.config import save_config
+from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
 from mmadapter.errors import InputError
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.display import Display
@@ -33,14 +33,16 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     from mmadapter.store import start_from
 
     clear_leftovers(folder)
-    save_config(conf, folder)
+    changed = changed_settings(folder, conf)
+    if not (trains and changed):  # else the loop does, once it has really gone on
+        take_over(folder, conf)
     write_json(folder / "versions.json", versions())
     samples = read_samples(conf) if trains else None
-    questions = open_tasks(conf, folder)
+    questions = open_tasks(conf, folder, all_of_them=bool(changed))
     assistant = Assistant.build(conf, device=device_of(conf))
     check_lengths(conf, assistant, questions, display)
     prepare_images(assistant, questions, display)
-    if trains and conf.adapter.start:
+    if trains and conf.adapter.start and not has_checkpoints(folder):  # else the start is kept there
         display.say(start_from(assistant, Path(conf.adapter.start).expanduser()))
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
@@ -81,11 +83,12 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
     return summary
 
 
-def open_tasks(conf: Any, folder: Path) -> dict[str, list[Any]]:
+def open_tasks(conf: Any, folder: Path, all_of_them: bool = False) -> dict[str, list[Any]]:
     """The samples of every task of `evaluate` that no earlier attempt has finished."""
     from mmadapter.evaluation.recreate import samples_of_task
 
-    waiting = [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
+    finished = {path.parent.name for path in folder.glob("eval/*/metrics.json") if not all_of_them}
+    waiting = [name for name in conf.evaluate if name not in finished]
     read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
     return read if conf.vision.enabled else {name: without_images(samples) for name, samples in read.items()}
 

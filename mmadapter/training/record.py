@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mmadapter.durable import LEFTOVERS, write_whole
 from mmadapter.errors import InputError
 
 LOCK_FILE = ".running"
@@ -33,10 +33,7 @@ PACKAGES = (
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -92,9 +89,11 @@ def _version(package: str) -> str | None:
 
 def clear_leftovers(folder: Path) -> None:
     """Removes what a killed attempt left under temporary names."""
-    for pattern in (".adapter-*", ".*.writing"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    from mmadapter.store import recover_adapter
+
+    recover_adapter(folder / "adapter")
+    for path in folder.rglob(LEFTOVERS):
+        path.unlink()
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def run(conf: Any) -> dict[str, Any]:
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     """Data, training, evaluation, comparison, report, table; one process a run folder."""
     folder = run_folder(conf)
-    if is_finished(folder):
+    if is_finished(folder, conf):
         return show_finished(folder, display)
     check_tiny_models(conf)
     make_missing_data(conf, display)
@@ -84,7 +84,7 @@ def run_parts(conf: Any, folder: Path, display: Display) -> None:
     parts += [("variants", name, variant_conf(conf, name, folder), True) for name in conf.variants]
     for kind, name, part, trains in parts:
         own_folder = folder / kind / name
-        if is_finished(own_folder):
+        if is_finished(own_folder, part):
             continue
         display.say(f"{kind} {name}: {own_folder}")
         started = time.perf_counter()
