@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -106,17 +107,30 @@ def only_process(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder / LOCK_FILE
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: run=NAME"
-            ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    while True:
+        with open(path, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: "
+                    "run=NAME"
+                ) from error
+            if not _is_still_there(file, path):
+                continue  # its last owner took it away while it was opened here: another attempt may lock a new one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_still_there(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that the path names."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def results_of(folder: Path) -> dict[str, Mapping[str, Any]]:
