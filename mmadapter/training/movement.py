@@ -15,6 +15,7 @@ from torch import Tensor
 from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
+from mmadapter.processes import here
 
 START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]
@@ -38,8 +39,9 @@ class RunStart:
         return _digest(self._values)
 
     def save(self) -> None:
-        """Writes the start down: a new run."""
-        write_whole(self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
+        """Writes the start down: a new run. Only the first process does."""
+        if here().is_first:
+            write_whole(self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
 
     def restore(self, digest: str | None) -> list[str]:
         """Takes up the start that was written down, whose digest a checkpoint has kept; says what was mended.
@@ -47,7 +49,7 @@ class RunStart:
         Where the file is lost or damaged, the present start, drawn anew, serves if it is the same. Raises InputError
         where it is another, or does not fit this adapter.
         """
-        there, problem = _read(self.file)
+        there, problem = here().decide(lambda: _read(self.file))
         if there is not None and digest in (None, _digest(there)):
             self._put_back(there)
             return []

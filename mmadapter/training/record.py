@@ -17,6 +17,7 @@ import torch
 
 from mmadapter.durable import LEFTOVERS, write_whole
 from mmadapter.errors import InputError
+from mmadapter.processes import here
 
 LOCK_FILE = ".running"
 PACKAGES = (
@@ -43,7 +44,7 @@ def read_json(path: Path) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """Packages, Python, machine, git revision of the checkout, command."""
+    """Packages, Python, machine, processes, git revision of the checkout, command."""
     from mmadapter import __version__
 
     return {
@@ -53,6 +54,8 @@ def versions() -> dict[str, Any]:
         "git": git_revision(),
         "device": device_name(),
         "threads": torch.get_num_threads(),
+        "processes": here().count,
+        "launcher": here().launcher,
         "platform": platform.platform(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
