@@ -12,8 +12,8 @@ from mmadapter.config.data import ReadingConf
 from mmadapter.config.mixture import samples_per_step
 from mmadapter.data.batches import Batch
 from mmadapter.data.mixture import JointMixture, Mixture
-from mmadapter.data.samples import Sample
 from mmadapter.data.own_part import OwnPart
+from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.processes import here

@@ -35,7 +35,8 @@ from mmadapter.launch import start
 start.OTHERS_SECONDS = 0.5
 if len(sys.argv) > 2:
     signal.signal(signal.SIGUSR1, lambda number, frame: print("the launcher's own handler", number, flush=True))
-sys.exit(start.start_processes([sys.executable, "-c", {CHILD!r}, sys.argv[1]], 2, os.environ | {{"OMP_NUM_THREADS": "1"}}))
+command = [sys.executable, "-c", {CHILD!r}, sys.argv[1]]
+sys.exit(start.start_processes(command, 2, os.environ | {{"OMP_NUM_THREADS": "1"}}))
 """
 
 
