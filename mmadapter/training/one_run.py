@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmadapter.config import save_config
+from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
@@ -35,18 +35,21 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     from mmadapter.assistant import Assistant
     from mmadapter.store import start_from
 
+    changed = here().decide(lambda: changed_settings(folder, conf))
     if here().is_first:
         clear_leftovers(folder)
-        save_config(conf, folder)
+        if not (trains and changed):  # else the loop does, once it has really gone on
+            take_over(folder, conf)
         write_json(folder / "versions.json", versions())
     samples = read_samples(conf) if trains else None
-    questions = open_tasks(conf, folder)
+    questions = open_tasks(conf, folder, all_of_them=bool(changed))
     assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
     if not trains:
         assistant.run_without_engine()
     check_lengths(conf, assistant, questions, display)
     prepare_images(assistant, images_of(questions), display)
-    if trains and conf.adapter.start:
+    kept = here().decide(lambda: has_checkpoints(folder))  # and the start with them
+    if trains and conf.adapter.start and not kept:
         display.say(start_from(assistant, Path(conf.adapter.start).expanduser()))
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
@@ -96,14 +99,14 @@ def open_journal(conf: Any, folder: Path) -> Journal:
     return Journal(folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=name)
 
 
-def open_tasks(conf: Any, folder: Path) -> dict[str, list[Any]]:
+def open_tasks(conf: Any, folder: Path, all_of_them: bool = False) -> dict[str, list[Any]]:
     """The samples of every task of `evaluate` that no earlier attempt has finished."""
     from mmadapter.evaluation.recreate import samples_of_task
 
     def unfinished() -> list[str]:
         return [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
 
-    waiting = here().decide(unfinished)
+    waiting = conf.evaluate if all_of_them else here().decide(unfinished)
     read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
     return read if conf.vision.enabled else {name: without_images(samples) for name, samples in read.items()}
 

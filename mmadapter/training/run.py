@@ -77,7 +77,7 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     """Data, training, evaluation, comparison, report, table; one run a folder, which the first process owns."""
     processes = here()
     folder = processes.decide(lambda: run_folder(conf))
-    if processes.decide(lambda: is_finished(folder)):
+    if processes.decide(lambda: is_finished(folder, conf)):
         return show_finished(folder, display) if processes.is_first else {}
     check_tiny_models(conf)
     processes.decide(lambda: make_missing_data(conf, display))
@@ -118,7 +118,7 @@ def run_parts(conf: Any, folder: Path, display: Display) -> None:
     parts += [("variants", name, variant_conf(conf, name, folder), True) for name in conf.variants]
     for kind, name, part, trains in parts:
         own_folder = folder / kind / name
-        if here().decide(partial(is_finished, own_folder)):
+        if here().decide(partial(is_finished, own_folder, part)):
             continue
         display.say(f"{kind} {name}: {own_folder}")
         started = time.perf_counter()
