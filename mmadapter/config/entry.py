@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, wraps
@@ -14,6 +15,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -71,10 +73,15 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             validate(conf)
+            _refuse_one_job_on_a_cluster(conf)
             set_threads(conf.threads)
             started = True
+            if isinstance(conf, RunConf):
+                hold_signals()
             return act(conf)
         except InputError as error:  # here, because Hydra would print a line of its own
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise  # the other jobs of the sweep go on
             _stop(str(error), error, wants_trace)
         except OSError as error:
             message = disk_trouble(error, getattr(conf, "output", None) or conf.runs_root)
@@ -84,6 +91,8 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
 
     try:
         hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
+    except InputError as error:  # of a sweep
+        _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException) as error:
         if started:  # not the settings' fault: let the traceback be seen
             raise
@@ -91,6 +100,12 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
     except KeyboardInterrupt:  # before the run could see to it
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def hold_signals() -> None:
+    """Keep signals that end a run back until `training.run` sees to them: it takes seconds to import."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
 
 
 def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) -> None:
@@ -107,6 +122,16 @@ def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) 
         _stop(str(error), error, wants_trace=False)
     except (HydraException, OmegaConfBaseException):
         return  # Hydra will say it
+
+
+def _refuse_one_job_on_a_cluster(conf: RunConf | EvalConf) -> None:
+    """Hydra submits with -m only, and would run everything here without a word."""
+    submits = isinstance(conf, RunConf) and conf.cluster.name != "local" and not conf.dry_run
+    if submits and HydraConfig.get().mode is RunMode.RUN:
+        raise InputError(
+            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {' '.join(sys.argv[1:])}\n"
+            "  To run on this machine: cluster=local"
+        )
 
 
 def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
@@ -136,6 +161,8 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
 def _missing_choice(error: MissingConfigException) -> str:
     """A group has no such option: `experiment=scienseqa`."""
     group, _, wanted = str(error.missing_cfg_file).rpartition("/")
+    if wanted.startswith("submitit"):
+        return "cluster=slurm needs a package that is not installed: pip install -e '.[cluster]'"
     if not group or not error.options:
         return str(error).strip()
     near = nearest(wanted, list(error.options), most=1)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
+from mmadapter.config.checks_cluster import cluster_problems
 from mmadapter.config.checks_data import (
     data_problems,
     lies_below,
@@ -65,6 +66,7 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     """What does not fit together in the settings of one run, its comparison runs and its variants."""
     own = list(_own_problems(conf))
     yield from own
+    yield from cluster_problems(conf)
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:

@@ -221,4 +221,4 @@ class Training:
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
             "is saved. Run the same command again to go on from here."
         )
-        stop.finish()
+        stop.finish(self.display.say)

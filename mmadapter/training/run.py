@@ -17,7 +17,7 @@ from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import peak_memory
 from mmadapter.training.one_run import run_one
-from mmadapter.training.preemption import RunStopped, termination_interrupts
+from mmadapter.training.preemption import end_attempt, interrupt, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
 from mmadapter.training.summary import show_results, stored_summary
 
@@ -30,17 +30,17 @@ def run(conf: Any) -> dict[str, Any]:
     """
     set_threads(conf.threads)
     display = Display(log_every_steps=conf.training.log_every_steps)
-    try:
-        quieten_libraries(display)
-        with termination_interrupts():
+    with termination_interrupts():
+        try:
+            quieten_libraries(display)
             return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
-    except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        display.close()
-        display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
-        raise RunStopped(128 + number) from None
-    finally:
-        display.close()
+        except KeyboardInterrupt as error:
+            number = error.args[0] if error.args else signal.SIGINT
+            display.close()
+            display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
+            end_attempt(number, interrupt, display.say)
+        finally:
+            display.close()
 
 
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
