@@ -119,7 +119,7 @@ def test_every_foreign_import_is_a_declared_dependency():
     options.read(CHECKOUT / "setup.cfg")
     extras = options["options.extras_require"]
     declared = names_of(options["options"]["install_requires"])
-    declared |= names_of(extras["wandb"]) | names_of(extras["serve"]) | {"submitit"}  # with hydra-submitit-launcher
+    declared |= names_of(extras["wandb"]) | names_of(extras["serve"]) | names_of(extras["cluster"])
     undeclared = set()
     for file in OURS:
         for module, line in imports_of(file):

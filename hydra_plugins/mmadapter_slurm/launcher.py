@@ -7,6 +7,7 @@ job loses no other; a failed job is a failed job to SLURM too, with one message 
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,13 +20,18 @@ from typing import Any, NoReturn
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from omegaconf import OmegaConf
 
-from mmadapter.cluster.jobs import Job, refuse_shared_folders, say
+from mmadapter.cluster.jobs import Job, refuse_shared_folders, say, swept
 from mmadapter.cluster.queue import Waiting, attach_queued, record
 from mmadapter.config import RunConf, typed, validate
 from mmadapter.config.run_folder import is_finished, run_folder
 from mmadapter.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# SIGUSR2 tells a job to save, and ends a process that has no handler yet: kept back until `training.run` has one.
+HOLD_AND_BECOME = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 
 if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra [cluster]
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -48,7 +54,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             self._submit([job for job in jobs if job.waits])
             record(sweep, jobs)
             for job in jobs:
-                say(job.line())
+                say(job.line(swept(jobs)))
             if not self.config.cluster.wait:
                 say("Not waiting. The same command again shows what is finished and submits what is not.")
                 return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
@@ -59,8 +65,8 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
         def __call__(self, sweep_overrides: list[str], *rest: Any) -> JobReturn:
             """One job, on the cluster. What fails is told to the client and ends with status 2 (bad input) or 1."""
             assert self.config is not None
-            # what re-creates this one job: run folders note their command
-            sys.argv = [self.config.hydra.job.name + ".py", *self.config.hydra.overrides.task, *sweep_overrides]
+            # what re-creates this one job without a cluster: run folders note their command
+            sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith("cluster"))]
             result = super().__call__(sweep_overrides, *rest)
             if result.status is JobStatus.FAILED:
                 _fail(result)
@@ -108,6 +114,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
                 cluster="slurm",
                 folder=settings.pop("submitit_folder"),
                 slurm_max_num_timeout=settings.pop("max_num_timeout"),
+                slurm_python=shlex.join([sys.executable, "-IS", "-c", HOLD_AND_BECOME]),
             )
             common = set(OmegaConf.structured(BaseQueueConf).keys())
             # a job unpickles this class: it must find the checkout wherever the sweep was started

@@ -22,10 +22,17 @@ class Job:
         """Whether it has still to be submitted."""
         return not self.finished and self.slurm is None
 
-    def line(self) -> str:
-        """Where it stands, for the terminal."""
+    def line(self, swept: set[str]) -> str:
+        """Where it stands, for the terminal; `swept` as the function of this name finds it."""
         state = "finished" if self.finished else f"SLURM job {self.slurm.job_id}"
-        return f"job {self.number}: {state}  {' '.join(self.overrides)}  {self.folder}"
+        own = " ".join(word for word in self.overrides if word in swept)
+        return f"job {self.number}: {state}  {own or 'no sweep'}  {self.folder}"
+
+
+def swept(jobs: list[Job]) -> set[str]:
+    """The overrides that not all jobs have."""
+    each = [set(job.overrides) for job in jobs]
+    return set.union(*each) - set.intersection(*each)
 
 
 def refuse_shared_folders(jobs: list[Job]) -> None:

@@ -17,6 +17,11 @@ def cluster_problems(conf: RunConf) -> Iterator[str]:
             f"cluster.signal_delay_s={cluster.signal_delay_s}: must be less than the time limit, "
             f"cluster.timeout_min={cluster.timeout_min} ({cluster.timeout_min * 60} seconds)."
         )
+    if conf.resume == "never":
+        yield (
+            "resume=never with cluster=slurm: a job that queues again would begin anew each time. "
+            "Leave it away; for a folder of its own: run=NAME."
+        )
     processes = cluster.nodes * cluster.tasks_per_node
     if processes > 1 and conf.engine.name == "single":
         yield (

@@ -121,6 +121,7 @@ class CheckpointFolder:
             final.rename(aside)
         temporary.rename(final)
         sync_folder(self.folder)
+        shutil.rmtree(final.with_name(f"{WRITING}old-{final.name}"), ignore_errors=True)
 
     def _write_pointers(self, position: Position) -> None:
         self._write_pointer("last.json", {"step": position.step, "folder": step_name(position.step)})

@@ -16,11 +16,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
 from mmadapter.processes import here
-from mmadapter.training.requeue import requeue, requeue_is_due
+from mmadapter.training.requeue import REQUEUING, own_job, requeue, requeue_is_due
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
@@ -37,32 +38,36 @@ class Attempt:
     """This process's attempt at a run, as far as signals are concerned."""
 
     starters: dict[int, Any] = {}  # signal -> the handler that was there before `termination_interrupts`
+    is_first = True  # of the run's processes
     is_ending = False  # a requeue sends SIGTERM to the very process that asked for it
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A signal outside of the training loop: ends the run at once; what was saved stays."""
     if not Attempt.is_ending:
+        Attempt.is_ending = True  # the next one may come within the microsecond
         raise KeyboardInterrupt(signal.Signals(number))
 
 
 @contextlib.contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """While inside, SIGTERM, SIGUSR1 and SIGUSR2 act as Ctrl-C does. Main thread only, else no effect.
-
-    Delivers what `config.entry.hold_signals` has kept back.
-    """
+    """While inside, SIGTERM, SIGUSR1 and SIGUSR2 act as Ctrl-C does. Main thread only, else no effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    Attempt.is_ending = False
+    Attempt.is_first, Attempt.is_ending = here().is_first, False
     Attempt.starters = {number: signal.signal(number, interrupt) for number in TERMINATIONS}
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
         yield
     finally:
         for number, earlier in Attempt.starters.items():
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+def release_signals() -> None:
+    """Lets the signals come that `config.entry.hold_signals` has kept back."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
 
 
 def end_attempt(number: signal.Signals, earlier: Any, say: Callable[[str], Any]) -> NoReturn:
@@ -71,16 +76,22 @@ def end_attempt(number: signal.Signals, earlier: Any, say: Callable[[str], Any])
     `earlier` is the handler that was there before the loop's; a cluster launcher's may requeue and exit by itself.
     """
     Attempt.is_ending = True
+    for one in TERMINATIONS:  # SLURM sends them to all of a job's processes, often twice: `scontrol` must live, too
+        signal.signal(one, signal.SIG_IGN)
     if earlier is interrupt:
         earlier = Attempt.starters.get(number)
-    is_due = requeue_is_due(number)
-    if is_due and not here().is_first:
-        _hold(number)
-    if callable(earlier) and earlier is not signal.default_int_handler:
-        earlier(number, None)
-    if is_due and here().is_first:
-        say(requeue())
+    launcher = partial(earlier, number, None) if _is_a_launchers(earlier) else None
+    if requeue_is_due(number):
+        if not Attempt.is_first:
+            _hold(number)
+        say(requeue(launcher if number in REQUEUING else None))
+    elif launcher is not None and own_job() is None:
+        launcher()
     raise RunStopped(128 + number)
+
+
+def _is_a_launchers(handler: Any) -> bool:
+    return callable(handler) and handler is not signal.default_int_handler
 
 
 def _hold(number: signal.Signals) -> None:

@@ -13,30 +13,52 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
+from typing import Any
 
 REQUEUING = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 def requeue_is_due(number: signal.Signals) -> bool:
     """Whether `number` asks this process's SLURM job to queue again; the same on every process of the job."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = own_job()
     if job is None or number not in (*REQUEUING, signal.SIGTERM):
         return False
     state = job_state(job)
-    if state.get("BatchFlag") != "1":
+    if state.get("BatchFlag") != "1" or not is_running(state):
         return False
-    return number in REQUEUING or (state.get("JobState") == "RUNNING" and is_preempted(state))
+    return number in REQUEUING or is_preempted(state)
 
 
-def requeue() -> str:
-    """Puts this process's SLURM job back into the queue; says what came of it."""
-    job = os.environ["SLURM_JOB_ID"]
-    if job_state(job).get("Requeue") != "1":
-        return f"SLURM does not requeue job {job} (Requeue=0): submit it again, with --requeue."
-    told = _scontrol("requeue", job)
-    if told.returncode:
-        return f"SLURM did not requeue job {job}: {told.stderr.strip()}. Submit it again."
+def requeue(launcher: Callable[[], Any] | None = None) -> str:
+    """Puts this process's SLURM job back into the queue; says what came of it.
+
+    `launcher()` is how the job's launcher does it (submitit counts time limits, requeues and exits); else `scontrol`.
+    """
+    job = own_job()
+    assert job is not None
+    try:
+        if launcher is not None:
+            launcher()
+        elif job_state(job).get("Requeue") != "1":
+            return f"SLURM does not requeue job {job} (Requeue=0): submit it again, with --requeue."
+        else:
+            _scontrol("requeue", job, check=True)
+    except Exception as error:  # submitit's have no common base
+        if is_running(job_state(job)):
+            return f"SLURM job {job} is not requeued: {getattr(error, 'stderr', None) or error} Submit it again."
     return f"SLURM job {job} is back in the queue."
+
+
+def own_job() -> str | None:
+    """The number of this process's SLURM job; in an array "12_3", for 12 alone may mean all of them."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def is_running(state: dict[str, str]) -> bool:
+    """Whether SLURM has not yet decided what becomes of the job: cancelled, requeued by a preemption, at its limit."""
+    return state.get("JobState") == "RUNNING"
 
 
 def is_preempted(state: dict[str, str]) -> bool:
@@ -46,13 +68,12 @@ def is_preempted(state: dict[str, str]) -> bool:
 
 def job_state(job: str) -> dict[str, str]:
     """What `scontrol show job` says, by key; empty where it says nothing."""
-    told = _scontrol("show", "job", "--oneliner", job)
+    try:
+        told = _scontrol("show", "job", "--oneliner", job)
+    except (OSError, subprocess.SubprocessError):
+        return {}
     return dict(word.split("=", 1) for word in told.stdout.split() if "=" in word)
 
 
-def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["scontrol", *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.SubprocessError) as error:
-        return subprocess.CompletedProcess(command, 1, "", str(error))
+def _scontrol(*arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=check)

@@ -17,7 +17,7 @@ from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import peak_memory
 from mmadapter.training.one_run import run_one
-from mmadapter.training.preemption import end_attempt, interrupt, termination_interrupts
+from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
 from mmadapter.training.summary import show_results, stored_summary
 
@@ -32,6 +32,7 @@ def run(conf: Any) -> dict[str, Any]:
     display = Display(log_every_steps=conf.training.log_every_steps)
     with termination_interrupts():
         try:
+            release_signals()
             quieten_libraries(display)
             return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
         except KeyboardInterrupt as error:

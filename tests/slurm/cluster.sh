@@ -14,7 +14,7 @@
 # It meets no other SLURM of this machine: own ports, own munge socket and key, nothing in /etc/slurm. Outside of DIR
 # it writes two lines to /etc/hosts (torch looks the first node up by name), which `stop` takes out again.
 #
-# Partitions: main (preempted jobs are requeued), spot (preempted jobs are cancelled after 15 s), urgent (preempts both).
+# Partitions, best first: urgent (preempts both), main (preempted jobs are requeued) and spot (cancelled after 15 s).
 set -euo pipefail
 
 CPUS=${CPUS:-4}

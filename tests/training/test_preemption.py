@@ -11,6 +11,7 @@ from mmadapter.training.preemption import (
     RunStopped,
     end_attempt,
     interrupt,
+    release_signals,
     stop_on_signals,
     termination_interrupts,
 )
@@ -55,8 +56,8 @@ def test_the_end_of_an_attempt_is_not_interrupted_again():
 def test_a_signal_that_was_held_back_interrupts_as_soon_as_the_run_sees_to_it():
     hold_signals()
     os.kill(os.getpid(), signal.SIGUSR2)  # its default would end this process
-    with pytest.raises(KeyboardInterrupt) as interrupted, termination_interrupts():
-        pass
+    with termination_interrupts(), pytest.raises(KeyboardInterrupt) as interrupted:
+        release_signals()
     assert interrupted.value.args == (signal.SIGUSR2,)
 
 
