@@ -83,7 +83,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             except InputError as error:
                 raise InputError(f"job {number} ({' '.join(overrides)}): {error}\n  Nothing was submitted.") from None
             folder = run_folder(conf)
-            return Job(number, overrides, folder, finished=is_finished(folder))
+            return Job(number, overrides, folder, finished=is_finished(folder, conf))
 
         def _submit(self, jobs: list[Job]) -> None:
             if not jobs:

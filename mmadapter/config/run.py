@@ -26,7 +26,8 @@ class RunConf:
     experiment: str = "quickstart"  # file of conf/experiment; names the run folder
     run: str | None = plain(None, influence=False)  # name under runs_root, or a path; null = EXPERIMENT-DIGEST
     runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
-    resume: str = choice("auto", "never", influence=False)  # auto = continue a run of the same settings; never = anew
+    # never = anew; changed = continue what run= names under other settings
+    resume: str = choice("auto", "never", "changed", influence=False)  # auto = continue a run of the same settings
     seed: int = number(0, at_least=0)  # of the prompts' start, the order of the samples, sampling
     threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
     dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop

@@ -5,7 +5,8 @@
     SIGUSR2          140
     SIGTERM          143
 
-Outside of the training loop the same signals end the run at once, with the same codes; what was saved stays.
+Outside of the training loop the same signals end the run at once, with the same codes; what was saved stays. Of
+several processes, one that gets a signal in the loop stops all of them, at the same step and in the same way.
 A handler that was there before (a cluster launcher's) is called first; a SLURM job queues again (`requeue`).
 """
 
@@ -108,20 +109,25 @@ def _hold(number: signal.Signals) -> None:
 
 
 class StopRequest:
-    """Remembers the first signal that asked to stop."""
+    """Remembers the first signal that asked to stop: this process (`received`), or all of them (`signal`)."""
 
     def __init__(self) -> None:
+        self.received: signal.Signals | None = None
         self.signal: signal.Signals | None = None
         self.previous: dict[int, Any] = {}
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.received is None:
+            self.received = signal.Signals(number)
+
+    def agreed(self) -> bool:
+        """Whether one of the processes has been asked to stop; every process asks this at the same place."""
         if self.signal is None:
-            self.signal = signal.Signals(number)
+            asked = here().sum([float(self.received == number) for number in SIGNALS])
+            self.signal = next((number for number, count in zip(SIGNALS, asked, strict=True) if count), None)
+        return self.signal is not None
 
     def finish(self, say: Callable[[str], Any] = print) -> NoReturn:
         """Ends the run after its save."""

@@ -20,9 +20,9 @@ from mmadapter.training.preemption import (
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGTERM", 143)])
 def test_a_signal_sets_the_flag_and_gives_the_documented_code(name, code):
     with stop_on_signals() as stop:
-        assert not stop
+        assert not stop.agreed()
         os.kill(os.getpid(), getattr(signal, name))
-        assert stop and stop.signal.name == name
+        assert stop.agreed() and stop.signal.name == name
         with pytest.raises(RunStopped) as ended:
             stop.finish()
     assert ended.value.code == code
@@ -38,7 +38,7 @@ def test_outside_the_loop_a_signal_interrupts_and_inside_it_waits_for_the_save(n
         assert interrupted.value.args == (number,)
         with stop_on_signals() as stop:
             os.kill(os.getpid(), number)
-            assert stop.signal == number
+            assert stop.agreed() and stop.signal == number
     assert signal.getsignal(number) is before
 
 
@@ -46,6 +46,7 @@ def test_the_end_of_an_attempt_is_not_interrupted_again():
     with termination_interrupts():
         with stop_on_signals() as stop:
             os.kill(os.getpid(), signal.SIGUSR2)
+            assert stop.agreed()
             with pytest.raises(RunStopped):
                 stop.finish()
         os.kill(os.getpid(), signal.SIGTERM)  # a requeue sends it to the very process that asked for it
@@ -70,7 +71,7 @@ def test_the_handler_of_a_launcher_is_called_before_the_run_ends(within_the_loop
             if within_the_loop:
                 with stop_on_signals() as stop:
                     os.kill(os.getpid(), signal.SIGUSR2)
-                    assert called == []
+                    assert called == [] and stop.agreed()
                     stop.finish()
             try:
                 os.kill(os.getpid(), signal.SIGUSR2)
@@ -86,14 +87,14 @@ def test_a_second_interrupt_aborts_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        assert stop
+        assert stop.agreed()
 
 
 def test_a_second_termination_waits_for_the_save():
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM
+        assert stop.agreed() and stop.signal == signal.SIGTERM
 
 
 def test_the_earlier_handler_is_called_after_the_save_and_is_back_afterwards():
@@ -102,7 +103,7 @@ def test_the_earlier_handler_is_called_after_the_save_and_is_back_afterwards():
     try:
         with stop_on_signals() as stop:
             os.kill(os.getpid(), signal.SIGUSR2)
-            assert called == []
+            assert called == [] and stop.agreed()
             with pytest.raises(RunStopped):
                 stop.finish()
         assert called == [signal.SIGUSR2]
