@@ -30,7 +30,8 @@ BELOW = {
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
     "library": {"assistant", "data"},
     "evaluation": {"processes", "assistant", "store", "data", "config", "interop", "rebuild"},
-    "training": {"processes", "assistant", "store", "data", "config", "adapters", "evaluation"},
+    "runs": {"config", "evaluation"},
+    "training": {"runs", "processes", "assistant", "store", "data", "config", "adapters", "evaluation"},
     "serving": {"assistant", "store", "data", "config"},
     "experts": {"data"},
 }

@@ -14,12 +14,14 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, explained, typed
 from mmadapter.config.keys import nearest, refuse_unknown
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
 
@@ -34,6 +36,8 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConf)
     store.store(name="eval_schema", node=EvalConf)
+    # from the cache, because a job's own command line differs from the sweep's
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
 
 
 def version_base() -> dict[str, str]:
@@ -75,15 +79,21 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             started = True
             return act(conf)
         except InputError as error:  # here, because Hydra would print a line of its own
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise  # the other jobs of the sweep go on
             _stop(str(error), error, wants_trace)
         except OSError as error:
             message = disk_trouble(error, getattr(conf, "output", None) or conf.runs_root)
             if message is None:
                 raise
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise InputError(message) from error
             _stop(message, error, wants_trace)
 
     try:
         hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
+    except InputError as error:  # of a sweep
+        _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException) as error:
         if started:  # not the settings' fault: let the traceback be seen
             raise

@@ -12,6 +12,7 @@ import torch
 
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.training.attempt import attempt
 from mmadapter.training.display import Display
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
@@ -51,7 +52,7 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     check_tiny_models(conf)
     make_missing_data(conf, display)
     display.say(f"run folder: {folder}")
-    with only_process(folder):
+    with only_process(folder), attempt(folder):
         summary = run_in(folder, conf, display)
     show_results(folder, summary, display)
     return summary
