@@ -1,9 +1,9 @@
 """Train an adapter, evaluate it, write the report.
 
-    python train.py                                                   the embedded quick start: offline, on CPU
-    python train.py experiment=scienceqa host.path=... data.root=...  the real thing
-    python train.py dry_run=true ...                                  trainable table and memory estimate only
-    python train.py --cfg job                                         the composed settings
+python train.py                                                   the embedded quick start: offline, on CPU
+python train.py experiment=scienceqa host.path=... data.root=...  the real thing
+python train.py dry_run=true ...                                  trainable table and memory estimate only
+python train.py --cfg job                                         the composed settings
 """
 
 from mmadapter.config import RunConf
@@ -11,10 +11,10 @@ from mmadapter.config.entry import entry
 
 
 @entry("train", RunConf)
-def main(conf: RunConf) -> object:
-    from mmadapter.training.run import run
+def main(conf: RunConf) -> float | None:
+    from mmadapter.training.run import run_for_metric
 
-    return run(conf)
+    return run_for_metric(conf)  # what a sweep compares its jobs by: sweep.metric
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The state of all runs; the results of a sweep.
 
-    python -m mmadapter.runs                      all runs in runs/, and the sweeps' jobs that never started
-    python -m mmadapter.runs FOLDER ... [--json]  other places: a runs_root, a sweep's folder, a run folder
-    python -m mmadapter.runs sweep FOLDER         write FOLDER/sweep.csv and sweep.html, from what is finished
+python -m mmadapter.runs                      all runs in runs/, and the sweeps' jobs that never started
+python -m mmadapter.runs FOLDER ... [--json]  other places: a runs_root, a sweep's folder, a run folder
+python -m mmadapter.runs sweep FOLDER         write FOLDER/sweep.csv and sweep.html, from what is finished
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def show_sweeps(options: argparse.Namespace) -> None:
     from mmadapter.runs.sweep import sweep_text, write_sweep
 
     for folder in options.folders:
-        print(sweep_text(write_sweep(folder, jobs_in_queue()), folder))
+        print(sweep_text(write_sweep(folder, jobs_in_queue())))
 
 
 if __name__ == "__main__":

@@ -72,4 +72,4 @@ def value_of(run: RunFiles, metric: str | None) -> float | None:
 
 def value_in(folder: Path, metric: str | None) -> float | None:
     """The same of a run folder."""
-    return value_of(read_run(folder), metric)
+    return value_of(read_run(folder, whole=False), metric)

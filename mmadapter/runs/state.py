@@ -45,7 +45,9 @@ class RunState:
         return {**asdict(self), "folder": str(self.folder), "percent": self.percent}
 
 
-def state_of(folder: Path, *, slurm_job: str | None = None, queue: Mapping[str, tuple[str, str]] | None = None) -> RunState:
+def state_of(
+    folder: Path, *, slurm_job: str | None = None, queue: Mapping[str, tuple[str, str]] | None = None
+) -> RunState:
     """The state of the run in `folder`, which need not exist yet.
 
     `slurm_job` is what its sweep knows; `queue` maps SLURM job -> (state, reason), None where there is no SLURM.
@@ -91,7 +93,11 @@ def set_unfinished(found: RunState, last: Mapping[str, Any]) -> None:
 def living(last: Mapping[str, Any], changed: float | None) -> tuple[str, str | None]:
     """Whether an attempt that has not said its end goes on; sure only on its own machine."""
     if last.get("host") == socket.gethostname():
-        return ("running", None) if is_alive(last.get("pid"), last.get("pid_start")) else ("killed", "its process is gone without a word")
+        return (
+            ("running", None)
+            if is_alive(last.get("pid"), last.get("pid_start"))
+            else ("killed", "its process is gone without a word")
+        )
     silence = time.time() - (changed or last.get("started") or 0)
     told = f"on {last.get('host')}, last sign of life {duration(max(0, silence))} ago"
     return ("running" if silence < SILENT_SECONDS else "silent"), told
@@ -111,7 +117,7 @@ def trust_queue(found: RunState, queue: Mapping[str, tuple[str, str]]) -> None:
 
 
 def read_journal(file: Path, found: RunState) -> None:
-    """Step, seconds, lowest validation loss, last signal from metrics.jsonl; of its many lines only these are parsed."""
+    """Step, seconds, lowest validation loss and last signal from metrics.jsonl; only the lines with these are parsed."""
     last_step: bytes = b""
     for line in lines_of(file):
         if line.startswith(b'{"kind": "train"'):

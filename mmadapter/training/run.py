@@ -12,11 +12,12 @@ import torch
 
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.runs.objective import metric_of, value_in
 from mmadapter.training.attempt import attempt
 from mmadapter.training.display import Display
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
-from mmadapter.training.memory import peak_memory
+from mmadapter.training.memory import peak_memory, reset_peak
 from mmadapter.training.one_run import run_one
 from mmadapter.training.preemption import RunStopped, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
@@ -30,6 +31,7 @@ def run(conf: Any) -> dict[str, Any]:
     (a SystemExit) when a signal asked to stop.
     """
     set_threads(conf.threads)
+    reset_peak()
     display = Display(log_every_steps=conf.training.log_every_steps)
     try:
         quieten_libraries(display)
@@ -42,6 +44,13 @@ def run(conf: Any) -> dict[str, Any]:
         raise RunStopped(128 + number) from None
     finally:
         display.close()
+
+
+def run_for_metric(conf: Any) -> float | None:
+    """Does what `run` does; returns the number that `sweep.metric` names, None where the run has none."""
+    folder = run_folder(conf)  # before the run: with resume=never the next unused one is asked for
+    run(conf)
+    return None if conf.dry_run else value_in(folder, metric_of(conf))
 
 
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
