@@ -156,7 +156,7 @@ class Sweeps(Sweeper):
         for number, folder in folders.items():
             if (other := first.setdefault(folder, number)) != number:
                 raise InputError(
-                    f"jobs {other} ({self._own(jobs[other])}) and {number} ({self._own(jobs[number])}) have the same run "
+                    f"jobs {other} ({self._own(jobs[other])}) and {number} ({self._own(jobs[number])}) have one run "
                     f"folder, {folder}: what they differ in changes no result. Sweep over something else, or give each "
                     "a folder of its own in a command of its own: run=NAME"
                 )

@@ -117,7 +117,7 @@ def trust_queue(found: RunState, queue: Mapping[str, tuple[str, str]]) -> None:
 
 
 def read_journal(file: Path, found: RunState) -> None:
-    """Step, seconds, lowest validation loss and last signal from metrics.jsonl; only the lines with these are parsed."""
+    """Step, seconds, lowest validation loss, last signal from metrics.jsonl; only lines with these are parsed."""
     last_step: bytes = b""
     for line in lines_of(file):
         if line.startswith(b'{"kind": "train"'):

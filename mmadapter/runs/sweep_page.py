@@ -12,7 +12,7 @@ from mmadapter.evaluation.scales import number_text
 from mmadapter.runs.listing import Listed, counts
 from mmadapter.runs.objective import main_scores
 from mmadapter.runs.sweep import Sweep, SweepJob, mean_text, over_seeds
-from mmadapter.runs.sweep_plots import loss_curves, plots_of
+from mmadapter.runs.sweep_plots import loss_curves, plots_of, short
 
 LOWER_IS_BETTER = "lower is better"
 COST = ("best validation loss", "last validation loss", "steps", "training", "wall time", "peak memory", "peak GPU")
@@ -72,14 +72,6 @@ def tiles(sweep: Sweep) -> list[tuple[str, str, str]]:
     return found
 
 
-def short(text: str) -> str:
-    """A number with few digits; a word as it is, cut where it is long."""
-    try:
-        return number_text(float(text)) if len(text) > 7 else text
-    except ValueError:
-        return text if len(text) <= 14 else f"{text[:13]}…"
-
-
 def breakable(key: str) -> Markup:
     """A dotted key that may break after its dots."""
     return Markup("<wbr>").join(escape(part) for part in key.replace(".", ".\0").split("\0"))
@@ -116,7 +108,7 @@ def setting_cell(text: str | None) -> Cell:
     if text is None:
         return Cell("–", None)
     try:
-        return Cell(text if len(text) <= 8 else number_text(float(text)), float(text))
+        return Cell(short(text), float(text))
     except ValueError:
         return Cell(text, text)
 

@@ -122,7 +122,7 @@ def score_plot(sweep: Sweep, key: str, *, joins: bool) -> Markup:
         parts.append(Markup('<polyline class="line c1" points="{}"/>').format(path))
     circle = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="{}"><title>{}: {}</title></circle>')
     parts += [
-        circle.format(6 if d.is_best else 1, x(place_of(d.text, texts)), y(d.value), 5 if d.is_best else 4, d.name,
+        circle.format(2 if d.is_best else 1, x(place_of(d.text, texts)), y(d.value), 5 if d.is_best else 4, d.name,
                       number_text(d.value))
         for d in sorted(dots, key=lambda dot: dot.is_best)
     ]  # fmt: skip
@@ -149,16 +149,19 @@ def x_axis(texts: Sequence[str]) -> tuple[Scale, list[tuple[float, str]]]:
     start, end = LEFT + 14, WIDTH - RIGHT - 14
     scale = Scale(low / 1.3, high * 1.3, start, end, True) if log else Scale(low - room, high + room, start, end)
     if len(texts) <= 8 and (not log or len(texts) <= 6):
-        names = texts if numeric else [shortened(text) for text in texts]
-        return scale, list(zip(places, [tick_name(name) if numeric else name for name in names], strict=True))
+        return scale, list(zip(places, [short(text) for text in texts], strict=True))
     if numeric:
         return scale, [(tick, number_text(tick)) for tick in scale.ticks()]
     stride = math.ceil(len(texts) / 8)
     return scale, [(place, shortened(text)) for place, text in list(zip(places, texts, strict=True))[::stride]]
 
 
-def tick_name(text: str) -> str:
-    return text if len(text) <= 7 else number_text(float(text))
+def short(text: str) -> str:
+    """A number with few digits; a word cut where it is long."""
+    number = as_number(text)
+    if number is None:
+        return shortened(text)
+    return text if len(text) <= 8 else f"{number:.4g}"
 
 
 def shortened(text: str) -> str:
@@ -176,8 +179,8 @@ def search_plot(sweep: Sweep) -> Markup:
     better = min if sweep.direction == "minimize" else max
     points = [(float(job.number), value) for job, value in sweep.valued]
     so_far = [(x, better(value for _, value in points[: place + 1])) for place, (x, _) in enumerate(points)]
-    lines = [Series("trial", points, 1, dots=True), Series("best so far", so_far, 6)]
-    return charts.line_chart(lines, x_label="trial", y_label=sweep.metric or "")
+    lines = [Series("trial", points, 1, faint=True, dots=True), Series("best so far", so_far, 2)]
+    return charts.line_chart(lines, x_label="trial", y_label=f"{sweep.metric} of each trial, and the best so far")
 
 
 def loss_curves(sweep: Sweep, kind: str) -> Markup:
@@ -207,6 +210,6 @@ def named_jobs(sweep: Sweep) -> list[int]:
 
 def label_of(sweep: Sweep, job: SweepJob) -> str:
     """ "job 3: base_lr=9e-3 layers=20": the last part of each key, and not more than fits."""
-    parts = [f"{key.rpartition('.')[2]}={job.settings.get(key, '-')}" for key in sweep.keys]
+    parts = [f"{shortened(key.rpartition('.')[2])}={short(job.settings.get(key, '-'))}" for key in sweep.keys]
     text = f"job {job.number}: {' '.join(parts)}"
     return text if len(text) <= 48 else f"{text[:47]}…"
