@@ -1,4 +1,4 @@
-"""cluster=slurm: the jobs of a sweep as a SLURM job array, through hydra-submitit-launcher.
+"""`cluster=slurm`: the jobs of a sweep as a SLURM job array, through hydra-submitit-launcher.
 
 What is ours over that launcher: every job's settings are checked before the first is submitted; finished jobs and jobs
 that still are in the queue are not submitted again; the client may leave at once (`cluster.wait=false`); one failed
@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from omegaconf import OmegaConf
 
-from mmadapter.cluster.jobs import Job, refuse_shared_folders, say, swept
-from mmadapter.cluster.queue import Waiting, attach_queued, record
+from mmadapter.cluster.jobs import Job, attach_queued, note_slurm_jobs, swept
+from mmadapter.cluster.waiting import Waiting
 from mmadapter.config import RunConf, typed, validate
 from mmadapter.config.run_folder import is_finished, run_folder
 from mmadapter.errors import InputError
@@ -46,17 +46,16 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             Raises InputError, before anything is submitted, for settings that a job would refuse.
             """
             assert self.config is not None
+            if self.config.dry_run:
+                raise InputError("dry_run=true submits nothing. Add cluster=local.")
             jobs = [self._checked(number, list(one)) for number, one in enumerate(job_overrides, initial_job_idx)]
-            refuse_shared_folders(jobs)
-            sweep = Path(self.config.hydra.sweep.dir)
-            sweep.mkdir(parents=True, exist_ok=True)
+            sweep = Path(str(self.config.hydra.sweep.dir))
             attach_queued(sweep, jobs)
             self._submit([job for job in jobs if job.waits])
-            record(sweep, jobs)
-            for job in jobs:
-                say(job.line(swept(jobs)))
+            note_slurm_jobs(sweep, jobs)
+            print("\n".join(job.line(swept(jobs)) for job in jobs), flush=True)
             if not self.config.cluster.wait:
-                say("Not waiting. The same command again shows what is finished and submits what is not.")
+                print("Not waiting: the same command again waits, shows what is finished, and submits what is missing.")
                 return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
             results = [self._shown(job) if job.finished else None for job in jobs]
             waited = Waiting([job for job in jobs if not job.finished]).result()

@@ -1,4 +1,4 @@
-"""One job of a sweep as the client sees it."""
+"""The jobs of a sweep as the client sees them: what is finished, what an earlier start has submitted, what is to do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmadapter.errors import InputError
+from mmadapter.runs.queue import jobs_in_queue
+from mmadapter.runs.sweep_file import note_jobs, read_sweep
 
 
 @dataclass
 class Job:
     number: int
-    overrides: list[str]  # what this job differs in
+    overrides: list[str]  # its whole command line
     folder: Path  # its run folder
     finished: bool  # when the sweep was started
     slurm: Any = None  # submitit's job, once it is submitted
@@ -26,7 +27,7 @@ class Job:
         """Where it stands, for the terminal; `swept` as the function of this name finds it."""
         state = "finished" if self.finished else f"SLURM job {self.slurm.job_id}"
         own = " ".join(word for word in self.overrides if word in swept)
-        return f"job {self.number}: {state}  {own or 'no sweep'}  {self.folder}"
+        return "  ".join(word for word in (f"job {self.number}: {state}", own, str(self.folder)) if word)
 
 
 def swept(jobs: list[Job]) -> set[str]:
@@ -35,19 +36,27 @@ def swept(jobs: list[Job]) -> set[str]:
     return set.union(*each) - set.intersection(*each)
 
 
-def refuse_shared_folders(jobs: list[Job]) -> None:
-    """Raises InputError where two jobs would write into the same run folder."""
-    by_folder: dict[Path, Job] = {}
+def attach_queued(sweep: Path, jobs: list[Job]) -> None:
+    """Gives jobs that an earlier start of this sweep submitted, and that are not done yet, their SLURM job back.
+
+    By run folder: another order on the command line numbers the jobs anew.
+    """
+    submitted = {entry["slurm_run"]: entry["slurm_job"] for entry in read_sweep(sweep)["jobs"] if "slurm_run" in entry}
+    if not submitted:
+        return
+    from submitit import SlurmJob
+
+    queued = jobs_in_queue() or {}
     for job in jobs:
-        other = by_folder.setdefault(job.folder, job)
-        if other is not job and not job.finished:
-            raise InputError(
-                f"jobs {other.number} ({' '.join(other.overrides)}) and {job.number} ({' '.join(job.overrides)}) have "
-                f"the same run folder, {job.folder}: what they differ in changes no result. Sweep over one of them, or "
-                "name the folders by hand, one command each: run=NAME"
-            )
+        number = submitted.get(str(job.folder))
+        if not job.finished and number in queued:
+            job.slurm = SlurmJob(folder=sweep / "slurm" / "%j", job_id=number, tasks=[0])
 
 
-def say(line: str) -> None:
-    """One line on the terminal, at once."""
-    print(line, flush=True)
+def note_slurm_jobs(sweep: Path, jobs: list[Job]) -> None:
+    """Writes the SLURM jobs, with the run folders that they work for, into the sweep's file."""
+    known = {job.number: job for job in jobs if job.slurm is not None}
+    note_jobs(
+        sweep,
+        {number: {"slurm_job": job.slurm.job_id, "slurm_run": str(job.folder)} for number, job in known.items()},
+    )

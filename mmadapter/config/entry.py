@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapter.config.compose import Conf, explained, typed
 from mmadapter.config.keys import nearest, refuse_unknown
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import find_place
@@ -38,6 +39,8 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConf)
     store.store(name="eval_schema", node=EvalConf)
+    # from the cache, because a job's own command line differs from the sweep's
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
 
 
 def version_base() -> dict[str, str]:
@@ -91,6 +94,8 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             message = disk_trouble(error, getattr(conf, "output", None) or conf.runs_root)
             if message is None:
                 raise
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise InputError(message) from error
             _stop(message, error, wants_trace)
 
     try:

@@ -9,6 +9,7 @@ from mmadapter.config.engine import EngineConf, LaunchConf
 from mmadapter.config.fields import choice, input_path, listing, named, number, plain
 from mmadapter.config.host import HostConf
 from mmadapter.config.optimizer import OptimizerConf
+from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.training import TrainingConf
 from mmadapter.config.vision import VisionConf
@@ -40,6 +41,7 @@ class RunConf:
     engine: EngineConf = field(default_factory=EngineConf)
     launch: LaunchConf = field(default_factory=LaunchConf)
     cluster: ClusterConf = field(default_factory=ClusterConf, metadata={"without_influence": True})
+    sweep: SweepConf = field(default_factory=SweepConf)
     tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME

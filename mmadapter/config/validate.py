@@ -21,6 +21,7 @@ from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.mixture import holds_every_source
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.sweep import sweep_problems
 from mmadapter.config.task import TASKS, TaskConf
 from mmadapter.config.walk import Leaf, leaves
 from mmadapter.errors import InputError
@@ -67,6 +68,7 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     own = list(_own_problems(conf))
     yield from own
     yield from cluster_problems(conf)
+    yield from sweep_problems(conf.sweep, conf.evaluate)
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:

@@ -18,10 +18,12 @@ from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
 from mmadapter.errors import InputError
 from mmadapter.processes import here, joined
+from mmadapter.runs.objective import metric_of, value_in
+from mmadapter.training.attempt import attempt
 from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
-from mmadapter.training.memory import peak_memory
+from mmadapter.training.memory import peak_memory, reset_peak
 from mmadapter.training.one_run import device_of, run_one
 from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
@@ -36,6 +38,7 @@ def run(conf: Any) -> dict[str, Any]:
     first one writes and speaks for all.
     """
     set_threads(conf.threads)
+    reset_peak()
     needs_group = conf.engine.name != "single" and not conf.dry_run
     with joined(device_of(conf), needs_group, conf.launch.meet_seconds):
         check_processes(conf)
@@ -74,6 +77,13 @@ def run_here(conf: Any, display: Display) -> dict[str, Any]:
             display.close()
 
 
+def run_for_metric(conf: Any) -> float | None:
+    """Does what `run` does; returns the number that `sweep.metric` names, None where the run has none."""
+    folder = run_folder(conf)  # before the run: with resume=never the next unused one is asked for
+    run(conf)
+    return None if conf.dry_run else value_in(folder, metric_of(conf))
+
+
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     """Data, training, evaluation, comparison, report, table; one run a folder, which the first process owns."""
     processes = here()
@@ -83,7 +93,10 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     check_tiny_models(conf)
     processes.decide(lambda: make_missing_data(conf, display))
     display.say(f"run folder: {folder}")
-    with only_process(folder) if processes.is_first else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        if processes.is_first:
+            held.enter_context(only_process(folder))
+            held.enter_context(attempt(folder))
         summary = run_in(folder, conf, display)
     if processes.is_first:
         show_results(folder, summary, display)
