@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, wraps
@@ -14,12 +15,14 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, explained, typed
 from mmadapter.config.keys import nearest, refuse_unknown
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import find_place
@@ -36,6 +39,8 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConf)
     store.store(name="eval_schema", node=EvalConf)
+    # from the cache, because a job's own command line differs from the sweep's
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
 
 
 def version_base() -> dict[str, str]:
@@ -73,21 +78,30 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             validate(conf)
+            _refuse_one_job_on_a_cluster(conf)
             if isinstance(conf, RunConf) and starts_processes(conf):
                 return _start(script, conf)
             set_threads(conf.threads)
             started = True
+            if isinstance(conf, RunConf):
+                hold_signals()
             return act(conf)
         except InputError as error:  # here, because Hydra would print a line of its own
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise  # the other jobs of the sweep go on
             _stop(str(error), error, wants_trace)
         except OSError as error:
             message = disk_trouble(error, getattr(conf, "output", None) or conf.runs_root)
             if message is None:
                 raise
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise InputError(message) from error
             _stop(message, error, wants_trace)
 
     try:
         hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
+    except InputError as error:  # of a sweep
+        _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException) as error:
         if started:  # not the settings' fault: let the traceback be seen
             raise
@@ -95,6 +109,12 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
     except KeyboardInterrupt:  # before the run could see to it
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def hold_signals() -> None:
+    """Keep signals that end a run back until `training.run` sees to them: it takes seconds to import."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
 
 
 def starts_processes(conf: RunConf) -> bool:
@@ -131,6 +151,16 @@ def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) 
         return  # Hydra will say it
 
 
+def _refuse_one_job_on_a_cluster(conf: RunConf | EvalConf) -> None:
+    """Hydra submits with -m only, and would run everything here without a word."""
+    submits = isinstance(conf, RunConf) and conf.cluster.name != "local" and not conf.dry_run
+    if submits and HydraConfig.get().mode is RunMode.RUN:
+        raise InputError(
+            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {' '.join(sys.argv[1:])}\n"
+            "  To run on this machine: cluster=local"
+        )
+
+
 def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
     if wants_trace:
         raise error
@@ -158,6 +188,8 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
 def _missing_choice(error: MissingConfigException) -> str:
     """A group has no such option: `experiment=scienseqa`."""
     group, _, wanted = str(error.missing_cfg_file).rpartition("/")
+    if wanted.startswith("submitit"):
+        return "cluster=slurm needs a package that is not installed: pip install -e '.[cluster]'"
     if not group or not error.options:
         return str(error).strip()
     near = nearest(wanted, list(error.options), most=1)

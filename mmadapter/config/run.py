@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
+from mmadapter.config.cluster import ClusterConf
 from mmadapter.config.data import DataConf
 from mmadapter.config.engine import EngineConf, LaunchConf
 from mmadapter.config.fields import choice, input_path, listing, named, number, plain
 from mmadapter.config.host import HostConf
 from mmadapter.config.optimizer import OptimizerConf
+from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.training import TrainingConf
 from mmadapter.config.vision import VisionConf
@@ -38,6 +40,8 @@ class RunConf:
     training: TrainingConf = field(default_factory=TrainingConf)
     engine: EngineConf = field(default_factory=EngineConf)
     launch: LaunchConf = field(default_factory=LaunchConf)
+    cluster: ClusterConf = field(default_factory=ClusterConf, metadata={"without_influence": True})
+    sweep: SweepConf = field(default_factory=SweepConf)
     tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
+from mmadapter.config.checks_cluster import cluster_problems
 from mmadapter.config.checks_data import (
     data_problems,
     lies_below,
@@ -20,6 +21,7 @@ from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.mixture import holds_every_source
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.sweep import sweep_problems
 from mmadapter.config.task import TASKS, TaskConf
 from mmadapter.config.walk import Leaf, leaves
 from mmadapter.errors import InputError
@@ -65,6 +67,8 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     """What does not fit together in the settings of one run, its comparison runs and its variants."""
     own = list(_own_problems(conf))
     yield from own
+    yield from cluster_problems(conf)
+    yield from sweep_problems(conf.sweep, conf.evaluate)
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:

@@ -51,11 +51,12 @@ class RunFiles:
 
     @property
     def best_validation_loss(self) -> float | None:
-        return min((record["loss"] for record in self.validation), default=None)
+        losses = [record["loss"] for record in self.validation if record["loss"] is not None]  # null: not finite
+        return min(losses, default=None)
 
 
-def read_run(folder: Path) -> RunFiles:
-    """Reads a run folder and the runs in its comparison/ and variants/."""
+def read_run(folder: Path, *, whole: bool = True) -> RunFiles:
+    """Reads a run folder and the runs in its comparison/ and variants/; not `whole`: neither those nor predictions."""
     import yaml
 
     folder = Path(folder)
@@ -75,7 +76,10 @@ def read_run(folder: Path) -> RunFiles:
     for path in sorted(folder.glob("eval/*/metrics.json")):
         metrics = _json(path)
         if isinstance(metrics, dict):
-            run.evaluations[path.parent.name] = Evaluation(metrics, _lines(path.with_name("predictions.jsonl")))
+            predictions = _lines(path.with_name("predictions.jsonl")) if whole else []
+            run.evaluations[path.parent.name] = Evaluation(metrics, predictions)
+    if not whole:
+        return run
     run.comparison = {path.name: read_run(path) for path in sorted(folder.glob("comparison/*")) if path.is_dir()}
     order = list(run.config.get("variants") or ())
     variants = {path.name: path for path in sorted(folder.glob("variants/*")) if path.is_dir()}

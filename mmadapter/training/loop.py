@@ -236,4 +236,4 @@ class Training:
             "is saved. Run the same command again to go on from here."
         )
         leave()
-        stop.finish()
+        stop.finish(self.display.say)

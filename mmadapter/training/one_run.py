@@ -14,6 +14,7 @@ from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
+from mmadapter.training.attempt import note
 from mmadapter.training.display import Display
 from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
@@ -71,6 +72,7 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
         item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
     data = encode(conf, samples, assistant.tokenizer, assistant.max_tokens)
     schedule = schedule_of(conf, data.steps_per_epoch)
+    note(folder, total_steps=schedule.total_steps)
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), schedule.lr)
     if here().is_first:
         write_json(folder / "trainable.json", rows)

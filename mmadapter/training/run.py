@@ -18,12 +18,14 @@ from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
 from mmadapter.errors import InputError
 from mmadapter.processes import here, joined
+from mmadapter.runs.objective import metric_of, value_in
+from mmadapter.training.attempt import attempt
 from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
-from mmadapter.training.memory import peak_memory
+from mmadapter.training.memory import peak_memory, reset_peak
 from mmadapter.training.one_run import device_of, run_one
-from mmadapter.training.preemption import RunStopped, termination_interrupts
+from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
 from mmadapter.training.summary import show_results, stored_summary
 
@@ -36,6 +38,7 @@ def run(conf: Any) -> dict[str, Any]:
     first one writes and speaks for all.
     """
     set_threads(conf.threads)
+    reset_peak()
     needs_group = conf.engine.name != "single" and not conf.dry_run
     with joined(device_of(conf), needs_group, conf.launch.meet_seconds):
         check_processes(conf)
@@ -60,17 +63,25 @@ def check_processes(conf: Any) -> None:
 
 def run_here(conf: Any, display: Display) -> dict[str, Any]:
     """What this process does of the run."""
-    try:
-        quieten_libraries(display)
-        with termination_interrupts():
+    with termination_interrupts():
+        try:
+            release_signals()
+            quieten_libraries(display)
             return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
-    except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        display.close()
-        display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
-        raise RunStopped(128 + number) from None
-    finally:
-        display.close()
+        except KeyboardInterrupt as error:
+            number = error.args[0] if error.args else signal.SIGINT
+            display.close()
+            display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
+            end_attempt(number, interrupt, display.say)
+        finally:
+            display.close()
+
+
+def run_for_metric(conf: Any) -> float | None:
+    """Does what `run` does; returns the number that `sweep.metric` names, None where the run has none."""
+    folder = run_folder(conf)  # before the run: with resume=never the next unused one is asked for
+    run(conf)
+    return None if conf.dry_run else value_in(folder, metric_of(conf))
 
 
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
@@ -82,7 +93,10 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     check_tiny_models(conf)
     processes.decide(lambda: make_missing_data(conf, display))
     display.say(f"run folder: {folder}")
-    with only_process(folder) if processes.is_first else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        if processes.is_first:
+            held.enter_context(only_process(folder))
+            held.enter_context(attempt(folder))
         summary = run_in(folder, conf, display)
     if processes.is_first:
         show_results(folder, summary, display)

@@ -1,0 +1,37 @@
+"""`sweep`: what the jobs of `python train.py -m` are compared by, and how a search goes. Nothing here changes a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmadapter.config.fields import choice, number, plain
+
+VALIDATION_LOSS = "validation_loss"
+
+
+@dataclass
+class SweepConf:
+    # TASK.SCORE (scienceqa.Avg, coco_caption.CIDEr), or validation_loss, the lowest one;
+    # null = the first score of the first task that has one, else the validation loss
+    metric: str | None = plain(None, influence=False)
+    direction: str | None = choice(None, "maximize", "minimize", influence=False)  # null = down for a loss, else up
+    trials: int | None = number(None, at_least=1, influence=False)  # null = every combination; N = search with Optuna
+    parallel: int = number(1, at_least=1, influence=False)  # trials of a search that run at the same time
+    seed: int = number(0, at_least=0, influence=False)  # of the search's proposals
+
+
+def sweep_problems(sweep: SweepConf, evaluated: list[str]) -> Iterator[str]:
+    """A metric that no job will have; `evaluated` are the tasks that run after the training."""
+    if sweep.metric is None or sweep.metric == VALIDATION_LOSS:
+        return
+    task, _, score = sweep.metric.partition(".")
+    if not score or task not in evaluated:
+        allowed = [VALIDATION_LOSS, *(f"{name}.SCORE" for name in evaluated)]
+        yield (
+            f"sweep.metric={sweep.metric}: allowed are {', '.join(allowed)}, e.g. scienceqa.Avg or coco_caption.CIDEr. "
+            "A task counts where `evaluate` names it."
+        )
+
+
+def direction_of(metric: str, asked: str | None) -> str:
+    """Which way the metric gets better: as asked, else down for a loss and up for a score."""
+    return asked or ("minimize" if metric.endswith("loss") else "maximize")

@@ -1,0 +1,1 @@
+"""The state of runs and the results of sweeps, from their files."""

@@ -1,0 +1,76 @@
+"""attempt.json: who works on a run, since when, and how it ended; what `python -m mmadapter.runs` shows of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmadapter.errors import InputError
+from mmadapter.processes import here
+from mmadapter.runs.process import process_start
+from mmadapter.training.record import read_json, write_json
+
+ATTEMPT_FILE = "attempt.json"
+
+
+@contextlib.contextmanager
+def attempt(folder: Path) -> Iterator[None]:
+    """While inside, the run is "running"; after it "finished", "stopped" or "failed", with the reason.
+
+    A killed process leaves "running": then its host and process number tell.
+    """
+    note(folder, **here_and_now())
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a full disk; the error itself says it
+            note(folder, ended=time.time(), **ending(error))
+        raise
+    note(folder, state="finished", ended=time.time())
+
+
+def note(folder: Path, **facts: Any) -> None:
+    """Adds to the facts of the current attempt; a new attempt (`state="running"`) begins anew."""
+    if not here().is_first:
+        return
+    begins = facts.get("state") == "running"
+    known = {} if begins else read_json(folder / ATTEMPT_FILE) or {}
+    write_json(folder / ATTEMPT_FILE, {**known, **facts})
+
+
+def here_and_now() -> dict[str, Any]:
+    """What tells this attempt from another: machine, process, SLURM job, time."""
+    return {
+        "state": "running",
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "pid_start": process_start(os.getpid()),
+        "slurm_job": slurm_job(),
+        "processes": here().count,
+        "started": time.time(),
+    }
+
+
+def slurm_job() -> str | None:
+    """The number of the SLURM job that this is, as squeue prints it: "12", or "12_3" in an array."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
+
+
+def ending(error: BaseException) -> dict[str, Any]:
+    """State and reason of an attempt that `error` ended."""
+    if isinstance(error, KeyboardInterrupt):  # outside of the training loop
+        number = error.args[0] if error.args else signal.SIGINT
+        return {"state": "stopped", "signal": signal.Signals(number).name}
+    if isinstance(error, SystemExit):  # the loop has saved; a cluster's handler exits with a code of its own
+        code = error.code if isinstance(error.code, int) else 0
+        name = signal.Signals(code - 128).name if code - 128 in set(signal.Signals) else None
+        return {"state": "stopped", "signal": name}
+    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return {"state": "failed", "message": text}
