@@ -16,10 +16,11 @@ PACKAGE = CHECKOUT / "mmadapter"
 
 # room -> rooms below it; `errors` is below all
 BELOW = {
-    "processes": set(),
+    "launch": set(),
+    "processes": {"launch"},
     "adapters": set(),
     "data": set(),
-    "config": {"data"},
+    "config": {"data", "launch"},
     "hosts": {"processes", "adapters"},
     "vision": {"adapters", "data"},
     "new_adapter": {"adapters", "hosts", "vision"},
