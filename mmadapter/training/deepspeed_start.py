@@ -1,0 +1,114 @@
+"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, nothing but the sharing that is asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmadapter.errors import InputError
+from mmadapter.processes import here
+
+OLDEST_DEEPSPEED = (0, 16)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What is shared out over the processes, and what waits in the machine's memory."""
+
+    stage: int  # of ZeRO: 1 Adam's moments, 2 gradients too, 3 the frozen base too
+    offload: bool = False
+    cpu_adam: bool = False
+
+    @classmethod
+    def of(cls, engine: str, cpu_adam: bool = False) -> Sharing:
+        """From an engine's name, such as "zero2" or "zero3_offload"."""
+        return cls(int(engine[4]), engine.endswith("_offload"), cpu_adam)
+
+
+def load_deepspeed(device: torch.device) -> Any:
+    """The library, told to use the device; raises InputError where it is missing or too old."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # else it takes a GPU that it finds
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise InputError(
+            f"engine=zero... needs DeepSpeed, which cannot be imported ({error}). "
+            "Mend: pip install 'deepspeed>=0.16', or engine=single"
+        ) from error
+    if tuple(int(part) for part in deepspeed.__version__.split(".")[:2]) < OLDEST_DEEPSPEED:
+        raise InputError(
+            f"deepspeed {deepspeed.__version__} is too old for engine=zero...; needed is 0.16 or newer. "
+            "Mend: pip install -U deepspeed"
+        )
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
+def start(
+    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, size: int
+) -> Any:
+    """A DeepSpeed engine around `carrier`, whose trained parameters have `size` elements, on the group of `join`."""
+    deepspeed = load_deepspeed(device)
+    os.environ.setdefault("LOCAL_RANK", str(here().local_rank))  # read by DeepSpeed
+    # Shared-memory collectives on CPU: there is no setting, and they are compiled at the start, or fail without g++.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, size))
+    return engine
+
+
+def settings(sharing: Sharing, size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: float32 optimizer, no scaling, clipping, schedule or printing of its own."""
+    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": max(size, 1), "overlap_comm": False}
+    if sharing.stage == 3:
+        # What stays whole is chosen by `keep_whole`, not by size.
+        zero |= {"stage3_param_persistence_threshold": 0}
+    if sharing.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if sharing.stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def keep_whole(engine: Any, trained: Iterable[nn.Parameter]) -> None:
+    """Stage 3: trained parameters, and frozen vectors (norms, biases), are whole on every process all the time.
+
+    Prompts and gates are read outside of the module that holds them; the vectors are a ten-thousandth of a host.
+    """
+    kept: list[Any] = engine.optimizer.persistent_parameters
+    known = {id(parameter) for parameter in kept}
+    vectors = [parameter for parameter in engine.module.parameters() if len(parameter.ds_shape) < 2]
+    for parameter in [*trained, *vectors]:
+        if id(parameter) not in known:
+            known.add(id(parameter))
+            parameter.ds_persist = True  # type: ignore[attr-defined]
+            kept.append(parameter)
+    kept[0].all_gather(kept)
+
+
+def cpu_adam() -> Any:
+    """DeepSpeed's Adam for the CPU, compiled where it has not been yet; raises InputError without a compiler."""
+    if shutil.which("ninja") is None or (shutil.which("g++") is None and "CXX" not in os.environ):
+        raise InputError(
+            "engine.cpu_adam=true compiles DeepSpeed's CPU Adam, which needs g++ and ninja on PATH. "
+            "Install them (apt install g++ ninja-build), or leave engine.cpu_adam=false."
+        )
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam
