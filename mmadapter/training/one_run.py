@@ -37,7 +37,9 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     write_json(folder / "versions.json", versions())
     samples = read_samples(conf) if trains else None
     questions = open_tasks(conf, folder)
-    assistant = Assistant.build(conf, device=device_of(conf))
+    assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
+    if not trains:
+        assistant.run_without_engine()
     check_lengths(conf, assistant, questions, display)
     prepare_images(assistant, questions, display)
     if trains and conf.adapter.start:
