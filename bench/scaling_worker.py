@@ -33,6 +33,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     device = device_of(conf)
     join(device)
     processes = here()
+    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.layers=1"]), device=device)  # imports
     loading = PeakMemory()
     assistant = Assistant.build(conf, device=device)
     facts: dict[str, Any] = {"rank": processes.rank, "loading_peak": loading.peak()}
