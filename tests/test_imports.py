@@ -18,10 +18,11 @@ PACKAGE = CHECKOUT / "mmadapter"
 BELOW = {
     "launch": set(),
     "processes": {"launch"},
+    "deepspeed_library": {"processes"},
     "adapters": set(),
     "data": set(),
     "config": {"data", "launch"},
-    "hosts": {"processes", "adapters"},
+    "hosts": {"processes", "deepspeed_library", "adapters"},
     "vision": {"adapters", "data"},
     "new_adapter": {"adapters", "hosts", "vision"},
     "assistant": {"processes", "adapters", "hosts", "vision", "data", "new_adapter"},
@@ -31,7 +32,7 @@ BELOW = {
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
     "library": {"assistant", "data"},
     "evaluation": {"processes", "assistant", "store", "data", "config", "interop", "rebuild"},
-    "training": {"processes", "assistant", "store", "data", "config", "adapters", "evaluation"},
+    "training": {"processes", "deepspeed_library", "assistant", "store", "data", "config", "adapters", "evaluation"},
     "serving": {"assistant", "store", "data", "config"},
     "experts": {"data"},
 }

@@ -59,7 +59,18 @@ class NormShift(nn.Module):
 
     def forward(self, norm: nn.Module, hidden: Tensor) -> Tensor:
         """What `norm` makes of `hidden` (..., width) with the trained parameters in place of its own."""
-        trained: dict[str, Tensor] = dict(self.named_parameters())
+        trained: dict[str, Tensor] = {f"norm.{name}": parameter for name, parameter in self.named_parameters()}
         if isinstance(norm, nn.LayerNorm):  # its kernel wants one type for all
             trained = {name: parameter.to(hidden.dtype) for name, parameter in trained.items()}
-        return torch.func.functional_call(norm, trained, (hidden,)).to(hidden.dtype)
+        return torch.func.functional_call(_WithoutHooks(norm), trained, (hidden,)).to(hidden.dtype)
+
+
+class _WithoutHooks(nn.Module):
+    """A norm's own forward: hooks on it, such as ZeRO-3's, are for its own parameters, which are not used here."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.norm.forward(hidden)

@@ -109,7 +109,7 @@ def load_host(
         host = (
             _read_weights(folder, config, chosen)
             if sharding is None
-            else _read_sharded(folder, config, chosen, sharding)
+            else _read_sharded(folder, config, chosen, sharding, device)
         )
         host = host.to(device)
     host.requires_grad_(False)
@@ -143,14 +143,21 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
     return host
 
 
-def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: Sharding) -> Host:
+def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: Sharding, device: Any) -> Host:
     """The model, each process with its part of every weight.
 
     First every process opens all files and looks for all tensors, without reading any: once the weights are on their
     way, a process that refuses would leave the others waiting.
     """
+    import transformers
+
+    if config.model_type == "gemma3_text" and transformers.__version__.startswith("4."):
+        raise InputError(  # it initialises the embeddings that are not there (5 does not)
+            f"transformers {transformers.__version__} cannot share out a gemma3_text host (engine=zero3). "
+            "Mend: pip install 'transformers>=5,<6', or engine=zero2"
+        )
     agreed(lambda: _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"}))
-    with loading_sharded(sharding, chosen["dtype"]):
+    with loading_sharded(sharding, chosen["dtype"], device):
         return _read_weights(folder, config, chosen)
 
 

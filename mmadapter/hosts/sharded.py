@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from mmadapter.deepspeed_library import load_deepspeed
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 
@@ -44,7 +45,7 @@ def sharding_of(engine: str) -> Sharding | None:
 
 
 @contextlib.contextmanager
-def loading_sharded(sharding: Sharding, dtype: torch.dtype) -> Iterator[None]:
+def loading_sharded(sharding: Sharding, dtype: torch.dtype, device: torch.device | str) -> Iterator[None]:
     """While inside, `transformers` shares out every weight that it loads, as soon as it has been read.
 
     The first process reads (memory-mapped, so that the files' pages can be dropped at any time) and sends each tensor
@@ -52,6 +53,7 @@ def loading_sharded(sharding: Sharding, dtype: torch.dtype) -> Iterator[None]:
     """
     from transformers.integrations import HfDeepSpeedConfig
 
+    load_deepspeed(device)
     live = HfDeepSpeedConfig(sharding.settings(dtype))  # in force as long as somebody holds it
     try:
         yield
@@ -79,8 +81,7 @@ def gather_in_forward(host: nn.Module) -> None:
     """Let a sharded host run without a training engine, which brings hooks of its own (ZeRO inference)."""
     if not is_sharded(host):
         return
-    import deepspeed
-
+    deepspeed = load_deepspeed(next(host.parameters()).device)
     # The parts lie already where `loading_sharded` has put them; the hooks bring them to the device.
     deepspeed.initialize(model=host, config=Sharding().settings(next(host.parameters()).dtype))
 
@@ -102,9 +103,9 @@ def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     if not shared:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(shared):
+    with deepspeed.zero.GatheredParameters(shared):
         yield
 
 

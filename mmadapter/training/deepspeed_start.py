@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -12,10 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmadapter.deepspeed_library import load_deepspeed
 from mmadapter.errors import InputError
-from mmadapter.processes import here
-
-OLDEST_DEEPSPEED = (0, 16)
 
 
 @dataclass(frozen=True)
@@ -32,36 +29,11 @@ class Sharing:
         return cls(int(engine[4]), engine.endswith("_offload"), cpu_adam)
 
 
-def load_deepspeed(device: torch.device) -> Any:
-    """The library, told to use the device; raises InputError where it is missing or too old."""
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # else it takes a GPU that it finds
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise InputError(
-            f"engine=zero... needs DeepSpeed, which cannot be imported ({error}). "
-            "Mend: pip install 'deepspeed>=0.16', or engine=single"
-        ) from error
-    if tuple(int(part) for part in deepspeed.__version__.split(".")[:2]) < OLDEST_DEEPSPEED:
-        raise InputError(
-            f"deepspeed {deepspeed.__version__} is too old for engine=zero...; needed is 0.16 or newer. "
-            "Mend: pip install -U deepspeed"
-        )
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    return deepspeed
-
-
 def start(
     carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, size: int
 ) -> Any:
     """A DeepSpeed engine around `carrier`, whose trained parameters have `size` elements, on the group of `join`."""
     deepspeed = load_deepspeed(device)
-    os.environ.setdefault("LOCAL_RANK", str(here().local_rank))  # read by DeepSpeed
-    # Shared-memory collectives on CPU: there is no setting, and they are compiled at the start, or fail without g++.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
     engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, size))
     return engine
 

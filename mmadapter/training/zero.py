@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mmadapter.adapters.roles import Group, TrainableParameter
+from mmadapter.deepspeed_library import load_deepspeed
 from mmadapter.processes import here
 from mmadapter.training.carrier import Carrier
-from mmadapter.training.deepspeed_start import Sharing, cpu_adam, keep_whole, load_deepspeed, start
+from mmadapter.training.deepspeed_start import Sharing, cpu_adam, keep_whole, start
 from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
 from mmadapter.training.optimizer import OptimizerSettings, build_adamw, learns_from, set_lr
 from mmadapter.training.shares import MOMENTS, Share, find_shares, whole_tensors, write_parameter
@@ -112,7 +113,9 @@ class ZeroEngine:
         flags = [math.nan if group.name in broken else 0.0 for group in self.groups]
         totals = here().sum([*sums.values(), *squares, *flags])
         found = totals[len(sums) :]
-        norms = [math.sqrt(square) + flag for square, flag in zip(found[: len(squares)], found[len(squares) :], strict=True)]
+        norms = [
+            math.sqrt(square) + flag for square, flag in zip(found[: len(squares)], found[len(squares) :], strict=True)
+        ]
         names = [group.name for group in self.groups]
         return dict(zip(sums, totals, strict=False)), dict(zip(names, norms, strict=True))
 
