@@ -90,12 +90,13 @@ def here() -> Processes:
     return _here
 
 
-def join(device: str, group_of_one: bool = False) -> Processes:
+def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SECONDS) -> Processes:
     """Finds the other processes of this run and connects with them, by NCCL on "cuda", by gloo on "cpu".
 
     From then on every process ends when one of them does, with the first one's message, until `leave`. A process that
     was started alone stays as it is; with `group_of_one` it gets a process group that DeepSpeed can use. Raises
-    InputError where the others do not come, or there are fewer GPUs than processes. A second call changes nothing.
+    InputError where the others do not come in `meet_seconds`, or there are fewer GPUs than processes. A second call
+    changes nothing.
     """
     global _here, _watch, _runs
     if dist.is_initialized():
@@ -110,8 +111,8 @@ def join(device: str, group_of_one: bool = False) -> Processes:
     _runs += 1
     store: dist.Store = dist.HashStore()
     if place.count > 1:
-        store = dist.PrefixStore(f"run {place.attempt}.{_runs}", _meeting_place(place))
-        _watch = _meet(place, store)
+        store = dist.PrefixStore(f"run {place.attempt}.{_runs}", _meeting_place(place, meet_seconds))
+        _watch = _meet(place, store, meet_seconds)
     index = _use_gpu(place) if device == "cuda" else None
     _export(place)
     dist.init_process_group(
@@ -140,13 +141,13 @@ def leave() -> None:
 
 
 @contextlib.contextmanager
-def joined(device: str, group_of_one: bool = False) -> Iterator[Processes]:
+def joined(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SECONDS) -> Iterator[Processes]:
     """Joined while inside. An exception ends all processes; only the one that failed first lets it be seen.
 
     The others, and those that failed for the same reason, end quietly with the same exit status.
     """
     try:
-        yield join(device, group_of_one)
+        yield join(device, group_of_one, meet_seconds)
     except BaseException as error:
         if _watch is not None:
             _tell(*_ending(error))
@@ -180,7 +181,7 @@ def _ending(error: BaseException) -> tuple[int, str]:
 
 
 @cache
-def _meeting_place(place: Place) -> dist.Store:
+def _meeting_place(place: Place, seconds: float) -> dist.Store:
     """The store at which all meet: in the first process, or in the launcher. It stays as long as the process."""
     serves = place.rank == 0 and not place.port_is_taken
     try:
@@ -189,32 +190,33 @@ def _meeting_place(place: Place) -> dist.Store:
             place.port,
             place.count,
             is_master=serves,
-            timeout=timedelta(seconds=MEET_SECONDS),
+            timeout=timedelta(seconds=seconds),
             wait_for_workers=False,
         )
     except (RuntimeError, OSError) as error:
-        what = "cannot listen" if serves else f"did not find process 0 within {MEET_SECONDS:.0f} s"
+        what = "cannot listen" if serves else f"did not find process 0 within {seconds:.0f} s"
         raise InputError(
             f"Process {place.rank} of {place.count} {what} at {place.address}:{place.port} ({error}). Is the address "
-            "right (MASTER_ADDR), the port free (MASTER_PORT), and has process 0 said what stopped it?"
+            "right (MASTER_ADDR), the port free (MASTER_PORT), and has process 0 said what stopped it? Where "
+            "machines start slowly: launch.meet_seconds=300"
         ) from error
 
 
-def _meet(place: Place, store: dist.Store) -> Watch:
+def _meet(place: Place, store: dist.Store, seconds: float) -> Watch:
     """Waits for all processes and connects them to the watch. Raises InputError naming those that did not come."""
     if place.rank == 0:
         store.set("watch", json.dumps(Hub(place.address, place.count).address))
     names = [f"here {rank}" for rank in range(place.count)]
     store.set(names[place.rank], "1")
     try:
-        store.wait([*names, "watch"], timedelta(seconds=MEET_SECONDS))
+        store.wait([*names, "watch"], timedelta(seconds=seconds))
     except RuntimeError as error:
         absent = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
         raise InputError(
-            f"Of {place.count} processes these did not come within {MEET_SECONDS:.0f} s: {absent or 'unknown'}. Look "
-            "for their first error; on several machines, whether all of them started."
+            f"Of {place.count} processes these did not come within {seconds:.0f} s: {absent or 'unknown'}. Look for "
+            "their first error; on several machines, whether all started. Slow ones: launch.meet_seconds=300"
         ) from error
-    return Watch(json.loads(store.get("watch")), place.rank, MEET_SECONDS)
+    return Watch(json.loads(store.get("watch")), place.rank, seconds)
 
 
 def _use_gpu(place: Place) -> int:

@@ -22,6 +22,8 @@ from mmadapter.config.keys import nearest, refuse_unknown
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
+from mmadapter.launch.environment import find_place
+from mmadapter.launch.start import start_processes
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -71,6 +73,8 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             validate(conf)
+            if isinstance(conf, RunConf) and starts_processes(conf):
+                return _start(script, conf)
             set_threads(conf.threads)
             started = True
             return act(conf)
@@ -91,6 +95,24 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
     except KeyboardInterrupt:  # before the run could see to it
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def starts_processes(conf: RunConf) -> bool:
+    """Whether this process is to start those that do the run: asked for, and not one of them itself."""
+    return (conf.launch.processes or 1) > 1 and not conf.dry_run and find_place(os.environ) is None
+
+
+def _start(script: Path, conf: RunConf) -> None:
+    """The same job as launch.processes processes; leaves with their exit status unless that is 0."""
+    hydra_conf = HydraConfig.get()
+    folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
+    command = [sys.executable, str(script), *hydra_conf.overrides.task]
+    command += ["--config-name", str(hydra_conf.job.config_name)]
+    command += [word for folder in folders for word in ("--config-dir", folder)]
+    count = conf.launch.processes or 1
+    usable = thread_count(conf.threads, count)
+    if status := start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable)):
+        sys.exit(status)
 
 
 def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) -> None:
@@ -163,12 +185,14 @@ def task_keys(overrides: Iterable[str]) -> list[str]:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the thread counts of the numeric libraries, which read them when they are first imported.
-
-    `threads` None: what OMP_NUM_THREADS says, else 2 or the number of usable cores if that is less.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = str(threads or os.environ.get("OMP_NUM_THREADS") or min(DEFAULT_THREADS, usable))
+    """Set the thread counts of the numeric libraries, which read them when they are first imported."""
     for name in THREAD_VARIABLES:
-        os.environ[name] = count
+        os.environ[name] = thread_count(threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def thread_count(threads: int | None, processes: int = 1) -> str:
+    """Threads of each of `processes` on this machine: `threads`, or None: what OMP_NUM_THREADS says, else 2, or the
+    process's part of the usable cores if that is less."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(threads or os.environ.get("OMP_NUM_THREADS") or min(DEFAULT_THREADS, max(usable // processes, 1)))

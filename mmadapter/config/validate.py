@@ -158,6 +158,11 @@ def task_problems(task: TaskConf, key: str) -> Iterator[str]:
 
 
 def _machine_problems(conf: RunConf) -> Iterator[str]:
+    if conf.engine.name == "single" and (conf.launch.processes or 1) > 1 and not conf.dry_run:
+        yield (
+            f"launch.processes={conf.launch.processes} with engine=single, which is one process. Set engine=zero1 (the "
+            "same result; or another zeroN), or launch.processes=1"
+        )
     on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and not gpu_seems_present())
     if conf.host.attention == "flex" and on_cpu:
         yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"

@@ -72,7 +72,9 @@ def _from_launcher(environment: Mapping[str, str]) -> Place:
     for name, default in (("RANK", None), ("WORLD_SIZE", None), ("MASTER_PORT", None), ("LOCAL_RANK", "0")):
         text = environment.get(name) or default or ""
         if not text.isdigit():
-            raise InputError(f"The environment says {name}={text}, which is no number. Start with torchrun, or unset it.")
+            raise InputError(
+                f"The environment says {name}={text}, which is no number. Start with torchrun, or unset it."
+            )
         numbers[name] = int(text)
     if numbers["RANK"] >= numbers["WORLD_SIZE"]:
         raise InputError(

@@ -39,7 +39,7 @@ def start_processes(command: Sequence[str], count: int, environment: Mapping[str
         try:
             for rank in range(count):
                 own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-                # A group of its own, or the terminal's Ctrl-C would reach it twice, which means: at once, without saving.
+                # A group of its own, or a Ctrl-C would reach it twice, which means: at once, without saving.
                 child = subprocess.Popen(command, env=own, pass_fds=(reading,), process_group=0)
                 children.append(child)
                 for number in received:  # came while starting
@@ -55,8 +55,13 @@ def start_processes(command: Sequence[str], count: int, environment: Mapping[str
 def status_of_all(children: Sequence[subprocess.Popen[bytes]]) -> int:
     """Waits for all processes; once one has ended badly, the others get OTHERS_SECONDS."""
     ended: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for rank, child in enumerate(children):
-        threading.Thread(target=lambda r=rank, c=child: (c.wait(), ended.put(r)), daemon=True).start()
+
+    def wait_for(rank: int) -> None:
+        children[rank].wait()
+        ended.put(rank)
+
+    for rank in range(len(children)):
+        threading.Thread(target=wait_for, args=(rank,), daemon=True).start()
     status, deadline, running = 0, None, set(range(len(children)))
     while running:
         try:

@@ -98,6 +98,28 @@ class Journal:
             self._wandb.log(values, step=step)
 
 
+class NoJournal(Journal):
+    """Of a process that is not the first: nothing is written."""
+
+    def __init__(self) -> None:
+        return
+
+    def open_boards(self, step: int) -> None:
+        return
+
+    def write(self, kind: str, record: Mapping[str, Any]) -> None:
+        return
+
+    def position(self) -> int:
+        return 0
+
+    def cut_back(self, position: int, step: int) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
 def finite_or_null(value: Any) -> Any:
     """The same value with null in place of NaN and infinities, which JSON has no number for."""
     if isinstance(value, float):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
+from mmadapter.processes import here, leave
 from mmadapter.training import trouble
 from mmadapter.training.assembly import build_engine, groups_of, schedule_of
 from mmadapter.training.checkpoint import NO_ROOM, CheckpointFolder, Position, Snapshot
@@ -20,6 +21,7 @@ from mmadapter.training.journal import Journal, perplexity
 from mmadapter.training.memory import is_out_of_memory
 from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.optimizer import check_sources
+from mmadapter.training.pictures import prepare_images
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
 from mmadapter.training.sources import TrainingData
@@ -88,7 +90,7 @@ class Training:
         with stop_on_signals() as stop:
             while True:
                 improved = self._validate_if_due(stop)
-                if stop:
+                if stop.agreed():
                     self._save_and_stop(stop)
                 if improved or self._is_due("save_every_steps", self.saved_step):
                     self._save()
@@ -107,7 +109,7 @@ class Training:
         return summary_of(self.position, self.schedule, batch_size, self.start.movement())
 
     def _resume(self) -> None:
-        snapshot, messages = self.checkpoints.load_newest()
+        snapshot, messages = here().decide(self.checkpoints.load_newest)
         place = self.position if snapshot is None else snapshot.position
         self.journal.cut_back(place.journal_bytes, place.step)
         for text in messages:
@@ -129,7 +131,7 @@ class Training:
         paths = self.data.image_paths()
         if paths and self.position.step < self.schedule.total_steps:
             random = random_state()
-            self.assistant.prepare_images(paths, lambda done, total: self.display.report("image features", done, total))
+            prepare_images(self.assistant, paths, self.display)
             restore_random_state(*random)
 
     def _step(self) -> None:
@@ -206,9 +208,11 @@ class Training:
         self.journal.event("saved", step=place.step)
         place.journal_bytes = self.journal.position()
         tensors, values = random_state()
-        self.checkpoints.save(Snapshot(place, self.engine.state_dict(), tensors, values))
+        state = self.engine.state_dict()  # of all processes
         self.saved_step = place.step
-        if self.save_adapter is not None:
+        if here().is_first:
+            self.checkpoints.save(Snapshot(place, state, tensors, values))
+        if here().is_first and self.save_adapter is not None:
             self.save_adapter(self.summary())
 
     def _save_and_stop(self, stop: StopRequest) -> None:
@@ -221,4 +225,5 @@ class Training:
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
             "is saved. Run the same command again to go on from here."
         )
+        leave()
         stop.finish()

@@ -11,6 +11,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from mmadapter.adapters.roles import Group, TrainableParameter
+from mmadapter.processes import here
 from mmadapter.training.checkpoint import WRITING, write_durably
 
 START_FILE = "start.safetensors"
@@ -31,7 +32,9 @@ class RunStart:
         self._take({name: parameter.detach().clone() for name, parameter in self._parameters.items()})
 
     def save(self) -> None:
-        """Writes the start down: a new run."""
+        """Writes the start down: a new run. Only the first process does."""
+        if not here().is_first:
+            return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_name(f"{WRITING}{START_FILE}")
         write_durably(temporary, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
@@ -40,8 +43,9 @@ class RunStart:
     @torch.no_grad()
     def restore(self) -> None:
         """Takes up the start that was written down; without the file the present one, drawn anew, stays."""
-        if self.file.is_file():
-            there = tensors_from_bytes(self.file.read_bytes())
+        content = here().decide(lambda: self.file.read_bytes() if self.file.is_file() else None)
+        if content is not None:
+            there = tensors_from_bytes(content)
             self._take({name: there[name].to(tensor.device) for name, tensor in self._values.items()})
             for name, parameter in self._parameters.items():
                 parameter.copy_(self._values[name])

@@ -5,7 +5,8 @@
     SIGUSR2          140
     SIGTERM          143
 
-A handler that was there before (a cluster launcher's) is called after the save, in place of the exit.
+A handler that was there before (a cluster launcher's) is called after the save, in place of the exit. Of several
+processes, one that gets a signal stops all of them, at the same step and in the same way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from mmadapter.processes import here
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
@@ -44,20 +47,25 @@ def termination_interrupts() -> Iterator[None]:
 
 
 class StopRequest:
-    """Remembers the first signal that asked to stop."""
+    """Remembers the first signal that asked to stop: this process (`received`), or all of them (`signal`)."""
 
     def __init__(self) -> None:
+        self.received: signal.Signals | None = None
         self.signal: signal.Signals | None = None
         self.previous: dict[int, Any] = {}
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.received is None:
+            self.received = signal.Signals(number)
+
+    def agreed(self) -> bool:
+        """Whether one of the processes has been asked to stop; every process asks this at the same place."""
         if self.signal is None:
-            self.signal = signal.Signals(number)
+            asked = here().sum([float(self.received == number) for number in SIGNALS])
+            self.signal = next((number for number, count in zip(SIGNALS, asked, strict=True) if count), None)
+        return self.signal is not None
 
     def finish(self) -> None:
         """Ends the run after its save: the earlier handler where there was one, else the documented exit code."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mmadapter.errors import InputError
+from mmadapter.processes import here
 
 LOCK_FILE = ".running"
 PACKAGES = (
@@ -45,7 +46,7 @@ def read_json(path: Path) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """Packages, Python, machine, git revision of the checkout, command."""
+    """Packages, Python, machine, processes, git revision of the checkout, command."""
     from mmadapter import __version__
 
     return {
@@ -55,6 +56,8 @@ def versions() -> dict[str, Any]:
         "git": git_revision(),
         "device": device_name(),
         "threads": torch.get_num_threads(),
+        "processes": here().count,
+        "launcher": here().launcher,
         "platform": platform.platform(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

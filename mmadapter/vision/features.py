@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
 
@@ -78,6 +78,17 @@ class FeatureStore:
                 self._keep(digest, feature)
             if progress is not None:
                 progress(start + len(part), len(waiting))
+
+    def in_memory(self, paths: Iterable[Path]) -> dict[Path, tuple[str, Tensor]]:
+        """Content digest and features of those image files that memory holds."""
+        digests = {path: self._by_path[path] for path in paths}
+        return {path: (digest, self._kept[digest]) for path, digest in digests.items() if digest in self._kept}
+
+    def take(self, found: Mapping[Path, tuple[str, Tensor]]) -> None:
+        """Keep what another process's `in_memory` gave, as far as memory allows."""
+        for path, (digest, feature) in found.items():
+            self._by_path[path] = digest
+            self._keep(digest, feature)
 
     def encode(self, images: Iterable[Image.Image]) -> Tensor:
         """(images, features) or (images, tokens, features) of pictures in memory, on the CPU."""

@@ -12,9 +12,9 @@ from mmadapter.training.preemption import RunStopped, stop_on_signals, terminati
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGTERM", 143)])
 def test_a_signal_sets_the_flag_and_gives_the_documented_code(name, code):
     with stop_on_signals() as stop:
-        assert not stop
+        assert not stop.agreed()
         os.kill(os.getpid(), getattr(signal, name))
-        assert stop and stop.signal.name == name
+        assert stop.agreed() and stop.signal.name == name
         with pytest.raises(RunStopped) as ended:
             stop.finish()
     assert ended.value.code == code
@@ -25,7 +25,7 @@ def test_outside_the_loop_a_termination_interrupts_and_inside_it_waits_for_the_s
     with termination_interrupts():
         with stop_on_signals() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.signal == signal.SIGTERM
+            assert stop.agreed() and stop.signal == signal.SIGTERM
             with pytest.raises(RunStopped) as ended:
                 stop.finish()
         assert ended.value.code == 143
@@ -51,14 +51,14 @@ def test_a_second_interrupt_aborts_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-        assert stop
+        assert stop.agreed()
 
 
 def test_a_second_termination_waits_for_the_save():
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM
+        assert stop.agreed() and stop.signal == signal.SIGTERM
 
 
 def test_the_earlier_handler_is_called_after_the_save_and_is_back_afterwards():
@@ -67,7 +67,7 @@ def test_the_earlier_handler_is_called_after_the_save_and_is_back_afterwards():
     try:
         with stop_on_signals() as stop:
             os.kill(os.getpid(), signal.SIGUSR2)
-            assert called == []
+            assert called == [] and stop.agreed()
             with pytest.raises(RunStopped):
                 stop.finish()
         assert called == [signal.SIGUSR2]
