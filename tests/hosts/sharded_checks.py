@@ -100,14 +100,14 @@ def check_memory(folder: Path) -> None:
     """Beside its part a process holds no more than the few tensors in work."""
     load_host(folder / "llama_gqa", torch.float32, sharding=Sharding())  # imports the libraries
     mmap_threshold = -3
-    ctypes.CDLL(None).mallopt(mmap_threshold, 2**20)  # glibc shall give back what is freed (see MemoryWatch)
+    ctypes.CDLL(None).mallopt(mmap_threshold, 2**16)  # glibc shall give back what is freed (see MemoryWatch)
     with MemoryWatch() as watch:
         host = load_host(folder / "large", torch.float32, sharding=Sharding())
     held = held_bytes(host.parameters())
     whole_host = 4 * sum(map(size, host.parameters()))
     largest = 4 * max(map(size, host.parameters()))
     room = 12 * 2**20  # the modules, and what DeepSpeed notes of each tensor
-    assert held < watch.grown_bytes < held + 2 * largest + room < 0.75 * whole_host, (
+    assert 0.8 * held < watch.grown_bytes < held + 2 * largest + room < 0.75 * whole_host, (
         held,
         watch.grown_bytes,
         whole_host,
