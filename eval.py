@@ -1,8 +1,8 @@
 """Evaluate a finished or unfinished run, or score a file of predictions without any model.
 
-    python eval.py task=scienceqa run=runs/NAME
-    python eval.py task=scienceqa predictions=FILE task.problems=problems.json task.split=test output=DIR
-    python eval.py task=coco_caption predictions=FILE task.annotations=captions_val2014.json output=DIR
+python eval.py task=scienceqa run=runs/NAME
+python eval.py task=scienceqa predictions=FILE task.problems=problems.json task.split=test output=DIR
+python eval.py task=coco_caption predictions=FILE task.annotations=captions_val2014.json output=DIR
 """
 
 from mmadapter.config import EvalConf

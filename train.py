@@ -1,9 +1,9 @@
 """Train an adapter, evaluate it, write the report.
 
-    python train.py                                                   the embedded quick start: offline, on CPU
-    python train.py experiment=scienceqa host.path=... data.root=...  the real thing
-    python train.py dry_run=true ...                                  trainable table and memory estimate only
-    python train.py --cfg job                                         the composed settings
+python train.py                                                   the embedded quick start: offline, on CPU
+python train.py experiment=scienceqa host.path=... data.root=...  the real thing
+python train.py dry_run=true ...                                  trainable table and memory estimate only
+python train.py --cfg job                                         the composed settings
 """
 
 from mmadapter.config import RunConf

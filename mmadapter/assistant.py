@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmadapter.hosts.attention import AdapterCall
 from mmadapter.hosts.calls import adapter_in_each_call, head_on_rows
 from mmadapter.hosts.load import checkpoint_activations, host_folder, load_host, load_tokenizer
 from mmadapter.hosts.recipes import Host
+from mmadapter.hosts.sharded import gather_in_forward, in_step, sharding_of, size
 from mmadapter.new_adapter import new_adapter
 from mmadapter.vision.clip import ImageEncoder
 from mmadapter.vision.features import FeatureStore
@@ -68,18 +69,20 @@ class Assistant(nn.Module):
         self.train(False)
 
     @classmethod
-    def build(cls, conf: Any, device: Any = None) -> Assistant:
+    def build(cls, conf: Any, device: Any = None, sharded: bool = False) -> Assistant:
         """The assistant of a configuration (its `host`, `vision`, `adapter` and `seed`).
 
-        `device="meta"` builds shapes only (dry run): no weights, image encoder or tokenizer is read. Raises InputError
-        for whatever cannot be built.
+        `device="meta"` builds shapes only (dry run): no weights, image encoder or tokenizer is read. With `sharded` the
+        host's weights are shared out over the processes where `conf.engine` says so (collective). Raises InputError for
+        whatever cannot be built.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
         folder = host_folder(conf.host.path)
-        host = load_host(folder, _host_dtype(conf.host.dtype, device), conf.host.attention, device)
+        sharding = sharding_of(conf.engine.name) if sharded else None
+        host = load_host(folder, _host_dtype(conf.host.dtype, device), conf.host.attention, device, sharding)
         features = None
         if conf.vision.enabled and str(device) != "meta":
             features = _feature_store(conf.vision, device)
@@ -105,17 +108,30 @@ class Assistant(nn.Module):
         """Every trainable parameter with its role."""
         return trainable_parameters(self.adapter)
 
+    @property
+    def host_size(self) -> int:
+        """The number of the host's own parameters."""
+        own = {id(item.parameter) for item in self.trainable()}
+        return sum(size(parameter) for parameter in self.host.parameters() if id(parameter) not in own)
+
+    def run_without_engine(self) -> None:
+        """Let the host run where no training engine will be built around it, though its weights are shared out."""
+        gather_in_forward(self.host)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether every process must call this assistant equally often, with images or without them."""
+        return in_step(self.host)
+
     def gates(self) -> Tensor:
         """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""
         return self.adapter.gates()
 
     def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
-        """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised.
+        """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised: the host runs anyhow.
 
         `features` takes the place of the batch's images: what the encoder gives, or None, per row.
         """
-        if batch.targets.numel() == 0:
-            return torch.stack([item.parameter.sum() * 0.0 for item in self.trainable()]).sum()
         logits = self._supervised_logits(batch, features)
         return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
@@ -134,11 +150,16 @@ class Assistant(nn.Module):
         settings: GenerationSettings,
         seed: int | None = None,
         features: Features | None = None,
+        visual: bool | None = None,
     ) -> list[str]:
-        """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were."""
+        """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were.
+
+        A sharded host needs this call on every process at once (`in_step`); `visual` then says whether any of them has
+        an image in it.
+        """
         encoder = SampleEncoder(self.tokenizer, self.max_tokens - settings.max_new_tokens)
         encoded = [encoder.encode(sample.without_answer()) for sample in samples]
-        batch = make_batch(encoded, self.tokenizer.pad_token_id).to(self.device)
+        batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual).to(self.device)
         tokens = self._generate_tokens(batch, settings, seed, features)
         answers = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
@@ -170,7 +191,7 @@ class Assistant(nn.Module):
     def _call(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:
         if features is None and self.adapter.visual_projection is not None:
             features = self.image_features(batch.images)
-        visual = None if features is None else self.adapter.visual(list(features), self.device)
+        visual = None if features is None else self.adapter.visual(list(features), self.device, bool(batch.visual))
         return AdapterCall(self.adapter, visual, keep)
 
     def _supervised_logits(self, batch: Batch, features: Features | None) -> Tensor:
@@ -210,7 +231,10 @@ class Assistant(nn.Module):
             if seed is not None:
                 torch.manual_seed(seed)
             tokens = self.host.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=generation
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=generation,
+                synced_gpus=in_step(self.host),  # whoever is done goes on running the host until all are
             )
         return tokens[:, batch.input_ids.shape[1] :]
 
@@ -243,4 +267,5 @@ def _feature_store(vision: Any, device: Any) -> FeatureStore:
         vision.quick_gelu,
         vision.tokens,
     ).to(device)
-    return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.batch_size)
+    cache = None if vision.cache is None else Path(vision.cache)
+    return FeatureStore(encoder, cache, vision.batch_size, workers=vision.workers)

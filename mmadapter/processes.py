@@ -5,12 +5,26 @@ Every engine, the loop, evaluation and the run folder ask here; nobody reads RAN
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from mmadapter.errors import InputError
+from mmadapter.launch.environment import Place, find_place
+from mmadapter.launch.start import end_with_parent
+from mmadapter.launch.watch import Hub, Watch, speak, stopped_line
+
+Value = TypeVar("Value")
+MEET_SECONDS = 60.0  # from the first process at the meeting place to the last
+COLLECTIVE_TIME = timedelta(hours=24)  # others may wait long for the first one; a death is told by the watch
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,7 @@ class Processes:
     rank: int = 0
     count: int = 1
     local_rank: int = 0  # among those of this machine
+    launcher: str = "python"  # what started them
 
     @property
     def is_first(self) -> bool:
@@ -46,6 +61,10 @@ class Processes:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def decide(self, choose: Callable[[], Value]) -> Value:
+        """What `choose()` gives on the first process, which alone calls it, on every process."""
+        return self.broadcast(choose() if self.is_first else None)
+
     def gather(self, value: Any) -> list[Any]:
         """What every process has, by number, on every process."""
         if self.count == 1:
@@ -61,11 +80,172 @@ class Processes:
 
 
 _here = Processes()
+_watch: Watch | None = None
+_exported: list[str] = []
+_runs = 0  # of this process so far: each meets under a name of its own
 
 
 def here() -> Processes:
     """This process; alone unless `join` has found others."""
     return _here
+
+
+def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SECONDS) -> Processes:
+    """Finds the other processes of this run and connects with them, by NCCL on "cuda", by gloo on "cpu".
+
+    From then on every process ends when one of them does, with the first one's message, until `leave`. A process that
+    was started alone stays as it is; with `group_of_one` it gets a process group that DeepSpeed can use. Raises
+    InputError where the others do not come in `meet_seconds`, or there are fewer GPUs than processes. A second call
+    changes nothing.
+    """
+    global _here, _watch, _runs
+    if dist.is_initialized():
+        return _here
+    end_with_parent(os.environ)
+    place = find_place(os.environ)
+    if place is None:
+        place = Place(0, 1, 0, "127.0.0.1", 0, "python")
+    _here = Processes(place.rank, place.count, place.local_rank, place.launcher)
+    if place.count == 1 and not group_of_one:
+        return _here
+    _runs += 1
+    store: dist.Store = dist.HashStore()
+    if place.count > 1:
+        store = dist.PrefixStore(f"run {place.attempt}.{_runs}", _meeting_place(place, meet_seconds))
+        _watch = _meet(place, store, meet_seconds)
+    index = _use_gpu(place) if device == "cuda" else None
+    _export(place)
+    dist.init_process_group(
+        "gloo" if index is None else "nccl",
+        store=dist.PrefixStore("group", store),
+        rank=place.rank,
+        world_size=place.count,
+        timeout=COLLECTIVE_TIME,
+        device_id=None if index is None else torch.device("cuda", index),
+    )
+    return _here
+
+
+def leave() -> None:
+    """Waits until all processes have come here, and goes on alone. Without others, or a second time: nothing."""
+    global _here, _watch
+    if _watch is not None:
+        _watch.leave()
+        _watch = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    for name in _exported:
+        os.environ.pop(name, None)
+    _exported.clear()
+    _here = Processes()
+
+
+@contextlib.contextmanager
+def joined(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SECONDS) -> Iterator[Processes]:
+    """Joined while inside. An exception ends all processes; only the one that failed first lets it be seen.
+
+    The others, and those that failed for the same reason, end quietly with the same exit status.
+    """
+    try:
+        yield join(device, group_of_one, meet_seconds)
+    except BaseException as error:
+        if _watch is not None:
+            _tell(*_ending(error))
+        raise
+    else:
+        leave()
+
+
+def _tell(status: int, message: str) -> None:
+    """Tells the others that this process ends; raises SystemExit where another one failed before."""
+    global _watch
+    assert _watch is not None
+    first = _watch.fail(status, message)
+    _watch = None
+    if first.rank != _here.rank:
+        if _here.is_first and first.message != message:
+            speak(stopped_line(first))
+        raise SystemExit(first.status or 1) from None
+
+
+def _ending(error: BaseException) -> tuple[int, str]:
+    """Exit status and message of an exception that leaves a run."""
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return status, f"it left with status {status}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "it was interrupted"
+    return 1, f"{type(error).__name__}: {error}"
+
+
+@cache
+def _meeting_place(place: Place, seconds: float) -> dist.Store:
+    """The store at which all meet: in the first process, or in the launcher. It stays as long as the process."""
+    serves = place.rank == 0 and not place.port_is_taken
+    try:
+        return dist.TCPStore(
+            place.address,
+            place.port,
+            place.count,
+            is_master=serves,
+            timeout=timedelta(seconds=seconds),
+            wait_for_workers=False,
+        )
+    except (RuntimeError, OSError) as error:
+        what = "cannot listen" if serves else f"did not find process 0 within {seconds:.0f} s"
+        raise InputError(
+            f"Process {place.rank} of {place.count} {what} at {place.address}:{place.port} ({error}). Is the address "
+            "right (MASTER_ADDR), the port free (MASTER_PORT), and has process 0 said what stopped it? Where "
+            "machines start slowly: launch.meet_seconds=300"
+        ) from error
+
+
+def _meet(place: Place, store: dist.Store, seconds: float) -> Watch:
+    """Waits for all processes and connects them to the watch. Raises InputError naming those that did not come."""
+    if place.rank == 0:
+        store.set("watch", json.dumps(Hub(place.address, place.count).address))
+    names = [f"here {rank}" for rank in range(place.count)]
+    store.set(names[place.rank], "1")
+    try:
+        store.wait([*names, "watch"], timedelta(seconds=seconds))
+    except RuntimeError as error:
+        absent = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+        raise InputError(
+            f"Of {place.count} processes these did not come within {seconds:.0f} s: {absent or 'unknown'}. Look for "
+            "their first error; on several machines, whether all started. Slow ones: launch.meet_seconds=300"
+        ) from error
+    return Watch(json.loads(store.get("watch")), place.rank, seconds)
+
+
+def _use_gpu(place: Place) -> int:
+    """Makes this process's GPU the current one. Raises InputError where there are fewer GPUs than processes."""
+    count = torch.cuda.device_count()
+    bound = count == 1 and place.launcher == "srun"  # SLURM shows each task its own one
+    index = 0 if bound else place.local_rank
+    if index >= count:
+        raise InputError(
+            f"This machine has {count} GPUs for at least {place.local_rank + 1} processes. Start at most {count} "
+            "processes a machine, or use engine.device=cpu."
+        )
+    torch.cuda.set_device(index)
+    return index
+
+
+def _export(place: Place) -> None:
+    """What DeepSpeed reads; only what is not there already, and only until `leave`."""
+    values = {
+        "RANK": place.rank,
+        "WORLD_SIZE": place.count,
+        "LOCAL_RANK": place.local_rank,
+        "MASTER_ADDR": place.address,
+        "MASTER_PORT": place.port,
+    }
+    for name, value in values.items():
+        if name not in os.environ:
+            os.environ[name] = str(value)
+            _exported.append(name)
 
 
 def _device() -> torch.device:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmadapter import __version__
 from mmadapter.assistant import Assistant
+from mmadapter.durable import make_folder, sync
 from mmadapter.errors import InputError
 
 TENSORS, CARD = "adapter.safetensors", "adapter.json"
@@ -50,7 +51,7 @@ def write_adapter(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any
     """
     from safetensors.torch import save_file
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         save_file(tensors, temporary / TENSORS)
@@ -62,13 +63,23 @@ def write_adapter(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any
         (temporary / CARD).write_text(json.dumps(card, indent=2) + "\n")
         for file in temporary.iterdir():
             file.chmod(0o644)  # safetensors' files are the owner's only
-            _flush(file)
+            sync(file)
         temporary.chmod(0o755)
+        sync(temporary)
         _replace(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: the adapter could not be saved ({error}). Free some space, run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_adapter(folder: Path) -> None:
+    """Takes away what killed saves of `folder` left; the previous adapter gets its name back where none has it."""
+    for old in folder.parent.glob(f".{folder.name}-old-*"):
+        if not folder.exists():
+            old.rename(folder)
+    for path in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(path)
 
 
 def load_adapter(assistant: Assistant, folder: Path) -> dict[str, Any]:
@@ -257,17 +268,9 @@ def _replace(temporary: Path, folder: Path) -> None:
         old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
         folder.rename(old)
     temporary.rename(folder)
-    _flush(folder.parent)
+    sync(folder.parent)
     if old is not None:
         shutil.rmtree(old)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _digest(value: Any) -> str:

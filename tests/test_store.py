@@ -69,7 +69,7 @@ def test_an_interrupted_save_leaves_the_previous_adapter(tmp_path, monkeypatch):
 
     with torch.no_grad():
         assistant.trainable()[0].parameter.add_(1.0)
-    monkeypatch.setattr("mmadapter.store._flush", full)
+    monkeypatch.setattr("mmadapter.store.sync", full)
     with pytest.raises(InputError, match=r"(?s)could not be saved.*No space left.*Free some space"):
         save_adapter(assistant, folder)
     assert (folder / "adapter.safetensors").read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,17 +96,19 @@ class Adapter(nn.Module):
         rows = [branch.gate_values().detach() for branch in branches if hasattr(branch, "gate")]  # type: ignore[operator]
         return torch.stack(rows) if rows else torch.zeros(0, 0)
 
-    def visual(self, features: list[Tensor | None], device) -> VisualTokens | None:
+    def visual(self, features: list[Tensor | None], device, always: bool = False) -> VisualTokens | None:
         """Each row's projected image, exactly zero for a row without one; None if no row has one.
 
-        `features` holds one row of what the image encoder gives, (features,) or (tokens, features), or None.
+        `features` holds one row of what the image encoder gives, (features,) or (tokens, features), or None. With
+        `always` the same modules run, forward and backward, where no row has an image: other processes may have one.
         """
+        projection: Any = self.visual_projection
         present = [row for row, feature in enumerate(features) if feature is not None]
-        if not present or self.visual_projection is None:
+        if projection is None or not (present or always):
             return None
-        stacked = torch.stack([feature for feature in features if feature is not None]).to(device)
-        projected = self.visual_projection(stacked)
-        rows = torch.tensor(present, device=projected.device)
+        given = [feature for feature in features if feature is not None]
+        projected = projection(torch.stack(given).to(device)) if given else projection(projection.nothing())[:0]
+        rows = torch.tensor(present, dtype=torch.int64, device=projected.device)
         tokens = projected.new_zeros(len(features), *projected.shape[1:]).index_copy(0, rows, projected)
         mask = torch.zeros(len(features), dtype=torch.bool, device=projected.device)
         return VisualTokens(tokens, mask.index_fill(0, rows, True))

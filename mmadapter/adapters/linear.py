@@ -59,7 +59,18 @@ class NormShift(nn.Module):
 
     def forward(self, norm: nn.Module, hidden: Tensor) -> Tensor:
         """What `norm` makes of `hidden` (..., width) with the trained parameters in place of its own."""
-        trained: dict[str, Tensor] = dict(self.named_parameters())
+        trained: dict[str, Tensor] = {f"module.{name}": parameter for name, parameter in self.named_parameters()}
         if isinstance(norm, nn.LayerNorm):  # its kernel wants one type for all
             trained = {name: parameter.to(hidden.dtype) for name, parameter in trained.items()}
-        return torch.func.functional_call(norm, trained, (hidden,)).to(hidden.dtype)
+        return torch.func.functional_call(_WithoutHooks(norm), trained, (hidden,)).to(hidden.dtype)
+
+
+class _WithoutHooks(nn.Module):
+    """A module whose hooks do not run: DeepSpeed's (stage 3) would look for the module's own parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.module.forward(hidden)

@@ -12,6 +12,7 @@ from mmadapter.config.host import TINY
 from mmadapter.config.keys import meant
 from mmadapter.config.models import host_facts, host_file, host_folder, open_clip_files, tower_blocks
 from mmadapter.config.run import RunConf
+from mmadapter.config.run_folder import has_checkpoints, run_folder
 
 
 def adapter_problems(conf: RunConf) -> Iterator[str]:
@@ -53,7 +54,9 @@ def _start_problems(conf: RunConf) -> Iterator[str]:
         return
     if start.startswith(VARIANT):
         yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
-    elif not any((Path(start).expanduser() / part / "adapter.json").is_file() for part in ("", "adapter")):
+    elif any((Path(start).expanduser() / part / "adapter.json").is_file() for part in ("", "adapter")):
+        return
+    elif not has_checkpoints(run_folder(conf)):  # else it goes on from these, and needs that adapter no more
         yield (
             f"adapter.start={start}: there is no adapter.json there, nor in its adapter/. Name an adapter folder or a "
             "run folder that has saved one, e.g. adapter.start=runs/NAME; null starts afresh."

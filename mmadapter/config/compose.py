@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.keys import known_keys, refuse_unknown, unknown_message
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
 
 Conf = TypeVar("Conf", RunConf, EvalConf)
@@ -67,11 +68,8 @@ def with_overrides(conf: RunConf, overrides: list[str], where: str) -> RunConf:
 
 def save_config(conf: RunConf | EvalConf, folder: Path) -> Path:
     """Write the resolved settings to FOLDER/config.yaml, under that name only when complete."""
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / CONFIG_FILE
-    unfinished = target.with_suffix(".yaml.unfinished")
-    unfinished.write_text(OmegaConf.to_yaml(OmegaConf.structured(conf), resolve=True), encoding="utf-8")
-    unfinished.replace(target)
+    write_whole(target, OmegaConf.to_yaml(OmegaConf.structured(conf), resolve=True))
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, wraps
@@ -24,6 +25,8 @@ from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
+from mmadapter.launch.environment import find_place
+from mmadapter.launch.start import start_processes
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -74,8 +77,13 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             validate(conf)
+            _refuse_one_job_on_a_cluster(conf)
+            if isinstance(conf, RunConf) and starts_processes(conf):
+                return _start(script, conf)
             set_threads(conf.threads)
             started = True
+            if isinstance(conf, RunConf):
+                hold_signals()
             return act(conf)
         except InputError as error:  # here, because Hydra would print a line of its own
             if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -102,6 +110,30 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
         sys.exit(130)
 
 
+def hold_signals() -> None:
+    """Keep signals that end a run back until `training.run` sees to them: it takes seconds to import."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
+
+
+def starts_processes(conf: RunConf) -> bool:
+    """Whether this process is to start those that do the run: asked for, and not one of them itself."""
+    return (conf.launch.processes or 1) > 1 and not conf.dry_run and find_place(os.environ) is None
+
+
+def _start(script: Path, conf: RunConf) -> None:
+    """The same job as launch.processes processes; leaves with their exit status unless that is 0."""
+    hydra_conf = HydraConfig.get()
+    folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
+    command = [sys.executable, str(script), *hydra_conf.overrides.task]
+    command += ["--config-name", str(hydra_conf.job.config_name)]
+    command += [word for folder in folders for word in ("--config-dir", folder)]
+    count = conf.launch.processes or 1
+    usable = thread_count(conf.threads, count)
+    if status := start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable)):
+        sys.exit(status)
+
+
 def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) -> None:
     """`+foo=1 --cfg job`: Hydra would print the settings without our check."""
     prints = any(word.startswith("--cfg") or word in ("-c", "-cjob", "-call") for word in sys.argv[1:])
@@ -116,6 +148,16 @@ def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) 
         _stop(str(error), error, wants_trace=False)
     except (HydraException, OmegaConfBaseException):
         return  # Hydra will say it
+
+
+def _refuse_one_job_on_a_cluster(conf: RunConf | EvalConf) -> None:
+    """Hydra submits with -m only, and would run everything here without a word."""
+    submits = isinstance(conf, RunConf) and conf.cluster.name != "local" and not conf.dry_run
+    if submits and HydraConfig.get().mode is RunMode.RUN:
+        raise InputError(
+            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {' '.join(sys.argv[1:])}\n"
+            "  To run on this machine: cluster=local"
+        )
 
 
 def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
@@ -145,6 +187,8 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
 def _missing_choice(error: MissingConfigException) -> str:
     """A group has no such option: `experiment=scienseqa`."""
     group, _, wanted = str(error.missing_cfg_file).rpartition("/")
+    if wanted.startswith("submitit"):
+        return "cluster=slurm needs a package that is not installed: pip install -e '.[cluster]'"
     if not group or not error.options:
         return str(error).strip()
     near = nearest(wanted, list(error.options), most=1)
@@ -172,12 +216,14 @@ def task_keys(overrides: Iterable[str]) -> list[str]:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the thread counts of the numeric libraries, which read them when they are first imported.
-
-    `threads` None: what OMP_NUM_THREADS says, else 2 or the number of usable cores if that is less.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = str(threads or os.environ.get("OMP_NUM_THREADS") or min(DEFAULT_THREADS, usable))
+    """Set the thread counts of the numeric libraries, which read them when they are first imported."""
     for name in THREAD_VARIABLES:
-        os.environ[name] = count
+        os.environ[name] = thread_count(threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def thread_count(threads: int | None, processes: int = 1) -> str:
+    """Threads of each of `processes` on this machine: `threads`, or None: what OMP_NUM_THREADS says, else 2, or the
+    process's part of the usable cores if that is less."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(threads or os.environ.get("OMP_NUM_THREADS") or min(DEFAULT_THREADS, max(usable // processes, 1)))

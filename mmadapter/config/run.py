@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
+from mmadapter.config.cluster import ClusterConf
 from mmadapter.config.data import DataConf
 from mmadapter.config.engine import EngineConf, LaunchConf
 from mmadapter.config.fields import choice, input_path, listing, named, number, plain
@@ -26,7 +27,8 @@ class RunConf:
     experiment: str = "quickstart"  # file of conf/experiment; names the run folder
     run: str | None = plain(None, influence=False)  # name under runs_root, or a path; null = EXPERIMENT-DIGEST
     runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
-    resume: str = choice("auto", "never", influence=False)  # auto = continue a run of the same settings; never = anew
+    # never = anew; changed = continue what run= names under other settings
+    resume: str = choice("auto", "never", "changed", influence=False)  # auto = continue a run of the same settings
     seed: int = number(0, at_least=0)  # of the prompts' start, the order of the samples, sampling
     threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
     dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
@@ -38,6 +40,7 @@ class RunConf:
     training: TrainingConf = field(default_factory=TrainingConf)
     engine: EngineConf = field(default_factory=EngineConf)
     launch: LaunchConf = field(default_factory=LaunchConf)
+    cluster: ClusterConf = field(default_factory=ClusterConf, metadata={"without_influence": True})
     sweep: SweepConf = field(default_factory=SweepConf)
     tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
@@ -57,6 +60,7 @@ class VisionOverride:
     pretrained: str | None = input_path()  # null = where the run's CLIP weights were
     cache: str | None = None  # folder for frozen features; null = as in the run
     batch_size: int | None = number(None, at_least=1)  # pictures encoded at a time; null = as in the run
+    workers: int | None = number(None, at_least=0)  # processes that read pictures ahead; null = as in the run
 
 
 @dataclass

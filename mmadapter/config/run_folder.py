@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.compose import CONFIG_FILE, load_run_config
+from mmadapter.config.compose import CONFIG_FILE, load_run_config, save_config
 from mmadapter.config.digest import differing_settings, settings_digest
 from mmadapter.config.run import RunConf
+from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
 
 FINISHED_FILE = "finished.json"
@@ -17,10 +18,16 @@ FINISHED_FILE = "finished.json"
 def run_folder(conf: RunConf) -> Path:
     """The folder of this run: RUNS_ROOT/EXPERIMENT-DIGEST, or what `run=` names. Nothing is created.
 
-    The same settings give the same folder, so that a run continues. With `resume=never` an unused folder is chosen.
-    Raises InputError only where `run=` names a folder that holds something else.
+    The same settings give the same folder, so that a run continues. With `resume=never` an unused folder is chosen;
+    with `resume=changed` the folder that `run=` names may hold a run of other settings. Raises InputError where it
+    holds something else, and for `resume=changed` without `run=`.
     """
     if conf.run is None:
+        if conf.resume == "changed":
+            raise InputError(
+                "resume=changed continues a run under other settings: say which one, run=NAME. Without run= other "
+                "settings have a folder of their own."
+            )
         folder = Path(conf.runs_root) / f"{conf.experiment}-{settings_digest(conf)}"
         return folder if conf.resume == "auto" else _first_unused(folder)
     folder = Path(conf.run).expanduser() if "/" in conf.run else Path(conf.runs_root) / conf.run
@@ -28,16 +35,39 @@ def run_folder(conf: RunConf) -> Path:
     return folder
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether the run of this folder came to its end."""
-    return (Path(folder) / FINISHED_FILE).is_file()
+def is_finished(folder: Path, conf: RunConf | None = None) -> bool:
+    """Whether the run of this folder came to its end; with `conf`, also: under these settings."""
+    return (Path(folder) / FINISHED_FILE).is_file() and (conf is None or not changed_settings(folder, conf))
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a training has saved something to go on from, its start among it."""
+    checkpoints = folder / "checkpoints"
+    return (checkpoints / "start.safetensors").is_file() and any(checkpoints.glob("step-*"))
+
+
+def changed_settings(folder: Path, conf: RunConf) -> list[str]:
+    """Lines "key: there -> now" of the result settings in which `conf` differs from what the folder was made with."""
+    return differing_settings(load_run_config(folder), conf) if (folder / CONFIG_FILE).is_file() else []
+
+
+def take_over(folder: Path, conf: RunConf) -> list[str]:
+    """Makes `conf` the settings of the folder, whose run really goes on under them; returns what changed.
+
+    Results of the earlier settings go: a folder never shows scores beside settings that they do not belong to.
+    """
+    changed = changed_settings(folder, conf)
+    if changed:
+        (folder / FINISHED_FILE).unlink(missing_ok=True)
+        for stale in (*folder.glob("eval/*/metrics.json"), folder / "summary.json", folder / "report.html"):
+            stale.unlink(missing_ok=True)
+    save_config(conf, folder)
+    return changed
 
 
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
     """Record that the run came to its end, with what there is to say about it."""
-    unfinished = Path(folder) / f"{FINISHED_FILE}.unfinished"
-    unfinished.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(Path(folder) / FINISHED_FILE)
+    write_whole(Path(folder) / FINISHED_FILE, json.dumps(summary, indent=1) + "\n")
 
 
 def _first_unused(folder: Path) -> Path:
@@ -58,10 +88,11 @@ def _refuse_other_content(folder: Path, conf: RunConf) -> None:
         raise InputError(f"run={conf.run}: {folder} holds other files and is no run folder. Name another one.")
     if conf.resume == "never":
         raise InputError(f"run={conf.run}: {folder} holds a run, but resume=never. Name another, or set resume=auto")
-    differing = differing_settings(load_run_config(folder), conf)
+    differing = [] if conf.resume == "changed" else changed_settings(folder, conf)
     if differing:
         lines = "\n".join(f"  {line}" for line in differing)
         raise InputError(
             f"run={conf.run}: {folder} holds a run of other settings (there -> now):\n{lines}\n"
-            "Leave run= away for a folder of its own, name another one, or give the settings that it has."
+            "Leave run= away for a folder of its own, name another one, or give the settings that it has. To go on in "
+            "it under the new settings all the same: resume=changed"
         )

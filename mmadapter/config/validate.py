@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
+from mmadapter.config.checks_cluster import cluster_problems
 from mmadapter.config.checks_data import (
     data_problems,
     lies_below,
@@ -66,6 +67,7 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     """What does not fit together in the settings of one run, its comparison runs and its variants."""
     own = list(_own_problems(conf))
     yield from own
+    yield from cluster_problems(conf)
     yield from sweep_problems(conf.sweep, conf.evaluate)
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
@@ -160,6 +162,11 @@ def task_problems(task: TaskConf, key: str) -> Iterator[str]:
 
 
 def _machine_problems(conf: RunConf) -> Iterator[str]:
+    if conf.engine.name == "single" and (conf.launch.processes or 1) > 1 and not conf.dry_run:
+        yield (
+            f"launch.processes={conf.launch.processes} with engine=single, which is one process. Set engine=zero1 (the "
+            "same result; or another zeroN), or launch.processes=1"
+        )
     on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and not gpu_seems_present())
     if conf.host.attention == "flex" and on_cpu:
         yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 
-from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.batches import Batch
 from mmadapter.data.order import WINDOW, LengthBucketedOrder, permutation
+from mmadapter.data.own_part import OwnPart
 from mmadapter.data.tokens import Encoded
 from mmadapter.errors import InputError
 
@@ -29,6 +28,7 @@ class JointMixture:
         seed: int,
         pad_id: int,
         window: int = WINDOW,
+        part: OwnPart = OwnPart(),  # noqa: B008 (frozen)
     ) -> None:
         _check_sources(sources, samples_per_step, "number of samples per step")
         if without := [name for name in sources if samples_per_step.get(name, 0) < 1]:
@@ -37,7 +37,7 @@ class JointMixture:
             )
         if batch_size < 1:
             raise InputError(f"The micro-batch size is {batch_size}; it must be at least 1.")
-        self._sources, self._batch_size, self._pad_id = sources, batch_size, pad_id
+        self._sources, self._batch_size, self._pad_id, self._own_part = sources, batch_size, pad_id, part
         self.samples_per_step = {name: samples_per_step[name] for name in sources}
         self._orders = {
             name: LengthBucketedOrder(
@@ -52,7 +52,7 @@ class JointMixture:
         return max(order.batches_per_epoch for order in self._orders.values())
 
     def step_batches(self, step: int) -> list[Batch]:
-        """The micro-batches of step `step`, counted from the run's start."""
+        """This process's micro-batches of step `step`, counted from the run's start."""
         return [batch for name in self._sources for batch in self._part(name, step)]
 
     def describe(self) -> str:
@@ -65,8 +65,8 @@ class JointMixture:
     def _part(self, name: str, step: int) -> list[Batch]:
         order = self._orders[name]
         chosen = order.batch_indices(*divmod(step, order.batches_per_epoch))
-        pieces = (chosen[begin : begin + self._batch_size] for begin in range(0, len(chosen), self._batch_size))
-        return [make_batch([self._sources[name][number] for number in piece], self._pad_id) for piece in pieces]
+        samples = [self._sources[name][number] for number in chosen]
+        return self._own_part.batches(samples, self._batch_size, self._pad_id)
 
 
 class Mixture:
@@ -94,11 +94,12 @@ class Mixture:
         pad_id: int,
         micro_batches: int = 1,
         window: int = WINDOW,
+        part: OwnPart = OwnPart(),  # noqa: B008 (frozen)
     ) -> None:
         given = _checked_weights(sources, weights)
         self._sources = sources
         self._batch_size = batch_size
-        self._micro_batches = micro_batches
+        self._own_part = part
         self._seed = seed
         self._pad_id = pad_id
         self._filled = given is not None
@@ -110,28 +111,18 @@ class Mixture:
         }
         natural = {name: order.batches_per_epoch for name, order in self._orders.items()}
         self._steps = natural if given is None else _shared_out(sum(natural.values()), given)
-        self._schedule: tuple[int, list[tuple[str, int]], list[int]] | None = None
-        self._length = self._epoch_schedule(0)[1][-1]
-
-    def __len__(self) -> int:
-        """Micro-batches in one epoch; the same in every epoch."""
-        return self._length
+        self._schedule: tuple[int, list[tuple[str, int]]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps (groups of up to `micro_batches` micro-batches) in one epoch."""
+        """Steps (of up to `micro_batches` micro-batches) in one epoch; the same in every epoch."""
         return sum(self._steps.values())
 
-    def step_indices(self, step: int) -> range:
-        """The indices of the micro-batches that make up step `step`, counted from the run's start."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        ends = self._epoch_schedule(epoch)[1]
-        begin = ends[place - 1] if place else 0
-        return range(epoch * len(self) + begin, epoch * len(self) + ends[place])
-
     def step_batches(self, step: int) -> list[Batch]:
-        """The micro-batches of step `step`, counted from the run's start."""
-        return [self.batch(index) for index in self.step_indices(step)]
+        """This process's micro-batches of step `step`, counted from the run's start."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        samples = self._samples(*self._epoch_schedule(epoch)[place])
+        return self._own_part.batches(samples, self._batch_size, self._pad_id)
 
     def describe(self) -> str:
         """What a step and an epoch are, in one sentence."""
@@ -140,39 +131,23 @@ class Mixture:
         parts = ", ".join(f"{steps:,} of {name}" for name, steps in self._steps.items())
         return f"every step holds one source; an epoch is {self.steps_per_epoch:,} steps: {parts}"
 
-    def batch(self, index: int) -> Batch:
-        """Micro-batch `index`, counted from the run's start."""
-        epoch, offset = divmod(index, len(self))
-        slots, ends = self._epoch_schedule(epoch)
-        place = bisect_right(ends, offset)
-        name, step = slots[place]
-        part = offset - (ends[place - 1] if place else 0)
+    def _samples(self, name: str, step: int) -> list[Encoded]:
+        """All samples of step `step` of source `name`, shortest first."""
         order = self._orders[name]
-        indices = order.batch_indices(*divmod(step, order.batches_per_epoch))
-        chosen = indices[part * self._batch_size : (part + 1) * self._batch_size]
-        return make_batch([self._sources[name][number] for number in chosen], self._pad_id)
+        return [self._sources[name][number] for number in order.batch_indices(*divmod(step, order.batches_per_epoch))]
 
-    def _epoch_schedule(self, epoch: int) -> tuple[list[tuple[str, int]], list[int]]:
-        """The epoch's steps as (source, its own step number in the run), and where each one's micro-batches end."""
+    def _epoch_schedule(self, epoch: int) -> list[tuple[str, int]]:
+        """The epoch's steps as (source, its own step number in the run)."""
         if self._schedule is None or self._schedule[0] != epoch:
             names = [name for name, steps in self._steps.items() for _ in range(steps)]
-            shuffled = [names[place] for place in permutation(len(names), "sources", self._seed, epoch)]
             seen = {name: epoch * steps for name, steps in self._steps.items()}
             slots = []
-            for name in shuffled:
+            for place in permutation(len(names), "sources", self._seed, epoch):
+                name = names[place]
                 slots.append((name, seen[name]))
                 seen[name] += 1
-            ends = list(accumulate(self._micro_batches_of(name, step) for name, step in slots))
-            self._schedule = (epoch, slots, ends)
-        return self._schedule[1], self._schedule[2]
-
-    def _micro_batches_of(self, name: str, step: int) -> int:
-        order = self._orders[name]
-        is_last = step % order.batches_per_epoch == order.batches_per_epoch - 1
-        left_over = len(self._sources[name]) % (self._batch_size * self._micro_batches)
-        if self._filled or not is_last or not left_over:
-            return self._micro_batches
-        return -(-left_over // self._batch_size)
+            self._schedule = (epoch, slots)
+        return self._schedule[1]
 
 
 def _checked_weights(

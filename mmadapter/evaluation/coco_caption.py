@@ -9,7 +9,7 @@ from typing import Any
 
 from mmadapter.evaluation.caption_files import read_annotations, read_results
 from mmadapter.evaluation.caption_scores import caption_scores
-from mmadapter.evaluation.generation import Progress, generate_answers
+from mmadapter.evaluation.generation import Answers
 from mmadapter.evaluation.predictions import write_json, write_lines
 from mmadapter.evaluation.recreate import samples_of_task
 from mmadapter.evaluation.versions import Answered, versions
@@ -17,20 +17,20 @@ from mmadapter.evaluation.versions import Answered, versions
 CAPTIONS_FILE = "captions.json"
 
 
-def evaluate_captions(
-    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
-) -> Answered:
-    """One caption an image; besides predictions.jsonl, captions.json in the COCO results format.
+def first_of_images(samples: Sequence[Any]) -> list[Any]:
+    """One sample an image: the first of those that share it."""
+    return list({sample.meta["image_id"]: sample for sample in reversed(samples)}.values())[::-1]
+
+
+def evaluate_captions(answers: Answers, task: Any, samples: Sequence[Any], folder: Path, root: str | None) -> Answered:
+    """One caption an image (`first_of_images`); besides predictions.jsonl, captions.json in the COCO results format.
 
     A part of the split (task.limit, or pictures that are missing) is scored only where task.allow_subset says so.
     """
-    first_of_image = list({sample.meta["image_id"]: sample for sample in reversed(samples)}.values())[::-1]
-    outputs = generate_answers(assistant, first_of_image, task, progress=progress)
     captions = {
-        sample.meta["image_id"]: " ".join(output.split())
-        for sample, output in zip(first_of_image, outputs, strict=True)
+        sample.meta["image_id"]: " ".join(output.split()) for sample, output in zip(samples, answers.texts, strict=True)
     }
-    references = {sample.meta["image_id"]: list(sample.meta.get("references", ())) for sample in first_of_image}
+    references = {sample.meta["image_id"]: list(sample.meta.get("references", ())) for sample in samples}
     write_json(folder / CAPTIONS_FILE, [{"image_id": id, "caption": caption} for id, caption in captions.items()])
     rows = [
         {
@@ -41,7 +41,7 @@ def evaluate_captions(
             "references": references[id],
             "image": None if sample.image is None else str(sample.image),
         }
-        for id, sample in zip(captions, first_of_image, strict=True)
+        for id, sample in zip(captions, samples, strict=True)
     ]
     metrics = caption_metrics(task, references, captions, task.split, images_of_split(task, len(captions), root))
     return {**metrics, "results_file": CAPTIONS_FILE, "generation": dict(vars(task.generation))}, rows

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.errors import InputError
+
+if TYPE_CHECKING:  # needs torch, which scoring files does without
+    from mmadapter.evaluation.shared_out import OwnBatch
 
 Progress = Callable[[str, int, int], None]
 """Called as progress("what is going on", done, total)."""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What an assistant says to the samples of a task, in their order."""
+
+    texts: list[str]
+    options: list[int] | None = None
+    """The likeliest option of each question, where the task asks for it."""
+
+
 def generate_answers(
     assistant: Any, samples: Sequence[Any], task: Any, *, progress: Progress | None = None
 ) -> list[str]:
-    """One text a sample, in the samples' order, with the task's generation settings and seed."""
+    """One text a sample, in the samples' order, with the task's generation settings and seed. Collective."""
     from mmadapter.assistant import GenerationSettings
+    from mmadapter.evaluation.shared_out import answers_of_all, own_batches
 
     wanted = task.generation
     settings = GenerationSettings(
         max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature, top_p=wanted.top_p, beams=wanted.beams
     )
-    outputs = [""] * len(samples)
-    done = 0
-    for indices in batches_by_length([len(sample.prompt) for sample in samples], task.batch_size):
-        texts = assistant.generate([samples[index] for index in indices], settings, seed=task.seed)
-        for index, text in zip(indices, texts, strict=True):
-            outputs[index] = text
-        done += len(indices)
-        if progress:
-            progress("answers", done, len(samples))
-    return outputs
+
+    def ask(batch: OwnBatch) -> list[str]:
+        return assistant.generate([samples[i] for i in batch.indices], settings, seed=task.seed, visual=batch.visual)
+
+    lengths = [len(sample.prompt) for sample in samples]
+    batches = own_batches(lengths, _images(samples), task.batch_size, _in_step(assistant))
+    return answers_of_all(ask, batches, _told(progress, "answers", len(samples)))
 
 
 def cut_prompts(assistant: Any, samples: Sequence[Any], task: Any) -> int:
@@ -64,11 +73,12 @@ def most_likely_options(
     """For each question the option whose answer sentence the model finds most likely (the first one on a tie).
 
     All candidates of a question are the same prompt with `option_answer`, one letter apart, so their
-    log-probabilities are comparable as sums.
+    log-probabilities are comparable as sums. Collective.
     """
     from mmadapter.data.batches import make_batch
     from mmadapter.data.samples import ANSWER, Segment
     from mmadapter.data.tokens import SampleEncoder
+    from mmadapter.evaluation.shared_out import answers_of_all, own_batches
 
     encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
     owners = [(place, index) for place, sample in enumerate(samples) for index in range(len(sample.meta["choices"]))]
@@ -77,15 +87,30 @@ def most_likely_options(
         for place, index in owners
     ]
     encoded = encoder.encode_many(candidates)
+
+    def ask(batch: OwnBatch) -> list[float]:
+        rows = make_batch([encoded[index] for index in batch.indices], encoder.pad_id)
+        return assistant.log_likelihood(replace(rows, visual=batch.visual)).tolist()
+
+    lengths = [len(item.ids) for item in encoded]
+    batches = own_batches(lengths, _images(candidates), task.batch_size, _in_step(assistant))
+    values = answers_of_all(ask, batches, _told(progress, "option likelihoods", len(encoded)))
     best: list[tuple[float, int]] = [(-float("inf"), 0)] * len(samples)
-    done = 0
-    for indices in batches_by_length([len(item.ids) for item in encoded], task.batch_size):
-        values = assistant.log_likelihood(make_batch([encoded[index] for index in indices], encoder.pad_id))
-        for item, value in zip(indices, values.tolist(), strict=True):
-            place, option = owners[item]
-            if (value, -option) > (best[place][0], -best[place][1]):
-                best[place] = (value, option)
-        done += len(indices)
-        if progress:
-            progress("option likelihoods", done, len(encoded))
+    for (place, option), value in zip(owners, values, strict=True):
+        if (value, -option) > (best[place][0], -best[place][1]):
+            best[place] = (value, option)
     return [option for _, option in best]
+
+
+def _in_step(assistant: Any) -> bool:
+    from mmadapter.processes import here
+
+    return here().count > 1 and assistant.in_step
+
+
+def _images(samples: Sequence[Any]) -> list[bool]:
+    return [sample.image is not None for sample in samples]
+
+
+def _told(progress: Progress | None, what: str, total: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(what, done, total)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.json_file import read_json, read_json_lines
-from mmadapter.errors import InputError
+from mmadapter.durable import write_whole
+from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.evaluation.questions import Question
 from mmadapter.evaluation.scienceqa import parse_answer
 
@@ -137,19 +135,11 @@ def _checked_index(path: Path, id: str, value: Any, question: Question) -> int |
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: into a temporary file beside it, which is then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """Writes a whole file or nothing. Raises InputError where the disk is full."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        write_whole(path, text)
+    except OSError as error:
+        if error.errno in NO_ROOM:
             raise InputError(f"{path}: cannot be written, {error.strerror}. Make room and run it again.") from error
         raise
 

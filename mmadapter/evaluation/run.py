@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.evaluation.coco_caption import evaluate_captions, score_caption_file
-from mmadapter.evaluation.generation import Progress, cut_prompts
+from mmadapter.evaluation.coco_caption import evaluate_captions, first_of_images, score_caption_file
+from mmadapter.evaluation.generation import Answers, Progress, cut_prompts, generate_answers, most_likely_options
 from mmadapter.evaluation.papers import CAPTION_ROWS, scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
 from mmadapter.evaluation.questions import read_questions
@@ -25,6 +25,7 @@ from mmadapter.evaluation.tasks import (
     prediction_row,
     scienceqa_metrics,
 )
+from mmadapter.evaluation.versions import Answered
 from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
 from mmadapter.rebuild import assistant_of_run, conf_of_run, run_folder
 
@@ -37,7 +38,7 @@ SAME_RESULTS = (
     "split",
     "limit",
 )  # change no result, or have a name of their own
-TASKS = {
+TASKS: dict[str, Callable[[Answers, Any, Sequence[Any], Path, str | None], Answered]] = {
     "scienceqa": evaluate_scienceqa,
     "coco_caption": evaluate_captions,
     "instruct": evaluate_instructions,
@@ -147,33 +148,50 @@ def evaluate(
     """Asks the assistant every sample; writes FOLDER/predictions.jsonl and metrics.json, whole or not at all.
 
     `task` is a TaskConf; `samples` were read for evaluation (no answer segment); `root` is the data root that the
-    task falls back on, for the size of the whole split. Returns the metrics.
+    task falls back on, for the size of the whole split. Returns the metrics. Collective: the processes share the
+    samples out, the first one scores, writes and shows.
     """
+    from mmadapter.processes import here
+
     if task.name not in TASKS:
         raise InputError(f"task.name is {task.name!r}, allowed: {', '.join(TASKS)}.")
     if not samples:
         raise InputError(f"task {task.name}: there is no sample to evaluate in split {task.split}. Check task.split.")
-    folder.mkdir(parents=True, exist_ok=True)  # first: a place that cannot be written to shows before the work
+    if here().is_first:  # before the work, so that a place that cannot be written to shows early
+        folder.mkdir(parents=True, exist_ok=True)
     cut = cut_prompts(assistant, samples, task)
+    started = time.perf_counter()
+    if task.name == "coco_caption":
+        samples = first_of_images(samples)
+    answers = ask(assistant, task, samples, progress)
+    metrics: dict[str, Any] = {}
+    if here().is_first:
+        metrics, rows = TASKS[task.name](answers, task, samples, folder, root)
+        metrics["cut_prompts"] = cut
+        metrics["seconds"] = round(time.perf_counter() - started, 2)
+        write_lines(folder / "predictions.jsonl", rows)
+        write_json(folder / "metrics.json", metrics)
+        if not quiet:
+            if cut:
+                print(f"prompts that were too long and were cut: {cut} of {len(samples)}")
+            show_results(metrics, rows)
+            print(f"written: {folder / 'metrics.json'}")
+    return here().broadcast(metrics)
+
+
+def ask(assistant: Any, task: Any, samples: Sequence[Any], progress: Progress | None) -> Answers:
+    """The assistant's answers, given in evaluation mode, and the likeliest options where the task wants them."""
     was_training = getattr(assistant, "training", False)
     if was_training:
         assistant.eval()
-    started = time.perf_counter()
     try:
-        metrics, rows = TASKS[task.name](assistant, task, samples, folder, progress, root)
+        texts = generate_answers(assistant, samples, task, progress=progress)
+        if task.name != "scienceqa" or not task.likelihood:
+            return Answers(texts)
+        return Answers(texts, most_likely_options(assistant, samples, task, progress=progress))
     finally:
         if was_training:
             assistant.train()
-    metrics["cut_prompts"] = cut
-    metrics["seconds"] = round(time.perf_counter() - started, 2)
-    write_lines(folder / "predictions.jsonl", rows)
-    write_json(folder / "metrics.json", metrics)
-    if not quiet:
-        if cut:
-            print(f"prompts that were too long and were cut: {cut} of {len(samples)}")
-        show_results(metrics, rows)
-        print(f"written: {folder / 'metrics.json'}")
-    return metrics
 
 
 def show_results(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,26 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapter.evaluation.generation import Progress, generate_answers, most_likely_options
+from mmadapter.evaluation.generation import Answers
 from mmadapter.evaluation.questions import Question, questions_of_samples, split_size
 from mmadapter.evaluation.scienceqa import parse_answer, random_choice, score, topic_accuracy
 from mmadapter.evaluation.versions import Answered, versions
 
 
-def evaluate_scienceqa(
-    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
-) -> Answered:
+def evaluate_scienceqa(answers: Answers, task: Any, samples: Sequence[Any], folder: Path, root: str | None) -> Answered:
     """Greedy answers through the parser and, where asked, a second score by option likelihood."""
     questions = questions_of_samples(samples)
-    outputs = generate_answers(assistant, samples, task, progress=progress)
+    outputs = answers.texts
     predictions = {
         sample.id: parse_answer(output, questions[sample.id].choices)
         for sample, output in zip(samples, outputs, strict=True)
     }
     likely: dict[str, int | None] = {}
-    if task.likelihood:
-        options = most_likely_options(assistant, samples, task, progress=progress)
-        likely = {sample.id: option for sample, option in zip(samples, options, strict=True)}
+    if answers.options is not None:
+        likely = {sample.id: option for sample, option in zip(samples, answers.options, strict=True)}
     size = known_split_size(task, len(samples), root)
     metrics = scienceqa_metrics(task, questions, predictions, size)
     if likely:
@@ -97,11 +94,11 @@ def prediction_row(task: Any, question: Question, output: str | None, prediction
 
 
 def evaluate_instructions(
-    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
+    answers: Answers, task: Any, samples: Sequence[Any], folder: Path, root: str | None
 ) -> Answered:
     """One sampled answer an instruction. `exact_match` (percent) is the share of answers that equal the reference up to
     whitespace: a score where answers are exact, as in the made-up world, and no measure of free texts."""
-    outputs = generate_answers(assistant, samples, task, progress=progress)
+    outputs = answers.texts
     rows = [
         {
             "id": sample.id,

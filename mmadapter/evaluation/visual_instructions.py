@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapter.evaluation.generation import Progress, generate_answers
+from mmadapter.evaluation.generation import Answers
 from mmadapter.evaluation.versions import versions
 
 OUTCOMES = ("followed", "described", "wrong", "silent")
@@ -32,14 +32,13 @@ def outcome(output: str, item: Mapping[str, Any]) -> str:
 
 
 def evaluate_visual_instructions(
-    assistant: Any, task: Any, samples: Sequence[Any], folder: Path, progress: Progress | None, root: str | None
+    answers: Answers, task: Any, samples: Sequence[Any], folder: Path, root: str | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Greedy answers, each judged by `outcome`; percentages of all items, whole and by attribute.
 
     `named` is the rule of the issue (the right word and no other of its kind: followed or described), `followed` leaves
     captions out, which name every attribute whatever was asked.
     """
-    outputs = generate_answers(assistant, samples, task, progress=progress)
     rows = [
         {
             "id": sample.id,
@@ -51,7 +50,7 @@ def evaluate_visual_instructions(
             "attribute": sample.meta["attribute"],
             "outcome": outcome(output, sample.meta),
         }
-        for sample, output in zip(samples, outputs, strict=True)
+        for sample, output in zip(samples, answers.texts, strict=True)
     ]
     metrics = {
         "task": task.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.adapted import CallSlot, call_slot
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.recipes import Host, decoder_layers, recipe_for
+from mmadapter.hosts.sharded import Sharding, agreed, loading_sharded
 
 TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
 OLDEST_TRANSFORMERS = (4, 57)
@@ -83,10 +85,17 @@ def check_attention(model_type: str, attention: str) -> None:
         )
 
 
-def load_host(folder: Path, dtype: torch.dtype | str, attention: str = "sdpa", device: Any = "cpu") -> Host:
+def load_host(
+    folder: Path,
+    dtype: torch.dtype | str,
+    attention: str = "sdpa",
+    device: Any = "cpu",
+    sharding: Sharding | None = None,
+) -> Host:
     """A frozen, routed causal language model in evaluation mode, in `dtype` ("auto": as its files are).
 
-    With `device="meta"` the model has the right shapes and no weights (dry run).
+    With `device="meta"` the model has the right shapes and no weights (dry run). With `sharding` no process ever holds
+    it whole (collective); `dtype` is then bfloat16 or float32.
     Raises InputError for an unsupported or damaged folder.
     """
     config = host_config(folder, attention)
@@ -97,7 +106,11 @@ def load_host(folder: Path, dtype: torch.dtype | str, attention: str = "sdpa", d
         with torch.device("meta"):
             host = AutoModelForCausalLM.from_config(config, **chosen)
     else:
-        host = _read_weights(folder, config, chosen)
+        host = (
+            _read_weights(folder, config, chosen)
+            if sharding is None
+            else _read_sharded(folder, config, chosen, sharding, device)
+        )
         host = host.to(device)
     host.requires_grad_(False)
     host.eval()
@@ -128,6 +141,24 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
             "Complete the folder, or download it again."
         )
     return host
+
+
+def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: Sharding, device: Any) -> Host:
+    """The model, each process with its part of every weight.
+
+    First every process opens all files and looks for all tensors, without reading any: once the weights are on their
+    way, a process that refuses would leave the others waiting.
+    """
+    import transformers
+
+    if config.model_type == "gemma3_text" and transformers.__version__.startswith("4."):
+        raise InputError(  # it initialises the embeddings that are not there (5 does not)
+            f"transformers {transformers.__version__} cannot share out a gemma3_text host (engine=zero3). "
+            "Mend: pip install 'transformers>=5,<6', or engine=zero2"
+        )
+    agreed(lambda: _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"}))
+    with loading_sharded(sharding, chosen["dtype"], device):
+        return _read_weights(folder, config, chosen)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.adapted import AdaptedModule
 from mmadapter.hosts.places import ALL, linear_kinds, linear_places, norm_places
 from mmadapter.hosts.recipes import Host
+from mmadapter.hosts.sharded import whole
 
 NORMS = ("none", "blocks", "all")
 LORA_NAME = "mmadapter"
@@ -45,7 +46,7 @@ def norm_parts(host: Host, norms: str = "all") -> Parts:
         return {}
     places = norm_places(host, final=norms == "all")
     return {
-        index: {kind: NormShift(_frozen(place.module)) for kind, place in kinds.items()}
+        index: {kind: _copied(_frozen(place.module)) for kind, place in kinds.items()}
         for index, kinds in places.items()
     }
 
@@ -103,6 +104,11 @@ def _pair(layer: Any, generator: torch.Generator | None) -> LoraPair:
     for linear in (down, up):
         linear.requires_grad_(True)
     return LoraPair(down, up, float(layer.scaling[LORA_NAME]))
+
+
+def _copied(norm: nn.Module) -> NormShift:
+    with whole(norm.parameters()):
+        return NormShift(norm)
 
 
 def _frozen(module: nn.Module) -> nn.Module:

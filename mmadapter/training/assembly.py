@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups
-from mmadapter.errors import InputError
+from mmadapter.training.deepspeed_start import Sharing
 from mmadapter.training.engine import Engine, SingleDeviceEngine
 from mmadapter.training.optimizer import OptimizerSettings
 from mmadapter.training.schedule import Schedule, actual_lr
@@ -31,12 +31,15 @@ def schedule_of(conf: Any, steps_per_epoch: int) -> Schedule:
 
 def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
     """The engine that `engine.name` asks for, on the device where the adapter is."""
-    if conf.engine.name != "single":
-        raise InputError(f"engine={conf.engine.name} is not built yet.")
     settings = conf.optimizer
     options = OptimizerSettings(tuple(settings.betas), settings.weight_decay, settings.clip_norm)
     trainable = assistant.trainable()
-    return SingleDeviceEngine(assistant, groups, trainable, options, trainable[0].parameter.device, conf.seed)
+    parts = (assistant, groups, trainable, options, trainable[0].parameter.device, conf.seed)
+    if conf.engine.name == "single":
+        return SingleDeviceEngine(*parts)
+    from mmadapter.training.zero import ZeroEngine
+
+    return ZeroEngine(*parts, sharing=Sharing.of(conf.engine.name, conf.engine.cpu_adam))
 
 
 def lr_line(conf: Any, schedule: Schedule) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,14 +14,16 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from mmadapter.errors import InputError
+from mmadapter import durable
+from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.training.engine import EngineState
 
 FORMAT = 1
 STATE_FILE = "state.json"
 WRITING = ".writing-"  # folders that are not (yet) a checkpoint
+REPLACED = ".replaced-"  # the earlier save of a step, while a new one takes its name
 DAMAGED = "damaged-"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STEP_NAME = re.compile(r"step-(\d+)")
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Position:
     loss: float | None = None  # of the last step
     journal_bytes: int = 0  # length of metrics.jsonl
     schedule: dict[str, float] = field(default_factory=dict)
+    start: str | None = None  # digest of the parameters that the run started from
 
 
 @dataclass
@@ -64,12 +66,12 @@ class CheckpointFolder:
         temporary = self.folder / f"{WRITING}{name}"
         files = snapshot_files(snapshot)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             for file_name, content in files.items():
-                write_durably(temporary / file_name, content)
-            sync_folder(temporary)
+                durable.write_durably(temporary / file_name, content)
+            durable.sync(temporary)
             self._make_final(temporary, self.folder / name)
             self._write_pointers(snapshot.position)
         except OSError as error:
@@ -81,46 +83,47 @@ class CheckpointFolder:
         return self.folder / name
 
     def load_newest(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest checkpoint that is whole, and a message for each damaged one, which is set aside.
+        """The newest checkpoint that is whole, and messages: damaged ones, which are set aside, and a best one lost.
 
-        (None, []) where there is none at all. Raises InputError where there are some, and all are damaged.
+        (None, []) where there is none at all. Raises InputError where there are some, and all are damaged; these stay.
         """
         self._clear_leftovers()
-        messages = []
-        candidates = self.steps()
-        for path in reversed(candidates):
+        damaged: dict[Path, Exception] = {}
+        for path in reversed(self.steps()):
             try:
                 snapshot = read_snapshot(path)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                messages.append(
-                    f"checkpoint {path} is damaged ({error}); it is set aside and the one before it is used"
-                )
-                aside = path.with_name(DAMAGED + path.name)
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                damaged[path] = error
                 continue
-            self._forget_lost_best(snapshot.position)
+            messages = [
+                f"checkpoint {one} is damaged ({error}); it is set aside and the one before it is used"
+                for one, error in damaged.items()
+            ]
+            for one in damaged:
+                self._set_aside(one)
+            messages += self._forget_lost_best(snapshot.position)
             self._write_pointers(snapshot.position)
             return snapshot, messages
-        if candidates:
-            raise InputError(
-                "No checkpoint can be read:\n  "
-                + "\n  ".join(messages)
-                + f"\nDelete {self.folder} to train from the start."
-            )
-        return None, messages
+        if damaged:
+            listed = "".join(f"\n  {path} is damaged ({error})" for path, error in damaged.items())
+            raise InputError(f"No checkpoint can be read:{listed}\nDelete {self.folder} to train from the start.")
+        return None, []
 
     def steps(self) -> list[Path]:
         """Folders of all checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        found = {
+            int(named[1]): path for path in self.folder.glob("step-*") if (named := STEP_NAME.fullmatch(path.name))
+        }
+        return [found[step] for step in sorted(found)]
 
     def _make_final(self, temporary: Path, final: Path) -> None:
         if final.exists():  # the same step saved twice: the old one steps aside first
-            aside = final.with_name(f"{WRITING}old-{final.name}")
+            aside = final.with_name(REPLACED + final.name)
             shutil.rmtree(aside, ignore_errors=True)
             final.rename(aside)
         temporary.rename(final)
-        sync_folder(self.folder)
+        durable.sync(self.folder)
+        shutil.rmtree(final.with_name(REPLACED + final.name), ignore_errors=True)
 
     def _write_pointers(self, position: Position) -> None:
         self._write_pointer("last.json", {"step": position.step, "folder": step_name(position.step)})
@@ -129,10 +132,7 @@ class CheckpointFolder:
             self._write_pointer("best.json", best)
 
     def _write_pointer(self, name: str, content: dict[str, Any]) -> None:
-        temporary = self.folder / f"{WRITING}{name}"
-        write_durably(temporary, (json.dumps(content) + "\n").encode())
-        temporary.replace(self.folder / name)
-        sync_folder(self.folder)
+        durable.write_whole(self.folder / name, json.dumps(content) + "\n")
 
     def _prune(self, position: Position) -> None:
         kept = {path.name for path in self.steps()[-self.keep :]}
@@ -140,23 +140,38 @@ class CheckpointFolder:
             kept.add(step_name(position.best_step))
         for path in self.steps():
             if path.name not in kept:
-                aside = path.with_name(
-                    f"{WRITING}old-{path.name}"
-                )  # so that a half-deleted one is never taken for whole
+                aside = path.with_name(f"{WRITING}old-{path.name}")  # a half-deleted one is never taken for whole
                 path.rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
 
-    def _forget_lost_best(self, position: Position) -> None:
-        if position.best_step is not None and not (self.folder / step_name(position.best_step)).is_dir():
-            position.best_step = position.best_loss = None
-            (self.folder / "best.json").unlink(missing_ok=True)
+    def _forget_lost_best(self, position: Position) -> list[str]:
+        """What is said where the best checkpoint is gone: the lowest loss from here on will be the best."""
+        if position.best_step is None or (self.folder / step_name(position.best_step)).is_dir():
+            return []
+        step, loss = position.best_step, position.best_loss
+        position.best_step = position.best_loss = None
+        (self.folder / "best.json").unlink(missing_ok=True)
+        return [
+            f"the best checkpoint, of step {step} with validation loss {loss:.6g}, is gone from {self.folder}; "
+            "the best is chosen anew from here on"
+        ]
+
+    def _set_aside(self, path: Path) -> None:
+        aside = path.with_name(DAMAGED + path.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
 
     def _clear_leftovers(self) -> None:
-        for path in self.folder.glob(f"{WRITING}*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(f"{REPLACED}*"):  # killed between two renames: the earlier save is still whole
+            final = path.with_name(path.name.removeprefix(REPLACED))
+            if not final.exists():
+                path.rename(final)
             else:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(f"{WRITING}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(durable.LEFTOVERS):
+            path.unlink(missing_ok=True)
 
     def _no_room(self, error: OSError, needed: int) -> str:
         there = self.steps()
@@ -218,20 +233,3 @@ def read_snapshot(folder: Path) -> Snapshot:
     position = Position(**content["position"])
     engine = EngineState(files["trainable.safetensors"], moments, content["adam_steps"], position.step)
     return Snapshot(position, engine, files["random.safetensors"], content["random"])
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file and waits until it is on the disk."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,6 +23,11 @@ def default_console() -> Console:
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
+def quiet_console() -> Console:
+    """Shows nothing."""
+    return Console(quiet=True, force_terminal=False)
+
+
 class Bars(Progress):
     """Bars with what is to be said of each on a line below, so that 80 columns are enough."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -93,9 +93,7 @@ class SingleDeviceEngine:
 
     def step(self, batches: Sequence[Any], lr: float) -> StepResult:
         """One optimizer step over all `batches` (micro-batches, each of one source)."""
-        tokens: dict[str, int] = {}
-        for batch in batches:
-            tokens[batch.source] = tokens.get(batch.source, 0) + batch.supervised_tokens
+        tokens = tokens_by_source(batches)
         self.optimizer.zero_grad(set_to_none=True)
         sums = self._backward_all(batches)
         norms: dict[str, float] = {}
@@ -107,7 +105,7 @@ class SingleDeviceEngine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
-        return _result(sums, tokens, norms, tuple(skipped))
+        return step_result(sums, tokens, norms, tuple(skipped))
 
     def _backward_all(self, batches: Sequence[Any]) -> dict[str, float]:
         """Gradients of the loss sums of all micro-batches; returns the loss sum of each source."""
@@ -121,7 +119,7 @@ class SingleDeviceEngine:
             if learning and loss.requires_grad:  # else no part is reached: text, and only parts for pictures are there
                 loss.backward(inputs=learning)
             pieces[batch.source].append(loss.detach())
-        return {source: float(torch.stack(parts).double().sum()) if parts else 0.0 for source, parts in pieces.items()}
+        return loss_sums(pieces)
 
     def _prepare_group(
         self, group: Group, sums: dict[str, float], tokens: dict[str, int], norms: dict[str, float]
@@ -159,26 +157,45 @@ class SingleDeviceEngine:
     @torch.no_grad()
     def load_state_dict(self, state: EngineState) -> None:
         """Raises InputError where names or shapes are not those of this run's trainable tensors."""
-        here = {name: tuple(p.shape) for name, p in self.parameters.items()}
-        there = {name: tuple(t.shape) for name, t in state.parameters.items()}
-        if here != there:
-            differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
-            raise InputError(
-                f"The checkpoint does not fit this adapter: {_shapes(differing[:5], there, here)} "
-                f"({len(differing)} tensors differ). Use the settings it was made with, or another folder (run=NAME)."
-            )
+        check_fits(state, self.parameters)
         for name, parameter in self.parameters.items():
             parameter.copy_(state.parameters[name])
         load_moments(self.optimizer, self.parameters, state.moments, state.steps)
         self.steps_done = state.steps_done
 
 
-def _result(
-    sums: dict[str, float], tokens: dict[str, int], norms: dict[str, float], skipped: tuple[str, ...]
+def tokens_by_source(batches: Sequence[Any]) -> dict[str, int]:
+    """The supervised tokens of each source among `batches`."""
+    tokens: dict[str, int] = {}
+    for batch in batches:
+        tokens[batch.source] = tokens.get(batch.source, 0) + batch.supervised_tokens
+    return tokens
+
+
+def loss_sums(pieces: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """The sum of each source's losses, in float64."""
+    return {source: float(torch.stack([*parts]).double().sum()) if parts else 0.0 for source, parts in pieces.items()}
+
+
+def step_result(
+    sums: Mapping[str, float], tokens: dict[str, int], norms: dict[str, float], skipped: tuple[str, ...]
 ) -> StepResult:
+    """What a step did, from the loss sums and supervised tokens of its sources."""
     total = sum(tokens.values())
     by_source = {source: sums[source] / tokens[source] if tokens[source] else 0.0 for source in tokens}
     return StepResult(sum(sums.values()) / total if total else 0.0, by_source, tokens, norms, skipped)
+
+
+def check_fits(state: EngineState, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raises InputError where names or shapes are not those of this run's trainable tensors."""
+    here = {name: tuple(p.shape) for name, p in parameters.items()}
+    there = {name: tuple(t.shape) for name, t in state.parameters.items()}
+    if here != there:
+        differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+        raise InputError(
+            f"The checkpoint does not fit this adapter: {_shapes(differing[:5], there, here)} "
+            f"({len(differing)} tensors differ). Use the settings it was made with, or another folder (run=NAME)."
+        )
 
 
 def _shapes(names: Iterable[str], there: dict, here: dict) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmadapter.durable import make_folder, sync
 from mmadapter.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"
@@ -21,10 +22,11 @@ class Journal:
     """One JSON object a line, flushed at once; a continued run cuts the file back to its checkpoint first."""
 
     def __init__(self, folder: Path, *, tensorboard: bool = False, wandb: bool = False, name: str = "run") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.folder, self.path, self.name = folder, folder / METRICS_FILE, name
         self.wants_tensorboard, self.wants_wandb = tensorboard, wandb
         self._file = open(self.path, "ab")  # noqa: SIM115 (open as long as the run)
+        sync(folder)  # checkpoints count its bytes: after a power cut it must be there
         self._tensorboard: Any = None
         self._wandb: Any = None
 
@@ -65,14 +67,19 @@ class Journal:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def cut_back(self, position: int, step: int) -> None:
-        """Removes what came after the last checkpoint (of `step`, when the file was `position` bytes long)."""
+    def cut_back(self, position: int, step: int) -> list[str]:
+        """Removes what came after the last checkpoint (of `step`, when the file was `position` bytes long).
+
+        A file that is shorter than it was then (edited, or lost) keeps what is left of the steps before; that is said.
+        """
         self._file.flush()
-        size = self.path.stat().st_size
-        if size < position:  # shorter than it was: edited or lost; what is left of the steps before stays
+        size, messages = self.path.stat().st_size, []
+        if size < position:
+            messages = [f"{self.path} has {size:,} bytes, {position:,} at step {step}: lines of earlier steps are lost"]
             position = whole_lines_until(self.path, step)
         self._file.truncate(position)
         self._file.seek(position)
+        return messages
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what a full disk did not take was told when it was written
@@ -96,6 +103,28 @@ class Journal:
                 self._tensorboard.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
+
+
+class NoJournal(Journal):
+    """Of a process that is not the first: nothing is written."""
+
+    def __init__(self) -> None:
+        return
+
+    def open_boards(self, step: int) -> None:
+        return
+
+    def write(self, kind: str, record: Mapping[str, Any]) -> None:
+        return
+
+    def position(self) -> int:
+        return 0
+
+    def cut_back(self, position: int, step: int) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        return
 
 
 def finite_or_null(value: Any) -> Any:

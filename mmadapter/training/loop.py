@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmadapter.errors import InputError
+from mmadapter.config.run_folder import take_over
+from mmadapter.errors import NO_ROOM, InputError
+from mmadapter.processes import here, leave
 from mmadapter.training import trouble
 from mmadapter.training.assembly import build_engine, groups_of, schedule_of
-from mmadapter.training.checkpoint import NO_ROOM, CheckpointFolder, Position, Snapshot
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
 from mmadapter.training.display import Display, losses_text
 from mmadapter.training.engine import StepResult
 from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
@@ -20,6 +22,7 @@ from mmadapter.training.journal import Journal, perplexity
 from mmadapter.training.memory import is_out_of_memory
 from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.optimizer import check_sources
+from mmadapter.training.pictures import prepare_images
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
 from mmadapter.training.sources import TrainingData
@@ -70,14 +73,14 @@ class Training:
         save_adapter: Callable[[dict[str, Any]], Any] | None,
     ) -> None:
         self.conf, self.assistant, self.data = conf, assistant, data
-        self.journal, self.display, self.save_adapter = journal, display, save_adapter
+        self.folder, self.journal, self.display, self.save_adapter = folder, journal, display, save_adapter
         self.schedule = schedule_of(conf, data.steps_per_epoch)
         groups = groups_of(conf, assistant)
         check_sources(groups, data.sources)
         self.engine = build_engine(conf, assistant, groups)
         self.start = RunStart(groups, assistant.trainable(), folder / "checkpoints")
         self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
-        self.position = Position(schedule=asdict(self.schedule))
+        self.position = Position(schedule=asdict(self.schedule), start=self.start.digest())
         self.saved_step = 0
 
     def run(self) -> dict[str, Any]:
@@ -88,7 +91,7 @@ class Training:
         with stop_on_signals() as stop:
             while True:
                 improved = self._validate_if_due(stop)
-                if stop:
+                if stop.agreed():
                     self._save_and_stop(stop)
                 if improved or self._is_due("save_every_steps", self.saved_step):
                     self._save()
@@ -107,29 +110,38 @@ class Training:
         return summary_of(self.position, self.schedule, batch_size, self.start.movement())
 
     def _resume(self) -> None:
-        snapshot, messages = self.checkpoints.load_newest()
+        snapshot, messages = here().decide(self.checkpoints.load_newest)
         place = self.position if snapshot is None else snapshot.position
-        self.journal.cut_back(place.journal_bytes, place.step)
+        if snapshot is not None:
+            self._refuse_other_schedule(place)
+            messages += self.start.restore(place.start)
+        messages += self.journal.cut_back(place.journal_bytes, place.step)
         for text in messages:
             self.display.say(text)
-            self.journal.event("damaged_checkpoint", message=text)
+            self.journal.event("repaired", message=text)
         if snapshot is None:
             self.start.save()
+            here().decide(lambda: take_over(self.folder, self.conf))
             return
-        if message := trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule):
-            raise InputError(message)
-        self.start.restore()
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         self.position, self.saved_step = place, place.step
-        self.display.say(f"continuing at step {place.step} of {self.schedule.total_steps}")
-        self.journal.event("resumed", step=place.step)
+        place.schedule = asdict(self.schedule)
+        changed = here().decide(lambda: take_over(self.folder, self.conf))
+        self.display.say(trouble.continuing(place.step, self.schedule.total_steps, changed))
+        facts = {"engine": self.conf.engine.name, "processes": here().count}
+        self.journal.event("resumed", step=place.step, **facts, **({"changed": changed} if changed else {}))
+
+    def _refuse_other_schedule(self, place: Position) -> None:
+        message = trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule)
+        if message and self.conf.resume != "changed":
+            raise InputError(message)
 
     def _prepare_images(self) -> None:
         paths = self.data.image_paths()
         if paths and self.position.step < self.schedule.total_steps:
             random = random_state()
-            self.assistant.prepare_images(paths, lambda done, total: self.display.report("image features", done, total))
+            prepare_images(self.assistant, paths, self.display)
             restore_random_state(*random)
 
     def _step(self) -> None:
@@ -206,9 +218,11 @@ class Training:
         self.journal.event("saved", step=place.step)
         place.journal_bytes = self.journal.position()
         tensors, values = random_state()
-        self.checkpoints.save(Snapshot(place, self.engine.state_dict(), tensors, values))
+        state = self.engine.state_dict()  # of all processes
         self.saved_step = place.step
-        if self.save_adapter is not None:
+        if here().is_first:
+            self.checkpoints.save(Snapshot(place, state, tensors, values))
+        if here().is_first and self.save_adapter is not None:
             self.save_adapter(self.summary())
 
     def _save_and_stop(self, stop: StopRequest) -> None:
@@ -221,4 +235,5 @@ class Training:
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
             "is saved. Run the same command again to go on from here."
         )
-        stop.finish()
+        leave()
+        stop.finish(self.display.say)

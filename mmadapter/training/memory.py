@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
+import threading
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,22 +14,23 @@ import torch
 from torch import nn
 
 from mmadapter.adapters.adapter import Adapter
-
-ADAM_BYTES = 16  # float32 value, gradient and two moments of each trainable parameter
+from mmadapter.training.stored import stored_by
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes; activations are those of one micro-batch of full-length samples."""
+    """Bytes of one process; activations are those of one micro-batch of full-length samples."""
 
     frozen: int
     trainable: int
     activations: int
     logits: int
+    gathered: int = 0  # ZeRO-3: frozen weights that are whole at a time
+    offloaded: int = 0  # in the machine's memory instead of the device's, not in the sum
 
     @property
     def total(self) -> int:
-        return self.frozen + self.trainable + self.activations + self.logits
+        return self.frozen + self.gathered + self.trainable + self.activations + self.logits
 
     def rows(self) -> list[list[str]]:
         """Lines of a table: what, how much."""
@@ -37,8 +39,12 @@ class MemoryEstimate:
             "trainable parameters with gradients and Adam moments": self.trainable,
             "activations of a micro-batch of full length": self.activations,
             "logits (all positions supervised)": self.logits,
-            "sum": self.total,
         }
+        if self.gathered:
+            parts["frozen weights gathered from other processes"] = self.gathered
+        parts["sum"] = self.total
+        if self.offloaded:
+            parts["besides, in the machine's memory (offloaded)"] = self.offloaded
         return [[name, readable_bytes(size)] for name, size in parts.items()]
 
     def as_dict(self) -> dict[str, int]:
@@ -68,8 +74,10 @@ def estimate(
     checkpointing: bool = False,
     eager_attention: bool = False,
     kept_by_parts: int = 0,
+    engine: str = "single",
+    processes: int = 1,
 ) -> MemoryEstimate:
-    """Upper estimate of a training step: `tokens` in a micro-batch, `longest` in one sample.
+    """Upper estimate of a training step on one process: `tokens` in a micro-batch, `longest` in one sample.
 
     Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token, and
     `kept_by_parts` numbers in float32, which trained parts inside of the layer need for their gradients (scale, norms,
@@ -84,7 +92,8 @@ def estimate(
     else:
         activations = layer * adapted_layers
     logits = tokens * shape.vocabulary * (4 + 4 + shape.bytes_per_value)
-    return MemoryEstimate(frozen_bytes, trainable_parameters * ADAM_BYTES, activations, logits)
+    held = stored_by(engine, processes, frozen_bytes, trainable_parameters, shape.bytes_per_value)
+    return MemoryEstimate(held.frozen, held.trainable, activations, logits, held.gathered, held.offloaded)
 
 
 def kept_by_parts(adapter: Adapter) -> int:
@@ -136,6 +145,43 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["gpu_bytes"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+class MemoryWatch:
+    """While inside, watches this process's own memory (Linux: without the pages of files, which can be dropped).
+
+    On CPU glibc keeps freed tensors below 32 MB in its heap, where they show; MALLOC_MMAP_THRESHOLD_=1000000 in the
+    environment has them returned.
+    """
+
+    def __init__(self, every_seconds: float = 0.002) -> None:
+        self.grown_bytes = 0  # at the highest point, above the start
+        self._every = every_seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._start = own_bytes()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.grown_bytes = max(self.grown_bytes, own_bytes() - self._start)
+            if self._ended.wait(self._every):
+                return
+
+
+def own_bytes() -> int:
+    """Bytes of this process that belong to no file, now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no RssAnon: this needs Linux")
 
 
 def readable_bytes(size: float) -> str:

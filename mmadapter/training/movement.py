@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from mmadapter.adapters.roles import Group, TrainableParameter
-from mmadapter.training.checkpoint import WRITING, write_durably
+from mmadapter.durable import write_whole
+from mmadapter.errors import InputError
+from mmadapter.processes import here
 
 START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]
@@ -30,21 +34,50 @@ class RunStart:
         self._parameters = {item.name: item.parameter for item in trainable}
         self._take({name: parameter.detach().clone() for name, parameter in self._parameters.items()})
 
+    def digest(self) -> str:
+        """Changes with every name and every bit of the start; checkpoints keep it."""
+        return _digest(self._values)
+
     def save(self) -> None:
-        """Writes the start down: a new run."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f"{WRITING}{START_FILE}")
-        write_durably(temporary, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
-        temporary.replace(self.file)
+        """Writes the start down: a new run. Only the first process does."""
+        if here().is_first:
+            write_whole(self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
+
+    def restore(self, digest: str | None) -> list[str]:
+        """Takes up the start that was written down, whose digest a checkpoint has kept; says what was mended.
+
+        Where the file is lost or damaged, the present start, drawn anew, serves if it is the same. Raises InputError
+        where it is another, or does not fit this adapter.
+        """
+        there, problem = here().decide(lambda: _read(self.file))
+        if there is not None and digest in (None, _digest(there)):
+            self._put_back(there)
+            return []
+        if digest not in (None, self.digest()):
+            raise InputError(
+                f"{self.file}, what the run started from, is {problem or 'not what it was'}, and its settings do not "
+                "give the same start here. Put the file back, or start anew in another folder (run=NAME)."
+            )
+        self.save()
+        return [
+            f"{self.file} was {problem or 'not what it was'}; it is written again, the settings give the same start"
+        ]
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Takes up the start that was written down; without the file the present one, drawn anew, stays."""
-        if self.file.is_file():
-            there = tensors_from_bytes(self.file.read_bytes())
-            self._take({name: there[name].to(tensor.device) for name, tensor in self._values.items()})
-            for name, parameter in self._parameters.items():
-                parameter.copy_(self._values[name])
+    def _put_back(self, there: dict[str, Tensor]) -> None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in there.items()}
+        here = {name: tuple(tensor.shape) for name, tensor in self._values.items()}
+        if differing := sorted(name for name in shapes.keys() | here.keys() if shapes.get(name) != here.get(name)):
+            listed = "; ".join(
+                f"{n} is {shapes.get(n, 'missing')} there, {here.get(n, 'missing')} here" for n in differing[:5]
+            )
+            raise InputError(
+                f"{self.file} does not fit this adapter: {listed} ({len(differing)} tensors differ). Use the settings "
+                "it was made with, or another folder (run=NAME)."
+            )
+        self._take({name: there[name].to(tensor.device) for name, tensor in self._values.items()})
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self._values[name])
 
     @torch.no_grad()
     def movement(self) -> Moved:
@@ -59,6 +92,24 @@ class RunStart:
     def _take(self, values: Mapping[str, Tensor]) -> None:
         self._values = values
         self._norms = {group.name: norm([values[name] for name, _ in group.parameters]) for group in self.groups}
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor] | None, str | None]:
+    """The tensors of a file, or what is wrong with it."""
+    try:
+        return tensors_from_bytes(file.read_bytes()), None
+    except FileNotFoundError:
+        return None, "missing"
+    except (OSError, SafetensorError) as error:
+        return None, f"damaged ({error})"
+
+
+def _digest(values: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(values.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
-from mmadapter.config import save_config
+from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
 from mmadapter.errors import InputError
+from mmadapter.processes import here
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note
 from mmadapter.training.display import Display
-from mmadapter.training.journal import Journal
+from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
+from mmadapter.training.pictures import prepare_images
 from mmadapter.training.random_state import seed_all
 from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
 from mmadapter.training.sources import Samples, encode, read_samples
@@ -29,19 +31,26 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     """Trains (unless it is the host alone) and evaluates one assistant in `folder`; goes on where an attempt ended.
 
     All data is read, and all pictures are encoded, before the first step: what cannot be used shows before the work.
+    Of several processes all do the work, and the first writes.
     """
     from mmadapter.assistant import Assistant
     from mmadapter.store import start_from
 
-    clear_leftovers(folder)
-    save_config(conf, folder)
-    write_json(folder / "versions.json", versions())
+    changed = here().decide(lambda: changed_settings(folder, conf))
+    if here().is_first:
+        clear_leftovers(folder)
+        if not (trains and changed):  # else the loop does, once it has really gone on
+            take_over(folder, conf)
+        write_json(folder / "versions.json", versions())
     samples = read_samples(conf) if trains else None
-    questions = open_tasks(conf, folder)
-    assistant = Assistant.build(conf, device=device_of(conf))
+    questions = open_tasks(conf, folder, all_of_them=bool(changed))
+    assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
+    if not trains:
+        assistant.run_without_engine()
     check_lengths(conf, assistant, questions, display)
-    prepare_images(assistant, questions, display)
-    if trains and conf.adapter.start:
+    prepare_images(assistant, images_of(questions), display)
+    kept = here().decide(lambda: has_checkpoints(folder))  # and the start with them
+    if trains and conf.adapter.start and not kept:
         display.say(start_from(assistant, Path(conf.adapter.start).expanduser()))
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
@@ -65,12 +74,12 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
     schedule = schedule_of(conf, data.steps_per_epoch)
     note(folder, total_steps=schedule.total_steps)
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), schedule.lr)
-    write_json(folder / "trainable.json", rows)
+    if here().is_first:
+        write_json(folder / "trainable.json", rows)
     show_trainable(rows, display)
     display.say(data.describe())
     display.say(lr_line(conf, schedule))
-    name, settings = f"{conf.experiment}-{folder.name}", conf.training
-    journal = Journal(folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=name)
+    journal = open_journal(conf, folder)
 
     def save(facts: dict[str, Any]) -> None:
         save_adapter(assistant, folder / "adapter", facts)
@@ -79,15 +88,27 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
         summary = train(conf, assistant, data, folder, journal, display, save)
     finally:
         journal.close()
-    save(summary)
+    if here().is_first:
+        save(summary)
     return summary
 
 
-def open_tasks(conf: Any, folder: Path) -> dict[str, list[Any]]:
+def open_journal(conf: Any, folder: Path) -> Journal:
+    """The run's journal, which only the first process writes."""
+    if not here().is_first:
+        return NoJournal()
+    name, settings = f"{conf.experiment}-{folder.name}", conf.training
+    return Journal(folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=name)
+
+
+def open_tasks(conf: Any, folder: Path, all_of_them: bool = False) -> dict[str, list[Any]]:
     """The samples of every task of `evaluate` that no earlier attempt has finished."""
     from mmadapter.evaluation.recreate import samples_of_task
 
-    waiting = [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
+    def unfinished() -> list[str]:
+        return [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
+
+    waiting = conf.evaluate if all_of_them else here().decide(unfinished)
     read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
     return read if conf.vision.enabled else {name: without_images(samples) for name, samples in read.items()}
 
@@ -101,11 +122,10 @@ def check_lengths(conf: Any, assistant: Any, questions: dict[str, list[Any]], di
             display.say(f"task {name}: {cut:,} of {len(samples):,} prompts are too long and will be cut")
 
 
-def prepare_images(assistant: Any, questions: dict[str, list[Any]], display: Display) -> None:
-    """Encodes the pictures of all tasks."""
+def images_of(questions: dict[str, list[Any]]) -> list[Path]:
+    """The pictures of all tasks, each once."""
     paths = [sample.image for samples in questions.values() for sample in samples if sample.image is not None]
-    if paths:
-        assistant.prepare_images(paths, lambda done, total: display.report("image features", done, total))
+    return list(dict.fromkeys(paths))
 
 
 def evaluate_task(conf: Any, assistant: Any, name: str, samples: Sequence[Any], folder: Path, display: Display) -> None:

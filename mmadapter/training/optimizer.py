@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,15 @@ def check_sources(groups: Sequence[Group], sources: Iterable[str]) -> None:
 
 
 def build_adamw(
-    groups: Sequence[Group], trainable: Sequence[TrainableParameter], settings: OptimizerSettings
-) -> torch.optim.AdamW:
-    """AdamW with two entries a group (decayed or not); each carries its group's `lr_scale`."""
+    groups: Sequence[Group],
+    trainable: Sequence[TrainableParameter],
+    settings: OptimizerSettings,
+    kind: Callable[..., Any] = torch.optim.AdamW,
+) -> Any:
+    """AdamW (or what `kind` makes of the same arguments) with two entries a group (decayed or not).
+
+    Each entry carries its group's name and `lr_scale`.
+    """
     role_of = {item.name: item.role for item in trainable}
     entries: list[dict] = []
     for group in groups:
@@ -50,10 +57,9 @@ def build_adamw(
         for decayed in (True, False):
             chosen = [p for name, p in group.parameters if decays(role_of[name], p) == decayed]
             if chosen:
-                entries.append(
-                    {"params": chosen, "weight_decay": decay if decayed else 0.0, "lr_scale": group.lr_scale}
-                )
-    return torch.optim.AdamW(entries, lr=0.0, betas=settings.betas, eps=settings.epsilon)
+                own = {"group": group.name, "lr_scale": group.lr_scale, "weight_decay": decay if decayed else 0.0}
+                entries.append({"params": chosen, **own})
+    return kind(entries, lr=0.0, betas=settings.betas, eps=settings.epsilon)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -5,7 +5,9 @@
     SIGUSR2          140
     SIGTERM          143
 
-A handler that was there before (a cluster launcher's) is called after the save, in place of the exit.
+Outside of the training loop the same signals end the run at once, with the same codes; what was saved stays. Of
+several processes, one that gets a signal in the loop stops all of them, at the same step and in the same way.
+A handler that was there before (a cluster launcher's) is called first; a SLURM job queues again (`requeue`).
 """
 
 from __future__ import annotations
@@ -13,59 +15,124 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from mmadapter.processes import here
+from mmadapter.training.requeue import REQUEUING, own_job, requeue, requeue_is_due
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+
+
+TERMINATIONS = SIGNALS[1:]  # Python has a handler for SIGINT from the start
+HOLD_SECONDS = 30  # the longest that SLURM takes for a requeue
 
 
 class RunStopped(SystemExit):
     """The run was asked to stop, has saved, and goes on when the same command is given again."""
 
 
+class Attempt:
+    """This process's attempt at a run, as far as signals are concerned."""
+
+    starters: dict[int, Any] = {}  # signal -> the handler that was there before `termination_interrupts`
+    is_first = True  # of the run's processes
+    is_ending = False  # a requeue sends SIGTERM to the very process that asked for it
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A signal outside of the training loop: ends the run at once; what was saved stays."""
-    raise KeyboardInterrupt(signal.Signals(number))
+    if not Attempt.is_ending:
+        Attempt.is_ending = True  # the next one may come within the microsecond
+        raise KeyboardInterrupt(signal.Signals(number))
 
 
 @contextlib.contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """While inside, SIGTERM acts as Ctrl-C does, unless somebody else handles it. Main thread only, else no effect."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    """While inside, SIGTERM, SIGUSR1 and SIGUSR2 act as Ctrl-C does. Main thread only, else no effect."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGTERM, interrupt)
+    Attempt.is_first, Attempt.is_ending = here().is_first, False
+    Attempt.starters = {number: signal.signal(number, interrupt) for number in TERMINATIONS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, earlier in Attempt.starters.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+def release_signals() -> None:
+    """Lets the signals come that `config.entry.hold_signals` has kept back."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
+
+
+def end_attempt(number: signal.Signals, earlier: Any, say: Callable[[str], Any]) -> NoReturn:
+    """The last act of a run that `number` stopped: back into a cluster's queue where that is due; raises RunStopped.
+
+    `earlier` is the handler that was there before the loop's; a cluster launcher's may requeue and exit by itself.
+    """
+    Attempt.is_ending = True
+    for one in TERMINATIONS:  # SLURM sends them to all of a job's processes, often twice: `scontrol` must live, too
+        signal.signal(one, signal.SIG_IGN)
+    if earlier is interrupt:
+        earlier = Attempt.starters.get(number)
+    launcher = partial(earlier, number, None) if _is_a_launchers(earlier) else None
+    if requeue_is_due(number):
+        if not Attempt.is_first:
+            _hold(number)
+        say(requeue(launcher if number in REQUEUING else None))
+    elif launcher is not None and own_job() is None:
+        launcher()
+    raise RunStopped(128 + number)
+
+
+def _is_a_launchers(handler: Any) -> bool:
+    return callable(handler) and handler is not signal.default_int_handler
+
+
+def _hold(number: signal.Signals) -> None:
+    """Keeps a process from ending before the first one has asked for the requeue, on which SIGTERM follows.
+
+    SLURM may end a whole job as soon as one of its processes ends with a status that is not 0.
+    """
+
+    def ended(_: int, frame: FrameType | None) -> None:
+        raise RunStopped(128 + number)
+
+    signal.signal(signal.SIGTERM, ended)
+    time.sleep(HOLD_SECONDS)
 
 
 class StopRequest:
-    """Remembers the first signal that asked to stop."""
+    """Remembers the first signal that asked to stop: this process (`received`), or all of them (`signal`)."""
 
     def __init__(self) -> None:
+        self.received: signal.Signals | None = None
         self.signal: signal.Signals | None = None
         self.previous: dict[int, Any] = {}
 
-    def __bool__(self) -> bool:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received is None:
+            self.received = signal.Signals(number)
+
+    def agreed(self) -> bool:
+        """Whether one of the processes has been asked to stop; every process asks this at the same place."""
+        if self.signal is None:
+            asked = here().sum([float(self.received == number) for number in SIGNALS])
+            self.signal = next((number for number, count in zip(SIGNALS, asked, strict=True) if count), None)
         return self.signal is not None
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal is None:
-            self.signal = signal.Signals(number)
-
-    def finish(self) -> None:
-        """Ends the run after its save: the earlier handler where there was one, else the documented exit code."""
+    def finish(self, say: Callable[[str], Any] = print) -> NoReturn:
+        """Ends the run after its save."""
         assert self.signal is not None
-        earlier = self.previous.get(self.signal)
-        if callable(earlier) and earlier not in (signal.default_int_handler, interrupt):
-            earlier(self.signal, None)
-        raise RunStopped(128 + self.signal)
+        end_attempt(self.signal, self.previous.get(self.signal), say)
 
 
 @contextlib.contextmanager

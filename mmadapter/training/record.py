@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from mmadapter.durable import LEFTOVERS, write_whole
 from mmadapter.errors import InputError
+from mmadapter.processes import here
 
 LOCK_FILE = ".running"
 PACKAGES = (
@@ -33,10 +35,7 @@ PACKAGES = (
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -45,7 +44,7 @@ def read_json(path: Path) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """Packages, Python, machine, git revision of the checkout, command."""
+    """Packages, Python, machine, processes, git revision of the checkout, command."""
     from mmadapter import __version__
 
     return {
@@ -55,6 +54,8 @@ def versions() -> dict[str, Any]:
         "git": git_revision(),
         "device": device_name(),
         "threads": torch.get_num_threads(),
+        "processes": here().count,
+        "launcher": here().launcher,
         "platform": platform.platform(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -92,9 +93,11 @@ def _version(package: str) -> str | None:
 
 def clear_leftovers(folder: Path) -> None:
     """Removes what a killed attempt left under temporary names."""
-    for pattern in (".adapter-*", ".*.writing"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    from mmadapter.store import recover_adapter
+
+    recover_adapter(folder / "adapter")
+    for path in folder.rglob(LEFTOVERS):
+        path.unlink()
 
 
 @contextlib.contextmanager
@@ -107,17 +110,30 @@ def only_process(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder / LOCK_FILE
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: run=NAME"
-            ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    while True:
+        with open(path, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: "
+                    "run=NAME"
+                ) from error
+            if not _is_still_there(file, path):
+                continue  # its last owner took it away while it was opened here: another attempt may lock a new one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_still_there(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that the path names."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def results_of(folder: Path) -> dict[str, Mapping[str, Any]]:

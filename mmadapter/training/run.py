@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import time
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +16,16 @@ import torch
 
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.errors import InputError
+from mmadapter.processes import here, joined
 from mmadapter.runs.objective import metric_of, value_in
 from mmadapter.training.attempt import attempt
-from mmadapter.training.display import Display
+from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import peak_memory, reset_peak
-from mmadapter.training.one_run import run_one
-from mmadapter.training.preemption import RunStopped, termination_interrupts
+from mmadapter.training.one_run import device_of, run_one
+from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
 from mmadapter.training.summary import show_results, stored_summary
 
@@ -28,22 +34,47 @@ def run(conf: Any) -> dict[str, Any]:
     """Trains, evaluates, compares and reports what `conf` (a checked RunConf) describes; returns the summary.
 
     A finished run is not trained again: its results are shown. Raises InputError for what the user can mend, RunStopped
-    (a SystemExit) when a signal asked to stop.
+    (a SystemExit) when a signal asked to stop. Where a launcher has started several processes, each calls this; the
+    first one writes and speaks for all.
     """
     set_threads(conf.threads)
     reset_peak()
-    display = Display(log_every_steps=conf.training.log_every_steps)
-    try:
-        quieten_libraries(display)
-        with termination_interrupts():
+    needs_group = conf.engine.name != "single" and not conf.dry_run
+    with joined(device_of(conf), needs_group, conf.launch.meet_seconds):
+        check_processes(conf)
+        console = None if here().is_first else quiet_console()
+        return run_here(conf, Display(console, conf.training.log_every_steps))
+
+
+def check_processes(conf: Any) -> None:
+    """Raises InputError where the settings do not fit the processes that were started."""
+    count, wanted = here().count, conf.launch.processes
+    if wanted is not None and wanted != count and not conf.dry_run:
+        raise InputError(
+            f"launch.processes={wanted}, but {here().launcher} has started {count}. Leave launch.processes away: with "
+            "a launcher of your own it has nothing to start."
+        )
+    if count > 1 and conf.engine.name == "single":
+        raise InputError(
+            f"engine=single is one process, but {here().launcher} has started {count}. Use engine=zero1 (or another "
+            "zeroN), or start one."
+        )
+
+
+def run_here(conf: Any, display: Display) -> dict[str, Any]:
+    """What this process does of the run."""
+    with termination_interrupts():
+        try:
+            release_signals()
+            quieten_libraries(display)
             return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
-    except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        display.close()
-        display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
-        raise RunStopped(128 + number) from None
-    finally:
-        display.close()
+        except KeyboardInterrupt as error:
+            number = error.args[0] if error.args else signal.SIGINT
+            display.close()
+            display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
+            end_attempt(number, interrupt, display.say)
+        finally:
+            display.close()
 
 
 def run_for_metric(conf: Any) -> float | None:
@@ -54,22 +85,28 @@ def run_for_metric(conf: Any) -> float | None:
 
 
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
-    """Data, training, evaluation, comparison, report, table; one process a run folder."""
-    folder = run_folder(conf)
-    if is_finished(folder):
-        return show_finished(folder, display)
+    """Data, training, evaluation, comparison, report, table; one run a folder, which the first process owns."""
+    processes = here()
+    folder = processes.decide(lambda: run_folder(conf))
+    if processes.decide(lambda: is_finished(folder, conf)):
+        return show_finished(folder, display) if processes.is_first else {}
     check_tiny_models(conf)
-    make_missing_data(conf, display)
+    processes.decide(lambda: make_missing_data(conf, display))
     display.say(f"run folder: {folder}")
-    with only_process(folder), attempt(folder):
+    with contextlib.ExitStack() as held:
+        if processes.is_first:
+            held.enter_context(only_process(folder))
+            held.enter_context(attempt(folder))
         summary = run_in(folder, conf, display)
-    show_results(folder, summary, display)
+    if processes.is_first:
+        show_results(folder, summary, display)
     return summary
 
 
 def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
     """Everything that writes into the run folder."""
     started = time.perf_counter()
+    here().wait()  # for the lock
     own = {} if conf.variants else run_one(conf, folder, display, trains=True)
     run_parts(conf, folder, display)
     summary = {
@@ -79,29 +116,31 @@ def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
         "wall_seconds": time.perf_counter() - started,
         "peak": peak_memory(),
     }
-    write_json(folder / "summary.json", summary)
-    write_reports(conf, folder, display)
-    mark_finished(folder, summary)
+    if here().is_first:
+        write_json(folder / "summary.json", summary)
+        write_reports(conf, folder, display)
+        mark_finished(folder, summary)
     return summary
 
 
 def run_parts(conf: Any, folder: Path, display: Display) -> None:
     """The runs beside this one: comparisons and variants, each in a folder of its own; finished ones are left alone."""
-    if conf.variants:
+    if conf.variants and here().is_first:
         save_config(conf, folder)
         write_json(folder / "versions.json", versions())
     parts = [("comparison", name, comparison_conf(conf, name), item.train) for name, item in conf.comparison.items()]
     parts += [("variants", name, variant_conf(conf, name, folder), True) for name in conf.variants]
     for kind, name, part, trains in parts:
         own_folder = folder / kind / name
-        if is_finished(own_folder):
+        if here().decide(partial(is_finished, own_folder, part)):
             continue
         display.say(f"{kind} {name}: {own_folder}")
         started = time.perf_counter()
         summary = run_one(part, own_folder, display, trains)
         summary |= {"wall_seconds": time.perf_counter() - started, "peak": peak_memory(), "images": part.vision.enabled}
-        write_json(own_folder / "summary.json", summary)
-        mark_finished(own_folder, summary)
+        if here().is_first:
+            write_json(own_folder / "summary.json", summary)
+            mark_finished(own_folder, summary)
 
 
 def write_reports(conf: Any, folder: Path, display: Display) -> None:
@@ -132,8 +171,11 @@ def set_threads(threads: int | None) -> None:
 
 
 def quieten_libraries(display: Display) -> None:
-    """Keeps other libraries' bars off anything that is no terminal."""
+    """Keeps other libraries' bars off anything that is no terminal, and their remarks to one process."""
     if not display.console.is_terminal:
         from mmadapter.assistant import hide_library_bars
 
         hide_library_bars()
+    if not here().is_first:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)

@@ -10,15 +10,17 @@ from typing import Any, Protocol
 from mmadapter import data
 from mmadapter.config.data import ReadingConf
 from mmadapter.config.mixture import samples_per_step
-from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.batches import Batch
 from mmadapter.data.mixture import JointMixture, Mixture
+from mmadapter.data.own_part import OwnPart
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.processes import here
 
 
 class TrainingData(Protocol):
-    """What the loop reads: micro-batches by step, and batches that are not trained on."""
+    """What the loop reads on this process: micro-batches by step, and batches that are not trained on."""
 
     @property
     def validation(self) -> Sequence[Any]: ...
@@ -48,7 +50,8 @@ class RunData:
 
     mixture: Mixture | JointMixture
     encoded: dict[str, list[Encoded]]
-    validation: list[Batch]
+    validation: list[Batch]  # this process's part
+    validation_images: list[Path]  # of all processes
     validation_samples: int
     cut_samples: int  # prompts that were too long and were cut
     cut_answers: int = 0  # answers likewise, where data.long_answers allows it
@@ -64,7 +67,7 @@ class RunData:
         return self.mixture.steps_per_epoch
 
     def step_batches(self, step: int) -> list[Batch]:
-        """The micro-batches of optimizer step `step`, counted from the run's start."""
+        """This process's micro-batches of optimizer step `step`, counted from the run's start."""
         return self.mixture.step_batches(step)
 
     def image_paths(self) -> list[Path]:
@@ -72,8 +75,7 @@ class RunData:
         if not self.with_images:
             return []
         trained = [item.sample.image for items in self.encoded.values() for item in items]
-        validated = [image for batch in self.validation for image in batch.images]
-        return list(dict.fromkeys(path for path in [*trained, *validated] if path is not None))
+        return list(dict.fromkeys(path for path in [*trained, *self.validation_images] if path is not None))
 
     def describe(self) -> str:
         """Two lines: samples by source, validation, what was cut; what a step and an epoch hold."""
@@ -92,6 +94,7 @@ def read_samples(conf: Any) -> Samples:
     """Reads everything that `conf.data` names, before any model is loaded. Raises InputError on what cannot be used."""
     if not conf.data.sources:
         raise InputError("data.sources is empty: there is nothing to train on. Choose an experiment, or data=NAME.")
+    own_part(conf)
     if samples_per_step(conf) is None:
         micro_batches(conf.optimizer.batch_size, conf.optimizer.micro_batch_size)
     training = {name: read_source(conf, name, source) for name, source in conf.data.sources.items()}
@@ -102,26 +105,39 @@ def read_samples(conf: Any) -> Samples:
 
 def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunData:
     """Samples as token ids, mixed into steps. Raises InputError naming a sample that has no answer or does not fit."""
-    encoder, settings = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), conf.optimizer
+    encoder, part = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), own_part(conf)
     encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
     cut, cut_turns = (encoder.cut_samples, encoder.cut_answers), encoder.cut_turns
-    mixture = mixture_of(conf, encoded, encoder.pad_id)
-    batches = [
-        batch
-        for listed in samples.validation.values()
-        for batch in length_sorted_batches(encoder.encode_many(listed), settings.micro_batch_size, encoder.pad_id)
-    ]
-    count = sum(len(listed) for listed in samples.validation.values())
-    return RunData(mixture, encoded, batches, count, *cut, conf.vision.enabled, cut_turns)
+    mixture = mixture_of(conf, encoded, encoder.pad_id, part)
+    validation = [sorted(encoder.encode_many(listed), key=_length) for listed in samples.validation.values()]
+    size = conf.optimizer.micro_batch_size
+    batches = [batch for items in validation for batch in part.batches(items, size, encoder.pad_id)]
+    shown = [item.sample.image for items in validation for item in items if item.sample.image is not None]
+    count = sum(map(len, validation))
+    return RunData(mixture, encoded, batches, shown, count, *cut, conf.vision.enabled, cut_turns)
 
 
-def mixture_of(conf: Any, encoded: Mapping[str, Sequence[Encoded]], pad_id: int) -> Mixture | JointMixture:
+def own_part(conf: Any) -> OwnPart:
+    """This process's part of every step. Raises InputError where a step has fewer samples than there are processes."""
+    processes, size = here(), conf.optimizer.batch_size
+    if size < processes.count:
+        raise InputError(
+            f"optimizer.batch_size={size} is shared out over {processes.count} processes: some would have nothing to "
+            f"do in every step. Start at most {size} processes (or set optimizer.batch_size={processes.count})."
+        )
+    return OwnPart(processes.rank, processes.count)
+
+
+def mixture_of(
+    conf: Any, encoded: Mapping[str, Sequence[Encoded]], pad_id: int, part: OwnPart
+) -> Mixture | JointMixture:
     """Samples of every source in each step where the settings ask for it, else whole steps of one source in turns."""
     size, shares = conf.optimizer.micro_batch_size, samples_per_step(conf)
     if shares is not None:
-        return JointMixture(encoded, shares, size, conf.seed, pad_id)
+        return JointMixture(encoded, shares, size, conf.seed, pad_id, part=part)
     weights = {name: source.weight for name, source in conf.data.sources.items()}
-    return Mixture(encoded, weights, size, conf.seed, pad_id, micro_batches(conf.optimizer.batch_size, size))
+    count = micro_batches(conf.optimizer.batch_size, size)
+    return Mixture(encoded, weights, size, conf.seed, pad_id, count, part=part)
 
 
 def read_source(conf: Any, name: str, source: Any) -> list[Sample]:
@@ -164,7 +180,5 @@ def _identity(sample: Sample) -> tuple[Any, ...]:
     return (sample.where, sample.image, sample.segments)
 
 
-def length_sorted_batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
-    """All samples in batches of similar length, longest last."""
-    ordered = sorted(encoded, key=lambda item: len(item.ids))
-    return [make_batch(ordered[start : start + batch_size], pad_id) for start in range(0, len(ordered), batch_size)]
+def _length(item: Encoded) -> int:
+    return len(item.ids)

@@ -11,9 +11,7 @@ from mmadapter.training.display import Display
 
 def trainable_rows(conf: Any, assistant: Any, groups: Sequence[Group], lr: float) -> list[dict[str, Any]]:
     """One row per group and role; shares are of the host's parameters."""
-    own = {id(item.parameter) for item in assistant.trainable()}
-    host_size = sum(p.numel() for p in assistant.host.parameters() if id(p) not in own)
-    return trainable_table(groups, assistant.trainable(), lr, conf.optimizer.weight_decay, host_size)
+    return trainable_table(groups, assistant.trainable(), lr, conf.optimizer.weight_decay, assistant.host_size)
 
 
 def show_trainable(rows: Sequence[dict[str, Any]], display: Display) -> None:

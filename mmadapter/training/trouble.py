@@ -59,5 +59,11 @@ def other_schedule(folder: Any, there: dict[str, float], here: Schedule) -> str 
     listed = ", ".join(f"{key} was {there.get(key)}, is {now.get(key)}" for key in differing)
     return (
         f"The checkpoints in {folder} belong to another schedule ({listed}): settings or data have changed. "
-        "Undo the change, or use another run folder (run=NAME)."
+        "Undo the change, use another run folder (run=NAME), or go on all the same: run=THIS_FOLDER resume=changed"
     )
+
+
+def continuing(step: int, total: int, changed: Sequence[str]) -> str:
+    """Where a run goes on, and the settings that are not those it was begun with."""
+    text = f"continuing at step {step} of {total}"
+    return "\n  ".join([f"{text} under changed settings (there -> now):", *changed]) if changed else text

@@ -40,6 +40,10 @@ class MlpProjection(nn.Module):
         normed = nn.functional.layer_norm(features.float(), features.shape[-1:])
         return self.widen(nn.functional.gelu(self.narrow(normed))).unflatten(-1, (self.tokens, -1))
 
+    def nothing(self) -> Tensor:
+        """(1, features): what stands for a picture where there is none but the projection has to run."""
+        return self.narrow.weight.new_zeros(1, self.narrow.in_features)
+
 
 def build_projection(
     kind: str, features: int, width: int, *, hidden: int, tokens: int, blocks: int, heads: int, device=None

@@ -13,7 +13,7 @@ from mmadapter.config.task import TASKS
 from mmadapter.config.walk import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf
 
-RUN_GROUPS = ["host", "vision", "adapter", "data", "optimizer", "training", "engine"]
+RUN_GROUPS = ["host", "vision", "adapter", "data", "optimizer", "training", "engine", "cluster"]
 EXPERIMENTS = choices("experiment")
 
 

@@ -33,7 +33,7 @@ WITHOUT_INFLUENCE = [
     "run=other", "runs_root=/elsewhere", "resume=never", "threads=7", "dry_run=true", "engine.device=cuda",
     "host.activation_checkpointing=true", "vision.cache=/cache", "vision.batch_size=3", "training.save_every_steps=5",
     "training.keep_checkpoints=9", "training.log_every_steps=3", "training.tensorboard=false", "training.wandb=true",
-    "data.root=/moved/to/shapes",
+    "data.root=/moved/to/shapes", "vision.workers=2", "launch.processes=4",
 ]  # fmt: skip
 WITH_INFLUENCE = [
     "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.layers=2",
@@ -167,6 +167,6 @@ def test_an_interrupted_save_keeps_the_settings_before_it(conf, tmp_path, monkey
 
 def test_every_setting_is_either_in_the_digest_or_named_here(quickstart):
     kept = {key.split(".")[0] for key in result_settings(quickstart)}
-    outside = {"run", "runs_root", "resume", "threads", "dry_run", "engine", "launch", "sweep"}
+    outside = {"run", "runs_root", "resume", "threads", "dry_run", "engine", "launch", "cluster", "sweep"}
     assert kept | outside == {item.name for item in fields(RunConf)}
     assert differing_settings(quickstart, quickstart) == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from itertools import chain
 
 import pytest
 
+from mmadapter.data.batches import Batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.order import LengthBucketedOrder
 from mmadapter.data.tokens import Encoded
@@ -16,6 +18,11 @@ from tests.data.test_batches import PAD, encoded, ids_of
 
 def source_of(name: str, count: int) -> list[Encoded]:
     return [encoded(number, 3 + (7 * number) % 23, source=name) for number in range(count)]
+
+
+def only_batch(mixture: Mixture, step: int) -> Batch:
+    [batch] = mixture.step_batches(step)
+    return batch
 
 
 @pytest.mark.parametrize("count", [1, 4, 7, 1000, 1003])
@@ -54,28 +61,28 @@ def test_order_stays_as_it_was_in_earlier_versions():
 
 def test_one_source_keeps_its_smaller_last_batch():
     mixture = Mixture({"a": source_of("a", 10)}, None, 4, seed=0, pad_id=PAD)
-    assert len(mixture) == 3
-    sizes = [len(mixture.batch(index).samples) for index in range(6)]
+    assert mixture.steps_per_epoch == 3
+    sizes = [len(only_batch(mixture, index).samples) for index in range(6)]
     assert sizes == [4, 4, 2, 4, 4, 2]
     for epoch in range(2):
-        seen = [name for index in range(3) for name in ids_of(mixture.batch(3 * epoch + index))]
+        seen = [name for index in range(3) for name in ids_of(only_batch(mixture, 3 * epoch + index))]
         assert Counter(seen) == Counter(str(number) for number in range(10))
 
 
 def test_any_batch_can_be_asked_for_first():
     sources = {"a": source_of("a", 50), "b": source_of("b", 21)}
     run = Mixture(sources, {"a": 1.0, "b": 3.0}, 4, seed=3, pad_id=PAD)
-    walked = [ids_of(run.batch(index)) for index in range(60)]
+    walked = [ids_of(only_batch(run, index)) for index in range(60)]
     for index in (59, 7, 31, 0):
         fresh = Mixture(sources, {"a": 1.0, "b": 3.0}, 4, seed=3, pad_id=PAD)
-        assert ids_of(fresh.batch(index)) == walked[index]
+        assert ids_of(only_batch(fresh, index)) == walked[index]
 
 
 def test_without_weights_each_source_comes_whole_once_an_epoch():
     mixture = Mixture({"a": source_of("a", 10), "b": source_of("b", 23)}, {"a": None, "b": None}, 4, 0, PAD)
-    assert len(mixture) == 3 + 6
+    assert mixture.steps_per_epoch == 3 + 6
     for epoch in range(3):
-        batches = [mixture.batch(epoch * 9 + index) for index in range(9)]
+        batches = [only_batch(mixture, epoch * 9 + index) for index in range(9)]
         assert all(len({sample.source for sample in batch.samples}) == 1 for batch in batches)
         seen = Counter((sample.source, sample.id) for batch in batches for sample in batch.samples)
         assert set(seen.values()) == {1} and len(seen) == 33
@@ -83,8 +90,8 @@ def test_without_weights_each_source_comes_whole_once_an_epoch():
 
 def test_weights_share_out_the_steps_and_a_source_that_ends_starts_again():
     mixture = Mixture({"a": source_of("a", 40), "b": source_of("b", 6)}, {"a": 1.0, "b": 1.0}, 4, 0, PAD)
-    assert len(mixture) == 12
-    batches = [mixture.batch(index) for index in range(24)]
+    assert mixture.steps_per_epoch == 12
+    batches = [only_batch(mixture, index) for index in range(24)]
     assert Counter(batch.source for batch in batches) == {"a": 12, "b": 12}
     assert {len(batch.samples) for batch in batches} == {4}
     seen = Counter(sample.id for batch in batches for sample in batch.samples if batch.source == "b")
@@ -96,7 +103,7 @@ def test_weights_share_out_the_steps_and_a_source_that_ends_starts_again():
 
 def test_a_light_source_still_comes():
     mixture = Mixture({"a": source_of("a", 40), "b": source_of("b", 40)}, {"a": 1000.0, "b": 0.001}, 4, 0, PAD)
-    assert Counter(mixture.batch(index).source for index in range(len(mixture)))["b"] == 1
+    assert Counter(only_batch(mixture, index).source for index in range(mixture.steps_per_epoch))["b"] == 1
 
 
 @pytest.mark.parametrize("weights", [None, {"a": 1.0, "b": 2.0}])
@@ -107,14 +114,11 @@ def test_a_steps_samples_do_not_depend_on_the_micro_batch(weights):
         mixture = Mixture(sources, weights, 8 // micro, seed=1, pad_id=PAD, micro_batches=micro)
         found = []
         for step in range(2 * mixture.steps_per_epoch):
-            batches = [mixture.batch(index) for index in mixture.step_indices(step)]
+            batches = mixture.step_batches(step)
             found.append([f"{batch.source}{name}" for batch in batches for name in ids_of(batch)])
         return found
 
     assert steps(1) == steps(2) == steps(8)
-    mixture = Mixture(sources, weights, 4, seed=1, pad_id=PAD, micro_batches=2)
-    indices = [index for step in range(3 * mixture.steps_per_epoch) for index in mixture.step_indices(step)]
-    assert indices == list(range(3 * len(mixture)))
 
 
 @pytest.mark.parametrize(
@@ -140,8 +144,7 @@ def test_turns_stay_as_they_were_in_earlier_versions(weights, digest):
     """300 micro-batches, as the first version with mixtures drew them: a run goes on, and is repeated, as it began."""
     sources = {"questions": source_of("questions", 205), "captions": source_of("captions", 77)}
     mixture, drawn = Mixture(sources, weights, 8, seed=0, pad_id=PAD, micro_batches=2), hashlib.sha256()
-    for index in range(300):
-        batch = mixture.batch(index)
+    for batch in list(chain.from_iterable(mixture.step_batches(step) for step in range(300)))[:300]:
         drawn.update("|".join([batch.source, *ids_of(batch), ""]).encode())
     assert drawn.hexdigest()[:16] == digest
 

@@ -88,6 +88,6 @@ def test_coco_mini_is_read_and_mixed_with_instructions():
     encoder = SampleEncoder(byte_level(), 400, long_answers="cut")
     sources = {"captions": encoder.encode_many(captions), "instructions": encoder.encode_many(instructions)}
     mixture = Mixture(sources, None, 16, seed=0, pad_id=encoder.pad_id)
-    batches = [mixture.batch(index) for index in range(len(mixture))]
+    batches = [batch for step in range(mixture.steps_per_epoch) for batch in mixture.step_batches(step)]
     assert sum(len(batch.samples) for batch in batches) == 325
     assert all(batch.supervised_tokens for batch in batches)

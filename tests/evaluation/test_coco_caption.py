@@ -35,7 +35,7 @@ class Parrot:
         self.says, self.beams = says, []
         self.tokenizer, self.max_tokens = byte_level(), 500
 
-    def generate(self, samples, settings, seed=None):
+    def generate(self, samples, settings, seed=None, visual=None):
         self.beams.append(settings.beams)
         return [self.says for _ in samples]
 

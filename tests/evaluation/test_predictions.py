@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmadapter import durable
 from mmadapter.errors import InputError
-from mmadapter.evaluation import predictions as predictions_module
 from mmadapter.evaluation.predictions import read_predictions, write_json
 from mmadapter.evaluation.questions import question_of_problem, read_questions
 from mmadapter.evaluation.run import run
@@ -152,7 +152,7 @@ def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path, monkeypat
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(predictions_module.os, "fsync", full_disk)
+    monkeypatch.setattr(durable.os, "fsync", full_disk)
     with pytest.raises(InputError, match="No space left on device"):
         write_json(path, {"accuracy": 2})
     assert json.loads(path.read_text()) == {"accuracy": 1}

@@ -7,8 +7,8 @@ import resource
 import pytest
 import torch
 
+from mmadapter import durable
 from mmadapter.errors import InputError
-from mmadapter.training import checkpoint
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, read_snapshot
 from mmadapter.training.engine import EngineState
 from mmadapter.training.random_state import random_state, restore_random_state
@@ -101,7 +101,7 @@ def test_leftovers_of_a_killed_save_are_ignored_and_removed(tmp_path):
 def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_half_written(tmp_path, monkeypatch, failing):
     folder = CheckpointFolder(tmp_path, keep=1)
     folder.save(snapshot_at(4))
-    original, calls = checkpoint.write_durably, []
+    original, calls = durable.write_durably, []
 
     def full(path, content):
         calls.append(path)
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_half_written(tmp
             raise OSError(errno.ENOSPC, "No space left on device")
         original(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_durably", full)
+    monkeypatch.setattr(durable, "write_durably", full)
     with pytest.raises(InputError, match=r"No room to save a checkpoint in .*step-00000\d is intact"):
         folder.save(snapshot_at(8))
     monkeypatch.undo()

@@ -7,12 +7,13 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from mmadapter import durable
 from mmadapter.errors import InputError
-from mmadapter.training import checkpoint
 from mmadapter.training.journal import Journal, read_metrics
 from mmadapter.training.loop import train
 from mmadapter.training.preemption import RunStopped
@@ -153,9 +154,9 @@ def test_killed_at_any_point_of_a_save_then_continued_gives_the_same_run(undistu
 
         return wrapper
 
-    for name in ("write_durably", "sync_folder"):
-        monkeypatch.setattr(checkpoint, name, dying(getattr(checkpoint, name)))
-    monkeypatch.setattr(checkpoint.Path, "rename", dying(checkpoint.Path.rename))
+    for name in ("write_durably", "sync"):
+        monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
     with pytest.raises(Killed):
         run_toy(tmp_path / "run", EPOCHS)
     monkeypatch.undo()
@@ -249,8 +250,6 @@ def test_gates_are_logged_every_so_often_and_at_the_end(undisturbed):
 def test_images_are_prepared_before_the_first_step_without_touching_the_random_numbers(
     tmp_path, monkeypatch, undisturbed
 ):
-    from pathlib import Path
-
     monkeypatch.setattr(ToyData, "image_paths", lambda self: [Path("picture.png")])
     run_toy(tmp_path, EPOCHS)
     assert curve(tmp_path) == curve(undisturbed)

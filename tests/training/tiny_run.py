@@ -53,9 +53,9 @@ def save_inputs(folder: Path) -> Path:
     return folder
 
 
-def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
-    """The quick start's settings on the random models: two short epochs."""
-    return run_conf(
+def tiny_overrides(inputs: Path, runs: Path) -> list[str]:
+    """The quick start on the random models, two short epochs: what stands behind `python train.py`."""
+    return [
         f"host.path={inputs / 'host'}",
         f"vision.model={inputs / 'clip'}",
         "vision.layers=[1,2]",
@@ -70,5 +70,9 @@ def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
         "tasks.scienceqa.generation.max_new_tokens=4",
         "tasks.coco_caption.generation.max_new_tokens=4",
         "training.tensorboard=false",
-        *overrides,
-    )
+    ]
+
+
+def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
+    """The same as checked settings."""
+    return run_conf(*tiny_overrides(inputs, runs), *overrides)

@@ -1,0 +1,128 @@
+"""A frozen host whose weights are shared out over the processes (ZeRO-3): loaded, run and read a piece at a time.
+
+Every process holds its part of each tensor. DeepSpeed's hooks gather a module's weights for the module's own forward
+and let them go again: all processes must therefore run the same modules in the same order (`in_step`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.errors import InputError
+from mmadapter.processes import here
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """That a host's weights are shared out, and whether the parts lie in the machine's memory instead of the GPU's."""
+
+    offload: bool = False
+
+    def settings(self, dtype: torch.dtype) -> dict[str, Any]:
+        """DeepSpeed's configuration for parameters of this type; frozen ones have no gradient and no optimizer."""
+        zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
+        if self.offload:
+            zero["offload_param"] = {"device": "cpu"}
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": zero,
+            "bf16": {"enabled": dtype == torch.bfloat16},
+        }
+
+
+def sharding_of(engine: str) -> Sharding | None:
+    """What an engine asks of its host; None where every process has the whole host."""
+    return {"zero3": Sharding(), "zero3_offload": Sharding(offload=True)}.get(engine)
+
+
+@contextlib.contextmanager
+def loading_sharded(sharding: Sharding, dtype: torch.dtype, device: torch.device | str) -> Iterator[None]:
+    """While inside, `transformers` shares out every weight that it loads, as soon as it has been read.
+
+    The first process reads (memory-mapped, so that the files' pages can be dropped at any time) and sends each tensor
+    to the others; peak memory of a process is its part and the two largest tensors. Collective.
+    """
+    from transformers.integrations import HfDeepSpeedConfig
+
+    load_deepspeed(device)
+    live = HfDeepSpeedConfig(sharding.settings(dtype))  # in force as long as somebody holds it
+    try:
+        yield
+    finally:
+        del live
+
+
+def agreed(read: Callable[[], Read]) -> Read:
+    """What `read` gives here; the same InputError on every process where it raises one on some of them. Collective.
+
+    So no process waits for one that has refused.
+    """
+    problem, found = None, None
+    try:
+        found = read()
+    except InputError as error:
+        problem = str(error)
+    problems = [text for text in here().gather(problem) if text is not None]
+    if problems:
+        raise InputError(problems[0])
+    return found  # type: ignore[return-value]
+
+
+def gather_in_forward(host: nn.Module) -> None:
+    """Let a sharded host run without a training engine, which brings hooks of its own (ZeRO inference)."""
+    if not is_sharded(host):
+        return
+    deepspeed = load_deepspeed(next(host.parameters()).device)
+    # The parts lie already where `loading_sharded` has put them; the hooks bring them to the device.
+    deepspeed.initialize(model=host, config=Sharding().settings(next(host.parameters()).dtype))
+
+
+def is_sharded(host: nn.Module) -> bool:
+    """Whether the host's weights are shared out over the processes."""
+    return any(_is_shared(parameter) for parameter in host.parameters())
+
+
+def in_step(host: nn.Module) -> bool:
+    """Whether all processes must call the host equally often: each of its modules waits for all of them."""
+    return here().count > 1 and is_sharded(host)
+
+
+@contextlib.contextmanager
+def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """While inside, these parameters can be read whole on every process; for reading only. Collective."""
+    shared = [parameter for parameter in parameters if _is_shared(parameter)]
+    if not shared:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(shared):
+        yield
+
+
+def size(parameter: torch.Tensor) -> int:
+    """How many numbers the whole tensor has, wherever its parts are."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def held_bytes(parameters: Iterable[torch.Tensor]) -> int:
+    """Bytes of these tensors that this process holds: its parts of shared ones, and what is whole here."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for parameter in parameters
+        for tensor in (parameter, getattr(parameter, "ds_tensor", None))
+        if tensor is not None
+    )
+
+
+def _is_shared(parameter: torch.Tensor) -> bool:
+    return hasattr(parameter, "ds_id")

@@ -1,0 +1,92 @@
+"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, and only the sharing that is asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What is shared out over the processes, and what waits in the machine's memory."""
+
+    stage: int  # of ZeRO: 1 Adam's moments, 2 gradients too, 3 the frozen base too
+    offload: bool = False
+    cpu_adam: bool = False
+
+    @classmethod
+    def of(cls, engine: str, cpu_adam: bool = False) -> Sharing:
+        """From an engine's name, such as "zero2" or "zero3_offload"."""
+        return cls(int(engine[4]), engine.endswith("_offload"), cpu_adam)
+
+
+def start(
+    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, bucket: int
+) -> Any:
+    """A DeepSpeed engine around `carrier`, on the process group that is there.
+
+    Gradients of up to `bucket` elements are reduced together; 1: each parameter's alone.
+    """
+    deepspeed = load_deepspeed(device)
+    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, bucket))
+    return engine
+
+
+def settings(sharing: Sharing, bucket: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: float32 optimizer, no scaling, clipping, schedule or printing of its own."""
+    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": bucket, "overlap_comm": False}
+    if sharing.stage == 3:
+        # What stays whole is chosen by `keep_whole`, not by size.
+        zero |= {"stage3_param_persistence_threshold": 0}
+    if sharing.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if sharing.stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def keep_whole(engine: Any, trained: Iterable[nn.Parameter]) -> None:
+    """Stage 3: trained parameters, and frozen vectors (norms, biases), are whole on every process all the time.
+
+    Prompts and gates are read outside of the module that holds them; the vectors are a ten-thousandth of a host.
+    """
+    kept: list[Any] = engine.optimizer.persistent_parameters
+    known = {id(parameter) for parameter in kept}
+    vectors = [parameter for parameter in engine.module.parameters() if len(parameter.ds_shape) < 2]
+    for parameter in [*trained, *vectors]:
+        if id(parameter) not in known:
+            known.add(id(parameter))
+            parameter.ds_persist = True  # type: ignore[attr-defined]
+            # Being persistent is not enough: as long as DeepSpeed has not recorded a whole step in one order (answering
+            # between two steps makes it start again), a module lets go of all that is not declared to be used outside.
+            parameter.is_external_param = True  # type: ignore[attr-defined]
+            kept.append(parameter)
+    kept[0].all_gather(kept)
+
+
+def cpu_adam() -> Any:
+    """DeepSpeed's Adam for the CPU, compiled where it has not been yet; raises InputError without a compiler."""
+    if shutil.which("ninja") is None or (shutil.which("g++") is None and "CXX" not in os.environ):
+        raise InputError(
+            "engine.cpu_adam=true compiles DeepSpeed's CPU Adam, which needs g++ and ninja on PATH. "
+            "Install them (apt install g++ ninja-build), or leave engine.cpu_adam=false."
+        )
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam

@@ -1,0 +1,36 @@
+"""The frozen features of pictures, before the work: each process encodes a part, and all get all.
+
+Every process needs any picture over the epochs, so each could encode them all; sharing makes it faster by their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmadapter.processes import here
+from mmadapter.training.display import Display
+
+EXCHANGED = 256  # pictures of each process at a time, so that what is on its way needs little memory
+
+
+def prepare_images(assistant: Any, paths: Sequence[Path], display: Display) -> None:
+    """Features of `paths` on every process, which all name the same. Raises InputError where a picture is broken.
+
+    What another process has encoded is found in the cache folder; without one it is sent, as far as memory keeps it.
+    """
+    processes = here()
+    own = paths[processes.rank :: processes.count]
+    assistant.prepare_images(own, lambda done, total: display.report("image features", done, total))
+    if processes.count == 1 or assistant.features is None:
+        return
+    if assistant.features.folder is not None:
+        processes.wait()
+        assistant.prepare_images(paths)  # encodes only what a folder of another machine has
+        return
+    most = -(-len(paths) // processes.count)  # of a process
+    for start in range(0, most, EXCHANGED):
+        piece = assistant.features.in_memory(own[start : start + EXCHANGED])
+        for received in processes.gather(piece):
+            assistant.features.take(received)

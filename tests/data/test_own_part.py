@@ -1,0 +1,121 @@
+"""Each process's part of a step: together the whole step once, the same number of micro-batches, balanced tokens."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmadapter.data.batches import Batch
+from mmadapter.data.mixture import JointMixture, Mixture
+from mmadapter.data.own_part import OwnPart, deal
+from mmadapter.data.tokens import Encoded
+from tests.data.test_batches import PAD, encoded, ids_of
+
+COUNTS = [1, 2, 3, 4]
+
+
+def source_of(name: str, count: int, pictures: tuple[int, ...] = ()) -> list[Encoded]:
+    items = [encoded(number, 3 + (7 * number) % 23, source=name) for number in range(count)]
+    return [
+        replace(item, sample=replace(item.sample, image=Path(f"{number}.png"))) if number in pictures else item
+        for number, item in enumerate(items)
+    ]
+
+
+def turns(part: OwnPart, micro: int = 4) -> Mixture:
+    sources = {"a": source_of("a", 45), "b": source_of("b", 18)}
+    return Mixture(sources, None, micro, 1, PAD, micro_batches=8 // micro, part=part)
+
+
+def joint(part: OwnPart, micro: int = 4) -> JointMixture:
+    sources = {"captions": source_of("captions", 50), "instructions": source_of("instructions", 21)}
+    return JointMixture(sources, {"captions": 7, "instructions": 1}, micro, 1, PAD, part=part)
+
+
+def whole_step(make, count: int, step: int, micro: int = 4) -> list[list[Batch]]:
+    return [make(OwnPart(rank, count), micro).step_batches(step) for rank in range(count)]
+
+
+def samples_of(batches: list[Batch]) -> Counter:
+    return Counter((batch.source, name) for batch in batches if not batch.filler for name in ids_of(batch))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("make", [turns, joint])
+def test_the_parts_together_are_the_steps_samples_once(make, count):
+    for step in range(12):
+        parts = whole_step(make, count, step)
+        everything = samples_of([batch for batches in parts for batch in batches])
+        assert everything == samples_of(make(OwnPart()).step_batches(step))
+        assert set(everything.values()) == {1}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("make", [turns, joint])
+def test_every_process_has_the_same_sources_at_the_same_places_and_at_most_one_sample_more(make, count):
+    for step in range(12):
+        parts = whole_step(make, count, step)
+        assert len({tuple(batch.source for batch in batches) for batches in parts}) == 1
+        for source in {batch.source for batch in parts[0]}:
+            sizes = [sum(n for (name, _), n in samples_of(batches).items() if name == source) for batches in parts]
+            assert max(sizes) - min(sizes) <= 1
+        assert all(len(batch.samples) <= 4 for batches in parts for batch in batches)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("size", [1, 2, 5, 16, 61, 64])
+def test_no_part_has_more_tokens_than_another_by_more_than_the_longest_sample(count, size):
+    for shift in range(20):
+        lengths = sorted(3 + (shift + 31 * number * number) % 197 for number in range(size))
+        parts = deal([encoded(number, length) for number, length in enumerate(lengths)], count)
+        tokens = [sum(len(item.ids) for item in part) for part in parts]
+        assert max(tokens) - min(tokens) <= max(lengths)
+        assert all([len(i.ids) for i in part] == sorted(len(i.ids) for i in part) for part in parts)
+
+
+def test_micro_batches_at_the_same_place_are_about_as_long():
+    samples = [encoded(number, 3 + number) for number in range(64)]
+    parts = [OwnPart(rank, 4).batches(samples, 4, PAD) for rank in range(4)]
+    widths = [[batch.input_ids.shape[1] for batch in batches] for batches in parts]
+    assert all(max(place) - min(place) < 4 for place in zip(*widths, strict=True))
+
+
+def test_a_process_without_samples_gets_fillers_that_count_nothing():
+    one, other = (OwnPart(rank, 2).batches([encoded(0, 5)], 4, PAD) for rank in range(2))
+    assert not one[0].filler and one[0].supervised_tokens == 1
+    assert other[0].filler and other[0].supervised_tokens == 0 and other[0].input_ids.shape == (1, 5)
+
+
+def test_visual_says_whether_any_process_has_a_picture_at_that_place():
+    samples = source_of("a", 12, pictures=(3,))
+    parts = [OwnPart(rank, 3).batches(samples, 2, PAD) for rank in range(3)]
+    with_picture = [any(image is not None for b in place for image in b.images) for place in zip(*parts, strict=True)]
+    assert sorted(with_picture) == [False, True]
+    for batches in parts:
+        assert [batch.visual for batch in batches] == with_picture
+
+
+def test_a_fillers_own_picture_does_not_count():
+    samples = source_of("a", 1, pictures=(0,))
+    batches = [OwnPart(rank, 2).batches(samples, 2, PAD)[0] for rank in range(2)]
+    assert [batch.visual for batch in batches] == [True, True]
+    assert [batch.filler for batch in batches] == [False, True]
+
+
+def test_alone_nothing_is_added():
+    assert all(batch.visual is None and not batch.filler for batch in turns(OwnPart()).step_batches(0))
+
+
+@pytest.mark.parametrize("make", [turns, joint])
+def test_a_far_step_costs_what_the_first_costs(make):
+    def seconds(step: int) -> float:
+        mixture, started = make(OwnPart(1, 2)), time.perf_counter()
+        mixture.step_batches(step)
+        return time.perf_counter() - started
+
+    near, far = (min(seconds(step) for _ in range(5)) for step in (1, 1_000_000))
+    assert far < 20 * near + 0.05

@@ -1,0 +1,59 @@
+"""Hosts whose weights are shared out over the processes: loaded in parts, the same numbers, adapters upon them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import transformers
+from safetensors.torch import load_file, save_file
+
+from tests.checks_together import HELD, outcomes
+from tests.families import tiny_host
+from tests.hosts.sharded_checks import TYPES, checks
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hosts")
+    for name in TYPES:
+        tiny_host(name).save_pretrained(folder / name, max_shard_size="20KB")
+    large_host().save_pretrained(folder / "large", max_shard_size="30MB")
+    spoil(folder)
+    return folder
+
+
+def large_host():
+    """About 110 MB, so that its weights stand out from what every process needs."""
+    sizes = {"vocab_size": 2000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_attention_heads=4))
+
+
+def spoil(folder: Path) -> None:
+    """Folders that no host can be loaded from."""
+    for name in ("truncated", "missing", "empty", "other shapes"):
+        shutil.copytree(folder / "llama_gqa", folder / name)
+    (last,) = (folder / "truncated").glob("model-00003-*")
+    last.write_bytes(last.read_bytes()[:-100])
+    for file in (folder / "empty").glob("model*"):
+        file.unlink()
+    index = folder / "missing" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    file = folder / "missing" / content["weight_map"].pop("model.layers.1.mlp.up_proj.weight")
+    index.write_text(json.dumps(content))
+    save_file({k: v for k, v in load_file(file).items() if "layers.1.mlp.up" not in k}, file, {"format": "pt"})
+    config = folder / "other shapes" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 40}))
+
+
+@pytest.fixture(scope="module")
+def two(hosts):
+    return outcomes(checks, hosts)
+
+
+@pytest.mark.parametrize("check", [*checks(None), "the end"])
+def test_two_processes_share_a_host(check, two):
+    outcome = two.get(check, two["the end"])
+    assert outcome == HELD, outcome

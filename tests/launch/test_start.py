@@ -1,0 +1,116 @@
+"""launch.processes: one command that starts, ends and fails as a single process would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmadapter.launch.start import exit_status, free_port, start_processes
+
+CHILD = """
+import os, signal, sys, time
+from mmadapter.launch.start import end_with_parent
+
+end_with_parent(os.environ)
+rank, does = os.environ["RANK"], sys.argv[1]
+signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(138))
+print(rank, os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"], os.environ["OMP_NUM_THREADS"], os.getpid(), flush=True)
+if does == "end":
+    sys.exit(0)
+if rank == "1" and does.isdigit():
+    sys.exit(int(does))
+if rank == "1" and does == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+PARENT = f"""
+import os, signal, sys
+from mmadapter.launch import start
+
+start.OTHERS_SECONDS = 0.5
+if len(sys.argv) > 2:
+    signal.signal(signal.SIGUSR1, lambda number, frame: print("the launcher's own handler", number, flush=True))
+command = [sys.executable, "-c", {CHILD!r}, sys.argv[1]]
+sys.exit(start.start_processes(command, 2, os.environ | {{"OMP_NUM_THREADS": "1"}}))
+"""
+
+
+def parent(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", PARENT, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def lines_of_both(process: subprocess.Popen) -> list[list[str]]:
+    return sorted(process.stdout.readline().split() for _ in range(2))
+
+
+def is_alive(number: int) -> bool:
+    try:
+        with open(f"/proc/{number}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(numbers: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, numbers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [number for number in numbers if is_alive(number)]
+
+
+def test_each_process_knows_its_place_and_all_end_well():
+    process = parent("end")
+    assert [line[:4] for line in lines_of_both(process)] == [["0", "2", "0", "1"], ["1", "2", "1", "1"]]
+    assert process.wait(20) == 0 and process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("does,status", [("2", 2), ("1", 1), ("kill", 137)])
+def test_one_that_ends_badly_takes_the_others_with_it_and_gives_its_status(does, status):
+    process = parent(does)
+    numbers = [int(line[4]) for line in lines_of_both(process)]
+    assert process.wait(20) == status
+    assert not any(map(is_alive, numbers))
+    assert ("process 1 was ended by SIGKILL" in process.stderr.read()) == (does == "kill")
+
+
+@pytest.mark.parametrize("name,status", [("SIGUSR1", 138), ("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR2", 140)])
+def test_a_signal_is_passed_on_once_and_the_status_is_that_of_a_single_process(name, status):
+    process = parent("wait")
+    lines_of_both(process)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(20) in (status, 1 if name == "SIGINT" else status)  # bare Python ends with 1 at Ctrl-C
+
+
+def test_an_earlier_handler_is_called_when_all_have_ended():
+    process = parent("wait", "with a handler")
+    lines_of_both(process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.read() == f"the launcher's own handler {int(signal.SIGUSR1)}\n"
+    assert process.wait(20) == 138
+
+
+def test_processes_do_not_outlive_a_killed_parent():
+    process = parent("wait")
+    numbers = [int(line[4]) for line in lines_of_both(process)]
+    process.kill()
+    process.wait(20)
+    wait_until_gone(numbers)
+
+
+def test_a_port_that_is_free_lies_below_those_the_system_gives_away():
+    assert 15_000 <= free_port() < 32_000
+
+
+def test_a_signals_status_is_the_shells():
+    assert (exit_status(-9), exit_status(2)) == (137, 2)
+
+
+def test_a_command_that_is_not_there_ends_what_has_started():
+    with pytest.raises(FileNotFoundError):
+        start_processes(["/no/such/program"], 2, os.environ)

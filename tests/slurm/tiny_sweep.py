@@ -1,0 +1,75 @@
+"""Sweeps of short runs on the tiny models, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.slurm.cluster import Cluster
+
+NUMBER = re.compile(r"job (\d+): SLURM job (\S+)")
+CONTINUED = re.compile(r"continuing at step (\d+)")
+
+
+def settings(inputs: Path, *more: str) -> list[str]:
+    """One short run: about 400 steps, saves on its own schedule, one evaluation, no comparison."""
+    return [
+        f"host.path={inputs / 'host'}",
+        f"vision.model={inputs / 'clip'}",
+        "vision.layers=[1,2]",
+        f"data.root={inputs / 'world'}",
+        "adapter.layers=2",
+        "optimizer.epochs=40",
+        "optimizer.batch_size=8",
+        "optimizer.micro_batch_size=4",
+        "training.save_every_steps=50",
+        "training.log_every_steps=100",
+        "training.tensorboard=false",
+        "tasks.scienceqa.limit=4",
+        "tasks.scienceqa.generation.max_new_tokens=4",
+        "evaluate=[scienceqa]",
+        "~comparison",
+        *more,
+    ]
+
+
+def submit(cluster: Cluster, folder: Path, *arguments: str) -> dict[int, str]:
+    """Submits a sweep without waiting; number of the job -> number in SLURM's queue."""
+    told = cluster.train(folder, "-m", "cluster=slurm", "cluster.wait=false", *arguments)
+    assert told.returncode == 0, told.stdout + told.stderr
+    found = {int(number): slurm for number, slurm in NUMBER.findall(told.stdout)}
+    assert found, told.stdout
+    return found
+
+
+def sweep_jobs(folder: Path) -> list[dict[str, Any]]:
+    """The jobs of the only sweep below `folder`."""
+    (file,) = folder.rglob("sweep.json")
+    return json.loads(file.read_text())["jobs"]
+
+
+def log_of(folder: Path, slurm_job: str) -> str:
+    """Everything that a job has printed, all attempts."""
+    return "\n".join(file.read_text() for file in sorted(folder.rglob(f"{slurm_job}_*_log.out")))
+
+
+def steps(run: Path) -> int:
+    """How many steps a run's journal holds."""
+    journal = run / "metrics.jsonl"
+    lines = journal.read_bytes().splitlines() if journal.is_file() else []
+    return sum(b'"train"' in line for line in lines)
+
+
+def curve(run: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every step."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
+
+
+def assert_same_result(run: Path, undisturbed: Path) -> None:
+    """The loss curve and the adapter, to the bit."""
+    assert curve(run) == curve(undisturbed)
+    one, other = (folder / "adapter" / "adapter.safetensors" for folder in (run, undisturbed))
+    assert one.read_bytes() == other.read_bytes()

@@ -1,0 +1,217 @@
+"""What a crash or a bad disk leaves of a run folder is mended and said, or refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from mmadapter import durable
+from mmadapter.config.run_folder import mark_finished
+from mmadapter.errors import InputError
+from mmadapter.store import recover_adapter
+from mmadapter.training.checkpoint import CheckpointFolder
+from mmadapter.training.journal import read_metrics
+from mmadapter.training.record import only_process, write_json
+from tests.training.test_checkpoint import damage, names, snapshot_at
+from tests.training.test_loop import EPOCHS, assert_same_run, curve
+from tests.training.toy import run_toy
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    run_toy(folder, EPOCHS)
+    return folder
+
+
+@pytest.fixture
+def interrupted(undisturbed, tmp_path):
+    """The same run as it stood at step 22, its last checkpoint gone."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000024")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """What is written, synced and renamed from here on, in order."""
+    calls = []
+
+    def noted(owner, name):
+        original = getattr(owner, name)
+
+        def wrapper(*arguments, **keywords):
+            calls.append((name, *(getattr(one, "name", None) for one in arguments)))
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    for name in ("write_durably", "sync"):
+        noted(durable, name)
+    for name in ("rename", "replace"):
+        noted(durable.Path, name)
+    return calls
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_next_step(tmp_path, order):
+    durable.write_whole(tmp_path / "new" / "file.json", "content")
+    kinds = [call[0] for call in order]
+    assert kinds == ["sync", "write_durably", "replace", "sync"]  # of the new folder's name, the file, its name
+    assert names(tmp_path / "new") == ["file.json"]
+
+
+def test_a_checkpoint_is_whole_on_the_disk_before_it_has_its_name(tmp_path, order):
+    CheckpointFolder(tmp_path / "run" / "checkpoints").save(snapshot_at(4))
+    final = order.index(("rename", ".writing-step-000004", "step-000004"))
+    written = [call[1] for call in order[:final] if call[0] == "write_durably"]
+    assert sorted(written) == ["optimizer.safetensors", "random.safetensors", "state.json", "trainable.safetensors"]
+    assert order[final - 1] == ("sync", ".writing-step-000004") and order[final + 1] == ("sync", "checkpoints")
+    assert ("sync", "run") in order[:final], "the name of checkpoints/ itself"
+
+
+@pytest.mark.parametrize("write", [write_json, lambda path, content: mark_finished(path.parent, content)])
+def test_a_power_cut_cannot_leave_an_empty_file_under_a_final_name(tmp_path, order, write):
+    write(tmp_path / "summary.json", {"steps": 3})
+    kinds = [call[0] for call in order]
+    assert kinds.index("write_durably") < kinds.index("replace") < len(kinds) - 1 and kinds[-1] == "sync"
+
+
+@pytest.mark.parametrize("file", ["state.json", "trainable.safetensors", "optimizer.safetensors"])
+def test_a_file_of_zero_bytes_or_a_folder_without_anything_falls_back(tmp_path, file):
+    folder = CheckpointFolder(tmp_path)
+    for step in (4, 8):
+        folder.save(snapshot_at(step))
+    (tmp_path / "step-000008" / file).write_bytes(b"")
+    (tmp_path / "step-000012").mkdir()
+    (tmp_path / "last.json").write_text('{"step": 99, "folder": "step-000099"}')
+    loaded, messages = folder.load_newest()
+    assert loaded.position.step == 4 and len(messages) == 2
+    assert json.loads((tmp_path / "last.json").read_text())["folder"] == "step-000004"
+    assert {"damaged-step-000008", "damaged-step-000012"} <= set(names(tmp_path))
+
+
+def test_all_damaged_is_refused_the_second_time_too(tmp_path):
+    """Else the same command, given again, would silently train from the start."""
+    folder = CheckpointFolder(tmp_path)
+    folder.save(snapshot_at(4))
+    damage(tmp_path / "step-000004" / "trainable.safetensors")
+    for _ in range(2):
+        with pytest.raises(InputError, match="No checkpoint can be read"):
+            folder.load_newest()
+
+
+def test_a_folder_that_somebody_put_there_is_left_alone(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(snapshot_at(4))
+    (tmp_path / "step-000004-copy").mkdir()
+    assert folder.load_newest()[0].position.step == 4 and (tmp_path / "step-000004-copy").is_dir()
+
+
+def test_killed_while_a_step_is_saved_again_keeps_the_earlier_save(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(snapshot_at(4))
+    original = durable.Path.rename
+
+    def killed(path, target):
+        if path.name.startswith(".writing-"):
+            raise KeyboardInterrupt
+        return original(path, target)
+
+    monkeypatch.setattr(durable.Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save(snapshot_at(4))
+    monkeypatch.undo()
+    assert "step-000004" not in names(tmp_path)
+    assert folder.load_newest()[0].position.step == 4
+    assert not [name for name in names(tmp_path) if name.startswith(".")]
+
+
+def test_a_lost_best_checkpoint_is_said(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(snapshot_at(4, best=4)), folder.save(snapshot_at(8, best=4))
+    shutil.rmtree(tmp_path / "step-000004")
+    loaded, (message,) = folder.load_newest()
+    assert loaded.position.best_step is None and not (tmp_path / "best.json").exists()
+    assert "best checkpoint, of step 4 with validation loss 0.5, is gone" in message
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "empty", "flipped"])
+def test_a_damaged_start_is_mended_where_the_settings_give_the_same(undisturbed, interrupted, capsys, how):
+    file = interrupted / "checkpoints" / "start.safetensors"
+    whole = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    elif how == "flipped":
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    else:
+        file.write_bytes(whole[: 0 if how == "empty" else -9])
+    run_toy(interrupted, EPOCHS)
+    assert "start.safetensors was" in capsys.readouterr().out and file.read_bytes() == whole
+    assert_same_run(interrupted, undisturbed)
+
+
+def test_a_damaged_start_that_cannot_be_made_again_is_refused(interrupted, monkeypatch):
+    from tests.training import toy
+
+    class OtherStart(toy.ToyAssistant):
+        def __init__(self, **keywords):
+            super().__init__(seed=5, **keywords)
+
+    before = (interrupted / "metrics.jsonl").read_bytes()
+    damage(interrupted / "checkpoints" / "start.safetensors")
+    monkeypatch.setattr(toy, "ToyAssistant", OtherStart)
+    with pytest.raises(InputError, match=r"start.safetensors, what the run started from, is .*Put the file back"):
+        run_toy(interrupted, EPOCHS)
+    assert (interrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_journal_that_lost_lines_goes_on_and_says_so(undisturbed, interrupted, capsys):
+    lines = (interrupted / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (interrupted / "metrics.jsonl").write_bytes(b"".join(lines[:8]))
+    run_toy(interrupted, EPOCHS)
+    assert "lines of earlier steps are lost" in capsys.readouterr().out
+    events = [event["event"] for event in read_metrics(interrupted / "metrics.jsonl", "event")]
+    assert "repaired" in events and curve(interrupted)[0][-2:] == curve(undisturbed)[0][-2:]
+
+
+def test_the_previous_adapter_gets_its_name_back(tmp_path):
+    """Killed between the two renames of a save."""
+    old, half = tmp_path / ".adapter-old-17", tmp_path / ".adapter-x1"
+    for folder in (old, half):
+        folder.mkdir()
+    (old / "adapter.json").write_text("the previous one")
+    recover_adapter(tmp_path / "adapter")
+    assert names(tmp_path) == ["adapter"] and (tmp_path / "adapter" / "adapter.json").read_text() == "the previous one"
+    old.mkdir()
+    recover_adapter(tmp_path / "adapter")
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_lock_whose_file_was_taken_away_does_not_let_two_in(tmp_path, monkeypatch):
+    """A second attempt opens the file, the first ends and deletes it, the second locks what has no name any more."""
+    import fcntl
+
+    original, ended = fcntl.flock, []
+
+    def flock(file, operation):
+        if not ended:
+            ended.append((tmp_path / ".running").unlink())
+        original(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_process(tmp_path), pytest.raises(InputError, match="Another process"), only_process(tmp_path):
+        pass
+
+
+def test_torch_keeps_the_bits_of_the_start(undisturbed):
+    """The digest in the checkpoints is that of the file."""
+    from safetensors.torch import load_file
+
+    from mmadapter.training.movement import _digest
+
+    start = load_file(undisturbed / "checkpoints" / "start.safetensors")
+    snapshot, _ = CheckpointFolder(undisturbed / "checkpoints").load_newest()
+    assert snapshot.position.start == _digest(start)
+    start["layer.gate"] = torch.nextafter(start["layer.gate"], torch.tensor(9.0))
+    assert snapshot.position.start != _digest(start)
