@@ -122,7 +122,10 @@ def starts_processes(conf: RunConf) -> bool:
 
 
 def _start(script: Path, conf: RunConf) -> None:
-    """The same job as launch.processes processes; leaves with their exit status unless that is 0."""
+    """The same job as launch.processes processes; leaves with their exit status unless that is 0.
+
+    Raises InputError where they failed within a sweep.
+    """
     hydra_conf = HydraConfig.get()
     folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
     command = [sys.executable, str(script), *hydra_conf.overrides.task]
@@ -130,7 +133,10 @@ def _start(script: Path, conf: RunConf) -> None:
     command += [word for folder in folders for word in ("--config-dir", folder)]
     count = conf.launch.processes or 1
     usable = thread_count(conf.threads, count)
-    if status := start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable)):
+    status = start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable))
+    if status in (1, 2) and hydra_conf.mode is RunMode.MULTIRUN:  # the other jobs of the sweep go on
+        raise InputError(f"its {count} processes ended with status {status}; what went wrong stands above.")
+    if status:
         sys.exit(status)
 
 
