@@ -20,7 +20,7 @@ import torch.distributed as dist
 from mmadapter.errors import InputError
 from mmadapter.launch.environment import Place, find_place
 from mmadapter.launch.start import end_with_parent
-from mmadapter.launch.watch import Hub, Watch, speak, stopped_line
+from mmadapter.launch.watch import GONE, Hub, Watch, speak, stopped_line
 
 Value = TypeVar("Value")
 MEET_SECONDS = 60.0  # from the first process at the meeting place to the last
@@ -163,7 +163,8 @@ def _tell(status: int, message: str) -> None:
     first = _watch.fail(status, message)
     _watch = None
     if first.rank != _here.rank:
-        if _here.is_first and first.message != message:
+        first_is_gone = first.rank == 0 and first.message == GONE  # then each speaks for itself
+        if first_is_gone or (_here.is_first and first.message != message):
             speak(stopped_line(first))
         raise SystemExit(first.status or 1) from None
 

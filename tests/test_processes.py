@@ -105,6 +105,19 @@ def test_a_process_in_trouble_ends_all_within_seconds_and_the_first_says_why(wha
     assert group.said(3 - which) == ""
 
 
+def lose_the_first():
+    with joined("cpu"):
+        if here().is_first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("Connection closed by peer")  # as gloo says it, before the watch has heard
+
+
+def test_a_killed_first_process_is_named_though_a_broken_connection_was_noticed_before(tmp_path):
+    group = Several(2, lose_the_first, folder=tmp_path)
+    assert group.end() == [-9, 1]
+    assert group.said(1).startswith("stopped, because process 0 ended: it is gone without a word")
+
+
 def test_what_goes_wrong_everywhere_is_shown_once(tmp_path):
     group = Several(3, trouble, "input", "all", folder=tmp_path)
     group.end()

@@ -25,7 +25,7 @@ from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
-from mmadapter.launch.environment import find_place
+from mmadapter.launch.environment import OUR_LAUNCHER, find_place
 from mmadapter.launch.start import start_processes
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
@@ -134,8 +134,8 @@ def _start(script: Path, conf: RunConf) -> None:
     count = conf.launch.processes or 1
     usable = thread_count(conf.threads, count)
     status = start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable))
-    if status in (1, 2) and hydra_conf.mode is RunMode.MULTIRUN:  # the other jobs of the sweep go on
-        raise InputError(f"its {count} processes ended with status {status}; what went wrong stands above.")
+    if 0 < status < 128 and hydra_conf.mode is RunMode.MULTIRUN:  # the other jobs of the sweep go on
+        raise InputError(f"The {count} processes ended with status {status}; what went wrong stands above.")
     if status:
         sys.exit(status)
 
@@ -158,7 +158,9 @@ def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) 
 
 def _refuse_one_job_on_a_cluster(conf: RunConf | EvalConf) -> None:
     """Hydra submits with -m only, and would run everything here without a word."""
-    submits = isinstance(conf, RunConf) and conf.cluster.name != "local" and not conf.dry_run
+    if not isinstance(conf, RunConf) or OUR_LAUNCHER in os.environ:  # one of the processes of a submitted job
+        return
+    submits = conf.cluster.name != "local" and not conf.dry_run
     if submits and HydraConfig.get().mode is RunMode.RUN:
         raise InputError(
             f"cluster={conf.cluster.name} submits with -m only: python train.py -m {' '.join(sys.argv[1:])}\n"

@@ -183,14 +183,14 @@ def test_a_full_disk_on_the_first_process_ends_all_with_its_message(inputs, tmp_
     def disturb(rank):
         from mmadapter.training import checkpoint
 
-        def full(path, content):
+        def full(self, snapshot):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        checkpoint.write_durably = full  # the start is written by another name
+        checkpoint.CheckpointFolder.save = full
 
     group, statuses = several(short(inputs, tmp_path / "runs"), tmp_path, disturb)
     assert statuses == [2, 2]
-    assert group.said(0).count("error: No room to save a checkpoint") == 1 and group.said(1) == ""
+    assert group.said(0).count("error: No room left on the disk") == 1 and group.said(1) == ""
 
 
 def broken_for_one(rank):

@@ -113,3 +113,21 @@ def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_th
     ]
     assert all(command[:2] == [sys.executable, str(script)] and "-m" not in command for command, _, _ in started)
     assert all({"engine=zero1", "launch.processes=4"} <= set(command) for command, _, _ in started)
+
+
+def test_a_sweeps_job_whose_processes_fail_is_a_failed_job_and_a_stopped_one_ends_the_sweep(monkeypatch, tmp_path):
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    asked = []
+    words = ["train.py", "-m", "seed=1,2", "engine=zero1", "launch.processes=2", f"runs_root={tmp_path}"]
+
+    def sweep(status):
+        asked.clear()
+        monkeypatch.setattr(entry_module, "start_processes", lambda *a: asked.append(a) or status)
+        monkeypatch.setattr(sys, "argv", [*words, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
+        with pytest.raises(SystemExit) as ended:
+            entry_module._run(lambda conf: pytest.fail("trained here"), tmp_path / "train.py", "train", RunConf)
+        return ended.value.code, len(asked)
+
+    assert sweep(143) == (143, 1)
+    code, jobs = sweep(2)
+    assert code not in (0, None) and jobs == 2
