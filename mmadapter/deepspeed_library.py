@@ -12,7 +12,8 @@ import torch.distributed as dist
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 
-OLDEST_DEEPSPEED = (0, 16)
+# Seen: 0.16.0 (offloaded) and 0.17.6 lose all but one of a step's micro-batches at stage 2.
+OLDEST_DEEPSPEED = (0, 19)
 
 
 def load_deepspeed(device: torch.device | str) -> Any:
@@ -29,11 +30,11 @@ def load_deepspeed(device: torch.device | str) -> Any:
     except ImportError as error:
         raise InputError(
             f"engine=zero... needs DeepSpeed, which cannot be imported ({error}). "
-            "Mend: pip install 'deepspeed>=0.16', or engine=single"
+            "Mend: pip install 'deepspeed>=0.19', or engine=single"
         ) from error
     if tuple(int(part) for part in deepspeed.__version__.split(".")[:2]) < OLDEST_DEEPSPEED:
         raise InputError(
-            f"deepspeed {deepspeed.__version__} is too old for engine=zero...; needed is 0.16 or newer. "
+            f"deepspeed {deepspeed.__version__} is too old for engine=zero...; needed is 0.19 or newer. "
             "Mend: pip install -U deepspeed"
         )
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
