@@ -1,7 +1,7 @@
 """Picture files read by processes of their own, in order, so that the encoder need not wait for a disk or a decoder.
 
-Each worker has a pipe that nobody else writes to: its death is the pipe's end, at once and at any moment. (torch's
-DataLoader shares one queue among its workers; one that is killed while it writes there leaves the run waiting for ever.)
+Each worker has a pipe that nobody else writes to: its death is the end of the pipe, at once and at any moment. (In
+the DataLoader of torch all workers write into one queue: one that is killed there leaves the run waiting for ever.)
 """
 
 from __future__ import annotations
