@@ -82,7 +82,9 @@ class FeatureStore:
         with closing(in_order(read, [path for _, path in waiting], self.workers)) as pixels:
             for start in range(0, len(waiting), self.batch_size):
                 part = waiting[start : start + self.batch_size]
-                for (digest, _), feature in zip(part, self.encode_pixels(list(islice(pixels, len(part)))), strict=True):
+                for (digest, _), feature in zip(
+                    part, self.encode_pixels([torch.from_numpy(one) for one in islice(pixels, len(part))]), strict=True
+                ):
                     self._write(digest, feature)
                     self._keep(digest, feature)
                 if progress is not None:
@@ -191,5 +193,5 @@ class FeatureStore:
             ) from error
 
 
-def _read_pixels(preparation: Callable[[Image.Image], Tensor], path: Path) -> Tensor:
-    return preparation(read_image(path))
+def _read_pixels(preparation: Callable[[Image.Image], Tensor], path: Path) -> numpy.ndarray:
+    return preparation(read_image(path)).numpy()

@@ -65,7 +65,7 @@ def test_a_dead_worker_ends_the_run_with_its_message_and_the_same_command_goes_o
     process = start(inputs, tmp_path, lambda workers: os.kill(workers[0], signal.SIGKILL))
     process.join(60)
     assert process.exitcode == 1, "the entry makes 2 of an InputError"
-    assert "InputError: A process that reads pictures has ended by itself" in (tmp_path / "output").read_text()
+    assert "has ended by itself, with status -9" in (tmp_path / "output").read_text()
     again = start(inputs, tmp_path, lambda workers: None)
     again.join(60)
     assert again.exitcode == 0
