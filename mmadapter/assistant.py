@@ -267,4 +267,5 @@ def _feature_store(vision: Any, device: Any) -> FeatureStore:
         vision.quick_gelu,
         vision.tokens,
     ).to(device)
-    return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.batch_size)
+    cache = None if vision.cache is None else Path(vision.cache)
+    return FeatureStore(encoder, cache, vision.batch_size, workers=vision.workers)

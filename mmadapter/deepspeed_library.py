@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from mmadapter.errors import InputError
 from mmadapter.processes import here
@@ -38,6 +39,19 @@ def load_deepspeed(device: torch.device | str) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     os.environ.setdefault("LOCAL_RANK", str(here().local_rank))  # read by DeepSpeed
     # Shared-memory collectives on CPU: there is no setting, and they are compiled at the start, or fail without g++.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}  # whole: a look at the table tries a compiler on everything, loudly
+    _forget_former_group(deepspeed)
     deepspeed.init_distributed("nccl" if kind == "cuda" else "gloo", auto_mpi_discovery=False)
     return deepspeed
+
+
+_group: Any = None  # torch's, at the last call
+
+
+def _forget_former_group(deepspeed: Any) -> None:
+    """DeepSpeed keeps the process group of a run that this process has left; the next one has another."""
+    global _group
+    if _group is not None and _group is not dist.group.WORLD:
+        deepspeed.comm.comm.cdb = None
+        deepspeed.utils.groups._WORLD_GROUP = None
+    _group = dist.group.WORLD

@@ -33,9 +33,9 @@ class Several:
             output = folder / f"said-{rank}"
             self.processes.append(in_own_process(_run, environment, function, arguments, output=output))
 
-    def end(self) -> list[int | None]:
+    def end(self, seconds: float = DEADLINE) -> list[int | None]:
         """The exit statuses, once all have ended (-9 after a kill); those that hang are killed and have None."""
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + seconds
         for process in self.processes:
             process.join(max(0.0, deadline - time.monotonic()))
         hung = [process.is_alive() for process in self.processes]

@@ -59,6 +59,24 @@ def test_three_processes_talk_and_part_and_meet_again(tmp_path):
     assert [group.said(rank) for rank in range(3)] == ["talked\n"] * 3
 
 
+def talk_as_tasks_of_srun(job):
+    rank = os.environ["RANK"]
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        del os.environ[name]
+    step = {"SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
+    os.environ.update(step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+    with joined("cpu"):
+        assert os.environ["RANK"] == rank and os.environ["MASTER_PORT"]  # for DeepSpeed
+        print(here().launcher, here().sum([here().rank + 1]))
+    assert "RANK" not in os.environ
+
+
+def test_tasks_of_an_srun_step_meet_without_anything_being_said(tmp_path):
+    group = Several(2, talk_as_tasks_of_srun, f"{os.getpid()}.{time.time()}", folder=tmp_path)
+    assert group.end() == [0, 0], group.said(0)
+    assert group.said(0) == group.said(1) == "srun [3.0]\n"
+
+
 def trouble(what, which):
     with joined("cpu"):
         if which in (here().rank, "all"):

@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from mmadapter.errors import InputError
 
@@ -36,7 +36,11 @@ class Sweeps(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.context = config, hydra_context
-        self.folder = Path(str(config.hydra.sweep.dir))  # before the launcher takes the config, for its cache
+        self.folder = Path(str(config.hydra.sweep.dir))
+        quoted = str(self.folder).replace("'", "\\'")
+        with read_write(config), open_dict(config):  # in words: a job has another command line, and may run elsewhere
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+            config.hydra.sweep.dir = str(self.folder)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )

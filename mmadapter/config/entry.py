@@ -39,8 +39,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConf)
     store.store(name="eval_schema", node=EvalConf)
-    # from the cache, because a job's own command line differs from the sweep's
-    OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def version_base() -> dict[str, str]:

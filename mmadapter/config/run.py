@@ -60,6 +60,7 @@ class VisionOverride:
     pretrained: str | None = input_path()  # null = where the run's CLIP weights were
     cache: str | None = None  # folder for frozen features; null = as in the run
     batch_size: int | None = number(None, at_least=1)  # pictures encoded at a time; null = as in the run
+    workers: int | None = number(None, at_least=0)  # processes that read pictures ahead; null = as in the run
 
 
 @dataclass

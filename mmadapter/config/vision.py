@@ -17,3 +17,4 @@ class VisionConf:
     channel_order: str = choice("rgb", "bgr")  # bgr only for released checkpoints that were trained so
     cache: str | None = plain(None, influence=False)  # folder for frozen features; null = in memory only
     batch_size: int = number(64, at_least=1, influence=False)  # pictures encoded at a time
+    workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself

@@ -105,8 +105,8 @@ def living(last: Mapping[str, Any], changed: float | None) -> tuple[str, str | N
 
 def trust_queue(found: RunState, queue: Mapping[str, tuple[str, str]]) -> None:
     """What SLURM's queue knows better: waiting jobs, and jobs that are no longer there."""
-    if found.slurm_job in queue:
-        state, reason = queue[found.slurm_job]
+    if (queued := queue.get(found.slurm_job or "")) is not None:
+        state, reason = queued
         if state in WAITING:
             before = f", {found.state} before" if found.state != "never started" else ""
             found.state, found.reason = "waiting", f"in the queue ({reason}){before}"

@@ -213,7 +213,7 @@ def mean_text(group: OverSeeds) -> str:
     count = f"({len(group.values)} of {group.jobs} seeds)"
     if group.mean is None:
         return f"no value yet {count}"
-    spread = "" if group.deviation is None else f" ± {number_text(group.deviation)}"
+    spread = "" if group.deviation is None else f" ± {group.deviation:.2g}"
     reach = f", {number_text(min(group.values))} to {number_text(max(group.values))}" if spread else ""
     return f"{number_text(group.mean)}{spread}{reach} {count}"
 

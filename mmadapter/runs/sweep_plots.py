@@ -101,35 +101,58 @@ def cell(
 
 
 def score_plot(sweep: Sweep, key: str, *, joins: bool) -> Markup:
-    """One dot a finished job, the best one in another colour; `joins`: a line through the means."""
+    """One dot a finished job against the value of one setting; `joins`: a line through the means."""
+    dots = dots_of(sweep, key)
+    texts = in_order([dot.text for dot in dots])
+    means = [(text, statistics.fmean(dot.value for dot in dots if dot.text == text)) for text in texts]
+    return dot_figure(sweep.metric or "", f"by {key}", dots, means if joins and len(texts) > 1 else [])
+
+
+def search_plot(sweep: Sweep) -> Markup:
+    """One dot a trial, in their order, and a line at the best so far."""
+    better = min if sweep.direction == "minimize" else max
+    dots = dots_of(sweep, None)
+    so_far = [(dot.text, better(one.value for one in dots[: place + 1])) for place, dot in enumerate(dots)]
+    return dot_figure(sweep.metric or "", "by trial; the line: the best so far", dots, so_far)
+
+
+def dots_of(sweep: Sweep, key: str | None) -> list[Dot]:
+    """The finished jobs by the value of `key`, None: by their number."""
     best = sweep.best
-    dots = [
-        Dot(job.settings.get(key, ""), value, f"job {job.number}: {job.settings.get(key)}", job is best)
+    return [
+        Dot(
+            str(job.number) if key is None else job.settings.get(key, ""),
+            value,
+            f"job {job.number}" if key is None else f"job {job.number}: {job.settings.get(key)}",
+            job is best,
+        )
         for job, value in sweep.valued
     ]
+
+
+def dot_figure(metric: str, against: str, dots: Sequence[Dot], line: Sequence[tuple[str, float]]) -> Markup:
+    """Dots over a grid, the best one in another colour, and a line through (value of the setting, metric)."""
     texts = in_order([dot.text for dot in dots])
     x, ticks = x_axis(texts)
     y = y_axis([dot.value for dot in dots])
-    metric = sweep.metric or ""
-    parts = [Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, f"{metric}, {key}")]
+    parts = [
+        Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, f"{metric} {against}")
+    ]
     parts += [grid_line("grid", LEFT, WIDTH - RIGHT, y(tick), number_text(tick)) for tick in y.ticks()]
     tick_text = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>')
     parts += [tick_text.format(x(place), HEIGHT - BOTTOM + 16, name) for place, name in ticks]
     parts.append(grid_line("axis", LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, ""))
-    if joins and len(texts) > 1:
-        means = [(place_of(text, texts), statistics.fmean(d.value for d in dots if d.text == text)) for text in texts]
-        path = " ".join(f"{x(place)},{y(mean)}" for place, mean in means)
-        parts.append(Markup('<polyline class="line c1" points="{}"/>').format(path))
+    path = " ".join(f"{x(place_of(text, texts))},{y(value)}" for text, value in line)
+    parts.append(Markup('<polyline class="line c1 thin" points="{}"/>').format(path) if path else Markup(""))
     circle = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="{}"><title>{}: {}</title></circle>')
-    parts += [
-        circle.format(2 if d.is_best else 1, x(place_of(d.text, texts)), y(d.value), 5 if d.is_best else 4, d.name,
-                      number_text(d.value))
-        for d in sorted(dots, key=lambda dot: dot.is_best)
-    ]  # fmt: skip
-    caption = Markup('<figcaption><span class="what">{}</span><span class="path">by {}</span></figcaption>').format(
-        metric, key
+    for dot in sorted(dots, key=lambda dot: dot.is_best):
+        colour, size = (2, 5) if dot.is_best else (1, 4)
+        places = x(place_of(dot.text, texts)), y(dot.value)
+        parts.append(circle.format(colour, *places, size, dot.name, number_text(dot.value)))
+    caption = Markup('<figcaption><span class="what">{}</span><span class="path">{}</span></figcaption>')
+    return Markup('<figure class="chart">{}{}</svg></figure>').format(
+        caption.format(metric, against), Markup("").join(parts)
     )
-    return Markup('<figure class="chart">{}{}</svg></figure>').format(caption, Markup("").join(parts))
 
 
 def place_of(text: str, texts: Sequence[str]) -> float:
@@ -172,15 +195,6 @@ def y_axis(values: Sequence[float]) -> Scale:
     low, high = min(values), max(values)
     room = 0.08 * ((high - low) or abs(high) or 1.0)
     return Scale(low - room, high + room, HEIGHT - BOTTOM, TOP)
-
-
-def search_plot(sweep: Sweep) -> Markup:
-    """The metric of every trial, and the best so far."""
-    better = min if sweep.direction == "minimize" else max
-    points = [(float(job.number), value) for job, value in sweep.valued]
-    so_far = [(x, better(value for _, value in points[: place + 1])) for place, (x, _) in enumerate(points)]
-    lines = [Series("trial", points, 1, faint=True, dots=True), Series("best so far", so_far, 2)]
-    return charts.line_chart(lines, x_label="trial", y_label=f"{sweep.metric} of each trial, and the best so far")
 
 
 def loss_curves(sweep: Sweep, kind: str) -> Markup:

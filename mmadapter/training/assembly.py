@@ -39,7 +39,7 @@ def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
         return SingleDeviceEngine(*parts)
     from mmadapter.training.zero import ZeroEngine
 
-    return ZeroEngine(*parts, Sharing.of(conf.engine.name, conf.engine.cpu_adam))
+    return ZeroEngine(*parts, sharing=Sharing.of(conf.engine.name, conf.engine.cpu_adam))
 
 
 def lr_line(conf: Any, schedule: Schedule) -> str:

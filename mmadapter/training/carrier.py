@@ -49,7 +49,6 @@ class Carrier(nn.Module):
         gradients = [found.get(id(p), torch.zeros_like(p)) for p in self.trained]
         return _WithGradients.apply(loss.detach(), gradients, *self.trained)  # type: ignore[no-any-return]
 
-
     def _gradients(self, loss: Tensor, batch: Any) -> dict[int, Tensor]:
         """id -> gradient of the parameters that learn from the micro-batch; notes groups where it is not finite."""
         learning = [group for group in self.groups if learns_from(group, batch.source)]

@@ -1,4 +1,4 @@
-"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, nothing but the sharing that is asked for."""
+"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, and only the sharing that is asked for."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ class Sharing:
 
 
 def start(
-    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, size: int
+    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, bucket: int
 ) -> Any:
-    """A DeepSpeed engine around `carrier`, whose trained parameters have `size` elements, on the group of `join`."""
+    """A DeepSpeed engine around `carrier`, on the process group that is there.
+
+    Gradients of up to `bucket` elements are reduced together; 1: each parameter's alone.
+    """
     deepspeed = load_deepspeed(device)
-    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, size))
+    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, bucket))
     return engine
 
 
-def settings(sharing: Sharing, size: int) -> dict[str, Any]:
+def settings(sharing: Sharing, bucket: int) -> dict[str, Any]:
     """DeepSpeed's configuration: float32 optimizer, no scaling, clipping, schedule or printing of its own."""
-    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": max(size, 1), "overlap_comm": False}
+    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": bucket, "overlap_comm": False}
     if sharing.stage == 3:
         # What stays whole is chosen by `keep_whole`, not by size.
         zero |= {"stage3_param_persistence_threshold": 0}
@@ -70,6 +73,9 @@ def keep_whole(engine: Any, trained: Iterable[nn.Parameter]) -> None:
         if id(parameter) not in known:
             known.add(id(parameter))
             parameter.ds_persist = True  # type: ignore[attr-defined]
+            # Being persistent is not enough: as long as DeepSpeed has not recorded a whole step in one order (answering
+            # between two steps makes it start again), a module lets go of all that is not declared to be used outside.
+            parameter.is_external_param = True  # type: ignore[attr-defined]
             kept.append(parameter)
     kept[0].all_gather(kept)
 

@@ -28,7 +28,7 @@ def dry_run(conf: Any, display: Display) -> dict[str, Any]:
         f"{conf.optimizer.batch_size} / 256; micro-batches of {conf.optimizer.micro_batch_size}"
     )
     memory = memory_of(conf, assistant)
-    display.table("memory estimate for training", ["", "bytes"], memory.rows())
+    display.table(f"memory estimate for training{of_each(conf)}", ["", "bytes"], memory.rows())
     display.say(
         "An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top."
     )
@@ -58,7 +58,15 @@ def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:
         checkpointing=conf.host.activation_checkpointing,
         eager_attention=conf.host.attention == "eager",
         kept_by_parts=kept_by_parts(assistant.adapter),
+        engine=conf.engine.name,
+        processes=conf.launch.processes or 1,
     )
+
+
+def of_each(conf: Any) -> str:
+    """Says whose memory it is, where the settings name several processes."""
+    processes = conf.launch.processes or 1
+    return "" if processes == 1 else f", each of {processes} processes, engine={conf.engine.name}"
 
 
 def first_adapted_layer(conf: Any, layers: int) -> int:

@@ -14,22 +14,23 @@ import torch
 from torch import nn
 
 from mmadapter.adapters.adapter import Adapter
-
-ADAM_BYTES = 16  # float32 value, gradient and two moments of each trainable parameter
+from mmadapter.training.stored import stored_by
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes; activations are those of one micro-batch of full-length samples."""
+    """Bytes of one process; activations are those of one micro-batch of full-length samples."""
 
     frozen: int
     trainable: int
     activations: int
     logits: int
+    gathered: int = 0  # ZeRO-3: frozen weights that are whole at a time
+    offloaded: int = 0  # in the machine's memory instead of the device's, not in the sum
 
     @property
     def total(self) -> int:
-        return self.frozen + self.trainable + self.activations + self.logits
+        return self.frozen + self.gathered + self.trainable + self.activations + self.logits
 
     def rows(self) -> list[list[str]]:
         """Lines of a table: what, how much."""
@@ -38,8 +39,12 @@ class MemoryEstimate:
             "trainable parameters with gradients and Adam moments": self.trainable,
             "activations of a micro-batch of full length": self.activations,
             "logits (all positions supervised)": self.logits,
-            "sum": self.total,
         }
+        if self.gathered:
+            parts["frozen weights gathered from other processes"] = self.gathered
+        parts["sum"] = self.total
+        if self.offloaded:
+            parts["besides, in the machine's memory (offloaded)"] = self.offloaded
         return [[name, readable_bytes(size)] for name, size in parts.items()]
 
     def as_dict(self) -> dict[str, int]:
@@ -69,8 +74,10 @@ def estimate(
     checkpointing: bool = False,
     eager_attention: bool = False,
     kept_by_parts: int = 0,
+    engine: str = "single",
+    processes: int = 1,
 ) -> MemoryEstimate:
-    """Upper estimate of a training step: `tokens` in a micro-batch, `longest` in one sample.
+    """Upper estimate of a training step on one process: `tokens` in a micro-batch, `longest` in one sample.
 
     Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token, and
     `kept_by_parts` numbers in float32, which trained parts inside of the layer need for their gradients (scale, norms,
@@ -85,7 +92,8 @@ def estimate(
     else:
         activations = layer * adapted_layers
     logits = tokens * shape.vocabulary * (4 + 4 + shape.bytes_per_value)
-    return MemoryEstimate(frozen_bytes, trainable_parameters * ADAM_BYTES, activations, logits)
+    held = stored_by(engine, processes, frozen_bytes, trainable_parameters, shape.bytes_per_value)
+    return MemoryEstimate(held.frozen, held.trainable, activations, logits, held.gathered, held.offloaded)
 
 
 def kept_by_parts(adapter: Adapter) -> int:

@@ -42,7 +42,8 @@ class ZeroEngine:
         settings: OptimizerSettings,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        sharing: Sharing = Sharing(0),
+        *,
+        sharing: Sharing,
     ) -> None:
         self.model, self.groups, self.settings, self.seed, self.sharing = model, list(groups), settings, seed, sharing
         self.device = torch.device(device)
@@ -53,8 +54,13 @@ class ZeroEngine:
         numbers = {id(p): i for i, entry in enumerate(self.optimizer.param_groups) for p in entry["params"]}
         entries = {name: numbers[id(parameter)] for name, parameter in self.parameters.items()}
         self.carrier = Carrier(model, self.groups, sharing.stage == 3, self.device)
-        size = sum(parameter.numel() for parameter in self.parameters.values())
-        self.deepspeed = start(self.carrier, self.optimizer, sharing, self.device, size)
+        # A sum over more than two processes depends in its last bit on what else is in the bucket. Where groups learn
+        # from sources of their own, each parameter is reduced alone: its sum is the same whatever the others do.
+        apart = any(group.sources is not None for group in groups)
+        self.bucket = 1 if apart else sum(parameter.numel() for parameter in self.parameters.values())
+        self.deepspeed = start(self.carrier, self.optimizer, sharing, self.device, self.bucket)
+        if sharing.stage == 0:  # which has no setting for the bucket
+            self.deepspeed.enable_backward_allreduce = False
         if sharing.stage == 3:
             keep_whole(self.deepspeed, self.parameters.values())
         self.shares = find_shares(self.deepspeed, sharing.stage, entries, self.parameters)
@@ -92,6 +98,8 @@ class ZeroEngine:
             loss = self.deepspeed(batch, self.seed, self.steps_done, batch.source, place)
             self.deepspeed.backward(loss)
             pieces[batch.source].append(loss.detach() if batch.supervised_tokens else torch.zeros_like(loss))
+        if self.sharing.stage == 0:
+            self.deepspeed.allreduce_gradients(bucket_size=self.bucket - 1)
         return loss_sums(pieces), set(self.carrier.broken)
 
     def _scale(self, group: Group, factor: float) -> None:
@@ -111,13 +119,11 @@ class ZeroEngine:
             parts = [self.shares[name].gradient().double().square().sum() for name, _ in group.parameters]
             squares.append(float(torch.stack(parts).sum()) if counts else 0.0)
         flags = [math.nan if group.name in broken else 0.0 for group in self.groups]
-        totals = here().sum([*sums.values(), *squares, *flags])
-        found = totals[len(sums) :]
-        norms = [
-            math.sqrt(square) + flag for square, flag in zip(found[: len(squares)], found[len(squares) :], strict=True)
-        ]
+        totals = _sums([*sums.values(), *squares, *flags])
+        split = len(sums) + len(squares)
         names = [group.name for group in self.groups]
-        return dict(zip(sums, totals, strict=False)), dict(zip(names, norms, strict=True))
+        found = zip(names, totals[len(sums) : split], totals[split:], strict=True)
+        return dict(zip(sums, totals, strict=False)), {name: math.sqrt(square) + flag for name, square, flag in found}
 
     def _let_move(self, group: Group, norm: float, moves: bool) -> None:
         """Clips a group's gradient; or clears it, and has the optimizer leave the group out."""
@@ -167,9 +173,14 @@ class ZeroEngine:
         self.steps_done = state.steps_done
 
 
+def _sums(values: Sequence[float]) -> list[float]:
+    """Sums over all processes, added in their order: what stands beside a value does not change its last bit."""
+    return [sum(of_all) for of_all in zip(*here().gather(list(values)), strict=True)]
+
+
 def _summed(tokens: dict[str, int]) -> dict[str, int]:
     """The same over all processes, which all have the same sources in the same order."""
-    return {source: int(count) for source, count in zip(tokens, here().sum([*tokens.values()]), strict=True)}
+    return {source: int(count) for source, count in zip(tokens, _sums([*tokens.values()]), strict=True)}
 
 
 def _adam(sharing: Sharing) -> Any:
@@ -177,6 +188,8 @@ def _adam(sharing: Sharing) -> Any:
     base = cpu_adam() if sharing.cpu_adam else torch.optim.AdamW
 
     class AdamWOfMovingEntries(base):  # type: ignore[misc, valid-type]
+        param_groups: list[dict[str, Any]]
+
         def step(self, closure: Any = None) -> Any:
             entries = self.param_groups
             self.param_groups = [entry for entry in entries if entry["moves"]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,9 +83,12 @@ class ImageEncoder(nn.Module):
 
     def pixels(self, image: Image.Image) -> Tensor:
         """(3, height, width) of one RGB image, resized, cropped and normalised as CLIP's own evaluation does."""
-        if self.channel_order == "bgr":
-            image = Image.merge("RGB", image.split()[::-1])
-        return self._transform(image)
+        return self.preparation(image)
+
+    @property
+    def preparation(self) -> Callable[[Image.Image], Tensor]:
+        """What `pixels` does, without the weights: light enough for other processes."""
+        return partial(_pixels, self._transform, self.channel_order)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
@@ -122,6 +126,12 @@ class ImageEncoder(nn.Module):
             found.update(name.encode())
             found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]
+
+
+def _pixels(transform: Callable[[Image.Image], Tensor], channel_order: str, image: Image.Image) -> Tensor:
+    if channel_order == "bgr":
+        image = Image.merge("RGB", image.split()[::-1])
+    return transform(image)
 
 
 def _evaluation_transform(tower: nn.Module):

@@ -12,7 +12,10 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import islice
 from math import prod
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from torch import Tensor
 from mmadapter.data.images import image_digest, read_image
 from mmadapter.errors import InputError
 from mmadapter.vision.clip import ImageEncoder
+from mmadapter.vision.reading import in_order
 
 MEMORY_LIMIT = 8 * 2**30  # bytes
 
@@ -45,10 +49,12 @@ class FeatureStore:
         cache: Path | None = None,
         batch_size: int = 64,
         memory_limit_bytes: int = MEMORY_LIMIT,
+        workers: int = 0,
     ) -> None:
         self.encoder = encoder
         self.batch_size = batch_size
         self.memory_limit_bytes = memory_limit_bytes
+        self.workers = workers
         self.folder = None if cache is None else cache / encoder.digest()
         self._by_path: dict[Path, str] = {}
         self._kept: OrderedDict[str, Tensor] = OrderedDict()  # by content; least recently used first
@@ -61,23 +67,26 @@ class FeatureStore:
     def add(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
         """Compute what is missing; `progress(done, total)` after each batch. Raises InputError for a bad image.
 
-        What fits neither memory nor a cache folder is left until it is asked for, unread; a warning says so.
+        `workers` processes read and decode ahead of the encoder. What fits neither memory nor a cache folder is left
+        until it is asked for, unread; a warning says so.
         """
         missing: dict[str, Path] = {}
-        for path in dict.fromkeys(paths):
-            if path not in self._by_path:
-                digest = self._by_path[path] = image_digest(path)
+        new = [path for path in dict.fromkeys(paths) if path not in self._by_path]
+        with closing(in_order(image_digest, new, self.workers)) as digests:
+            for path, digest in zip(new, digests, strict=True):
+                self._by_path[path] = digest
                 if digest not in self._kept and not self._on_disk(digest):
                     missing[digest] = path
         waiting = self._worth_computing(list(missing.items()))
-        for start in range(0, len(waiting), self.batch_size):
-            part = waiting[start : start + self.batch_size]
-            features = self.encode([read_image(path) for _, path in part])
-            for (digest, _), feature in zip(part, features, strict=True):
-                self._write(digest, feature)
-                self._keep(digest, feature)
-            if progress is not None:
-                progress(start + len(part), len(waiting))
+        read = partial(_read_pixels, self.encoder.preparation)
+        with closing(in_order(read, [path for _, path in waiting], self.workers)) as pixels:
+            for start in range(0, len(waiting), self.batch_size):
+                part = waiting[start : start + self.batch_size]
+                for (digest, _), feature in zip(part, self.encode_pixels(list(islice(pixels, len(part)))), strict=True):
+                    self._write(digest, feature)
+                    self._keep(digest, feature)
+                if progress is not None:
+                    progress(start + len(part), len(waiting))
 
     def in_memory(self, paths: Iterable[Path]) -> dict[Path, tuple[str, Tensor]]:
         """Content digest and features of those image files that memory holds."""
@@ -92,8 +101,12 @@ class FeatureStore:
 
     def encode(self, images: Iterable[Image.Image]) -> Tensor:
         """(images, features) or (images, tokens, features) of pictures in memory, on the CPU."""
+        return self.encode_pixels([self.encoder.pixels(image) for image in images])
+
+    def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
+        """The same of pictures that are resized and normalised, (3, height, width) each."""
         device = self.encoder.tower.conv1.weight.device
-        return self.encoder(torch.stack([self.encoder.pixels(image) for image in images]).to(device)).cpu()
+        return self.encoder(torch.stack(list(pixels)).to(device)).cpu()
 
     def feature(self, path: Path) -> Tensor:
         """(features,) or (tokens, features) of one image file, computed now where it is not kept."""
@@ -176,3 +189,7 @@ class FeatureStore:
                 f"vision.cache: {file} cannot be written ({error.strerror or error}). Make room there, name another "
                 "folder, or set vision.cache=null."
             ) from error
+
+
+def _read_pixels(preparation: Callable[[Image.Image], Tensor], path: Path) -> Tensor:
+    return preparation(read_image(path))

@@ -44,6 +44,7 @@ def test_the_quick_start_holds_together(conf):
 @pytest.mark.parametrize(
     "overrides,told",
     [
+        (["launch.processes=4"], ["launch.processes=4 with engine=single", "engine=zero1"]),
         (["adapter.layers=5"], ["adapter.layers=5", "the host has 4 layers", "adapter.layers=2"]),
         (["host.max_tokens=512"], ["host.max_tokens=512", "256 tokens"]),
         (["vision.enabled=false"], ["data.sources.questions.images", "vision.enabled is false"]),

@@ -33,7 +33,7 @@ WITHOUT_INFLUENCE = [
     "run=other", "runs_root=/elsewhere", "resume=never", "threads=7", "dry_run=true", "engine.device=cuda",
     "host.activation_checkpointing=true", "vision.cache=/cache", "vision.batch_size=3", "training.save_every_steps=5",
     "training.keep_checkpoints=9", "training.log_every_steps=3", "training.tensorboard=false", "training.wandb=true",
-    "data.root=/moved/to/shapes",
+    "data.root=/moved/to/shapes", "vision.workers=2", "launch.processes=4",
 ]  # fmt: skip
 WITH_INFLUENCE = [
     "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.layers=2",

@@ -1,9 +1,8 @@
-"""What must hold where several processes evaluate together; run by test_shared_out.py."""
+"""What must hold where several processes evaluate together; see test_shared_out.py."""
 
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +20,9 @@ from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
 from mmadapter.processes import here
 from tests.assistants import assistant_on, picture
 from tests.evaluation.test_evaluate import Parrot
-from tests.several_processes import carry_out
 
-PROMPTS = ["what colour is the circle", "a", "left", "what is on the right and on the left", "b and c", "small square"]
-PROMPTS += ["green", "the answer", "red and blue and green", "is a circle on the square"]
-ASSISTANTS = ("llama_gqa", "qwen3", "v2 llama_gqa", "v2 gpt_neox", "v2_lora llama_bias")
+PROMPTS = ["what colour is the circle", "a", "left", "what is on the right and on the left", "b and c"]
+ASSISTANTS = ("llama_gqa", "v2 gpt_neox", "v2_lora llama_bias")
 
 
 def check_every_index_is_asked_once(_: Path) -> None:
@@ -103,7 +100,7 @@ def questions(folder: Path, pictures: set[int]) -> list[Sample]:
 
 
 def settings(**changes) -> SimpleNamespace:
-    generation = {"max_new_tokens": 9, "temperature": 0.0, "top_p": 1.0, "beams": 1} | changes
+    generation = {"max_new_tokens": 7, "temperature": 0.0, "top_p": 1.0, "beams": 1} | changes
     return SimpleNamespace(name="test", generation=SimpleNamespace(**generation), batch_size=2, seed=3)
 
 
@@ -111,19 +108,15 @@ def check_shared_host(folder: Path, name: str) -> None:
     """The same answers as from the plain host, wherever the pictures are, though the answers end at other places."""
     plain, shared = shared_assistant(name)
     (folder / f"{here().rank}").mkdir(exist_ok=True)
-    for pictures in (set(), {3}, {0, 1, 6, 9}, set(range(10))):
+    all_ways = name == ASSISTANTS[0]
+    for pictures in ({3}, set()) if all_ways else ({3},):
         samples = questions(folder, pictures)
-        for task in (settings(), settings(beams=3), settings(temperature=1.0)):
-            alone = alone_answers(plain, samples, task)
+        for task in (settings(), settings(beams=3), settings(temperature=1.0))[: 3 if all_ways else 1]:
+            alone = generate_answers(plain, samples, task)  # whose processes need not keep in step
             assert generate_answers(shared, samples, task) == alone
-            if task.generation.beams == 1:
-                assert len({len(text.split()) for text in alone}) > 2, f"all answers end at one place: {alone}"
+            if all_ways and task.generation.beams == 1:
+                assert len({len(text.split()) for text in alone}) > 1, f"all answers end at one place: {alone}"
         assert most_likely_options(shared, samples, settings()) == most_likely_options(plain, samples, settings())
-
-
-def alone_answers(plain, samples, task) -> list[str]:
-    """By the plain host, whose processes need not keep in step."""
-    return generate_answers(plain, samples, task)
 
 
 def checks(folder: Path) -> dict:
@@ -132,7 +125,3 @@ def checks(folder: Path) -> dict:
         "files": partial(check_files, folder),
     }
     return found | {f"shared host {name}": partial(check_shared_host, folder, name) for name in ASSISTANTS}
-
-
-if __name__ == "__main__":
-    carry_out(checks(Path(sys.argv[1])), Path(sys.argv[1]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mmadapter.evaluation.shared_out import OwnBatch, answers_of_all, own_batches
+from tests.checks_together import HELD, outcomes
 from tests.data.small_files import problem, write_scienceqa
 from tests.evaluation.shared_checks import checks
-from tests.several_processes import HELD, outcomes
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def two(tmp_path_factory):
         "7": problem(split="test", question="A much longer question, " * 9, choices=["x", "y", "z"], answer=2),
     }
     write_scienceqa(folder / "data", problems)
-    return outcomes("tests.evaluation.shared_checks", 2, folder)
+    return outcomes(checks, folder)
 
 
 @pytest.mark.parametrize("check", [*checks(None), "the end"])

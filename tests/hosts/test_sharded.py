@@ -10,9 +10,9 @@ import pytest
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.checks_together import HELD, outcomes
 from tests.families import tiny_host
 from tests.hosts.sharded_checks import TYPES, checks
-from tests.several_processes import HELD, outcomes
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def spoil(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two(hosts):
-    return outcomes("tests.hosts.sharded_checks", 2, hosts, {"MALLOC_MMAP_THRESHOLD_": "1000000"})
+    return outcomes(checks, hosts)
 
 
 @pytest.mark.parametrize("check", [*checks(None), "the end"])

@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_anywhere_costs_nothing_but_a_second_go(inputs, undi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine, processes", [("single", 1)])
+@pytest.mark.parametrize("engine, processes", [("single", 1), ("zero1", 2), ("zero2", 2), ("zero3", 2)])
 def test_the_command_itself_killed_anywhere(inputs, tmp_path, checkout, engine, processes):
     launch = [] if processes == 1 else [f"launch.processes={processes}"]
 

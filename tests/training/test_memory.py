@@ -38,6 +38,25 @@ def test_trainables_count_with_gradient_and_both_moments():
     assert estimate_7b().trainable == 1_790_976 * 16
 
 
+@pytest.mark.parametrize(
+    "engine, frozen, trainable",
+    [("zero0", 1, 16), ("zero1", 1, 4 + 4 + 16 / 8), ("zero2", 1, 4 + 16 / 8), ("zero3", 1 / 8, 4 + 16 / 8)],
+)
+def test_each_stage_shares_out_one_thing_more(engine, frozen, trainable):
+    memory = estimate_7b(engine=engine, processes=8)
+    assert memory.frozen == pytest.approx(13.48 * GB * frozen)
+    assert memory.trainable == 1_790_976 * trainable
+    assert (memory.gathered == 0) is (engine != "zero3") and memory.offloaded == 0
+    assert memory.activations == estimate_7b().activations
+
+
+def test_offloaded_bytes_are_said_but_not_in_the_sum():
+    memory, without = estimate_7b(engine="zero3_offload", processes=8), estimate_7b(engine="zero3", processes=8)
+    assert memory.offloaded == pytest.approx(13.48 * GB / 8 + 1_790_976 * 16 / 8)
+    assert memory.total == without.total - memory.offloaded
+    assert "offloaded" in memory.rows()[-1][0]
+
+
 @pytest.mark.parametrize("parts", [{"scale": ["all"]}, {"norms": "all"}, {"lora": ["all"]}])
 def test_what_scale_norms_and_lora_keep_for_the_backward_is_counted(parts):
     """As measured: what autograd saves with them, less what it saves without."""

@@ -1,7 +1,7 @@
-"""One of several processes that run many engine cases together: `python -m tests.training.zero_worker RANK COUNT FOLDER`.
+"""One of several processes that run engine cases: `python -m tests.training.zero_worker RANK COUNT FOLDER few|all`.
 
-Starting takes seconds, a case a fraction of one. Each case gives plain values and tensors; the first process writes
-those of all processes into FOLDER.
+Starting takes seconds, most cases a fraction of one. Each gives plain values and tensors, which the first process
+writes into FOLDER.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import dataclasses
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ import torch.distributed as dist
 
 from mmadapter import processes
 from mmadapter.adapters.roles import GroupSettings, parameter_groups
+from mmadapter.assistant import GenerationSettings
 from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.tokens import SampleEncoder
 from mmadapter.processes import here
 from mmadapter.training.deepspeed_start import Sharing
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
@@ -164,8 +168,6 @@ def taken_over(name: str, folder: Path) -> dict[str, Any]:
 
 def question(assistant, folder: Path, source: str, number: int):
     """A question about a colour; of two captions one has a picture, so that process 0 of 2 has all of them."""
-    from mmadapter.data.tokens import SampleEncoder
-
     image = folder / f"{number % 4}.png" if source == "captions" and number % 2 == 0 else None
     item = sample("what colour is the circle", COLOURS[number % 5] + " ." * (number % 3), image, str(number), source)
     return SampleEncoder(assistant.tokenizer, 64).encode(item)
@@ -182,17 +184,17 @@ def whole_assistant(
 ) -> dict[str, Any]:
     """A real assistant on a tiny host, with pictures, validation and answers in between."""
     assistant = assistant_on(host, activation_checkpointing=checkpointing)
-    lora = {id(p) for item in assistant.trainable() for p in [item.parameter]}
-    for parameter in assistant.host.parameters():
-        if id(parameter) not in lora:
-            parameter.data = parameter.data.to(dtype)
-    frozen = {name: p.detach().clone() for name, p in assistant.host.named_parameters() if id(p) not in lora}
+    trained = {id(item.parameter) for item in assistant.trainable()}
+    base = {name: p for name, p in assistant.host.named_parameters() if id(p) not in trained}
+    for parameter in base.values():
+        parameter.data = parameter.data.to(dtype)
+    before = {name: parameter.detach().clone() for name, parameter in base.items()}
     assistant.train()
     chosen = {group: learns for group, learns in groups.items() if learns is None or learns[0] in sources}
-    frozen_roles = VISUAL_ROLES if groups is DISJOINT and "visual" not in chosen else ()
+    frozen = VISUAL_ROLES if groups is DISJOINT and "visual" not in chosen else ()
     for item in assistant.trainable():
-        item.parameter.requires_grad_(item.role not in frozen_roles)
-    engine = engine_of(name, assistant, groups_of(assistant, chosen, frozen_roles))
+        item.parameter.requires_grad_(item.role not in frozen)
+    engine = engine_of(name, assistant, groups_of(assistant, chosen, frozen))
 
     def micro_batches(step: int) -> list[list]:
         return [
@@ -202,17 +204,15 @@ def whole_assistant(
         ]
 
     results = run_steps(name, engine, micro_batches, range(2))
-    stored = sum(stored_bytes(p) for p in assistant.host.parameters() if id(p) not in lora)
+    stored = sum(stored_bytes(parameter) for parameter in base.values())
     assistant.eval()
     validation = here().sum([engine.loss_sum(own_part(m, name == "single")) for m in micro_batches(9)])
     texts = [question(assistant, folder, "captions", n).sample for n in range(2)]
-    from mmadapter.assistant import GenerationSettings
-
     answers = assistant.generate(texts, GenerationSettings(max_new_tokens=4))
     assistant.train()
     results += run_steps(name, engine, micro_batches, range(2, 4))
     facts = {"validation": validation, "answers": answers, "bytes": here().gather(stored)}
-    return outcome(engine, results) | facts | {"base": unchanged(assistant.host, frozen)}
+    return outcome(engine, results) | facts | {"base unchanged": unchanged(base, before)}
 
 
 def stored_bytes(parameter) -> int:
@@ -222,14 +222,13 @@ def stored_bytes(parameter) -> int:
     return own if part is None else own + part.numel() * part.element_size()
 
 
-def unchanged(host, before: dict[str, torch.Tensor]) -> bool:
+def unchanged(base: dict[str, Any], before: dict[str, torch.Tensor]) -> bool:
     """Whether all frozen tensors are what they were, bit by bit."""
     from deepspeed.runtime.zero import GatheredParameters
 
-    now = dict(host.named_parameters())
-    shared = [p for p in now.values() if hasattr(p, "ds_id")]
+    shared = [parameter for parameter in base.values() if hasattr(parameter, "ds_id")]
     with GatheredParameters(shared, enabled=bool(shared)):
-        return all(torch.equal(now[name], tensor) for name, tensor in before.items())
+        return all(torch.equal(base[name], tensor) for name, tensor in before.items())
 
 
 def wait_for(workers: Sequence[subprocess.Popen], seconds: float) -> None:
@@ -242,56 +241,67 @@ def wait_for(workers: Sequence[subprocess.Popen], seconds: float) -> None:
             worker.kill()
 
 
-def start_workers(count: int, folder: Path) -> list[subprocess.Popen]:
+def start_workers(count: int, folder: Path, which: str) -> list[subprocess.Popen]:
+    """The processes of one group, their errors going to FOLDER/RANK.err."""
     for number in range(4):
         picture(folder, number)
-    command = [sys.executable, "-m", "tests.training.zero_worker"]
-    return [
-        subprocess.Popen([*command, str(rank), str(count), str(folder)], stderr=(folder / f"{rank}.err").open("w"))
-        for rank in range(count)
-    ]
+    started = []
+    for rank in range(count):
+        command = [sys.executable, "-m", "tests.training.zero_worker", str(rank), str(count), str(folder), which]
+        with (folder / f"{rank}.err").open("w") as errors:
+            started.append(subprocess.Popen(command, stderr=errors))
+    return started
 
 
-def main(rank: int, count: int, folder: Path) -> None:
+def main(rank: int, count: int, folder: Path, which: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "meeting"), count), rank=rank, world_size=count)
     processes._here = processes.Processes(rank, count, rank)
     found = {}
-    for key, case in cases(count).items():
+    for key, case in cases(count, which).items():
+        began = time.perf_counter()
         found[key] = case(folder)
         if rank == 0:
-            print(count, key, flush=True)
+            print(f"{key}: {time.perf_counter() - began:.1f} s", flush=True)
     if rank == 0:
         torch.save(found, folder / "found.pt")
     dist.destroy_process_group()
 
 
-def cases(count: int) -> dict[str, Callable[[Path], dict[str, Any]]]:
-    """By name; `single` runs them too, alone."""
-    from functools import partial
+def cases(count: int, which: str) -> dict[str, Callable[[Path], dict[str, Any]]]:
+    """By name, each ending in its engine's; `few` are those that a test run can always afford."""
+    found: dict[str, Callable] = {f"toy {name}": partial(toy, name) for name in ENGINES}
+    small = {
+        "disjoint": disjoint,
+        "instructions": partial(disjoint, sources=["instructions"]),
+        "broken": partial(disjoint, broken=["captions"]),
+        "idle": idle,
+        "passed on": passed_on,
+        "taken over": taken_over,
+    }
+    found |= {f"{kind} {name}": partial(case, name) for kind, case in small.items() for name in STAGES}
+    if which == "few" and count == 1:
+        return found
+    found |= {f"llama_gqa {name}": partial(whole_assistant, name, host="llama_gqa") for name in ("zero2", "zero3")}
+    joint = partial(whole_assistant, host="v2 llama_gqa", groups=DISJOINT, checkpointing=True)
+    alone = partial(joint, sources=["instructions"])
+    for kind, case in (("joint recomputed", joint), ("alone recomputed", alone)):
+        found |= {f"{kind} {name}": partial(case, name) for name in ("zero2", "zero3")}
+    return found if which == "few" else found | longer_cases(joint, alone)
 
+
+def longer_cases(joint: Callable, alone: Callable) -> dict[str, Callable]:
+    """More hosts, and joint training at all stages with and without checkpointing."""
     found: dict[str, Callable] = {}
-    for name in ENGINES:
-        found[f"toy {name}"] = partial(toy, name)
     for name in STAGES:
-        found[f"disjoint {name}"] = partial(disjoint, name)
-        found[f"instructions {name}"] = partial(disjoint, name, sources=["instructions"])
-        found[f"broken {name}"] = partial(disjoint, name, broken=["captions"])
-        found[f"idle {name}"] = partial(idle, name)
-        found[f"passed on {name}"] = partial(passed_on, name)
-        found[f"taken over {name}"] = partial(taken_over, name)
-    for host in ("llama_gqa", "v2 qwen3", "v2_lora llama_bias"):
-        for name in ("zero2", "zero3"):
-            found[f"{host} {name}"] = partial(whole_assistant, name, host=host)
-    for name in STAGES:
-        for checkpointing in (False, True):
-            for kind, sources in (("joint", ["instructions", "captions"]), ("alone", ["instructions"])):
-                found[f"{kind} {checkpointing} {name}"] = partial(
-                    whole_assistant, name, host="v2 llama_gqa", groups=DISJOINT, checkpointing=checkpointing, sources=sources
-                )
         found[f"bfloat16 {name}"] = partial(whole_assistant, name, host="v2 llama_gqa", dtype=torch.bfloat16)
+        for kind, case in (("joint", joint), ("alone", alone)):
+            found[f"{kind} recomputed {name}"] = partial(case, name)
+            found[f"{kind} kept {name}"] = partial(case, name, checkpointing=False)
+    for host in ("v2 qwen3", "v2_lora llama_bias"):
+        found |= {f"{host} {name}": partial(whole_assistant, name, host=host) for name in ("zero2", "zero3")}
     return found
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

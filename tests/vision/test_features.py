@@ -18,8 +18,8 @@ def all_tokens(seed=0):
 
 def counted(store):
     """The sizes of the batches that the store's encoder sees from now on."""
-    calls, encode = [], store.encode
-    store.encode = lambda images: calls.append(len(images)) or encode(images)
+    calls, encode = [], store.encode_pixels
+    store.encode_pixels = lambda pixels: calls.append(len(pixels)) or encode(pixels)
     return calls
 
 
@@ -39,7 +39,7 @@ def test_features_are_kept_by_content_and_encoder(tmp_path):
     assert torch.equal(store.feature(one), store.feature(copy))
 
     again = FeatureStore(random_encoder(), tmp_path / "cache")
-    again.encode = None  # must come from the disk
+    again.encode_pixels = None  # must come from the disk
     assert torch.equal(again.feature(one), store.feature(one))
     other = FeatureStore(random_encoder(seed=5), tmp_path / "cache")
     assert not torch.equal(other.feature(one), store.feature(one)), "another encoder never reads these files"

@@ -1,0 +1,100 @@
+"""One process of one case of bench.scaling: loads, trains some steps, saves, restores; writes what it measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.process_memory import PeakMemory
+from bench.settings import composed
+from mmadapter.assistant import Assistant
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.samples import ANSWER, Sample, Segment
+from mmadapter.data.tokens import Encoded
+from mmadapter.processes import Processes, here, join, leave
+from mmadapter.training.assembly import build_engine, groups_of
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
+from mmadapter.training.one_run import device_of
+from mmadapter.training.random_state import random_state
+
+LR = 1e-3
+
+
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is measured on this process."""
+    conf = composed(case["overrides"])
+    torch.set_num_threads(case["threads"])
+    device = device_of(conf)
+    join(device)
+    processes = here()
+    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.layers=1"]), device=device)  # imports
+    loading = PeakMemory()
+    assistant = Assistant.build(conf, device=device)
+    facts: dict[str, Any] = {"rank": processes.rank, "loading_peak": loading.peak()}
+    training = PeakMemory()
+    assistant.train()
+    engine = build_engine(conf, assistant, groups_of(conf, assistant))
+    steps = [own_part(step_batch(case, number, assistant.tokenizer.vocab_size), processes) for number in range(2)]
+    engine.step([steps[0]], LR)  # the first makes buffers
+    seconds = []
+    for number in range(case["steps"]):
+        processes.wait()
+        started = time.perf_counter()
+        engine.step([steps[number % 2]], LR)
+        seconds.append(time.perf_counter() - started)
+    facts |= {"step_seconds": seconds, "training_peak": training.peak()}
+    facts |= save_and_restore(engine, Path(case["folder"]), processes)
+    facts["frozen_bytes"] = frozen_bytes_here(assistant)
+    leave()
+    return facts
+
+
+def step_batch(case: dict[str, Any], number: int, vocabulary: int) -> list[Encoded]:
+    """The samples of one step, over all processes: random tokens, the second half supervised."""
+    generator = torch.Generator().manual_seed(number)
+    sample = Sample("0", "bench", (Segment("made", ANSWER),), None, "made")
+    rows = torch.randint(8, vocabulary, (case["batch"], case["tokens"]), generator=generator)
+    return [Encoded(sample, array("i", row.tolist()), ((len(row) // 2, len(row)),)) for row in rows]
+
+
+def own_part(samples: list[Encoded], processes: Processes) -> Batch:
+    """Every process the same number of samples of the same length."""
+    return make_batch(samples[processes.rank :: processes.count], pad_id=0)
+
+
+def save_and_restore(engine: Any, folder: Path, processes: Processes) -> dict[str, float]:
+    """Seconds of a checkpoint (gathered from all, written and flushed by the first) and of taking it up again."""
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    processes.wait()
+    started = time.perf_counter()
+    state = engine.state_dict()
+    if processes.is_first:
+        checkpoints.save(Snapshot(Position(step=1), state, *random_state()))
+    processes.wait()
+    saved = time.perf_counter()
+    snapshot = checkpoints.load_newest()[0] if processes.is_first else None
+    snapshot = processes.broadcast(snapshot)
+    assert snapshot is not None
+    engine.load_state_dict(snapshot.engine)
+    processes.wait()
+    return {"save_seconds": saved - started, "restore_seconds": time.perf_counter() - saved}
+
+
+def frozen_bytes_here(assistant: Assistant) -> int:
+    """Bytes of the host's frozen parameters that this process holds: its shard under ZeRO-3, else all."""
+    trained = {id(item.parameter) for item in assistant.trainable()}
+    frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
+    held = [getattr(parameter, "ds_tensor", parameter) for parameter in frozen]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+if __name__ == "__main__":
+    case_file = Path(sys.argv[1])
+    result = measure(json.loads(case_file.read_text()))
+    case_file.with_name(f"rank-{result['rank']}.json").write_text(json.dumps(result))

@@ -1,0 +1,45 @@
+"""What one process of a run stores of weights, gradients and moments under each engine (ZeRO paper, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VALUE = 4  # bytes of a float32 number: each trainable value, its gradient, each of its two Adam moments
+GATHERED_AT_MOST = 10**9  # frozen parameters that ZeRO-3 keeps whole at a time (DeepSpeed's stage3_max_live_parameters)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes of one process."""
+
+    frozen: int
+    trainable: int  # with gradients and moments
+    gathered: int = 0  # frozen weights of other processes that are here for a while
+    offloaded: int = 0  # in the machine's memory instead of the device's
+
+
+def stored_by(engine: str, processes: int, frozen: int, trainable_parameters: int, bytes_per_value: int) -> Stored:
+    """What `engine` stores on each of `processes` for a host of `frozen` bytes.
+
+    Trainable values are whole on every process. DeepSpeed's stage 1 shares out the moments, and adds a copy of the part
+    of values and gradients that the process itself moves; stage 2 keeps no other gradients; stage 3 shares out the
+    frozen weights, too.
+    """
+    stage = stage_of(engine)
+    whole = VALUE * trainable_parameters
+    if stage == 0:
+        return Stored(frozen, 4 * whole)
+    moved = 4 * whole // processes
+    kept = whole + (whole if stage == 1 else 0)
+    shared = frozen // processes if stage == 3 else frozen
+    gathered = min(frozen, GATHERED_AT_MOST * bytes_per_value) if stage == 3 else 0
+    if not engine.endswith("_offload"):
+        return Stored(shared, kept + moved, gathered)
+    if stage == 3:
+        return Stored(0, kept, gathered, shared + moved)
+    return Stored(shared, kept, 0, moved)
+
+
+def stage_of(engine: str) -> int:
+    """The ZeRO stage of an engine's name; 0 for one that shares nothing out."""
+    return int(engine.removeprefix("zero")[0]) if engine.startswith("zero") else 0

@@ -1,0 +1,235 @@
+"""A sweep's table, page and means over seeds, from made runs; and one real sweep from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mmadapter.config.sweep import SweepConf, direction_of, sweep_problems
+from mmadapter.config.sweep_folder import sweep_name
+from mmadapter.runs.sweep import over_seeds, read_results, sweep_text, write_sweep
+from mmadapter.runs.sweep_file import begin_sweep, note_jobs, read_sweep
+from tests.made_runs import made_sweep
+from tests.training.tiny_run import save_inputs
+
+CHECKOUT = Path(__file__).parents[2]
+GRID = {
+    "optimizer.base_lr=1e-3 adapter.layers=1": ("finished", 40),
+    "optimizer.base_lr=1e-3 adapter.layers=2": ("finished", 60),
+    "optimizer.base_lr=1e-2 adapter.layers=1": ("failed", 0),
+    "optimizer.base_lr=1e-2 adapter.layers=2": ("", 0),
+}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "sweep.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Checked(HTMLParser):
+    """Collects what a page shows, and notices tags that are not closed in order."""
+
+    VOID = {"meta", "br", "wbr", "line", "polyline", "circle", "input", "link", "img", "hr"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text, self.wrong, self.links = "", [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("href", "src")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(folder: Path) -> Checked:
+    page = Checked()
+    page.feed((folder / "sweep.html").read_text(encoding="utf-8"))
+    assert not page.wrong and not page.open, (page.wrong, page.open)
+    return page
+
+
+def test_the_table_has_a_row_a_job_and_invents_nothing(tmp_path):
+    folder = made_sweep(tmp_path, GRID)
+    write_sweep(folder)
+    first, second, failed, never = rows_of(folder)
+    assert list(first)[:4] == ["job", "optimizer.base_lr", "adapter.layers", "state"], "only what differs is a column"
+    assert (first["value"], second["value"]) == ("40", "60")
+    assert first["scienceqa.NAT"] == "39" and "scienceqa.IMG" not in first
+    assert first["best_validation_loss"] == "1.6" and first["steps"] == "40" and first["peak_host_bytes"]
+    assert failed["state"] == "failed" and failed["reason"] == "Out of memory" and failed["value"] == ""
+    assert failed["step"] == "10", "how far it came is known"
+    assert never["state"] == "never started" and never["value"] == never["best_validation_loss"] == never["step"] == ""
+
+
+def test_the_best_job_follows_the_direction(tmp_path):
+    folder = made_sweep(tmp_path, GRID)
+    best = read_results(folder).best
+    assert best is not None and best.number == 1
+    begin_sweep(folder, "x", direction="minimize")
+    assert read_results(folder).best.number == 0
+    assert (direction_of("validation_loss", None), direction_of("a.Avg", None)) == ("minimize", "maximize")
+    assert direction_of("validation_loss", "maximize") == "maximize"
+
+
+def test_an_unfinished_job_is_never_the_best(tmp_path):
+    folder = made_sweep(tmp_path, {"seed=0": ("finished", 40), "seed=1": ("stopped", 90)}, metric="validation_loss")
+    sweep = read_results(folder)
+    assert sweep.best.number == 0 and len(sweep.valued) == 1
+
+
+def test_means_over_seeds_are_of_finished_jobs_by_setting(tmp_path):
+    jobs = {
+        "optimizer.base_lr=1e-3 seed=0": ("finished", 40),
+        "optimizer.base_lr=1e-3 seed=1": ("finished", 44),
+        "optimizer.base_lr=1e-2 seed=0": ("finished", 50),
+        "optimizer.base_lr=1e-2 seed=1": ("failed", 0),
+    }
+    one, other = over_seeds(read_results(made_sweep(tmp_path, jobs)))
+    assert (one.settings, one.mean, one.deviation) == (
+        {"optimizer.base_lr": "1e-3"},
+        42,
+        pytest.approx(2.828, abs=1e-3),
+    )
+    assert (other.mean, other.deviation, len(other.values), other.jobs) == (50, None, 1, 2)
+
+
+def test_a_page_shows_map_table_states_and_curves(tmp_path):
+    folder = made_sweep(tmp_path, GRID)
+    write_sweep(folder)
+    page = page_of(folder)
+    assert "rows: optimizer.base_lr, columns: adapter.layers" in page.text
+    assert "never started" in page.text and "Out of memory" in page.text and "2 finished, 1 failed" in page.text
+    assert "Training loss per token" in page.text
+    assert page.links == ["../../made-0/report.html", "../../made-1/report.html"], "self-contained but for the reports"
+
+
+def test_text_from_settings_is_escaped(tmp_path):
+    folder = made_sweep(tmp_path, {"run=<script>": ("finished", 1), "run=b": ("finished", 2)})
+    write_sweep(folder)
+    assert "<script>" not in (folder / "sweep.html").read_text().replace("<script>\n", "")
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        {},
+        {"seed=0": ("finished", 50)},
+        {f"seed={number}": ("failed", 0) for number in range(4)},
+        {f"seed={number}": ("", 0) for number in range(3)},
+        {
+            f"adapter.layers={number} optimizer=v{number % 2} seed={number % 3}": ("finished", number)
+            for number in range(60)
+        },
+        {f"optimizer.base_lr={10.0**-number}": ("finished", 50) for number in range(5)},
+        {"~comparison": ("finished", 50), "host=x": ("finished", 51)},
+    ],
+    ids=["no job", "one job", "all failed", "none started", "sixty", "equal scores", "removed key"],
+)
+def test_every_kind_of_sweep_has_a_page(tmp_path, jobs):
+    folder = made_sweep(tmp_path, jobs)
+    assert "sweep.html" in sweep_text(write_sweep(folder))
+    page_of(folder)
+    assert len(rows_of(folder)) == len(jobs)
+
+
+def test_the_sweeps_file_keeps_what_others_noted(tmp_path):
+    begin_sweep(tmp_path, "first", metric="m")
+    note_jobs(tmp_path, {0: {"overrides": ["a=1"], "run": "runs/x"}})
+    note_jobs(tmp_path, {0: {"slurm_job": "12_0"}})
+    created = read_sweep(tmp_path)["created"]
+    begin_sweep(tmp_path, "again", metric="m")
+    note_jobs(tmp_path, {0: {"overrides": ["a=1"], "run": "runs/x", "failed": None}})
+    assert read_sweep(tmp_path)["jobs"] == [
+        {"number": 0, "slurm_job": "12_0", "failed": None, "overrides": ["a=1"], "run": "runs/x"}
+    ]
+    assert read_sweep(tmp_path)["created"] == created and read_sweep(tmp_path)["command"] == "again"
+
+
+def test_the_folders_name_depends_on_what_is_swept_and_not_on_where():
+    name = sweep_name("scienceqa", ["seed=0,1", "optimizer.base_lr=1e-3"])
+    assert name.startswith("scienceqa-")
+    same = ["optimizer.base_lr=1e-3", "seed=0,1", "cluster=slurm", "cluster.wait=false", "engine=zero2", "runs_root=x"]
+    assert sweep_name("scienceqa", same) == name
+    assert sweep_name("scienceqa", ["seed=0,2", "optimizer.base_lr=1e-3"]) != name
+    search = sweep_name("a", ["seed=0,1", "sweep.trials=4"])
+    assert (
+        search == sweep_name("a", ["seed=0,1", "sweep.trials=9", "sweep.parallel=2"]) != sweep_name("a", ["seed=0,1"])
+    )
+    assert sweep_name("quickstart", ["experiment=alpaca,joint"]).startswith("sweep-")
+
+
+def test_a_metric_that_no_job_will_have_is_refused():
+    assert not list(sweep_problems(SweepConf(metric="scienceqa.Avg"), ["scienceqa"]))
+    assert not list(sweep_problems(SweepConf(metric="validation_loss"), []))
+    (problem,) = sweep_problems(SweepConf(metric="scienceqa.Avg"), ["instruct"])
+    assert "instruct.SCORE" in problem
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """(finished command, sweep's folder, how to give the command again) of a sweep of four jobs; two cannot run."""
+    root = tmp_path_factory.mktemp("sweep")
+    inputs = save_inputs(root)
+    words = [
+        f"host.path={inputs / 'host'}",
+        f"vision.model={inputs / 'clip'}",
+        "vision.layers=[1,2]",
+        f"data.root={inputs / 'world'}",
+        f"runs_root={root / 'runs'}",
+        "adapter.layers=2",
+        "optimizer.epochs=1",
+        "optimizer.batch_size=8",
+        "optimizer.micro_batch_size=4",
+        "training.tensorboard=false",
+        "comparison={}",
+        "evaluate=[]",
+        "optimizer.min_lr=1,0",
+        "seed=0,1",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def again():
+        command = [sys.executable, str(CHECKOUT / "train.py"), "-m", *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=root)
+
+    told = again()
+    (folder,) = (root / "runs" / "sweeps").iterdir()
+    return told, folder, again
+
+
+def test_a_failed_job_loses_no_other_and_the_status_tells(real):
+    told, folder, _ = real
+    assert told.returncode == 2, told.stderr
+    assert [row["state"] for row in rows_of(folder)] == ["failed", "failed", "finished", "finished"]
+    assert "error: job 0 (optimizer.min_lr=1 seed=0): optimizer.min_lr=1 is above" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert "over seeds: optimizer.min_lr=0: " in told.stdout and "(2 of 2 seeds)" in told.stdout
+    assert read_sweep(folder)["metric"] == "validation_loss" and read_sweep(folder)["direction"] == "minimize"
+    assert "optimizer.min_lr" in page_of(folder).text
+
+
+def test_the_same_command_again_finds_its_sweep_and_trains_nothing(real):
+    first, folder, again = real
+    before = {row["run"]: (Path(row["run"]) / "metrics.jsonl").stat().st_mtime for row in rows_of(folder)[2:]}
+    told = again()
+    assert told.returncode == 2 and list(folder.parent.iterdir()) == [folder]
+    assert told.stdout.count("is finished; nothing is trained again") == 2
+    assert before == {run: (Path(run) / "metrics.jsonl").stat().st_mtime for run in before}
+    assert json.loads((folder / "sweep.json").read_text())["jobs"][0]["failed"].startswith("optimizer.min_lr=1")

@@ -1,0 +1,132 @@
+"""What must hold for a run whose host is shared out, from loading to the saved adapter; see test_sharded_run.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+import mmadapter
+from mmadapter.assistant import Assistant
+from mmadapter.data.batches import make_batch
+from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.evaluation.generation import generate_answers, most_likely_options
+from mmadapter.hosts.sharded import held_bytes, size
+from mmadapter.processes import here
+from mmadapter.store import save_adapter
+from mmadapter.training.assembly import build_engine, groups_of
+from tests.assistants import picture
+from tests.test_load import PRESETS, conf_of
+
+RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
+PROMPTS = ["what colour is the circle", "a", "on the right and on the left a large square"]
+
+
+def samples_of(folder: Path) -> list[Sample]:
+    """Three questions of different lengths; the first process gets the only picture."""
+    own = folder / f"pictures-{here().rank}"
+    own.mkdir(exist_ok=True)
+    image = picture(own, 1)
+    return [
+        Sample(
+            id=str(number),
+            source="s",
+            segments=(Segment(prompt, "instruction"), Segment(" red" * (number + 1), "answer")),
+            image=image if number == 0 else None,
+            where=f"test {number}",
+            meta={"choices": ["red", "blue"]},
+        )
+        for number, prompt in enumerate(PROMPTS)
+    ]
+
+
+def opened(conf) -> Assistant:
+    """The assistant of the settings, its host shared out, every trained tensor away from where it starts."""
+    assistant = Assistant.build(conf, "cpu", sharded=True)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for item in assistant.trainable():
+            item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.3)
+    return assistant
+
+
+def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
+    generation = SimpleNamespace(max_new_tokens=4, temperature=0.0, top_p=1.0, beams=1)
+    task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
+    questions = [sample.without_answer() for sample in samples]
+    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, task)
+
+
+def trained(conf, samples: list[Sample], asked_after: int | None):
+    """Four steps; the assistant, what each step gave, and what it answered between two of them and at the end."""
+    assistant = opened(conf)
+    engine = build_engine(conf, assistant, groups_of(conf, assistant))
+    encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
+    mine = [encoder.encode(sample) for sample in samples][here().rank :: here().count]
+    batch = dataclasses.replace(make_batch(mine, assistant.tokenizer.pad_token_id), visual=True)
+    results, said = [], []
+    assistant.train()
+    for step in range(4):
+        if step == asked_after:
+            assistant.eval()
+            said.append(answers(assistant, samples))
+            assistant.train()
+        results.append(engine.step([batch], 1e-2))
+    assistant.eval()
+    said.append(answers(assistant, samples))
+    return assistant, engine, results, said
+
+
+def check_run(folder: Path, preset: str, name: str) -> None:
+    conf = conf_of(folder / "models", *PRESETS[preset], f"engine={name}")
+    samples = samples_of(folder)
+    plain_host = Assistant.build(conf, "cpu").host
+    whole_bytes = held_bytes(p for p in plain_host.parameters() if p.ndim > 1 and not p.requires_grad)
+    assistant, engine, results, (said,) = trained(conf, samples, None)
+    frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
+    assert 4 * sum(map(size, frozen)) == whole_bytes
+    if here().count > 1:
+        assert held_bytes(frozen) < 0.8 * whole_bytes, "the frozen base is not shared out"
+    again, other_engine, other_results, said_twice = trained(conf, samples, 2)
+    assert results == other_results, "answering in between has changed the losses"
+    state, other = engine.state_dict(), other_engine.state_dict()
+    assert all(torch.equal(state.parameters[key], other.parameters[key]) for key in state.parameters)
+    assert said_twice[1] == said
+    del engine, again, other_engine, state, other
+    gc.collect()  # a run evaluates when its training is over: the weights must still be gathered
+    check_saved(folder / preset / name, conf, assistant, samples, said)
+
+
+def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample], said) -> None:
+    """What the first process saves is whole, and a plain process that opens it is the same model."""
+    if here().is_first:
+        save_adapter(assistant, folder / "adapter")
+    here().wait()
+    plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu").assistant
+    ours = {item.name: item.parameter for item in assistant.trainable()}
+    theirs = {item.name: item.parameter for item in plain.trainable()}
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    encoder = SampleEncoder(plain.tokenizer, plain.max_tokens)
+    batch = make_batch([encoder.encode(sample) for sample in samples], plain.tokenizer.pad_token_id)
+    with torch.no_grad():
+        assert torch.equal(assistant(batch), plain(batch))
+    assert answers(plain, samples) == said
+
+
+def check_host_alone(folder: Path) -> None:
+    """A comparison arm that is not trained: no engine is built, the shared host answers all the same."""
+    conf = conf_of(folder / "models", *PRESETS["v2"], "engine=zero3")
+    plain, shared = Assistant.build(conf, "cpu"), Assistant.build(conf, "cpu", sharded=True)
+    shared.run_without_engine()
+    assert shared.host_size == plain.host_size == sum(map(size, shared.host.parameters()))
+    assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))
+
+
+def checks(folder: Path) -> dict:
+    found: dict = {f"{preset} {engine}": partial(check_run, folder, preset, engine) for preset, engine in RUNS}
+    return found | {"host alone": partial(check_host_alone, folder)}

@@ -1,0 +1,115 @@
+"""The real launchers start real runs: launch.processes, torchrun, deepspeed; as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmadapter.config import RunConf
+from mmadapter.config import entry as entry_module
+from mmadapter.launch.start import free_port
+from tests.training.tiny_run import save_inputs
+
+CHECKOUT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return save_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def arguments(inputs: Path, runs: Path, *more: str) -> list[str]:
+    return [
+        str(CHECKOUT / "train.py"),
+        f"host.path={inputs / 'host'}",
+        f"vision.model={inputs / 'clip'}",
+        "vision.layers=[1,2]",
+        f"data.root={inputs / 'world'}",
+        f"runs_root={runs}",
+        *("adapter.layers=2", "optimizer.epochs=1", "optimizer.batch_size=8", "optimizer.micro_batch_size=4"),
+        *("training.tensorboard=false", "evaluate=[]", "~comparison.host", "~comparison.text_only"),
+        *("engine=zero1", *more),
+    ]
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT), "DS_ACCELERATOR": "cpu"}
+    environment["PATH"] = f"{PROGRAMS}{os.pathsep}{environment['PATH']}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, text=True, cwd=CHECKOUT, env=environment, **pipes)
+
+
+def only_run(runs: Path) -> Path:
+    return next(path for path in runs.iterdir() if path.is_dir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "launch.processes"])
+def test_a_launcher_trains_one_run_with_two_processes(inputs, tmp_path, launcher):
+    port = str(free_port())
+    command = {
+        "torchrun": ["torchrun", "--nproc-per-node", "2", "--master-port", port, *arguments(inputs, tmp_path)],
+        "deepspeed": ["deepspeed", "--no_local_rank", "--num_gpus", "2", "--master_port", port]
+        + arguments(inputs, tmp_path),
+        "launch.processes": [sys.executable, *arguments(inputs, tmp_path, "launch.processes=2")],
+    }[launcher]
+    process = start(command)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    assert said.count("trained 10 steps") == 1
+    versions = json.loads((only_run(tmp_path) / "versions.json").read_text())
+    assert (versions["processes"], versions["launcher"]) == (2, launcher)
+    assert (only_run(tmp_path) / "adapter" / "adapter.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_launched_processes_stop_at_a_signal_to_their_starter_and_go_on(inputs, tmp_path):
+    command = [sys.executable, *arguments(inputs, tmp_path, "launch.processes=2", "optimizer.epochs=40")]
+    process = start(command)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("*/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 143 and said.count("stopped by SIGTERM after step") == 1, said
+    again = start(command)
+    seen = ""
+    while "continuing at step" not in seen and (line := again.stdout.readline()):
+        seen += line
+    again.kill()  # the starter alone: the others end with it
+    seen += again.communicate(timeout=60)[0]  # whose output ends only when they are gone
+    assert "continuing at step" in seen
+
+
+def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_the_cores(monkeypatch, tmp_path):
+    """Also in a sweep (-m), where the command line itself names many jobs."""
+    started = []
+
+    def note(command, count, environment):
+        started.append((command, count, environment["OMP_NUM_THREADS"]))
+        return 0
+
+    script = tmp_path / "train.py"
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    monkeypatch.setattr(entry_module, "start_processes", note)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=1,2", "engine=zero1", "launch.processes=4"])
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    monkeypatch.setattr(sys, "argv", [*sys.argv, f"runs_root={tmp_path}", sweep])
+    entry_module._run(lambda conf: pytest.fail("trained here"), script, "train", RunConf)
+    assert [(count, threads) for _, count, threads in started] == [(4, "1"), (4, "1")]
+    assert [next(word for word in command if word.startswith("seed=")) for command, _, _ in started] == [
+        "seed=1",
+        "seed=2",
+    ]
+    assert all(command[:2] == [sys.executable, str(script)] and "-m" not in command for command, _, _ in started)
+    assert all({"engine=zero1", "launch.processes=4"} <= set(command) for command, _, _ in started)
