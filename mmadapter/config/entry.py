@@ -159,14 +159,10 @@ def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) 
 
 def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
     """Hydra submits with -m only, and would run everything here without a word."""
-<<<<<<< HEAD
-    if not isinstance(conf, RunConf) or OUR_LAUNCHER in os.environ:  # one of the processes of a submitted job
+    if OUR_LAUNCHER in os.environ:  # one of the processes of a submitted job
         return
     submits = conf.cluster.name != "local" and not conf.dry_run
     if submits and HydraConfig.get().mode is RunMode.RUN:
-=======
-    if conf.cluster.name != "local" and not conf.dry_run and HydraConfig.get().mode is RunMode.RUN:
->>>>>>> slurm
         raise InputError(
             f"cluster={conf.cluster.name} submits with -m only: python train.py -m {' '.join(sys.argv[1:])}\n"
             "  To run on this machine: cluster=local"
