@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from mmadapter.deepspeed_library import load_deepspeed
 from mmadapter.errors import InputError
 from mmadapter.training import deepspeed_start
 from mmadapter.training.deepspeed_start import Sharing
@@ -218,4 +219,4 @@ def test_an_old_deepspeed_is_refused(monkeypatch):
 
     monkeypatch.setattr(deepspeed, "__version__", "0.9.5")
     with pytest.raises(InputError, match="deepspeed 0.9.5 is too old"):
-        deepspeed_start.load_deepspeed(torch.device("cpu"))
+        load_deepspeed(torch.device("cpu"))
