@@ -49,7 +49,7 @@ def load_deepspeed(device: torch.device | str) -> Any:
 
 
 def start_engine(device: torch.device | str, **arguments: Any) -> Any:
-    """What `deepspeed.initialize` makes of the arguments, on the processes that are there; to be ended by `end_engines`."""
+    """What `deepspeed.initialize` makes of the arguments, on the processes that are there, until `end_engines`."""
     engine, *_ = load_deepspeed(device).initialize(**arguments)
     _engines.append(engine)
     return engine
