@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 
+from bench.process_memory import MemoryWatch
 from mmadapter.adapters.adapter import Adapter
 from mmadapter.errors import InputError
 from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, held_bytes, is_sharded, size, whole
 from mmadapter.processes import here
-from mmadapter.training.memory import MemoryWatch
 from tests.families import (
     FAMILIES,
     adapted_logits,
@@ -100,7 +100,9 @@ def check_memory(folder: Path) -> None:
     """Beside its part a process holds no more than the few tensors in work."""
     load_host(folder / "llama_gqa", torch.float32, sharding=Sharding())  # imports the libraries
     mmap_threshold = -3
-    ctypes.CDLL(None).mallopt(mmap_threshold, 2**16)  # glibc shall give back what is freed (see MemoryWatch)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**16)  # glibc shall give back what is freed (see MemoryWatch)
+    libc.malloc_trim(0)  # and what the process that was forked had freed before
     with MemoryWatch() as watch:
         host = load_host(folder / "large", torch.float32, sharding=Sharding())
     held = held_bytes(host.parameters())
