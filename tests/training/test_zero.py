@@ -10,6 +10,7 @@ import torch
 
 from mmadapter.deepspeed_library import load_deepspeed
 from mmadapter.errors import InputError
+from mmadapter.processes import joined
 from mmadapter.training import deepspeed_start
 from mmadapter.training.deepspeed_start import Sharing
 from tests.several import Several
@@ -218,6 +219,22 @@ def test_cpu_adam_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(InputError, match=r"g\+\+ and ninja"):
         deepspeed_start.cpu_adam()
+
+
+def both_adams(folder):
+    torch.set_num_threads(1)
+    with joined("cpu", group_of_one=True):
+        found = [zero_cases.toy("zero2_offload", folder, cpu_adam) for cpu_adam in (False, True)]
+        torch.save(found, folder / "found.pt")
+
+
+@pytest.mark.slow  # compiles for minutes where that has not been done
+def test_cpu_adam_follows_torchs(tmp_path):
+    alone = Several(1, both_adams, tmp_path, folder=tmp_path)
+    assert alone.end(PATIENCE) == [0], alone.said(0)
+    plain, compiled = torch.load(tmp_path / "found.pt", weights_only=False)
+    far = distances(plain["state"], compiled["state"])
+    assert far["steps"] == 0 and all(far[kind] < SUMMATION[kind] for kind in far if kind != "steps"), far
 
 
 def test_an_old_deepspeed_is_refused(monkeypatch):

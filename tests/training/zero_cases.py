@@ -36,10 +36,10 @@ def groups_of(assistant, sources: dict, frozen: Sequence[str] = ()):
     return parameter_groups(assistant.trainable(), settings, frozen)
 
 
-def engine_of(name: str, assistant, groups, clip: float | None = 0.05):
+def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam: bool = False):
     """An engine with decay and clipping."""
     parts = (assistant, groups, assistant.trainable(), OptimizerSettings(weight_decay=0.3, clip_norm=clip))
-    return SingleDeviceEngine(*parts) if name == "single" else ZeroEngine(*parts, sharing=Sharing.of(name))
+    return SingleDeviceEngine(*parts) if name == "single" else ZeroEngine(*parts, sharing=Sharing.of(name, cpu_adam))
 
 
 def own_part(encoded: Sequence, single: bool) -> Batch:
@@ -83,10 +83,10 @@ def both_sources(step: int) -> list[list]:
     return toy_step(step, ["instructions", "captions"])
 
 
-def toy(name: str, folder: Path) -> dict[str, Any]:
+def toy(name: str, folder: Path, cpu_adam: bool = False) -> dict[str, Any]:
     """Both sources teach everything."""
     assistant = ToyAssistant().train()
-    engine = engine_of(name, assistant, groups_of(assistant, TOGETHER))
+    engine = engine_of(name, assistant, groups_of(assistant, TOGETHER), cpu_adam=cpu_adam)
     return outcome(engine, run_steps(name, engine, both_sources))
 
 
