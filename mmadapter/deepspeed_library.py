@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import sys
 from typing import Any
 
 import torch
@@ -46,6 +48,34 @@ def load_deepspeed(device: torch.device | str) -> Any:
     return deepspeed
 
 
+def start_engine(device: torch.device | str, **arguments: Any) -> Any:
+    """What `deepspeed.initialize` makes of the arguments, on the processes that are there, until `end_engines`."""
+    engine, *_ = load_deepspeed(device).initialize(**arguments)
+    _engines.append(engine)
+    return engine
+
+
+def end_engines() -> None:
+    """Ends all engines of this process and empties the shared parameters of their models, which are of no use then.
+
+    DeepSpeed itself would keep them as long as the process lives, beside those of the next model: in hooks, in a list
+    of modules, and in what one of its methods remembers.
+    """
+    while _engines:
+        engine = _engines.pop()
+        engine.destroy()
+        for holder in (engine.basic_optimizer, engine.optimizer):  # of moments and gradients; hooks keep them
+            if holder is not None:
+                vars(holder).clear()
+        for parameter in engine.module.parameters():
+            if hasattr(parameter, "ds_tensor"):
+                parameter.ds_tensor.data = parameter.data = parameter.data.new_empty(0)
+    if "deepspeed.runtime.zero.parameter_offload" in sys.modules:
+        sys.modules["deepspeed.runtime.zero.parameter_offload"].FWD_MODULE_STACK.clear()
+    gc.collect()
+
+
+_engines: list[Any] = []
 _group: Any = None  # torch's, at the last call
 
 

@@ -1,4 +1,8 @@
-"""Several processes of one run, forked from the test (nothing is imported again)."""
+"""Several processes of one run, forked from the test (nothing is imported again).
+
+All must compute with one thread. After a fork GNU OpenMP has lost the threads that the parent had started, and waits
+for ever for them at the first computation that wants more than one.
+"""
 
 from __future__ import annotations
 

@@ -84,6 +84,17 @@ def test_eval_says_what_it_needs_with_status_2(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+SRUN = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_NODES": "1"}
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_eval_refuses_to_be_one_of_several_processes(launcher, tmp_path):
+    told = entry("eval.py", "task=scienceqa", "run=none", folder=tmp_path, **launcher)
+    assert told.returncode == 2 and "error: eval.py is one process" in said(told) and "started 2" in said(told)
+    assert imported(told).isdisjoint(HEAVY) and list(tmp_path.iterdir()) == []
+
+
 def test_someone_who_wants_the_whole_trace_gets_it():
     told = entry("train.py", "host.path=/no/llama", HYDRA_FULL_ERROR="1")
     assert told.returncode != 0 and "Traceback" in said(told) and "no such folder" in said(told)

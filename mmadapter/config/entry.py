@@ -76,6 +76,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             conf = typed(composed, schema, script.name)
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
+            _refuse_several_evaluations(conf)
             validate(conf)
             if isinstance(conf, RunConf):
                 _refuse_one_job_on_a_cluster(conf)
@@ -166,6 +167,17 @@ def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
         raise InputError(
             f"cluster={conf.cluster.name} submits with -m only: python train.py -m {' '.join(sys.argv[1:])}\n"
             "  To run on this machine: cluster=local"
+        )
+
+
+def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
+    """Each process of a launcher would answer everything, and write the same files."""
+    place = find_place(os.environ) if isinstance(conf, EvalConf) else None
+    if place is not None and place.count > 1:
+        raise InputError(
+            f"eval.py is one process, but {place.launcher} has started {place.count}; each would write the same files. "
+            "Start it with plain python (under srun: srun -n 1 python eval.py ...), or let train.py evaluate "
+            "(evaluate=[TASK]): it shares the questions out over its processes."
         )
 
 

@@ -221,7 +221,8 @@ def tiles(run: RunFiles) -> list[tuple[str, str, str]]:
         found.append(("Wall time" if run.finished else "Training time", duration(seconds), remark))
     peak = run.summary.get("peak") or {}
     if peak.get("host_bytes"):
-        remark = f"and {gigabytes(peak['gpu_bytes'])} on the GPU" if peak.get("gpu_bytes") else "of the process"
+        of = f"of the largest of {len(peak['processes'])} processes" if peak.get("processes") else "of the process"
+        remark = f"and {gigabytes(peak['gpu_bytes'])} on the GPU, {of}" if peak.get("gpu_bytes") else of
         found.append(("Peak memory", gigabytes(peak["host_bytes"]), remark))
     return found
 

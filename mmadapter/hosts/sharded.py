@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.deepspeed_library import load_deepspeed, start_engine
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 
@@ -81,9 +81,9 @@ def gather_in_forward(host: nn.Module) -> None:
     """Let a sharded host run without a training engine, which brings hooks of its own (ZeRO inference)."""
     if not is_sharded(host):
         return
-    deepspeed = load_deepspeed(next(host.parameters()).device)
     # The parts lie already where `loading_sharded` has put them; the hooks bring them to the device.
-    deepspeed.initialize(model=host, config=Sharding().settings(next(host.parameters()).dtype))
+    first = next(host.parameters())
+    start_engine(first.device, model=host, config=Sharding().settings(first.dtype))
 
 
 def is_sharded(host: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class Carrier(nn.Module):
         self.trained = nn.ParameterList(parameter for group in groups for _, parameter in group.parameters)
         self.groups, self.device = groups, device
         self.broken: set[str] = set()  # groups whose gradient was not finite; whoever reads it clears it
-        self.whole = (model,)  # a tuple: the model itself is no part of this module
+        self.whole = weakref.ref(model)  # no part of this module, which DeepSpeed never lets go of
         self.with_base = with_base
         if with_base:
             self.base = nn.ModuleDict({name: part for name, part in model.named_children() if name not in OUTSIDE})
@@ -39,7 +40,8 @@ class Carrier(nn.Module):
 
         Fillers go through the model like others: at stage 3 all processes must ask for the same weights.
         """
-        (model,) = self.whole
+        model = self.whole()
+        assert model is not None
         if not torch.is_grad_enabled():
             return model(batch.to(self.device))
         # A recomputation that stops early would leave out DeepSpeed's hooks behind the modules.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.deepspeed_library import start_engine
 from mmadapter.errors import InputError
 
 
@@ -36,9 +36,7 @@ def start(
 
     Gradients of up to `bucket` elements are reduced together; 1: each parameter's alone.
     """
-    deepspeed = load_deepspeed(device)
-    engine, *_ = deepspeed.initialize(model=carrier, optimizer=optimizer, config=settings(sharing, bucket))
-    return engine
+    return start_engine(device, model=carrier, optimizer=optimizer, config=settings(sharing, bucket))
 
 
 def settings(sharing: Sharing, bucket: int) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from mmadapter.adapters.adapter import Adapter
+from mmadapter.processes import here
 from mmadapter.training.stored import stored_by
 
 
@@ -144,6 +146,13 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["gpu_bytes"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def peak_of_processes() -> dict[str, Any]:
+    """The highest of all processes' peaks; where there are several, also each one's (`processes`). Collective."""
+    of_all = here().gather(peak_memory())
+    highest: dict[str, Any] = {name: max(peak[name] for peak in of_all) for name in of_all[0]}
+    return highest | {"processes": of_all} if len(of_all) > 1 else highest
 
 
 def readable_bytes(size: float) -> str:

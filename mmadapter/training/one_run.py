@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
+from mmadapter.deepspeed_library import end_engines
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
@@ -57,7 +57,7 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     for name, asked in questions.items():
         evaluate_task(conf, assistant, name, asked, folder, display)
     del assistant
-    gc.collect()
+    end_engines()
     scores = {
         name: {key: metrics[key] for key in SCORES if key in metrics} for name, metrics in results_of(folder).items()
     }

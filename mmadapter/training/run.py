@@ -23,7 +23,7 @@ from mmadapter.training.attempt import attempt
 from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
-from mmadapter.training.memory import peak_memory, reset_peak
+from mmadapter.training.memory import peak_of_processes, reset_peak
 from mmadapter.training.one_run import device_of, run_one
 from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
@@ -114,7 +114,7 @@ def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
         "images": conf.vision.enabled,
         **own,
         "wall_seconds": time.perf_counter() - started,
-        "peak": peak_memory(),
+        "peak": peak_of_processes(),
     }
     if here().is_first:
         write_json(folder / "summary.json", summary)
@@ -137,7 +137,8 @@ def run_parts(conf: Any, folder: Path, display: Display) -> None:
         display.say(f"{kind} {name}: {own_folder}")
         started = time.perf_counter()
         summary = run_one(part, own_folder, display, trains)
-        summary |= {"wall_seconds": time.perf_counter() - started, "peak": peak_memory(), "images": part.vision.enabled}
+        summary |= {"wall_seconds": time.perf_counter() - started, "images": part.vision.enabled}
+        summary["peak"] = peak_of_processes()
         if here().is_first:
             write_json(own_folder / "summary.json", summary)
             mark_finished(own_folder, summary)

@@ -98,6 +98,8 @@ def facts_line(summary: Mapping[str, Any]) -> str:
     parts.append(f"peak memory {readable_bytes(summary['peak']['host_bytes'])}")
     if "gpu_bytes" in summary["peak"]:
         parts.append(f"{readable_bytes(summary['peak']['gpu_bytes'])} on the GPU")
+    if several := summary["peak"].get("processes"):
+        parts.append(f"of the largest of {len(several)} processes")
     return ", ".join(parts)
 
 

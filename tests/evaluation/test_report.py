@@ -77,6 +77,12 @@ def run(tmp_path):
     return folder
 
 
+def test_peak_memory_says_of_how_many_processes(run):
+    put(run / "summary.json", {"peak": {"host_bytes": 2e9, "processes": [{"host_bytes": 1e9}, {"host_bytes": 2e9}]}})
+    write_report(run)
+    assert "of the largest of 2 processes" in (run / "report.html").read_text()
+
+
 class Balance(HTMLParser):
     """Checks that every element is closed in turn."""
 

@@ -100,7 +100,9 @@ def check_memory(folder: Path) -> None:
     """Beside its part a process holds no more than the few tensors in work."""
     load_host(folder / "llama_gqa", torch.float32, sharding=Sharding())  # imports the libraries
     mmap_threshold = -3
-    ctypes.CDLL(None).mallopt(mmap_threshold, 2**16)  # glibc shall give back what is freed (see MemoryWatch)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**16)  # glibc shall give back what is freed (see MemoryWatch)
+    libc.malloc_trim(0)  # and what the process that was forked had freed before
     with MemoryWatch() as watch:
         host = load_host(folder / "large", torch.float32, sharding=Sharding())
     held = held_bytes(host.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from mmadapter.assistant import Assistant
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
+from mmadapter.deepspeed_library import end_engines
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.processes import here
@@ -127,6 +129,29 @@ def check_host_alone(folder: Path) -> None:
     assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))
 
 
+def check_nothing_is_left(folder: Path) -> None:
+    """Arms of one run follow each other in one process: DeepSpeed keeps the modules, but no numbers of them."""
+    conf = conf_of(folder / "models", *PRESETS["v1"], "engine=zero3")
+    samples, left = samples_of(folder), []
+    for _ in range(2):
+        assistant, engine, *_ = trained(conf, samples, None)
+        held = held_bytes(assistant.host.parameters())
+        del assistant, engine
+        end_engines()
+        left.append(bytes_of_all_tensors())
+    assert left[1] - left[0] < 0.01 * held, (left, held)
+
+
+def bytes_of_all_tensors() -> int:
+    """Bytes of every tensor that is alive in this process, shared storage counted once."""
+    with warnings.catch_warnings(action="ignore"):  # asking all objects what they are wakes old names in torch
+        storages = [item.untyped_storage() for item in gc.get_objects() if isinstance(item, torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def checks(folder: Path) -> dict:
     found: dict = {f"{preset} {engine}": partial(check_run, folder, preset, engine) for preset, engine in RUNS}
-    return found | {"host alone": partial(check_host_alone, folder)}
+    return found | {
+        "host alone": partial(check_host_alone, folder),
+        "nothing is left": partial(check_nothing_is_left, folder),
+    }

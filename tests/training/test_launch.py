@@ -102,6 +102,10 @@ def test_only_the_first_process_speaks_and_the_folder_says_how_many_there_were(u
     assert group.said(1) == "" and group.said(0).count("run folder: ") == 1 and "trained 10 steps" in group.said(0)
     versions = json.loads((folder_of(runs) / "versions.json").read_text())
     assert versions["processes"] == 2 and "launcher" in versions
+    peak = json.loads((folder_of(runs) / "summary.json").read_text())["peak"]
+    each = [of_one["host_bytes"] for of_one in peak["processes"]]
+    assert len(each) == 2 and peak["host_bytes"] == max(each) and min(each) > 0
+    assert "of the largest of 2 processes" in " ".join(group.said(0).split())
 
 
 def test_a_finished_run_is_shown_once(inputs, undisturbed, tmp_path):
