@@ -39,14 +39,16 @@ def train(
     journal: Journal,
     display: Display | None = None,
     save_adapter: Callable[[dict[str, Any]], Any] | None = None,
+    describe: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains `assistant` on `data`, from the newest checkpoint in `folder` on, and returns a summary.
 
-    `save_adapter(summary)` is called at each save. Raises InputError for what the user can mend (no room on the disk,
-    no memory, too many non-finite steps), and RunStopped after a signal.
+    `save_adapter(summary)` is called at each save, `describe()` once the training has really begun or gone on. Raises
+    InputError for what the user can mend (no room on the disk, no memory, too many non-finite steps), and RunStopped
+    after a signal.
     """
     own_display = display or Display(log_every_steps=conf.training.log_every_steps)
-    training = Training(conf, assistant, data, folder, journal, own_display, save_adapter)
+    training = Training(conf, assistant, data, folder, journal, own_display, save_adapter, describe)
     try:
         return training.run()
     except OSError as error:
@@ -71,9 +73,11 @@ class Training:
         journal: Journal,
         display: Display,
         save_adapter: Callable[[dict[str, Any]], Any] | None,
+        describe: Callable[[], Any] | None,
     ) -> None:
         self.conf, self.assistant, self.data = conf, assistant, data
         self.folder, self.journal, self.display, self.save_adapter = folder, journal, display, save_adapter
+        self.describe = describe
         self.schedule = schedule_of(conf, data.steps_per_epoch)
         groups = groups_of(conf, assistant)
         check_sources(groups, data.sources)
@@ -121,16 +125,22 @@ class Training:
             self.journal.event("repaired", message=text)
         if snapshot is None:
             self.start.save()
-            here().decide(lambda: take_over(self.folder, self.conf))
+            here().decide(self._take_over)
             return
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         self.position, self.saved_step = place, place.step
         place.schedule = asdict(self.schedule)
-        changed = here().decide(lambda: take_over(self.folder, self.conf))
+        changed = here().decide(self._take_over)
         self.display.say(trouble.continuing(place.step, self.schedule.total_steps, changed))
         facts = {"engine": self.conf.engine.name, "processes": here().count}
         self.journal.event("resumed", step=place.step, **facts, **({"changed": changed} if changed else {}))
+
+    def _take_over(self) -> list[str]:
+        changed = take_over(self.folder, self.conf)
+        if self.describe is not None:
+            self.describe()
+        return changed
 
     def _refuse_other_schedule(self, place: Position) -> None:
         message = trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule)
