@@ -19,9 +19,9 @@ from mmadapter.training.display import Display, losses_text
 from mmadapter.training.engine import StepResult
 from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
 from mmadapter.training.journal import Journal, perplexity
-from mmadapter.training.memory import is_out_of_memory
 from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.optimizer import check_sources
+from mmadapter.training.out_of_memory import memory_explained
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
@@ -158,12 +158,8 @@ class Training:
         place, started = self.position, time.perf_counter()
         batches = self.data.step_batches(place.step)
         lr = self.schedule.lr_of(place.step)
-        try:
+        with memory_explained(self.conf, batches=batches):
             result = self.engine.step(batches, lr)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise InputError(trouble.no_memory(self.conf, batches)) from error
-            raise
         seconds = time.perf_counter() - started
         place.step += 1
         place.data_index += len(batches)
@@ -200,7 +196,8 @@ class Training:
             return False
         started = time.perf_counter()
         self.assistant.eval()
-        average = token_average(self.engine, self.data.validation, stop, self.display)
+        with memory_explained(self.conf, batches=self.data.validation):
+            average = token_average(self.engine, self.data.validation, stop, self.display)
         self.assistant.train()
         place.seconds += time.perf_counter() - started
         if average is None:

@@ -18,6 +18,7 @@ from mmadapter.training.attempt import note
 from mmadapter.training.display import Display
 from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
+from mmadapter.training.out_of_memory import memory_explained
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.random_state import seed_all
 from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
@@ -44,7 +45,8 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
             write_json(folder / "versions.json", versions())
     samples = read_samples(conf) if trains else None
     questions = open_tasks(conf, folder, all_of_them=bool(changed))
-    assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
+    with memory_explained(conf, "while the host was loaded"):
+        assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
     if not trains:
         assistant.run_without_engine()
     check_lengths(conf, assistant, questions, display)
