@@ -24,6 +24,7 @@ from mmadapter.launch.watch import GONE, Hub, Watch, speak, stopped_line
 
 Value = TypeVar("Value")
 MEET_SECONDS = 60.0  # from the first process at the meeting place to the last
+FIRST_HAS_ENDED = "Process 0 ended while the processes met. Look for its first error."
 COLLECTIVE_TIME = timedelta(hours=24)  # others may wait long for the first one; a death is told by the watch
 
 
@@ -212,12 +213,23 @@ def _meet(place: Place, store: dist.Store, seconds: float) -> Watch:
     try:
         store.wait([*names, "watch"], timedelta(seconds=seconds))
     except RuntimeError as error:
-        absent = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+        absent = _absent(store, names)
         raise InputError(
             f"Of {place.count} processes these did not come within {seconds:.0f} s: {absent or 'unknown'}. Look for "
             "their first error; on several machines, whether all started. Slow ones: launch.meet_seconds=300"
         ) from error
-    return Watch(json.loads(store.get("watch")), place.rank, seconds)
+    try:
+        return Watch(json.loads(store.get("watch")), place.rank, seconds)
+    except (RuntimeError, OSError) as error:
+        raise InputError(FIRST_HAS_ENDED) from error
+
+
+def _absent(store: dist.Store, names: Sequence[str]) -> str:
+    """The processes that have not come. Raises InputError where the first one, which keeps the list, has gone."""
+    try:
+        return ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+    except RuntimeError as error:
+        raise InputError(FIRST_HAS_ENDED) from error
 
 
 def _use_gpu(place: Place) -> int:

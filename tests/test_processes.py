@@ -141,6 +141,24 @@ def test_those_that_do_not_come_are_named(tmp_path):
         process.kill()
 
 
+def die_in_the_meeting():
+    def killed(address, count):
+        time.sleep(1.5)  # the other one waits by then
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    processes.Hub = killed
+    try:
+        join("cpu", meet_seconds=30)
+    except InputError as error:
+        print(error)
+
+
+def test_the_first_process_killed_while_all_meet_is_told_at_once(tmp_path):
+    group, began = Several(2, die_in_the_meeting, folder=tmp_path), time.monotonic()
+    assert group.end() == [-signal.SIGKILL, 0] and time.monotonic() - began < 25
+    assert "Process 0 ended while the processes met." in group.said(1) and "Traceback" not in group.said(1)
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     place = processes.Place(2, 3, 2, "127.0.0.1", 1, "torchrun")

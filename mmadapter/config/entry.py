@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, wraps
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapter.config.compose import Conf, explained, typed
 from mmadapter.config.keys import nearest, refuse_unknown
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.signals import early_interrupts, ended_by, hold_signals
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
@@ -100,22 +100,18 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             _stop(message, error, wants_trace)
 
     try:
-        hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
+        with early_interrupts():
+            hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException) as error:
         if started:  # not the settings' fault: let the traceback be seen
             raise
         _stop(composition_message(error, schema, script), error, wants_trace)
-    except KeyboardInterrupt:  # before the run could see to it
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def hold_signals() -> None:
-    """Keep signals that end a run back until `training.run` sees to them: it takes seconds to import."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
+    except KeyboardInterrupt as error:  # before the run could see to it
+        number = ended_by(error)
+        print(f"interrupted by {number.name}", file=sys.stderr)
+        sys.exit(128 + number)
 
 
 def starts_processes(conf: RunConf) -> bool:

@@ -13,6 +13,7 @@ from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
 
 FINISHED_FILE = "finished.json"
+ATTEMPT_FILE = "attempt.json"  # the first that a run writes
 
 
 def run_folder(conf: RunConf) -> Path:
@@ -82,9 +83,10 @@ def _first_unused(folder: Path) -> Path:
 def _refuse_other_content(folder: Path, conf: RunConf) -> None:
     if folder.is_file():
         raise InputError(f"run={conf.run}: {folder} is a file. Name a folder.")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if all(name == ATTEMPT_FILE or name.startswith(".") for name in names):  # none, or ended before it got further
         return
-    if not (folder / CONFIG_FILE).is_file():
+    if CONFIG_FILE not in names:
         raise InputError(f"run={conf.run}: {folder} holds other files and is no run folder. Name another one.")
     if conf.resume == "never":
         raise InputError(f"run={conf.run}: {folder} holds a run, but resume=never. Name another, or set resume=auto")

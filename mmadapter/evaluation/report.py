@@ -218,6 +218,8 @@ def tiles(run: RunFiles) -> list[tuple[str, str, str]]:
     seconds = run.summary.get("wall_seconds") or (run.train[-1].get("seconds") if run.train else None)
     if seconds is not None:
         remark = f"{steps:,} training steps" if steps else "no training"
+        if (attempts := run.summary.get("attempts", 1)) > 1:
+            remark += f"; sum over {attempts} attempts"
         found.append(("Wall time" if run.finished else "Training time", duration(seconds), remark))
     peak = run.summary.get("peak") or {}
     if peak.get("host_bytes"):

@@ -32,7 +32,7 @@ class RunState:
     steps: int | None = None
     best_validation: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
-    seconds: float | None = None  # finished: the last attempt's wall time; else in training steps
+    seconds: float | None = None  # finished: the wall time of all attempts; else in training steps
     changed: float | None = None  # UNIX time of the last sign of life
     host: str | None = None
     slurm_job: str | None = None

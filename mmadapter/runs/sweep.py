@@ -145,7 +145,7 @@ def csv_row(sweep: Sweep, job: SweepJob) -> dict[str, Any]:
         "step": or_empty(job.state.step),
         "steps": or_empty(job.state.steps),
         "training_seconds": or_empty(training.get("seconds", job.state.seconds)),
-        "wall_seconds_of_last_attempt": or_empty(summary.get("wall_seconds")),
+        "wall_seconds": or_empty(summary.get("wall_seconds")),
         "peak_host_bytes": or_empty(peak.get("host_bytes")),
         "peak_gpu_bytes": or_empty(peak.get("gpu_bytes")),
         "slurm_job": job.state.slurm_job or "",

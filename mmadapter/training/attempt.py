@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmadapter.config.run_folder import ATTEMPT_FILE
+from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.runs.process import process_start
 from mmadapter.training.record import read_json, write_json
 
-ATTEMPT_FILE = "attempt.json"
+SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")
 
 
 @contextlib.contextmanager
@@ -25,7 +27,7 @@ def attempt(folder: Path) -> Iterator[None]:
 
     A killed process leaves "running": then its host and process number tell.
     """
-    note(folder, **here_and_now())
+    note(folder, **here_and_now(), **earlier(folder))
     try:
         yield
     except BaseException as error:
@@ -42,6 +44,31 @@ def note(folder: Path, **facts: Any) -> None:
     begins = facts.get("state") == "running"
     known = {} if begins else read_json(folder / ATTEMPT_FILE) or {}
     write_json(folder / ATTEMPT_FILE, {**known, **facts})
+
+
+def earlier(folder: Path) -> dict[str, Any]:
+    """The number of the attempt that begins now, and the wall time of those before it.
+
+    A killed one has lasted until its last sign of life: the last line of the journal.
+    """
+    last = read_json(folder / ATTEMPT_FILE) or {}
+    if "started" not in last:
+        return {"attempts": 1, "earlier_seconds": 0.0}
+    signs = [path.stat().st_mtime for name in SIGNS_OF_LIFE if (path := folder / name).is_file()]
+    seconds = max(last.get("ended", max(signs)) - last["started"], 0.0)
+    return {"attempts": last.get("attempts", 1) + 1, "earlier_seconds": last.get("earlier_seconds", 0.0) + seconds}
+
+
+def wall_time(folder: Path) -> dict[str, Any]:
+    """`wall_seconds`, the sum over all attempts at the run with the current one, and how many `attempts` there were.
+
+    Only within `attempt`, on the first process.
+    """
+    facts = read_json(folder / ATTEMPT_FILE)
+    return {
+        "wall_seconds": facts["earlier_seconds"] + max(time.time() - facts["started"], 0.0),
+        "attempts": facts["attempts"],
+    }
 
 
 def here_and_now() -> dict[str, Any]:
@@ -66,8 +93,7 @@ def slurm_job() -> str | None:
 def ending(error: BaseException) -> dict[str, Any]:
     """State and reason of an attempt that `error` ended."""
     if isinstance(error, KeyboardInterrupt):  # outside of the training loop
-        number = error.args[0] if error.args else signal.SIGINT
-        return {"state": "stopped", "signal": signal.Signals(number).name}
+        return {"state": "stopped", "signal": ended_by(error).name}
     if isinstance(error, SystemExit):  # the loop has saved; a cluster's handler exits with a code of its own
         code = error.code if isinstance(error.code, int) else 0
         name = signal.Signals(code - 128).name if code - 128 in set(signal.Signals) else None

@@ -19,9 +19,9 @@ from mmadapter.training.display import Display, losses_text
 from mmadapter.training.engine import StepResult
 from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
 from mmadapter.training.journal import Journal, perplexity
-from mmadapter.training.memory import is_out_of_memory
 from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.optimizer import check_sources
+from mmadapter.training.out_of_memory import memory_explained
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
@@ -39,14 +39,16 @@ def train(
     journal: Journal,
     display: Display | None = None,
     save_adapter: Callable[[dict[str, Any]], Any] | None = None,
+    describe: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains `assistant` on `data`, from the newest checkpoint in `folder` on, and returns a summary.
 
-    `save_adapter(summary)` is called at each save. Raises InputError for what the user can mend (no room on the disk,
-    no memory, too many non-finite steps), and RunStopped after a signal.
+    `save_adapter(summary)` is called at each save, `describe()` once the training has really begun or gone on. Raises
+    InputError for what the user can mend (no room on the disk, no memory, too many non-finite steps), and RunStopped
+    after a signal.
     """
     own_display = display or Display(log_every_steps=conf.training.log_every_steps)
-    training = Training(conf, assistant, data, folder, journal, own_display, save_adapter)
+    training = Training(conf, assistant, data, folder, journal, own_display, save_adapter, describe)
     try:
         return training.run()
     except OSError as error:
@@ -71,9 +73,11 @@ class Training:
         journal: Journal,
         display: Display,
         save_adapter: Callable[[dict[str, Any]], Any] | None,
+        describe: Callable[[], Any] | None,
     ) -> None:
         self.conf, self.assistant, self.data = conf, assistant, data
         self.folder, self.journal, self.display, self.save_adapter = folder, journal, display, save_adapter
+        self.describe = describe
         self.schedule = schedule_of(conf, data.steps_per_epoch)
         groups = groups_of(conf, assistant)
         check_sources(groups, data.sources)
@@ -121,16 +125,22 @@ class Training:
             self.journal.event("repaired", message=text)
         if snapshot is None:
             self.start.save()
-            here().decide(lambda: take_over(self.folder, self.conf))
+            here().decide(self._take_over)
             return
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         self.position, self.saved_step = place, place.step
         place.schedule = asdict(self.schedule)
-        changed = here().decide(lambda: take_over(self.folder, self.conf))
+        changed = here().decide(self._take_over)
         self.display.say(trouble.continuing(place.step, self.schedule.total_steps, changed))
         facts = {"engine": self.conf.engine.name, "processes": here().count}
         self.journal.event("resumed", step=place.step, **facts, **({"changed": changed} if changed else {}))
+
+    def _take_over(self) -> list[str]:
+        changed = take_over(self.folder, self.conf)
+        if self.describe is not None:
+            self.describe()
+        return changed
 
     def _refuse_other_schedule(self, place: Position) -> None:
         message = trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule)
@@ -148,12 +158,8 @@ class Training:
         place, started = self.position, time.perf_counter()
         batches = self.data.step_batches(place.step)
         lr = self.schedule.lr_of(place.step)
-        try:
+        with memory_explained(self.conf, batches=batches):
             result = self.engine.step(batches, lr)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise InputError(trouble.no_memory(self.conf, batches)) from error
-            raise
         seconds = time.perf_counter() - started
         place.step += 1
         place.data_index += len(batches)
@@ -190,7 +196,8 @@ class Training:
             return False
         started = time.perf_counter()
         self.assistant.eval()
-        average = token_average(self.engine, self.data.validation, stop, self.display)
+        with memory_explained(self.conf, batches=self.data.validation):
+            average = token_average(self.engine, self.data.validation, stop, self.display)
         self.assistant.train()
         place.seconds += time.perf_counter() - started
         if average is None:

@@ -169,32 +169,3 @@ def readable_peak() -> str:
     peak = peak_memory()
     text = f"{readable_bytes(peak['host_bytes'])} of memory"
     return text + (f", {readable_bytes(peak['gpu_bytes'])} on the GPU" if "gpu_bytes" in peak else "")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
-
-
-def out_of_memory_message(
-    batch_shape: tuple[int, int], micro_batch_size: int, *, checkpointing: bool, float32: bool, max_tokens: int
-) -> str:
-    """Peak, batch shape, and the three cheapest switches that are still open."""
-    switches = []
-    if micro_batch_size > 1:
-        switches.append(
-            f"optimizer.micro_batch_size={max(1, micro_batch_size // 2)} (the same result, more, smaller pieces)"
-        )
-    if not checkpointing:
-        switches.append("host.activation_checkpointing=true (the same result, about a third slower)")
-    if float32:
-        switches.append("host.dtype=bfloat16 (half the frozen weights and activations)")
-    switches.append(f"host.max_tokens={max(8, max_tokens // 2)} (cuts long samples)")
-    switches.append("a smaller adapter.layers (activations are kept only from the first adapted layer on)")
-    rows, tokens = batch_shape
-    return (
-        f"Out of memory: the peak was {readable_peak()}, in a micro-batch of {rows} samples x {tokens} tokens. "
-        "The cheapest switches:\n  " + "\n  ".join(switches[:3])
-    )

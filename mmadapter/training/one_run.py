@@ -18,6 +18,7 @@ from mmadapter.training.attempt import note
 from mmadapter.training.display import Display
 from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
+from mmadapter.training.out_of_memory import memory_explained
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.random_state import seed_all
 from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
@@ -41,10 +42,11 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
         clear_leftovers(folder)
         if not (trains and changed):  # else the loop does, once it has really gone on
             take_over(folder, conf)
-        write_json(folder / "versions.json", versions())
+            write_json(folder / "versions.json", versions())
     samples = read_samples(conf) if trains else None
     questions = open_tasks(conf, folder, all_of_them=bool(changed))
-    assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
+    with memory_explained(conf, "while the host was loaded"):
+        assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
     if not trains:
         assistant.run_without_engine()
     check_lengths(conf, assistant, questions, display)
@@ -74,18 +76,20 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
     schedule = schedule_of(conf, data.steps_per_epoch)
     note(folder, total_steps=schedule.total_steps)
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), schedule.lr)
-    if here().is_first:
-        write_json(folder / "trainable.json", rows)
     show_trainable(rows, display)
     display.say(data.describe())
     display.say(lr_line(conf, schedule))
     journal = open_journal(conf, folder)
 
+    def describe() -> None:
+        write_json(folder / "versions.json", versions())
+        write_json(folder / "trainable.json", rows)
+
     def save(facts: dict[str, Any]) -> None:
         save_adapter(assistant, folder / "adapter", facts)
 
     try:
-        summary = train(conf, assistant, data, folder, journal, display, save)
+        summary = train(conf, assistant, data, folder, journal, display, save, describe)
     finally:
         journal.close()
     if here().is_first:

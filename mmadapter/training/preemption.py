@@ -21,13 +21,11 @@ from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
+from mmadapter.config.signals import TERMINATIONS
 from mmadapter.processes import here
 from mmadapter.training.requeue import REQUEUING, own_job, requeue, requeue_is_due
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-
-
-TERMINATIONS = SIGNALS[1:]  # Python has a handler for SIGINT from the start
+SIGNALS = (signal.SIGINT, *TERMINATIONS)  # Python has a handler for SIGINT from the start
 HOLD_SECONDS = 30  # the longest that SLURM takes for a requeue
 
 
@@ -66,7 +64,7 @@ def termination_interrupts() -> Iterator[None]:
 
 
 def release_signals() -> None:
-    """Lets the signals come that `config.entry.hold_signals` has kept back."""
+    """Lets the signals come that `config.signals.hold_signals` has kept back."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
 
@@ -137,7 +135,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """While inside, signals only set a flag; afterwards earlier handlers are back. Main thread only, else no effect."""
+    """While inside, signals only set a flag; afterwards earlier handlers are back. Main thread only, else no effect.
+
+    A signal of the last moments, which nobody has asked for any more, comes to the earlier handler at the end.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -149,3 +150,5 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, earlier in request.previous.items():
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+    if request.received is not None and request.signal is None:
+        signal.raise_signal(request.received)

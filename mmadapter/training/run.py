@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -16,10 +14,11 @@ import torch
 
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
 from mmadapter.processes import here, joined
 from mmadapter.runs.objective import metric_of, value_in
-from mmadapter.training.attempt import attempt
+from mmadapter.training.attempt import attempt, wall_time
 from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
@@ -69,7 +68,7 @@ def run_here(conf: Any, display: Display) -> dict[str, Any]:
             quieten_libraries(display)
             return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
         except KeyboardInterrupt as error:
-            number = error.args[0] if error.args else signal.SIGINT
+            number = ended_by(error)
             display.close()
             display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
             end_attempt(number, interrupt, display.say)
@@ -105,7 +104,6 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
 
 def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
     """Everything that writes into the run folder."""
-    started = time.perf_counter()
     here().wait()  # for the lock
     own = {} if conf.variants else run_one(conf, folder, display, trains=True)
     run_parts(conf, folder, display)
@@ -113,7 +111,7 @@ def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
         "experiment": conf.experiment,
         "images": conf.vision.enabled,
         **own,
-        "wall_seconds": time.perf_counter() - started,
+        **here().decide(lambda: wall_time(folder)),
         "peak": peak_of_processes(),
     }
     if here().is_first:
@@ -135,13 +133,13 @@ def run_parts(conf: Any, folder: Path, display: Display) -> None:
         if here().decide(partial(is_finished, own_folder, part)):
             continue
         display.say(f"{kind} {name}: {own_folder}")
-        started = time.perf_counter()
-        summary = run_one(part, own_folder, display, trains)
-        summary |= {"wall_seconds": time.perf_counter() - started, "images": part.vision.enabled}
-        summary["peak"] = peak_of_processes()
-        if here().is_first:
-            write_json(own_folder / "summary.json", summary)
-            mark_finished(own_folder, summary)
+        with attempt(own_folder) if here().is_first else contextlib.nullcontext():
+            summary = run_one(part, own_folder, display, trains)
+            summary |= {"peak": peak_of_processes(), "images": part.vision.enabled}
+            if here().is_first:
+                summary |= wall_time(own_folder)
+                write_json(own_folder / "summary.json", summary)
+                mark_finished(own_folder, summary)
 
 
 def write_reports(conf: Any, folder: Path, display: Display) -> None:

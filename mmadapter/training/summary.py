@@ -92,7 +92,8 @@ def show_answers(folder: Path, display: Display) -> None:
 def facts_line(summary: Mapping[str, Any]) -> str:
     """Wall time, training time, peak memory."""
     training = summary.get("training") or {}
-    parts = [f"wall time {duration(summary['wall_seconds'])}"]
+    attempts = summary.get("attempts", 1)
+    parts = [f"wall time {duration(summary['wall_seconds'])}" + (f" in {attempts} attempts" if attempts > 1 else "")]
     if training.get("steps"):
         parts.append(f"training {training['steps']} steps in {duration(training['seconds'])}")
     parts.append(f"peak memory {readable_bytes(summary['peak']['host_bytes'])}")

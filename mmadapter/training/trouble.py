@@ -1,14 +1,12 @@
-"""What a training says when something goes wrong that the user can mend: non-finite steps, memory, another schedule."""
+"""What a training says when something goes wrong that the user can mend: non-finite steps, another schedule."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mmadapter.training.engine import StepResult
-from mmadapter.training.memory import out_of_memory_message
 from mmadapter.training.schedule import Schedule
 
 NAMED_SAMPLES = 8
@@ -36,18 +34,6 @@ def sample_places(batches: Sequence[Any]) -> list[str]:
     """Where the first samples of some batches come from."""
     places = [sample.where for batch in batches for sample in getattr(batch, "samples", ())]
     return places[:NAMED_SAMPLES]
-
-
-def no_memory(conf: Any, batches: Sequence[Any]) -> str:
-    """The largest micro-batch of the step, the peak, and the cheapest switches."""
-    rows, tokens = max((tuple(batch.input_ids.shape) for batch in batches), key=math.prod)
-    return out_of_memory_message(
-        (rows, tokens),
-        conf.optimizer.micro_batch_size,
-        checkpointing=conf.host.activation_checkpointing,
-        float32=conf.host.dtype == "float32",
-        max_tokens=conf.host.max_tokens,
-    )
 
 
 def other_schedule(folder: Any, there: dict[str, float], here: Schedule) -> str | None:

@@ -81,7 +81,7 @@ def under_fire(rng, folder_of, start, kills, seconds):
     return folders
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_again_and_again_anywhere(inputs, undisturbed, tmp_path, seed):
     def conf(folder):
         return tiny_conf(inputs, tmp_path, f"run={folder.name}", *SETTINGS)
@@ -90,7 +90,7 @@ def test_killed_again_and_again_anywhere(inputs, undisturbed, tmp_path, seed):
         process = in_own_process(lambda: run(conf(folder)), output=tmp_path / "output")
         return process.pid, process.is_alive, lambda: process.join(120) or process.exitcode, tmp_path / "output"
 
-    for folder in under_fire(random.Random(seed), lambda number: tmp_path / f"run-{number}", start, 5, seconds=2.0):
+    for folder in under_fire(random.Random(seed), lambda number: tmp_path / f"run-{number}", start, 4, seconds=2.0):
         run(conf(folder))
         assert_same(folder, undisturbed)
 
@@ -105,9 +105,10 @@ WRITERS = {
     "scores": "mmadapter.evaluation.predictions.write_json",
     "report": "mmadapter.evaluation.report.write_report",
 }
+QUICK = ("settings", "checkpoint", "report")
 
 
-@pytest.mark.parametrize("what", WRITERS)
+@pytest.mark.parametrize("what", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in WRITERS])
 def test_a_disk_that_is_full_anywhere_costs_nothing_but_a_second_go(inputs, undisturbed, tmp_path, monkeypatch, what):
     """While one kind of file is written, none may grow past 300 bytes: the nearest to a full disk without a mount."""
     conf = tiny_conf(inputs, tmp_path, "run=mine", *SETTINGS)

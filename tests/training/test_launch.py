@@ -252,15 +252,15 @@ def test_each_picture_is_encoded_by_one_process(inputs, tmp_path, cache):
     def disturb(rank):
         from mmadapter.vision import features
 
-        original = features.FeatureStore.encode
+        original = features.FeatureStore.encode_pixels
 
-        def counted(self, images):
-            images = list(images)
+        def counted(self, pixels):
+            pixels = list(pixels)
             with open(tmp_path / f"encoded-{rank}", "a") as file:
-                file.write(f"{len(images)}\n")
-            return original(self, images)
+                file.write(f"{len(pixels)}\n")
+            return original(self, pixels)
 
-        features.FeatureStore.encode = counted
+        features.FeatureStore.encode_pixels = counted
 
     overrides = [f"vision.cache={tmp_path / 'cache'}"] if cache else []
     group, statuses = several(short(inputs, tmp_path / "runs", *overrides), tmp_path, disturb)

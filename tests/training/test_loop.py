@@ -229,6 +229,21 @@ def test_too_many_non_finite_steps_stop_the_run_with_advice(tmp_path):
         toy_training(tmp_path, assistant, max_nonfinite_steps=2)
 
 
+def test_non_finite_steps_are_counted_on_across_a_resume(tmp_path):
+    class Stopped(SometimesNan):
+        def forward(self, batch):
+            if self.training and self.passes == 10:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(batch)
+
+    first, second = Stopped(), SometimesNan()
+    first.bad, second.bad = {3, 9}, {1}
+    with pytest.raises(RunStopped):
+        toy_training(tmp_path, first, max_nonfinite_steps=2)
+    with pytest.raises(InputError, match=r"3 steps had a non-finite.*max_nonfinite_steps=2"):
+        toy_training(tmp_path, second, max_nonfinite_steps=2)
+
+
 class OutOfMemory(ToyAssistant):
     def forward(self, batch):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,4 +1,4 @@
-"""The estimate of a dry run, and what is said when memory runs out."""
+"""The estimate of a dry run."""
 
 import pytest
 import torch
@@ -7,9 +7,7 @@ from mmadapter.adapters.adapter import Adapter
 from mmadapter.training.memory import (
     HostShape,
     estimate,
-    is_out_of_memory,
     kept_by_parts,
-    out_of_memory_message,
     readable_bytes,
 )
 from mmadapter.vision.query_transformer import QueryTransformer
@@ -98,28 +96,6 @@ def test_the_sum_is_the_sum():
     memory = estimate_7b()
     assert memory.as_dict()["total"] == memory.frozen + memory.trainable + memory.activations + memory.logits
     assert memory.rows()[-1][0] == "sum"
-
-
-@pytest.mark.parametrize(
-    "error, expected",
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (MemoryError(), True),
-        (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-            True,
-        ),
-        (RuntimeError("shapes do not match"), False),
-    ],
-)
-def test_running_out_of_memory_is_told_from_other_errors(error, expected):
-    assert is_out_of_memory(error) is expected
-
-
-def test_only_switches_that_are_still_open_are_named():
-    text = out_of_memory_message((1, 900), 1, checkpointing=True, float32=False, max_tokens=1024)
-    assert "1 samples x 900 tokens" in text
-    assert "micro_batch_size" not in text and "activation_checkpointing" not in text and "max_tokens=512" in text
 
 
 def test_bytes_are_readable():

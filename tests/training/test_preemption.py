@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mmadapter.config.entry import hold_signals
+from mmadapter.config.signals import hold_signals
 from mmadapter.training.preemption import (
     RunStopped,
     end_attempt,

@@ -86,11 +86,11 @@ def test_a_change_of_schedule_alone_is_let_through_after_a_stop_too(inputs, runs
 
 def test_shapes_that_do_not_fit_are_refused_and_settings_results_and_checkpoints_stay(inputs, runs):
     folder = runs / "mine"
-    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "versions.json"}
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"does not fit this adapter: .*prompt is \(10, 32\) there, \(6, 32\) here"):
         run(conf_of(inputs, runs, "resume=changed", "adapter.prompt_length=6", "evaluate=[scienceqa]"))
-    after = {path: path.read_bytes() for path in kept}
-    assert [str(path) for path in kept if kept[path] != after[path] and path.name != "trainable.json"] == []
+    changed = [path.name for path in kept if path.read_bytes() != kept[path]]
+    assert changed in ([], ["attempt.json"])
 
 
 def test_changed_needs_the_name_of_a_run(inputs, runs):

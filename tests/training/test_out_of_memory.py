@@ -1,0 +1,138 @@
+"""Memory that runs out for real (RLIMIT_AS in a child): one message with what helps, and all processes end."""
+
+import errno
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmadapter.errors import InputError
+from mmadapter.processes import Processes
+from mmadapter.training import one_run, out_of_memory
+from mmadapter.training.engine import SingleDeviceEngine
+from mmadapter.training.out_of_memory import cheapest_switches, is_out_of_memory, memory_explained
+from mmadapter.training.zero import ZeroEngine
+from tests.several import Several
+from tests.training.test_launch import run_like_the_entry, short
+from tests.training.tiny_run import save_inputs, tiny_conf
+
+ROOM = 64 * 2**20  # bytes that a process may still take
+TOO_MUCH = 2**28  # float32 numbers
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    torch.set_num_threads(1)
+    return save_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def in_little_memory(original):
+    """Replaces a function by one that asks for a gigabyte where ROOM is left."""
+
+    def hungry(*arguments, **keywords):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, resource.RLIM_INFINITY))
+        try:
+            torch.zeros(TOO_MUCH)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return original(*arguments, **keywords)
+
+    return hungry
+
+
+@pytest.mark.parametrize("engine, count", [("single", 1), ("zero2", 2)])
+def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_path, engine, count):
+    def disturb(rank):
+        if rank == count - 1:
+            for kind in (SingleDeviceEngine, ZeroEngine):
+                kind.step = in_little_memory(kind.step)
+
+    conf = short(inputs, tmp_path / "runs", f"engine.name={engine}", "engine.device=cpu")
+    group = Several(count, run_like_the_entry, conf, disturb, folder=tmp_path)
+    statuses = group.end()
+    said = [group.said(rank) for rank in range(count)]
+    assert statuses == [2] * count, said
+    assert said[-1].count("error: Out of memory in a micro-batch of 4 samples x ") == 1, said
+    assert "the peak was" in said[-1] and "of memory" in said[-1] and "Traceback" not in "".join(said)
+    message = said[-1].partition("error: ")[2]
+    assert message.count("\n  ") == 3 and "\n  optimizer.micro_batch_size=2 " in said[-1]
+    assert ("\n  engine=zero3 (each of the 2 processes" in said[-1]) is (count == 2)
+    if count == 2:
+        assert "stopped, because process 1 ended: Out of memory in a micro-batch" in said[0]
+
+
+def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch):
+    from mmadapter.assistant import Assistant
+
+    def too_large(*arguments, **keywords):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(Assistant, "build", too_large)
+    with pytest.raises(InputError, match=r"Out of memory while the host was loaded: the peak was .*\n  host.dtype=b"):
+        one_run.run_one(short(inputs, tmp_path, "engine.name=single"), tmp_path / "mine", SilentDisplay(), trains=True)
+
+
+class SilentDisplay:
+    def say(self, text):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+    told = InputError if expected else type(error)
+    batch = SimpleNamespace(input_ids=torch.zeros(1, 900))
+    with pytest.raises(told), memory_explained(settings(), batches=[batch]):
+        raise error
+
+
+def settings(engine="single"):
+    conf = tiny_conf(Path("inputs"), Path("runs"), f"engine.name={engine}")
+    conf.optimizer.micro_batch_size, conf.host.activation_checkpointing = 1, True
+    conf.host.dtype, conf.host.max_tokens = "bfloat16", 1024
+    return conf
+
+
+def named(conf):
+    return [switch.split(" ")[0] for switch in cheapest_switches(conf, loading=False)]
+
+
+def test_only_switches_that_are_still_open_are_named():
+    assert named(settings())[:2] == ["host.max_tokens=512", "a"]
+    conf = settings()
+    conf.optimizer.micro_batch_size, conf.host.dtype = 4, "float32"
+    conf.host.activation_checkpointing = False
+    expected = ["optimizer.micro_batch_size=2", "host.activation_checkpointing=true", "host.dtype=bfloat16"]
+    assert named(conf)[:3] == expected
+
+
+@pytest.mark.parametrize(
+    "engine, gpus, expected",
+    [
+        ("zero2", 0, ["engine=zero3"]),
+        ("zero2", 2, ["engine=zero3", "engine=zero3_offload"]),
+        ("zero3", 2, ["more", "engine=zero3_offload"]),
+        ("zero3_offload", 2, ["more"]),
+    ],
+)
+def test_frozen_weights_are_shared_out_or_offloaded_where_that_helps(monkeypatch, engine, gpus, expected):
+    monkeypatch.setattr(out_of_memory, "here", lambda: Processes(1, 2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert named(settings(engine))[: len(expected) + 1] == [*expected, "host.max_tokens=512"]
