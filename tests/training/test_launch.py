@@ -18,7 +18,7 @@ from mmadapter.data.images import image_digest
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.journal import Journal, read_metrics
-from mmadapter.training.run import run
+from mmadapter.training.run import run, run_for_metric
 from tests.several import Several
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -50,12 +50,12 @@ def short(inputs, runs, *overrides):
 
 
 def run_like_the_entry(conf, disturb=None):
-    """`run` with what the entry does about an InputError; `disturb(rank)` prepares trouble."""
+    """What train.py does, with what the entry does about an InputError; `disturb(rank)` prepares trouble."""
     torch.set_num_threads(1)
     if disturb is not None:
         disturb(int(os.environ["RANK"]))
     try:
-        run(conf)
+        run_for_metric(conf)
     except InputError as error:
         print(f"error: {error}")
         sys.exit(2)
@@ -214,6 +214,7 @@ def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):
     "overrides,message",
     [
         (("data.sources.questions.split=tset",), "error: .*tset"),
+        (("resume=changed",), "error: resume=changed continues a run under other settings"),
         (("engine.name=single",), "error: engine=single is one process, but .* has started 2. Use engine=zero1"),
         (("launch.processes=3",), "error: launch.processes=3, but .* has started 2"),
         (
