@@ -210,6 +210,30 @@ def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):
     assert "stopped, because process 1 ended: items.json is missing" in group.said(0)
 
 
+def not_finite_for_one(rank):
+    if rank == 1:
+        from mmadapter.assistant import Assistant
+
+        usual = Assistant.forward
+
+        def forward(self, batch, *rest):
+            print("read", batch.samples[0].where)
+            return usual(self, batch, *rest) * torch.nan
+
+        Assistant.forward = forward
+
+
+def test_samples_of_a_step_that_is_not_finite_are_named_whichever_process_read_them(inputs, tmp_path):
+    conf = short(inputs, tmp_path / "runs", "optimizer.max_nonfinite_steps=0")
+    group, statuses = several(conf, tmp_path, not_finite_for_one)
+    assert statuses == [2, 2] and "error: " not in group.said(1), group.said(1)
+    assert group.said(0).count("Training stopped at step 1: 1 steps had a non-finite loss") == 1, group.said(0)
+    events = read_metrics(folder_of(tmp_path / "runs") / "metrics.jsonl", "event")
+    (event,) = [e for e in events if e["event"] == "nonfinite_step"]
+    read = {line.removeprefix("read ") for line in group.said(1).splitlines()}
+    assert read & set(event["samples"][:2])
+
+
 @pytest.mark.parametrize(
     "overrides,message",
     [
