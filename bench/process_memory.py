@@ -1,30 +1,53 @@
-"""What one process really holds: the kernel's count of its resident pages (Linux), a GPU's allocator."""
+"""What one process holds: its own pages as the kernel counts them (Linux), or a GPU's allocator."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import torch
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+class MemoryWatch:
+    """While inside, watches this process's own memory: without the pages of files, which can be dropped; or the GPU's.
 
-class PeakMemory:
-    """The highest number of bytes between its making and `peak`, above what there was at its making."""
+    On CPU glibc keeps freed tensors below 32 MB in its heap, where they show; MALLOC_MMAP_THRESHOLD_=1000000 in the
+    environment has them returned.
+    """
 
-    def __init__(self) -> None:
-        if torch.cuda.is_available():
+    def __init__(self, every_seconds: float = 0.002) -> None:
+        self.grown_bytes = 0  # at the highest point, above the start
+        self._every = every_seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._on_gpu = torch.cuda.is_available()
+
+    def __enter__(self) -> MemoryWatch:
+        if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
+            self._start = torch.cuda.memory_allocated()
         else:
-            CLEAR.write_text("5")  # sets the high-water mark back to what is resident now
-            self._before = _status("VmRSS")
+            self._start = own_bytes()
+            self._thread.start()
+        return self
 
-    def peak(self) -> int:
-        now = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
-        return now - self._before
+    def __exit__(self, *_: object) -> None:
+        if self._on_gpu:
+            self.grown_bytes = torch.cuda.max_memory_allocated() - self._start
+        else:
+            self._ended.set()
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.grown_bytes = max(self.grown_bytes, own_bytes() - self._start)
+            if self._ended.wait(self._every):
+                return
 
 
-def _status(name: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
+def own_bytes() -> int:
+    """Bytes of this process that belong to no file, now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no RssAnon: this needs Linux")

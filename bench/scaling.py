@@ -97,7 +97,9 @@ def run_case(case: Case, folder: Path, host: Path, asked: argparse.Namespace) ->
     command = [sys.executable, *launcher, "-m", "bench.scaling_worker", str(file)]
     if case.engine == "single":
         command = [sys.executable, "-m", "bench.scaling_worker", str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(asked.threads), "MKL_NUM_THREADS": str(asked.threads)}
+    threads = str(asked.threads)
+    returned = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else freed tensors stay with the process, and are counted
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | returned
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{case.engine} x {case.processes} failed:\n{done.stderr[-4000:]}")

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from bench.process_memory import PeakMemory
+from bench.process_memory import MemoryWatch
 from bench.settings import composed
 from mmadapter.assistant import Assistant
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
+from mmadapter.hosts.sharded import held_bytes
 from mmadapter.processes import Processes, here, join, leave
 from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
@@ -31,28 +32,39 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     conf = composed(case["overrides"])
     torch.set_num_threads(case["threads"])
     device = device_of(conf)
-    join(device)
-    processes = here()
+    processes = join(device, group_of_one=conf.engine.name != "single")
     Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.layers=1"]), device=device)  # imports
-    loading = PeakMemory()
-    assistant = Assistant.build(conf, device=device)
-    facts: dict[str, Any] = {"rank": processes.rank, "loading_peak": loading.peak()}
-    training = PeakMemory()
-    assistant.train()
-    engine = build_engine(conf, assistant, groups_of(conf, assistant))
-    steps = [own_part(step_batch(case, number, assistant.tokenizer.vocab_size), processes) for number in range(2)]
-    engine.step([steps[0]], LR)  # the first makes buffers
+    with MemoryWatch() as loading:
+        assistant = Assistant.build(conf, device=device, sharded=True)
+    with MemoryWatch() as training:
+        assistant.train()
+        engine = build_engine(conf, assistant, groups_of(conf, assistant))
+        seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size)
+    trained = {id(item.parameter) for item in assistant.trainable()}
+    frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
+    facts = {
+        "rank": processes.rank,
+        "loading_peak": loading.grown_bytes,
+        "training_peak": training.grown_bytes,
+        "frozen_bytes": held_bytes(frozen),
+        "step_seconds": seconds,
+        **save_and_restore(engine, Path(case["folder"]), processes),
+    }
+    leave()
+    return facts
+
+
+def step_seconds(engine: Any, case: dict[str, Any], vocabulary: int) -> list[float]:
+    """Of each step but the first, which makes buffers."""
+    steps = [own_part(step_batch(case, number, vocabulary), here()) for number in range(2)]
+    engine.step([steps[0]], LR)
     seconds = []
     for number in range(case["steps"]):
-        processes.wait()
+        here().wait()
         started = time.perf_counter()
         engine.step([steps[number % 2]], LR)
         seconds.append(time.perf_counter() - started)
-    facts |= {"step_seconds": seconds, "training_peak": training.peak()}
-    facts |= save_and_restore(engine, Path(case["folder"]), processes)
-    facts["frozen_bytes"] = frozen_bytes_here(assistant)
-    leave()
-    return facts
+    return seconds
 
 
 def step_batch(case: dict[str, Any], number: int, vocabulary: int) -> list[Encoded]:
@@ -84,14 +96,6 @@ def save_and_restore(engine: Any, folder: Path, processes: Processes) -> dict[st
     engine.load_state_dict(snapshot.engine)
     processes.wait()
     return {"save_seconds": saved - started, "restore_seconds": time.perf_counter() - saved}
-
-
-def frozen_bytes_here(assistant: Assistant) -> int:
-    """Bytes of the host's frozen parameters that this process holds: its shard under ZeRO-3, else all."""
-    trained = {id(item.parameter) for item in assistant.trainable()}
-    frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
-    held = [getattr(parameter, "ds_tensor", parameter) for parameter in frozen]
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 if __name__ == "__main__":

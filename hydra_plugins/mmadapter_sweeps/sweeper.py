@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class Sweeps(Sweeper):
     """Makes jobs of the command line, gives them to the launcher, writes down what came of them."""
 
+    config: DictConfig
+
     def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
         """`max_batch_size`: jobs given to the launcher at a time; `params`: sweeps that a config file names."""
         self.max_batch_size, self.params = max_batch_size, params or {}

@@ -32,8 +32,8 @@ class Job:
 
 def swept(jobs: list[Job]) -> set[str]:
     """The overrides that not all jobs have."""
-    each = [set(job.overrides) for job in jobs]
-    return set.union(*each) - set.intersection(*each)
+    each: list[set[str]] = [set(job.overrides) for job in jobs]
+    return set().union(*each) - each[0].intersection(*each)
 
 
 def attach_queued(sweep: Path, jobs: list[Job]) -> None:

@@ -77,9 +77,10 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             validate(conf)
-            _refuse_one_job_on_a_cluster(conf)
-            if isinstance(conf, RunConf) and starts_processes(conf):
-                return _start(script, conf, wants_trace)
+            if isinstance(conf, RunConf):
+                _refuse_one_job_on_a_cluster(conf)
+                if starts_processes(conf):
+                    return _start(script, conf, wants_trace)
             set_threads(conf.threads)
             started = True
             if isinstance(conf, RunConf):
@@ -158,9 +159,9 @@ def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) 
         return  # Hydra will say it
 
 
-def _refuse_one_job_on_a_cluster(conf: RunConf | EvalConf) -> None:
+def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
     """Hydra submits with -m only, and would run everything here without a word."""
-    if not isinstance(conf, RunConf) or OUR_LAUNCHER in os.environ:  # one of the processes of a submitted job
+    if OUR_LAUNCHER in os.environ:  # one of the processes of a submitted job
         return
     submits = conf.cluster.name != "local" and not conf.dry_run
     if submits and HydraConfig.get().mode is RunMode.RUN:

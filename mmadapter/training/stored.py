@@ -21,16 +21,20 @@ class Stored:
 def stored_by(engine: str, processes: int, frozen: int, trainable_parameters: int, bytes_per_value: int) -> Stored:
     """What `engine` stores on each of `processes` for a host of `frozen` bytes.
 
-    Trainable values are whole on every process. DeepSpeed's stage 1 shares out the moments, and adds a copy of the part
-    of values and gradients that the process itself moves; stage 2 keeps no other gradients; stage 3 shares out the
-    frozen weights, too.
+    Trainable values are whole on every process; so are, for a while, the gradients of one micro-batch (twice) and the
+    buffer in which DeepSpeed sums them up. Stage 1 shares out the moments, and adds a copy of the part of values and
+    gradients that the process itself moves; stage 2 keeps no other gradients; stage 3 shares out the frozen weights,
+    too, and has one more copy of its part of the values. docs/performance.md: as measured.
     """
-    stage = stage_of(engine)
     whole = VALUE * trainable_parameters
-    if stage == 0:
+    if engine == "single":
         return Stored(frozen, 4 * whole)
-    moved = 4 * whole // processes
-    kept = whole + (whole if stage == 1 else 0)
+    stage = stage_of(engine)
+    passing = 3 * whole
+    if stage == 0:
+        return Stored(frozen, 4 * whole + passing)
+    moved = (5 if stage == 3 else 4) * whole // processes
+    kept = whole + passing + (whole if stage == 1 else 0)
     shared = frozen // processes if stage == 3 else frozen
     gathered = min(frozen, GATHERED_AT_MOST * bytes_per_value) if stage == 3 else 0
     if not engine.endswith("_offload"):

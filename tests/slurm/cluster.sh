@@ -19,7 +19,6 @@ set -euo pipefail
 
 CPUS=${CPUS:-4}
 ACCOUNTING=${ACCOUNTING:-0}
-HOSTS_MARK="# mmadapter test cluster"
 
 say() { printf 'cluster.sh: %s\n' "$*"; }
 die() {
@@ -102,7 +101,7 @@ PartitionName=spot Nodes=n[1-2] PriorityTier=1 PreemptMode=CANCEL GraceTime=15
 PartitionName=urgent Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF
 CONF
     for node in n1 n2; do
-        getent hosts $node >/dev/null || echo "127.0.0.1 $node $HOSTS_MARK" >>/etc/hosts
+        echo "127.0.0.1 $node $HOSTS_MARK" >>/etc/hosts
     done
 }
 
@@ -111,6 +110,7 @@ accounting_settings() { # accounting_settings PORT
         echo "AccountingStorageType=accounting_storage/slurmdbd"
         echo "AccountingStorageHost=localhost"
         echo "AccountingStoragePort=$1"
+        echo "AccountingStoragePass=$DIR/munge.socket"
         echo "JobAcctGatherType=jobacct_gather/linux"
     else
         echo "AccountingStorageType=accounting_storage/none"
@@ -194,7 +194,7 @@ stop() {
     rm -rf "$DIR"/{pids,state,spool,mysql,munge.key,munge.seed} # the numbers of jobs start again: so must the accounting
     # /etc/hosts may be mounted on its own: written over, not replaced
     local kept
-    kept=$(grep -v "$HOSTS_MARK\$" /etc/hosts)
+    kept=$(grep -vF "$HOSTS_MARK" /etc/hosts)
     printf '%s\n' "$kept" >/etc/hosts
     say "stopped"
 }
@@ -208,6 +208,7 @@ status() {
 
 [ "${1:-}" = install ] || [ $# = 2 ] || die "usage: cluster.sh install | start DIR | status DIR | stop DIR"
 DIR=$(realpath -m "${2:-.}")
+HOSTS_MARK="# test cluster $DIR" # one's own lines, should two clusters run
 export SLURM_CONF=$DIR/slurm.conf
 case "$1" in
 install) install_packages ;;

@@ -21,6 +21,14 @@ def cluster(tmp_path_factory):
     running.stop()
 
 
+@pytest.fixture(autouse=True)
+def no_jobs_left(cluster):
+    """Nothing that a test has submitted disturbs the next one."""
+    yield
+    cluster.call("scancel", "--user=root")
+    cluster.wait_until_gone(cluster.queued(), 60)
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
     return save_inputs(tmp_path_factory.mktemp("inputs"))

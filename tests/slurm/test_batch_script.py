@@ -53,7 +53,7 @@ def test_a_time_limit_and_a_preemption_that_cancels(cluster, inputs, undisturbed
     for folder in (limited, preempted):
         folder.mkdir()
     text = script_for(inputs, 0, python)
-    first = submit_script(cluster, limited, text, "--nodelist=n1", "--time=1", "--signal=USR2@35")
+    first = submit_script(cluster, limited, text, "--nodelist=n1", "--time=1", "--signal=USR2@28")
     text = re.sub(r"#SBATCH --signal=.*\n", "", script_for(inputs, 1, python))
     second = submit_script(cluster, preempted, text, "--nodelist=n2", "--partition=spot")
     wait_until(lambda: steps(only_run(preempted)) > 70, 120, "the second job to train")

@@ -29,6 +29,7 @@ def test_a_job_with_bad_data_fails_with_its_message_and_the_others_go_on(cluster
     assert (tmp_path / good["run"] / "finished.json").is_file()
     log = log_of(tmp_path, bad["slurm_job"])
     assert log.count("error: ") == 1 + log.count("srun: error: ") and "Traceback" not in log, log
+    cluster.wait_until_gone([good["slurm_job"], bad["slurm_job"]])
     state = cluster.job(bad["slurm_job"])
     assert (state["JobState"], state["ExitCode"]) == ("FAILED", "2:0")
     assert cluster.job(good["slurm_job"])["JobState"] == "COMPLETED"
@@ -38,7 +39,7 @@ def test_a_job_with_bad_data_fails_with_its_message_and_the_others_go_on(cluster
     "arguments,message",
     [
         (["optimizer.micro_batch_size=4,5"], "optimizer.micro_batch_size=5 does not divide"),
-        (["cluster.partition=nosuch"], "SLURM did not take the jobs: .*invalid partition"),
+        (["cluster.partition=nosuch"], "SLURM did not take the jobs: .*Invalid partition"),
         (["cluster.tasks_per_node=2"], "engine=single is one process"),
         (["cluster.timeout_min=1"], "cluster.signal_delay_s=120: must be less than the time limit"),
         (["resume=never"], "resume=never with cluster=slurm"),
@@ -54,7 +55,7 @@ def test_what_cannot_work_is_refused_before_anything_is_submitted(cluster, input
 
 
 def test_the_same_sweep_submits_no_job_twice_and_a_cancelled_job_is_noticed(cluster, inputs, tmp_path):
-    arguments = [*settings(inputs, *SHORT), "seed=0,1", "cluster.additional_parameters={hold: true}"]
+    arguments = [*settings(inputs, *SHORT), "seed=0,1", "+cluster.additional_parameters.hold=true"]
     numbers = submit(cluster, tmp_path, *arguments)
     assert submit(cluster, tmp_path, *arguments) == numbers
     assert len(cluster.queued()) == 2

@@ -20,14 +20,14 @@ SEEDS = "seed=0,1,2,3"
 
 
 def test_a_sweep_disturbed_in_every_way_ends_as_an_undisturbed_one(cluster, inputs, undisturbed, tmp_path):
-    arguments = [*settings(inputs), SEEDS, "cluster.signal_delay_s=35"]
+    arguments = [*settings(inputs), SEEDS, "cluster.signal_delay_s=28"]
     numbers = submit(cluster, tmp_path, *arguments)
     jobs = sweep_jobs(tmp_path)
     runs = {number: tmp_path / jobs[number]["run"] for number in numbers}
 
     wait_until(lambda: "Starting with" in log_of(tmp_path, numbers[3]), 60, "job 3 to start")
     cluster.call("scancel", "--signal=USR2", numbers[3])  # while it loads
-    cluster.call("scontrol", "update", f"jobid={numbers[1]}", "timelimit=1")  # a signal 25 s after the start
+    cluster.call("scontrol", "update", f"jobid={numbers[1]}", "timelimit=1")  # a signal 30 s after the start
     wait_until(lambda: steps(runs[0]) > 70, 120, "job 0 to train")
     cluster.call("scontrol", "requeue", numbers[0])
     wait_until(lambda: steps(runs[2]) > 90, 120, "job 2 to train")

@@ -14,14 +14,14 @@ CONTINUED = re.compile(r"continuing at step (\d+)")
 
 
 def settings(inputs: Path, *more: str) -> list[str]:
-    """One short run: about 400 steps, saves on its own schedule, one evaluation, no comparison."""
+    """One short run: 600 steps, saves on its own schedule, one evaluation, no comparison."""
     return [
         f"host.path={inputs / 'host'}",
         f"vision.model={inputs / 'clip'}",
         "vision.layers=[1,2]",
         f"data.root={inputs / 'world'}",
         "adapter.layers=2",
-        "optimizer.epochs=40",
+        "optimizer.epochs=60",
         "optimizer.batch_size=8",
         "optimizer.micro_batch_size=4",
         "training.save_every_steps=50",
