@@ -115,7 +115,7 @@ def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SEC
         store = dist.PrefixStore(f"run {place.attempt}.{_runs}", _meeting_place(place, meet_seconds))
         _watch = _meet(place, store, meet_seconds)
     index = _use_gpu(place) if device == "cuda" else None
-    _export(place)
+    _export(place, place.local_rank if index is None else index)
     dist.init_process_group(
         "gloo" if index is None else "nccl",
         store=dist.PrefixStore("group", store),
@@ -246,12 +246,15 @@ def _use_gpu(place: Place) -> int:
     return index
 
 
-def _export(place: Place) -> None:
-    """What DeepSpeed reads; only what is not there already, and only until `leave`."""
+def _export(place: Place, device_index: int) -> None:
+    """What DeepSpeed reads; only what is not there already, and only until `leave`.
+
+    Its LOCAL_RANK is the number of a GPU: 0 where SLURM shows each task one of its own.
+    """
     values = {
         "RANK": place.rank,
         "WORLD_SIZE": place.count,
-        "LOCAL_RANK": place.local_rank,
+        "LOCAL_RANK": device_index,
         "MASTER_ADDR": place.address,
         "MASTER_PORT": place.port,
     }

@@ -24,6 +24,7 @@ CHECKOUT = Path(__file__).parents[1]
         (["cluster.timeout_min=2"], "cluster.signal_delay_s=120: must be less than the time limit"),
         (["cluster.nodes=2", "cluster.tasks_per_node=4"], "engine=single is one process, but .* are 8"),
         (["engine=zero1", "launch.processes=4"], "cluster.tasks_per_node=4"),
+        (["engine=zero1", "cluster.nodes=40"], "optimizer.batch_size=32 is shared out over 40 processes"),
         (["resume=never"], "would begin anew each time"),
         (["cluster.nodes=0"], "cluster.nodes=0: must be at least 1"),
     ],
@@ -31,6 +32,14 @@ CHECKOUT = Path(__file__).parents[1]
 def test_what_cannot_work_on_a_cluster_is_refused(overrides, message):
     with pytest.raises(InputError, match=message):
         validate(run_conf("cluster=slurm", *overrides))
+
+
+def test_where_jobs_are_submitted_needs_no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    flex = ["cluster=slurm", "host.attention=flex"]
+    validate(run_conf(*flex))
+    with pytest.raises(InputError, match="flex needs a GPU"):
+        validate(run_conf(*flex, "engine.device=cpu"))
 
 
 def test_a_cluster_changes_nothing_for_a_run_on_this_machine():

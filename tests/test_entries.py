@@ -140,6 +140,28 @@ def test_trouble_with_the_disk_and_ctrl_c_give_one_line_a_bug_its_traceback(tmp_
     assert re.search(message, told.stderr, re.DOTALL) and (status == 1 or told.stderr.count("\n") == 1), told.stderr
 
 
+def started_as_two(tmp_path, does: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "train.py"
+    script.write_text("from mmadapter.errors import InputError" + TROUBLE.format(does=does))
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "config.json").write_text("{}")
+    words = [f"host.path={tmp_path / 'host'}", "engine=zero1", "launch.processes=2", *arguments]
+    return subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, cwd=tmp_path)
+
+
+def test_processes_that_this_one_starts_show_a_mistake_without_a_traceback(tmp_path):
+    told = started_as_two(tmp_path, "raise InputError('a mistake')")
+    assert told.returncode == 2 and "error: a mistake" in told.stderr and "Traceback" not in told.stderr, told.stderr
+
+
+def test_a_killed_process_of_a_job_loses_no_other_job_of_the_sweep(tmp_path):
+    does = "print('here', conf.seed, flush=True); conf.seed or os.kill(os.getpid(), signal.SIGKILL)"
+    told = started_as_two(tmp_path, does, "seed=0,1", "evaluate=[]", "-m")
+    assert told.returncode == 2 and "ended with status 137" in told.stderr, told.stderr
+    assert told.stdout.count("here 1") == 2, told.stdout
+
+
 ENTRY = """
 import os
 from mmadapter.config import RunConf

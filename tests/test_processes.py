@@ -164,3 +164,22 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     place = processes.Place(2, 3, 2, "127.0.0.1", 1, "torchrun")
     with pytest.raises(InputError, match="has 2 GPUs for at least 3 processes"):
         processes._use_gpu(place)
+
+
+@pytest.mark.parametrize("launcher,gpus,index", [("srun", 1, 0), ("srun", 4, 1), ("torchrun", 4, 1)])
+def test_deepspeed_is_told_the_gpu_that_the_process_uses(monkeypatch, launcher, gpus, index):
+    """SLURM may show each task one GPU, which then is number 0 for the second task too; DeepSpeed reads LOCAL_RANK."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(processes, "find_place", lambda _: processes.Place(1, 2, 1, "127.0.0.1", 1, launcher))
+    monkeypatch.setattr(processes, "_meeting_place", lambda *_: dist.HashStore())
+    monkeypatch.setattr(processes, "_meet", lambda *_: None)
+    told = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **settings: told.update(settings))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    try:
+        join("cuda")
+        assert told["device_id"] == torch.device("cuda", index) and os.environ["LOCAL_RANK"] == str(index)
+    finally:
+        leave()
+    assert "LOCAL_RANK" not in os.environ

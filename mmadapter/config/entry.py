@@ -26,7 +26,7 @@ from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import OUR_LAUNCHER, find_place
-from mmadapter.launch.start import start_processes
+from mmadapter.launch.start import FORWARDED, start_processes
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -81,7 +81,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             if isinstance(conf, RunConf):
                 _refuse_one_job_on_a_cluster(conf)
                 if starts_processes(conf):
-                    return _start(script, conf)
+                    return _start(script, conf, wants_trace)
             set_threads(conf.threads)
             started = True
             if isinstance(conf, RunConf):
@@ -119,10 +119,10 @@ def starts_processes(conf: RunConf) -> bool:
     return (conf.launch.processes or 1) > 1 and not conf.dry_run and find_place(os.environ) is None
 
 
-def _start(script: Path, conf: RunConf) -> None:
+def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
     """The same job as launch.processes processes; leaves with their exit status unless that is 0.
 
-    Raises InputError where they failed within a sweep.
+    Raises InputError where they failed within a sweep; a signal that asks to stop ends the sweep, too.
     """
     hydra_conf = HydraConfig.get()
     folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
@@ -131,8 +131,10 @@ def _start(script: Path, conf: RunConf) -> None:
     command += [word for folder in folders for word in ("--config-dir", folder)]
     count = conf.launch.processes or 1
     usable = thread_count(conf.threads, count)
-    status = start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable))
-    if 0 < status < 128 and hydra_conf.mode is RunMode.MULTIRUN:  # the other jobs of the sweep go on
+    asked = {"HYDRA_FULL_ERROR": str(int(wants_trace))}  # as the user has set it, not as this process has
+    status = start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable) | asked)
+    asked_to_stop = status - 128 in FORWARDED  # a process that was killed was not: other jobs of the sweep go on
+    if status and hydra_conf.mode is RunMode.MULTIRUN and not asked_to_stop:
         raise InputError(f"The {count} processes ended with status {status}; what went wrong stands above.")
     if status:
         sys.exit(status)

@@ -167,7 +167,15 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
             f"launch.processes={conf.launch.processes} with engine=single, which is one process. Set engine=zero1 (the "
             "same result; or another zeroN), or launch.processes=1"
         )
-    on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and not gpu_seems_present())
+    on_cluster = conf.cluster.name != "local"
+    processes = conf.cluster.nodes * conf.cluster.tasks_per_node if on_cluster else conf.launch.processes or 1
+    if conf.optimizer.batch_size < processes:
+        yield (
+            f"optimizer.batch_size={conf.optimizer.batch_size} is shared out over {processes} processes: some would "
+            f"have nothing to do in every step. Set optimizer.batch_size={processes} or more, or start fewer processes"
+        )
+    here_is_none = not on_cluster and not gpu_seems_present()  # jobs are submitted from machines without GPUs
+    on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and here_is_none)
     if conf.host.attention == "flex" and on_cpu:
         yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"
     if conf.training.wandb and find_spec("wandb") is None:

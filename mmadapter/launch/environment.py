@@ -80,6 +80,11 @@ def _from_launcher(environment: Mapping[str, str]) -> Place:
         raise InputError(
             f"The environment says RANK={numbers['RANK']} of WORLD_SIZE={numbers['WORLD_SIZE']}; ranks count from 0."
         )
+    if not alone and not 0 < numbers["MASTER_PORT"] < 65_536:
+        raise InputError(
+            f"The environment says MASTER_PORT={numbers['MASTER_PORT']}, at which nobody can meet; ports are 1 to "
+            "65535. Leave --master-port=0 away: torchrun --standalone finds a free one."
+        )
     return Place(
         numbers["RANK"],
         numbers["WORLD_SIZE"],

@@ -30,7 +30,9 @@ from mmadapter.training.summary import show_results, stored_summary
 
 
 def run(conf: Any) -> dict[str, Any]:
-    """Trains, evaluates, compares and reports what `conf` (a checked RunConf) describes; returns the summary.
+    """Trains, evaluates, compares and reports what `conf` (a checked RunConf) describes.
+
+    Returns the summary, and the run's folder as "folder".
 
     A finished run is not trained again: its results are shown. Raises InputError for what the user can mend, RunStopped
     (a SystemExit) when a signal asked to stop. Where a launcher has started several processes, each calls this; the
@@ -78,9 +80,8 @@ def run_here(conf: Any, display: Display) -> dict[str, Any]:
 
 def run_for_metric(conf: Any) -> float | None:
     """Does what `run` does; returns the number that `sweep.metric` names, None where the run has none."""
-    folder = run_folder(conf)  # before the run: with resume=never the next unused one is asked for
-    run(conf)
-    return None if conf.dry_run else value_in(folder, metric_of(conf))
+    summary = run(conf)
+    return None if conf.dry_run else value_in(summary["folder"], metric_of(conf))
 
 
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     processes = here()
     folder = processes.decide(lambda: run_folder(conf))
     if processes.decide(lambda: is_finished(folder, conf)):
-        return show_finished(folder, display) if processes.is_first else {}
+        return {**(show_finished(folder, display) if processes.is_first else {}), "folder": folder}
     check_tiny_models(conf)
     processes.decide(lambda: make_missing_data(conf, display))
     display.say(f"run folder: {folder}")
@@ -99,7 +100,7 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
         summary = run_in(folder, conf, display)
     if processes.is_first:
         show_results(folder, summary, display)
-    return summary
+    return {**summary, "folder": folder}
 
 
 def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:

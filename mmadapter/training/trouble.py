@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
+from mmadapter.processes import here
 from mmadapter.training.engine import StepResult
 from mmadapter.training.schedule import Schedule
 
@@ -31,9 +33,11 @@ def too_many_skipped(step: int, count: int, limit: int, samples: Sequence[str]) 
 
 
 def sample_places(batches: Sequence[Any]) -> list[str]:
-    """Where the first samples of some batches come from."""
-    places = [sample.where for batch in batches for sample in getattr(batch, "samples", ())]
-    return places[:NAMED_SAMPLES]
+    """Where the first samples of all processes' batches come from. Collective: any of them may be the bad one."""
+    learnt = [batch for batch in batches if not getattr(batch, "filler", False)]
+    places = [sample.where for batch in learnt for sample in getattr(batch, "samples", ())]
+    in_turns = zip_longest(*here().gather(places[:NAMED_SAMPLES]))
+    return [place for turn in in_turns for place in turn if place is not None][:NAMED_SAMPLES]
 
 
 def other_schedule(folder: Any, there: dict[str, float], here: Schedule) -> str | None:

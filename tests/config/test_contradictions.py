@@ -45,6 +45,10 @@ def test_the_quick_start_holds_together(conf):
     "overrides,told",
     [
         (["launch.processes=4"], ["launch.processes=4 with engine=single", "engine=zero1"]),
+        (
+            ["engine.name=zero1", "launch.processes=40"],
+            ["optimizer.batch_size=32 is shared out over 40 processes", "optimizer.batch_size=40"],
+        ),
         (["adapter.layers=5"], ["adapter.layers=5", "the host has 4 layers", "adapter.layers=2"]),
         (["host.max_tokens=512"], ["host.max_tokens=512", "256 tokens"]),
         (["vision.enabled=false"], ["data.sources.questions.images", "vision.enabled is false"]),

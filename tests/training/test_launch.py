@@ -18,7 +18,7 @@ from mmadapter.data.images import image_digest
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.journal import Journal, read_metrics
-from mmadapter.training.run import run
+from mmadapter.training.run import run, run_for_metric
 from tests.several import Several
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -50,12 +50,12 @@ def short(inputs, runs, *overrides):
 
 
 def run_like_the_entry(conf, disturb=None):
-    """`run` with what the entry does about an InputError; `disturb(rank)` prepares trouble."""
+    """What train.py does, with what the entry does about an InputError; `disturb(rank)` prepares trouble."""
     torch.set_num_threads(1)
     if disturb is not None:
         disturb(int(os.environ["RANK"]))
     try:
-        run(conf)
+        run_for_metric(conf)
     except InputError as error:
         print(f"error: {error}")
         sys.exit(2)
@@ -214,10 +214,35 @@ def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):
     assert "stopped, because process 1 ended: items.json is missing" in group.said(0)
 
 
+def not_finite_for_one(rank):
+    if rank == 1:
+        from mmadapter.assistant import Assistant
+
+        usual = Assistant.forward
+
+        def forward(self, batch, *rest):
+            print("read", batch.samples[0].where)
+            return usual(self, batch, *rest) * torch.nan
+
+        Assistant.forward = forward
+
+
+def test_samples_of_a_step_that_is_not_finite_are_named_whichever_process_read_them(inputs, tmp_path):
+    conf = short(inputs, tmp_path / "runs", "optimizer.max_nonfinite_steps=0")
+    group, statuses = several(conf, tmp_path, not_finite_for_one)
+    assert statuses == [2, 2] and "error: " not in group.said(1), group.said(1)
+    assert group.said(0).count("Training stopped at step 1: 1 steps had a non-finite loss") == 1, group.said(0)
+    events = read_metrics(folder_of(tmp_path / "runs") / "metrics.jsonl", "event")
+    (event,) = [e for e in events if e["event"] == "nonfinite_step"]
+    read = {line.removeprefix("read ") for line in group.said(1).splitlines()}
+    assert read & set(event["samples"][:2])
+
+
 @pytest.mark.parametrize(
     "overrides,message",
     [
         (("data.sources.questions.split=tset",), "error: .*tset"),
+        (("resume=changed",), "error: resume=changed continues a run under other settings"),
         (("engine.name=single",), "error: engine=single is one process, but .* has started 2. Use engine=zero1"),
         (("launch.processes=3",), "error: launch.processes=3, but .* has started 2"),
         (
