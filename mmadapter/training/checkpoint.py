@@ -85,16 +85,22 @@ class CheckpointFolder:
     def load_newest(self) -> tuple[Snapshot | None, list[str]]:
         """The newest checkpoint that is whole, and messages: damaged ones, which are set aside, and a best one lost.
 
-        (None, []) where there is none at all. Raises InputError where there are some, and all are damaged; these stay.
+        (None, []) where there is none at all. Raises InputError where there are some, and all are damaged, or where
+        the disk does not give them; these stay.
         """
         self._clear_leftovers()
         damaged: dict[Path, Exception] = {}
         for path in reversed(self.steps()):
             try:
                 snapshot = read_snapshot(path)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
                 damaged[path] = error
                 continue
+            except OSError as error:  # a disk that does not answer says nothing about the checkpoint
+                raise InputError(
+                    f"{path} cannot be read now ({error.strerror or error}). Nothing was changed: see to the disk, and "
+                    "run the same command again."
+                ) from error
             messages = [
                 f"checkpoint {one} is damaged ({error}); it is set aside and the one before it is used"
                 for one, error in damaged.items()

@@ -12,7 +12,7 @@ from typing import Any
 from mmadapter.processes import here
 from mmadapter.training.display import Display
 
-EXCHANGED = 256  # pictures of each process at a time, so that what is on its way needs little memory
+EXCHANGED_BYTES = 16 * 2**20  # of each process at a time: what is on its way stands in all processes' memory
 
 
 def prepare_images(assistant: Any, paths: Sequence[Path], display: Display) -> None:
@@ -30,7 +30,8 @@ def prepare_images(assistant: Any, paths: Sequence[Path], display: Display) -> N
         assistant.prepare_images(paths)  # encodes only what a folder of another machine has
         return
     most = -(-len(paths) // processes.count)  # of a process
-    for start in range(0, most, EXCHANGED):
-        piece = assistant.features.in_memory(own[start : start + EXCHANGED])
+    size = max(1, EXCHANGED_BYTES // assistant.features.bytes_per_image)
+    for start in range(0, most, size):
+        piece = assistant.features.in_memory(own[start : start + size])
         for received in processes.gather(piece):
             assistant.features.take(received)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from mmadapter.errors import InputError
 from mmadapter.processes import here
 
 LOCK_FILE = ".running"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none (Lustre without flock)
 PACKAGES = (
     "torch",
     "transformers",
@@ -115,6 +117,9 @@ def only_process(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
+                if error.errno in NO_LOCKS:
+                    yield
+                    return
                 raise InputError(
                     f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: "
                     "run=NAME"
