@@ -72,7 +72,7 @@ def test_a_dead_worker_ends_the_run_with_its_message_and_the_same_command_goes_o
     assert_same(tmp_path / "mine", undisturbed)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
 def test_a_run_that_is_ended_while_it_reads_takes_its_workers_along(inputs, undisturbed, tmp_path, name):
     told = tmp_path / "workers"
 
