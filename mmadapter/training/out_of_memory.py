@@ -32,16 +32,13 @@ def memory_explained(conf: Any, doing: str = "", batches: Sequence[Any] = ()) ->
         ) from error
 
 
-NCCL_SAYS = "out of memory"
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("allocate memory", NCCL_SAYS))
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("allocate memory", "out of memory"))
 
 
 def batch_shape(batches: Sequence[Any]) -> str:

@@ -145,3 +145,20 @@ def test_random_states_come_back(tmp_path):
     restore_random_state(state[0], json.loads(json.dumps(state[1])))
     again = torch.rand(3), random.random(), numpy.random.rand()
     assert torch.equal(drawn[0], again[0]) and drawn[1:] == again[1:]
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
+    """On a shared disk EIO comes and goes: an intact checkpoint must not be set aside for it."""
+    folder = CheckpointFolder(tmp_path)
+    for step in (2, 4):
+        folder.save(snapshot_at(step))
+
+    def broken(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("mmadapter.training.checkpoint.read_snapshot", broken)
+    with pytest.raises(InputError, match="step-000004 cannot be read now .Input/output error"):
+        folder.load_newest()
+    monkeypatch.undo()
+    snapshot, messages = folder.load_newest()
+    assert snapshot is not None and snapshot.position.step == 4 and messages == []

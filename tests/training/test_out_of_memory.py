@@ -84,6 +84,7 @@ class SilentDisplay:
     "error, expected",
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("NCCL error: Cuda failure 2 'out of memory'"), True),
         (MemoryError(), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (OSError(errno.ENOSPC, "No space left on device"), False),

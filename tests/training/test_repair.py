@@ -1,5 +1,6 @@
 """What a crash or a bad disk leaves of a run folder is mended and said, or refused."""
 
+import errno
 import json
 import shutil
 
@@ -201,6 +202,17 @@ def test_a_lock_whose_file_was_taken_away_does_not_let_two_in(tmp_path, monkeypa
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with only_process(tmp_path), pytest.raises(InputError, match="Another process"), only_process(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_can_be_trained_on(tmp_path, monkeypatch):
+    import fcntl
+
+    def flock(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_process(tmp_path):
         pass
 
 
