@@ -38,7 +38,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("allocate memory", "out of memory"))
+    said = ("allocate memory", "out of memory")  # PyTorch on a CPU; NCCL
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def batch_shape(batches: Sequence[Any]) -> str:
