@@ -11,6 +11,7 @@ ENGINES = ("single", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3
 class EngineConf:
     name: str = choice(*ENGINES, influence=False)  # single = one process, plain PyTorch; zeroN = DeepSpeed, stage N
     device: str = choice("auto", "cpu", "cuda", influence=False)  # auto = the GPU where there is one
+    gathered_parameters: int = number(10**9, at_least=0, influence=False)  # zero3: frozen ones whole at a time, at most
     cpu_adam: bool = plain(False, influence=False)  # with offload: DeepSpeed's own Adam (needs a compiler), faster
 
 

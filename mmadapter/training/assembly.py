@@ -39,7 +39,8 @@ def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
         return SingleDeviceEngine(*parts)
     from mmadapter.training.zero import ZeroEngine
 
-    return ZeroEngine(*parts, sharing=Sharing.of(conf.engine.name, conf.engine.cpu_adam))
+    own = {"cpu_adam": conf.engine.cpu_adam, "gathered": conf.engine.gathered_parameters}
+    return ZeroEngine(*parts, sharing=Sharing.of(conf.engine.name, **own))
 
 
 def lr_line(conf: Any, schedule: Schedule) -> str:

@@ -14,6 +14,8 @@ from torch import nn
 from mmadapter.deepspeed_library import start_engine
 from mmadapter.errors import InputError
 
+FETCHED_AHEAD = 5 * 10**7  # parameters that are gathered before they are needed: DeepSpeed's own number
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -22,11 +24,12 @@ class Sharing:
     stage: int  # of ZeRO: 1 Adam's moments, 2 gradients too, 3 the frozen base too
     offload: bool = False
     cpu_adam: bool = False
+    gathered: int = 10**9  # frozen parameters that stage 3 keeps whole at a time, at most
 
     @classmethod
-    def of(cls, engine: str, cpu_adam: bool = False) -> Sharing:
+    def of(cls, engine: str, **settings: Any) -> Sharing:
         """From an engine's name, such as "zero2" or "zero3_offload"."""
-        return cls(int(engine[4]), engine.endswith("_offload"), cpu_adam)
+        return cls(int(engine[4]), engine.endswith("_offload"), **settings)
 
 
 def start(
@@ -45,6 +48,8 @@ def settings(sharing: Sharing, bucket: int) -> dict[str, Any]:
     if sharing.stage == 3:
         # What stays whole is chosen by `keep_whole`, not by size.
         zero |= {"stage3_param_persistence_threshold": 0}
+        zero |= {f"stage3_max_{what}": sharing.gathered for what in ("live_parameters", "reuse_distance")}
+        zero |= {"stage3_prefetch_bucket_size": min(sharing.gathered, FETCHED_AHEAD)}
     if sharing.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
         if sharing.stage == 3:

@@ -60,6 +60,7 @@ def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:
         kept_by_parts=kept_by_parts(assistant.adapter),
         engine=conf.engine.name,
         processes=conf.launch.processes or 1,
+        gathered=conf.engine.gathered_parameters,
     )
 
 

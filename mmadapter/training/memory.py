@@ -77,8 +77,10 @@ def estimate(
     kept_by_parts: int = 0,
     engine: str = "single",
     processes: int = 1,
+    gathered: int = 0,
 ) -> MemoryEstimate:
-    """Upper estimate of a training step on one process: `tokens` in a micro-batch, `longest` in one sample.
+    """Upper estimate of a training step on one process: `tokens` in a micro-batch, `longest` in one sample,
+    `gathered` frozen parameters whole at a time under ZeRO-3.
 
     Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token, and
     `kept_by_parts` numbers in float32, which trained parts inside of the layer need for their gradients (scale, norms,
@@ -93,7 +95,7 @@ def estimate(
     else:
         activations = layer * adapted_layers
     logits = tokens * shape.vocabulary * (4 + 4 + shape.bytes_per_value)
-    held = stored_by(engine, processes, frozen_bytes, trainable_parameters, shape.bytes_per_value)
+    held = stored_by(engine, processes, frozen_bytes, trainable_parameters, gathered * shape.bytes_per_value)
     return MemoryEstimate(held.frozen, held.trainable, activations, logits, held.gathered, held.offloaded)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 VALUE = 4  # bytes of a float32 number: each trainable value, its gradient, each of its two Adam moments
-GATHERED_AT_MOST = 10**9  # frozen parameters that ZeRO-3 keeps whole at a time (DeepSpeed's stage3_max_live_parameters)
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,11 @@ class Stored:
     offloaded: int = 0  # in the machine's memory instead of the device's
 
 
-def stored_by(engine: str, processes: int, frozen: int, trainable_parameters: int, bytes_per_value: int) -> Stored:
+def stored_by(engine: str, processes: int, frozen: int, trainable_parameters: int, gathered_bytes: int) -> Stored:
     """What `engine` stores on each of `processes` for a host of `frozen` bytes.
+
+    `gathered_bytes` of the frozen weights are whole at a time under ZeRO-3, and are counted twice: DeepSpeed gathers
+    into a buffer, from which it cuts the weights.
 
     Trainable values are whole on every process; so are, for a while, the gradients of one micro-batch (twice) and the
     buffer in which DeepSpeed sums them up. Stage 1 shares out the moments, and adds a copy of the part of values and
@@ -36,7 +38,7 @@ def stored_by(engine: str, processes: int, frozen: int, trainable_parameters: in
     moved = (5 if stage == 3 else 4) * whole // processes
     kept = whole + passing + (whole if stage == 1 else 0)
     shared = frozen // processes if stage == 3 else frozen
-    gathered = min(frozen, GATHERED_AT_MOST * bytes_per_value) if stage == 3 else 0
+    gathered = 2 * min(frozen, gathered_bytes) if stage == 3 else 0
     if not engine.endswith("_offload"):
         return Stored(shared, kept + moved, gathered)
     if stage == 3:
