@@ -1,3 +1,5 @@
+import pytest
+
 """Whole runs of shared hosts one after the other in the same two processes, each with an arm for comparison."""
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ def run_in_turn(*confs):
         run(conf)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_processes_ends_like_the_first(tmp_path):
     torch.set_num_threads(1)
     inputs = save_inputs(tmp_path / "inputs")
