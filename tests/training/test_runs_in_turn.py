@@ -1,9 +1,8 @@
-import pytest
-
 """Whole runs of shared hosts one after the other in the same two processes, each with an arm for comparison."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from safetensors.torch import load_file
 

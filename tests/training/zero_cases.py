@@ -39,7 +39,9 @@ def groups_of(assistant, sources: dict, frozen: Sequence[str] = ()):
 def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam: bool = False):
     """An engine with decay and clipping."""
     parts = (assistant, groups, assistant.trainable(), OptimizerSettings(weight_decay=0.3, clip_norm=clip))
-    return SingleDeviceEngine(*parts) if name == "single" else ZeroEngine(*parts, sharing=Sharing.of(name, cpu_adam=cpu_adam))
+    if name == "single":
+        return SingleDeviceEngine(*parts)
+    return ZeroEngine(*parts, sharing=Sharing.of(name, cpu_adam=cpu_adam))
 
 
 def own_part(encoded: Sequence, single: bool) -> Batch:
