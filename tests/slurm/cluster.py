@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +95,27 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
         time.sleep(0.2)
     return value
+
+
+@contextlib.contextmanager
+def held_until_signalled(process: int, number: signal.Signals, seconds: float = 40) -> Iterator[None]:
+    """A process of this machine stands still until `number` has been sent to it, so that it cannot end before.
+
+    SLURM itself may let it go on then. It goes on after `seconds` all the same: the signal may have come just before.
+    """
+
+    def still_waits() -> bool:
+        status = Path(f"/proc/{process}/status")
+        text = status.read_text() if status.is_file() else ""
+        pending = [int(mask, 16) for mask in re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)", text, re.MULTILINE)]
+        return "(stopped)" in text and not any(mask >> (number - 1) & 1 for mask in pending)
+
+    end = time.monotonic() + seconds
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+        while still_waits() and time.monotonic() < end:
+            time.sleep(0.2)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)

@@ -62,6 +62,11 @@ def steps(run: Path) -> int:
     return sum(b'"train"' in line for line in lines)
 
 
+def process_of(run: Path) -> int:
+    """The number of the process that works on a run."""
+    return json.loads((run / "attempt.json").read_text())["pid"]
+
+
 def curve(run: Path) -> list[tuple[int, float]]:
     """(step, loss) of every step."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
