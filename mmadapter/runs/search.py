@@ -7,12 +7,13 @@ with the very trials that it would have had.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
+from mmadapter.locked import locked
 
 STUDY_FILE = "study.sqlite"
 LOCK_FILE = ".searching"
@@ -144,18 +145,6 @@ def imported_optuna() -> Any:
     return optuna
 
 
-@contextlib.contextmanager
-def only_search(folder: Path) -> Iterator[None]:
+def only_search(folder: Path) -> contextlib.AbstractContextManager[None]:
     """While inside, no other process of this machine goes on with this study. Raises InputError where one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with open(folder / LOCK_FILE, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"Another process goes on with the search in {folder}. Wait for it, or end it.") from error
-        yield
+    return locked(folder / LOCK_FILE, f"Another process goes on with the search in {folder}. Wait for it, or end it.")

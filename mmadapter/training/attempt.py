@@ -17,6 +17,7 @@ from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.runs.process import process_start
 from mmadapter.training.record import read_json, write_json
+from mmadapter.training.requeue import own_job
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")
 
@@ -78,16 +79,10 @@ def here_and_now() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "pid_start": process_start(os.getpid()),
-        "slurm_job": slurm_job(),
+        "slurm_job": own_job(),
         "processes": here().count,
         "started": time.time(),
     }
-
-
-def slurm_job() -> str | None:
-    """The number of the SLURM job that this is, as squeue prints it: "12", or "12_3" in an array."""
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
 
 
 def ending(error: BaseException) -> dict[str, Any]:

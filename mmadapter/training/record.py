@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from mmadapter.durable import LEFTOVERS, write_whole
-from mmadapter.errors import InputError
+from mmadapter.locked import locked
 from mmadapter.processes import here
 
 LOCK_FILE = ".running"
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none (Lustre without flock)
 PACKAGES = (
     "torch",
     "transformers",
@@ -102,43 +99,10 @@ def clear_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-@contextlib.contextmanager
-def only_process(folder: Path) -> Iterator[None]:
+def only_process(folder: Path) -> contextlib.AbstractContextManager[None]:
     """While inside, no other process of this machine works in the run folder. Raises InputError where one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    path = folder / LOCK_FILE
-    while True:
-        with open(path, "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in NO_LOCKS:
-                    yield
-                    return
-                raise InputError(
-                    f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: "
-                    "run=NAME"
-                ) from error
-            if not _is_still_there(file, path):
-                continue  # its last owner took it away while it was opened here: another attempt may lock a new one
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_still_there(file: IO[str], path: Path) -> bool:
-    """Whether an open file is the one that the path names."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+    busy = f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: run=NAME"
+    return locked(folder / LOCK_FILE, busy)
 
 
 def results_of(folder: Path) -> dict[str, Mapping[str, Any]]:
