@@ -26,7 +26,8 @@ from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import OUR_LAUNCHER, find_place
-from mmadapter.launch.start import FORWARDED, start_processes
+from mmadapter.launch.signals import STOPS
+from mmadapter.launch.start import start_processes
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -133,7 +134,7 @@ def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
     usable = thread_count(conf.threads, count)
     asked = {"HYDRA_FULL_ERROR": str(int(wants_trace))}  # as the user has set it, not as this process has
     status = start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable) | asked)
-    asked_to_stop = status - 128 in FORWARDED  # a process that was killed was not: other jobs of the sweep go on
+    asked_to_stop = status - 128 in STOPS  # a process that was killed was not: other jobs of the sweep go on
     if status and hydra_conf.mode is RunMode.MULTIRUN and not asked_to_stop:
         raise InputError(f"The {count} processes ended with status {status}; what went wrong stands above.")
     if status:

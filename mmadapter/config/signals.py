@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-TERMINATIONS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+from mmadapter.launch.signals import TERMINATIONS
 
 
 @contextlib.contextmanager

@@ -17,10 +17,8 @@ from types import FrameType
 from typing import Any
 
 from mmadapter.launch.environment import OUR_LAUNCHER, PORTS
+from mmadapter.launch.signals import STOPS
 
-FORWARDED = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
 PARENT = "MMADAPTER_PARENT"  # a pipe that ends when the process that started this one does
 OTHERS_SECONDS = 20.0  # for the other processes to end by themselves, once one has ended badly
 
@@ -94,7 +92,7 @@ def passed_on(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    earlier: dict[int, Any] = {number: signal.signal(number, pass_on) for number in FORWARDED}
+    earlier: dict[int, Any] = {number: signal.signal(number, pass_on) for number in STOPS}
     try:
         yield received
     finally:

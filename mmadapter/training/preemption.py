@@ -21,11 +21,10 @@ from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
-from mmadapter.config.signals import TERMINATIONS
+from mmadapter.launch.signals import STOPS, TERMINATIONS, WARNINGS
 from mmadapter.processes import here
-from mmadapter.training.requeue import REQUEUING, own_job, requeue, requeue_is_due
+from mmadapter.training.requeue import own_job, requeue, requeue_is_due
 
-SIGNALS = (signal.SIGINT, *TERMINATIONS)  # Python has a handler for SIGINT from the start
 HOLD_SECONDS = 30  # the longest that SLURM takes for a requeue
 
 
@@ -83,7 +82,7 @@ def end_attempt(number: signal.Signals, earlier: Any, say: Callable[[str], Any])
     if requeue_is_due(number):
         if not Attempt.is_first:
             _hold(number)
-        say(requeue(launcher if number in REQUEUING else None))
+        say(requeue(launcher if number in WARNINGS else None))
     elif launcher is not None and own_job() is None:
         launcher()
     raise RunStopped(128 + number)
@@ -123,8 +122,8 @@ class StopRequest:
     def agreed(self) -> bool:
         """Whether one of the processes has been asked to stop; every process asks this at the same place."""
         if self.signal is None:
-            asked = here().sum([float(self.received == number) for number in SIGNALS])
-            self.signal = next((number for number, count in zip(SIGNALS, asked, strict=True) if count), None)
+            asked = here().sum([float(self.received == number) for number in STOPS])
+            self.signal = next((number for number, count in zip(STOPS, asked, strict=True) if count), None)
         return self.signal is not None
 
     def finish(self, say: Callable[[str], Any] = print) -> NoReturn:
@@ -143,8 +142,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    for number in SIGNALS:
-        request.previous[number] = signal.signal(number, request)
+    request.previous = {number: signal.signal(number, request) for number in STOPS}
     try:
         yield request
     finally:

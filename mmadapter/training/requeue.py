@@ -16,18 +16,18 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-REQUEUING = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+from mmadapter.launch.signals import TERMINATIONS, WARNINGS
 
 
 def requeue_is_due(number: signal.Signals) -> bool:
     """Whether `number` asks this process's SLURM job to queue again; the same on every process of the job."""
     job = own_job()
-    if job is None or number not in (*REQUEUING, signal.SIGTERM):
+    if job is None or number not in TERMINATIONS:
         return False
     state = job_state(job)
     if state.get("BatchFlag") != "1" or not is_running(state):
         return False
-    return number in REQUEUING or is_preempted(state)
+    return number in WARNINGS or is_preempted(state)
 
 
 def requeue(launcher: Callable[[], Any] | None = None) -> str:
