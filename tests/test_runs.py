@@ -47,6 +47,16 @@ def test_a_cluster_launcher_that_exits_with_its_own_code_leaves_the_signal_in_th
     assert state_of(folder).reason is None
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", "a: [", "\0"])
+def test_files_that_a_kill_or_a_full_disk_has_cut_are_as_none(tmp_path, content):
+    folder = made_run(tmp_path / "a", "finished", score=60.0)
+    for name in ("config.yaml", "attempt.json", "finished.json", "metrics.jsonl", "eval/scienceqa/metrics.json"):
+        assert (folder / name).is_file()
+        (folder / name).write_text(content)
+    run = state_of(folder)
+    assert (run.state, run.step, run.scores) == ("never started", None, {})
+
+
 def test_running_is_believed_on_this_machine_only_while_the_process_lives(tmp_path):
     assert state_of(made_run(tmp_path / "a", "running")).state == "running"
     ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -52,8 +52,8 @@ def state_of(
 
     `slurm_job` is what its sweep knows; `queue` maps SLURM job -> (state, reason), None where there is no SLURM.
     """
-    summary = read_json(folder / "finished.json") or {}
-    last = read_json(folder / "attempt.json") or {}
+    summary = read_json(folder / "finished.json")
+    last = read_json(folder / "attempt.json")
     config = read_config(folder / "config.yaml")
     found = RunState(
         folder,
@@ -163,17 +163,22 @@ def last_change(folder: Path) -> float | None:
 def evaluations(folder: Path, names: Any) -> dict[str, dict[str, Any]]:
     """Task -> metrics.json, of the run's own tasks."""
     found = {name: read_json(folder / "eval" / name / "metrics.json") for name in names}
-    return {name: metrics for name, metrics in found.items() if isinstance(metrics, dict)}
+    return {name: metrics for name, metrics in found.items() if metrics}
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """The settings of a run; empty where there are none, or half of them."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
     return content if isinstance(content, dict) else {}
 
 
-def read_json(file: Path) -> Any:
-    """The content of a JSON file; None where there is none, or half of one."""
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none, or half of one."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
+    return content if isinstance(content, dict) else {}
