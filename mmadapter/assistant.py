@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmadapter.data.images import upright_rgb
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.generation import GenerationSettings, generation_config
 from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.attention import AdapterCall
 from mmadapter.hosts.calls import adapter_in_each_call, head_on_rows
@@ -30,17 +31,6 @@ from mmadapter.vision.features import FeatureStore
 
 Features = Sequence[Tensor | None]
 Picture = Path | Image.Image | None
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How answers are generated. Temperature 0 is greedy; beams > 1 is beam search."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    beams: int = 1
-    cache: str = "dynamic"  # "dynamic", "static" or "none": the same answers, another speed
 
 
 class Assistant(nn.Module):
@@ -209,23 +199,6 @@ class Assistant(nn.Module):
 
     def _generate_tokens(self, batch: Batch, settings: GenerationSettings, seed: int | None, features) -> Tensor:
         """(rows, new tokens) of the host's own `generate`, with the adapter put into each of its calls."""
-        from transformers import GenerationConfig
-
-        sampling = settings.temperature > 0
-        generation = GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
-            do_sample=sampling,
-            temperature=settings.temperature if sampling else None,
-            top_p=settings.top_p if sampling else None,
-            top_k=0 if sampling else None,
-            num_beams=settings.beams,
-            use_cache=settings.cache != "none",
-            cache_implementation="static" if settings.cache == "static" else None,
-            disable_compile=True,  # on a GPU a static cache would compile the host, in which hooks and CallSlot act
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
         devices = [self.device] if self.device.type == "cuda" else []
         with adapter_in_each_call(self.host, self._call(batch, features, keep=True)), torch.random.fork_rng(devices):
             if seed is not None:
@@ -233,7 +206,7 @@ class Assistant(nn.Module):
             tokens = self.host.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=generation,
+                generation_config=generation_config(settings, self.tokenizer),
                 synced_gpus=in_step(self.host),  # whoever is done goes on running the host until all are
             )
         return tokens[:, batch.input_ids.shape[1] :]

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mmadapter.assistant import Assistant, GenerationSettings
+from mmadapter.assistant import Assistant
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.images import read_image, upright_rgb
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
@@ -20,6 +20,7 @@ from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.generation import GenerationSettings
 
 TEMPLATES = ("alpaca", "plain")
 Picture = str | Path | Image.Image

@@ -14,14 +14,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mmadapter import __version__
 from mmadapter.assistant import Assistant
 from mmadapter.durable import make_folder, sync
 from mmadapter.errors import InputError
+from mmadapter.identity import adapter_settings, card_of, host_identity, vision_identity
 
 TENSORS, CARD = "adapter.safetensors", "adapter.json"
-# What changes without changing the host: where it lay, which version wrote it, the type its weights are stored in.
-_NOT_IDENTITY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 # Without these the same tensors are another function.
 _SAME_AT_START = (
     "gate",
@@ -41,7 +39,7 @@ def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | 
     `training` is a summary for the card. Raises InputError when the disk is full.
     """
     tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in assistant.trainable()}
-    write_adapter(folder, tensors, _facts(assistant, training))
+    write_adapter(folder, tensors, card_of(assistant, training))
 
 
 def write_adapter(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -94,7 +92,7 @@ def load_adapter(assistant: Assistant, folder: Path) -> dict[str, Any]:
     own = {item.name: item.parameter for item in assistant.trainable()}
     shapes = {name: list(parameter.shape) for name, parameter in own.items()}
     _refuse_differences(folder, "tensors", {name: list(t.shape) for name, t in tensors.items()}, shapes)
-    settings = _adapter_settings(assistant)
+    settings = adapter_settings(assistant)
     _refuse_differences(folder, "adapter", card["adapter"], settings)
     with torch.no_grad():
         for name, parameter in own.items():
@@ -119,7 +117,7 @@ def start_from(assistant: Assistant, folder: Path) -> str:
     tensors = read_tensors(folder, card)
     held = {name: list(tensor.shape) for name, tensor in tensors.items()}
     _refuse_differences(folder, "tensors", held, {name: shape for name, shape in shapes.items() if name in held})
-    settings, told = _adapter_settings(assistant), card["adapter"]
+    settings, told = adapter_settings(assistant), card["adapter"]
     both = [key for key in _SAME_AT_START if key in told and key in settings]
     _refuse_differences(folder, "adapter", {key: told[key] for key in both}, {key: settings[key] for key in both})
     with torch.no_grad():
@@ -142,95 +140,6 @@ def read_card(folder: Path) -> dict[str, Any]:
 def check_host(folder: Path, card: dict[str, Any], assistant: Assistant) -> None:
     """Raises InputError with the differing fields where the card's adapter belongs to another host."""
     _refuse_differences(folder, "host", card["host"], host_identity(assistant))
-
-
-def host_identity(assistant: Assistant) -> dict[str, Any]:
-    """What an adapter fits: the host's shape, and digests of its configuration and its tokenizer."""
-    config = assistant.host.config
-    heads = config.num_attention_heads
-    return {
-        "model_type": config.model_type,
-        "width": config.hidden_size,
-        "layers": config.num_hidden_layers,
-        "heads": heads,
-        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-        "vocabulary": config.vocab_size,
-        "config_digest": _digest(_host_settings(assistant)),
-        "tokenizer_digest": _digest(sorted(assistant.tokenizer.get_vocab().items())),
-    }
-
-
-def vision_identity(assistant: Assistant) -> dict[str, Any] | None:
-    """What the visual projection fits; None for an adapter without images."""
-    if assistant.vision is None or assistant.adapter.visual_projection is None:
-        return None
-    return {
-        "layers": assistant.vision.layers,
-        "project_scales": assistant.vision.project_scales,
-        "channel_order": assistant.vision.channel_order,
-        "features": assistant.vision.width,
-        "encoder_digest": assistant.vision.digest(),
-    }
-
-
-def _encoder_settings(assistant: Assistant) -> dict[str, Any] | None:
-    """What builds the image encoder again, besides its identity; `model` is null where a folder says what it is."""
-    if vision_identity(assistant) is None:
-        return None
-    assert assistant.vision is not None
-    return {name: getattr(assistant.vision, name) for name in ("model", "quick_gelu", "tokens")}
-
-
-def _host_settings(assistant: Assistant) -> dict[str, Any]:
-    """The host's configuration as its file has it: the form in memory differs between versions of `transformers`."""
-    if assistant.folder is None:
-        settings = assistant.host.config.to_dict()
-    else:
-        settings = json.loads((assistant.folder / "config.json").read_text(encoding="utf-8"))
-    return {name: value for name, value in settings.items() if name not in _NOT_IDENTITY}
-
-
-def _adapter_settings(assistant: Assistant) -> dict[str, Any]:
-    """What the tensors' names and shapes do not tell, and the method's name."""
-    adapter = assistant.adapter
-    found: dict[str, Any] = {"method": "v2" if adapter.early or adapter.linears or adapter.norms else "v1"}
-    if layers := adapter.by_index():
-        settings = next(iter(layers.values())).settings
-        found["layers"] = sorted(layers)
-        found |= {name: getattr(settings, name) for name in ("prompt_length", "gate", "gate_per", "attention")}
-    if adapter.early:
-        found["early_layers"] = sorted(map(int, adapter.early))
-        shape: Any = next(iter(adapter.early.values())).settings
-        found |= {name: getattr(shape, name) for name in ("gate", "gate_per")}  # the same as the prompts'
-    if adapter.linears or adapter.norms or adapter.lora:
-        found["prompt_projection"] = adapter.prompt_projection
-    linears, pairs = _parts(adapter.linears), _parts(adapter.lora)
-    if scales := {part.scale_on for part in linears if part.scale is not None}:
-        found["scale_on"] = sorted(scales)
-    if factors := {pair.factor for pair in pairs}:
-        found["lora_factor"] = sorted(factors)
-    if heads := getattr(adapter.visual_projection, "heads", None):
-        found["projection_heads"] = heads
-    return found
-
-
-def _parts(by_layer: Any) -> list[Any]:
-    return [part for kinds in by_layer.values() for part in kinds.values()]
-
-
-def _facts(assistant: Assistant, training: Any) -> dict[str, Any]:
-    import transformers
-
-    return {
-        "format": 1,
-        "adapter": _adapter_settings(assistant),
-        "host": host_identity(assistant),
-        "vision": vision_identity(assistant),
-        "encoder": _encoder_settings(assistant),
-        "max_tokens": assistant.max_tokens,
-        "versions": {"mmadapter": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "training": training or {},
-    }
 
 
 def read_tensors(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
@@ -271,10 +180,6 @@ def _replace(temporary: Path, folder: Path) -> None:
     sync(folder.parent)
     if old is not None:
         shutil.rmtree(old)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _file_digest(file: Path) -> str:

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant, GenerationSettings
+from mmadapter.assistant import Assistant
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample
 from mmadapter.data.templates import dialog_segments
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.generation import GenerationSettings
 from tests.assistants import BOTH_METHODS, V2, assistant_on, batch_of, picture, sample
 
 QUESTIONS = ["what colour is the circle", "what is on the left of the large red square and to the right", "a circle"]

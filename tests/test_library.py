@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmadapter.assistant import GenerationSettings
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.generation import GenerationSettings
 from mmadapter.library import AdaptedModel, Dialog
 from tests.assistants import assistant_on, picture
 

@@ -28,8 +28,8 @@ def generate_answers(
     assistant: Any, samples: Sequence[Any], task: Any, *, progress: Progress | None = None
 ) -> list[str]:
     """One text a sample, in the samples' order, with the task's generation settings and seed. Collective."""
-    from mmadapter.assistant import GenerationSettings
     from mmadapter.evaluation.shared_out import answers_of_all, own_batches
+    from mmadapter.generation import GenerationSettings
 
     wanted = task.generation
     settings = GenerationSettings(

@@ -31,9 +31,10 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.fold import FOLDED, fold
 from mmadapter.hosts.load import host_folder, load_host, load_tokenizer
 from mmadapter.hosts.recipes import Host
+from mmadapter.identity import host_identity
 from mmadapter.interop.whole_folder import refuse_existing, whole_or_not_at_all
 from mmadapter.new_adapter import new_adapter
-from mmadapter.store import CARD, check_host, host_identity, read_card, read_tensors, write_adapter
+from mmadapter.store import CARD, check_host, read_card, read_tensors, write_adapter
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CONFIG = "config.yaml"  # of a run folder

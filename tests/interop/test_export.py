@@ -13,8 +13,9 @@ from mmadapter.assistant import Assistant
 from mmadapter.config import save_config
 from mmadapter.errors import InputError
 from mmadapter.hosts.load import load_host, load_tokenizer
+from mmadapter.identity import host_identity
 from mmadapter.interop.export import export, main
-from mmadapter.store import host_identity, load_adapter, read_card, save_adapter
+from mmadapter.store import load_adapter, read_card, save_adapter
 from tests.assistants import WORDS, assistant_on, batch_of, picture, sample, tiny_tokenizer
 from tests.families import ROUNDING, adapter_with, open_up, random_tokens, tiny_host
 from tests.training.tiny_run import save_models, tiny_conf

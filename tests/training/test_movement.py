@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmadapter.adapters.roles import GroupSettings, parameter_groups
-from mmadapter.assistant import GenerationSettings
+from mmadapter.generation import GenerationSettings
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.optimizer import OptimizerSettings
 from tests.assistants import BOTH_METHODS, assistant_on, batch_of, picture, sample
