@@ -6,7 +6,8 @@ import gc
 import logging
 import os
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,20 @@ from mmadapter.processes import here
 
 # Seen: 0.16.0 (offloaded) and 0.17.6 lose all but one of a step's micro-batches at stage 2.
 OLDEST_DEEPSPEED = (0, 19)
+
+
+@dataclass(frozen=True)
+class Zero:
+    """What an engine shares out over the processes (ZeRO paper, section 5), and what waits in the machine's memory."""
+
+    stage: int  # 1 Adam's moments, 2 gradients too, 3 the frozen base too; 0 nothing
+    offload: bool = False
+
+    @classmethod
+    def of(cls, engine: str, **more: Any) -> Self:
+        """From an engine's name, such as "single", "zero2" or "zero3_offload"."""
+        stage = int(engine.removeprefix("zero")[0]) if engine.startswith("zero") else 0
+        return cls(stage, engine.endswith("_offload"), **more)
 
 
 def load_deepspeed(device: torch.device | str) -> Any:

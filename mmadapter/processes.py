@@ -6,12 +6,11 @@ Every engine, the loop, evaluation and the run folder ask here; nobody reads RAN
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -20,11 +19,11 @@ import torch.distributed as dist
 from mmadapter.errors import InputError
 from mmadapter.launch.environment import Place, find_place
 from mmadapter.launch.start import end_with_parent
-from mmadapter.launch.watch import GONE, Hub, Watch, speak, stopped_line
+from mmadapter.launch.watch import GONE, Watch, speak, stopped_line
+from mmadapter.meeting import meet, meeting_place
 
 Value = TypeVar("Value")
 MEET_SECONDS = 60.0  # from the first process at the meeting place to the last
-FIRST_HAS_ENDED = "Process 0 ended while the processes met. Look for its first error."
 COLLECTIVE_TIME = timedelta(hours=24)  # others may wait long for the first one; a death is told by the watch
 
 
@@ -43,16 +42,16 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all processes, in float64."""
+        """The sums over all processes, in float64, added in their order.
+
+        So the last bit of one sum does not depend on what else is summed up with it, as that of an all-reduce does.
+        """
         if self.count == 1:
             return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=_device())
-        dist.all_reduce(tensor)
-        return tensor.tolist()
-
-    def any(self, flag: bool) -> bool:
-        """Whether one of the processes has `flag`."""
-        return self.sum([float(flag)])[0] > 0
+        own = torch.tensor(values, dtype=torch.float64, device=_device())
+        of_all = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(of_all, own)
+        return reduce(torch.add, of_all).tolist()
 
     def broadcast(self, value: Any) -> Any:
         """What the first process has, on every process."""
@@ -112,8 +111,8 @@ def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SEC
     _runs += 1
     store: dist.Store = dist.HashStore()
     if place.count > 1:
-        store = dist.PrefixStore(f"run {place.attempt}.{_runs}", _meeting_place(place, meet_seconds))
-        _watch = _meet(place, store, meet_seconds)
+        store = dist.PrefixStore(f"run {place.attempt}.{_runs}", meeting_place(place, meet_seconds))
+        _watch = meet(place, store, meet_seconds)
     index = _use_gpu(place) if device == "cuda" else None
     _export(place, place.local_rank if index is None else index)
     dist.init_process_group(
@@ -180,56 +179,6 @@ def _ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "it was interrupted"
     return 1, f"{type(error).__name__}: {error}"
-
-
-@cache
-def _meeting_place(place: Place, seconds: float) -> dist.Store:
-    """The store at which all meet: in the first process, or in the launcher. It stays as long as the process."""
-    serves = place.rank == 0 and not place.port_is_taken
-    try:
-        return dist.TCPStore(
-            place.address,
-            place.port,
-            place.count,
-            is_master=serves,
-            timeout=timedelta(seconds=seconds),
-            wait_for_workers=False,
-        )
-    except (RuntimeError, OSError) as error:
-        what = "cannot listen" if serves else f"did not find process 0 within {seconds:.0f} s"
-        raise InputError(
-            f"Process {place.rank} of {place.count} {what} at {place.address}:{place.port} ({error}). Is the address "
-            "right (MASTER_ADDR), the port free (MASTER_PORT), and has process 0 said what stopped it? Where "
-            "machines start slowly: launch.meet_seconds=300"
-        ) from error
-
-
-def _meet(place: Place, store: dist.Store, seconds: float) -> Watch:
-    """Waits for all processes and connects them to the watch. Raises InputError naming those that did not come."""
-    if place.rank == 0:
-        store.set("watch", json.dumps(Hub(place.address, place.count).address))
-    names = [f"here {rank}" for rank in range(place.count)]
-    store.set(names[place.rank], "1")
-    try:
-        store.wait([*names, "watch"], timedelta(seconds=seconds))
-    except RuntimeError as error:
-        absent = _absent(store, names)
-        raise InputError(
-            f"Of {place.count} processes these did not come within {seconds:.0f} s: {absent or 'unknown'}. Look for "
-            "their first error; on several machines, whether all started. Slow ones: launch.meet_seconds=300"
-        ) from error
-    try:
-        return Watch(json.loads(store.get("watch")), place.rank, seconds)
-    except (RuntimeError, OSError) as error:
-        raise InputError(FIRST_HAS_ENDED) from error
-
-
-def _absent(store: dist.Store, names: Sequence[str]) -> str:
-    """The processes that have not come. Raises InputError where the first one, which keeps the list, has gone."""
-    try:
-        return ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
-    except RuntimeError as error:
-        raise InputError(FIRST_HAS_ENDED) from error
 
 
 def _use_gpu(place: Place) -> int:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mmadapter.deepspeed_library import load_deepspeed, start_engine
+from mmadapter.deepspeed_library import Zero, load_deepspeed, start_engine
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 
@@ -41,7 +41,8 @@ class Sharding:
 
 def sharding_of(engine: str) -> Sharding | None:
     """What an engine asks of its host; None where every process has the whole host."""
-    return {"zero3": Sharding(), "zero3_offload": Sharding(offload=True)}.get(engine)
+    zero = Zero.of(engine)
+    return Sharding(zero.offload) if zero.stage == 3 else None
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups
-from mmadapter.training.deepspeed_start import Sharing
+from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import Engine, SingleDeviceEngine
 from mmadapter.training.optimizer import OptimizerSettings
 from mmadapter.training.schedule import Schedule, actual_lr
@@ -40,7 +40,7 @@ def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
     from mmadapter.training.zero import ZeroEngine
 
     own = {"cpu_adam": conf.engine.cpu_adam, "gathered": conf.engine.gathered_parameters}
-    return ZeroEngine(*parts, sharing=Sharing.of(conf.engine.name, **own))
+    return ZeroEngine(*parts, zero=ZeroSettings.of(conf.engine.name, **own))
 
 
 def lr_line(conf: Any, schedule: Schedule) -> str:

@@ -1,4 +1,4 @@
-"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, and only the sharing that is asked for."""
+"""Starting DeepSpeed without its traps: no compiler, no MPI, no log lines, and only what is asked for shared out."""
 
 from __future__ import annotations
 
@@ -11,48 +11,41 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmadapter.deepspeed_library import start_engine
+from mmadapter.deepspeed_library import Zero, start_engine
 from mmadapter.errors import InputError
 
 FETCHED_AHEAD = 5 * 10**7  # parameters that are gathered before they are needed: DeepSpeed's own number
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """What is shared out over the processes, and what waits in the machine's memory."""
+class ZeroSettings(Zero):
+    """How an engine shares out."""
 
-    stage: int  # of ZeRO: 1 Adam's moments, 2 gradients too, 3 the frozen base too
-    offload: bool = False
     cpu_adam: bool = False
     gathered: int = 10**9  # frozen parameters that stage 3 keeps whole at a time, at most
 
-    @classmethod
-    def of(cls, engine: str, **settings: Any) -> Sharing:
-        """From an engine's name, such as "zero2" or "zero3_offload"."""
-        return cls(int(engine[4]), engine.endswith("_offload"), **settings)
-
 
 def start(
-    carrier: nn.Module, optimizer: torch.optim.Optimizer, sharing: Sharing, device: torch.device, bucket: int
+    carrier: nn.Module, optimizer: torch.optim.Optimizer, settings: ZeroSettings, device: torch.device, bucket: int
 ) -> Any:
     """A DeepSpeed engine around `carrier`, on the process group that is there.
 
     Gradients of up to `bucket` elements are reduced together; 1: each parameter's alone.
     """
-    return start_engine(device, model=carrier, optimizer=optimizer, config=settings(sharing, bucket))
+    return start_engine(device, model=carrier, optimizer=optimizer, config=configuration(settings, bucket))
 
 
-def settings(sharing: Sharing, bucket: int) -> dict[str, Any]:
+def configuration(settings: ZeroSettings, bucket: int) -> dict[str, Any]:
     """DeepSpeed's configuration: float32 optimizer, no scaling, clipping, schedule or printing of its own."""
-    zero: dict[str, Any] = {"stage": sharing.stage, "reduce_bucket_size": bucket, "overlap_comm": False}
-    if sharing.stage == 3:
+    zero: dict[str, Any] = {"stage": settings.stage, "reduce_bucket_size": bucket, "overlap_comm": False}
+    if settings.stage == 3:
         # What stays whole is chosen by `keep_whole`, not by size.
         zero |= {"stage3_param_persistence_threshold": 0}
-        zero |= {f"stage3_max_{what}": sharing.gathered for what in ("live_parameters", "reuse_distance")}
-        zero |= {"stage3_prefetch_bucket_size": min(sharing.gathered, FETCHED_AHEAD)}
-    if sharing.offload:
+        zero |= {f"stage3_max_{what}": settings.gathered for what in ("live_parameters", "reuse_distance")}
+        zero |= {"stage3_prefetch_bucket_size": min(settings.gathered, FETCHED_AHEAD)}
+    if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
-        if sharing.stage == 3:
+        if settings.stage == 3:
             zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,

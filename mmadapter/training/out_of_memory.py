@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mmadapter.deepspeed_library import Zero
 from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.memory import readable_peak
@@ -74,7 +75,8 @@ def _of_activations(optimizer: Any, host: Any) -> list[str]:
 def _of_the_engine(engine: Any) -> list[str]:
     """Where the frozen weights could be instead: shared out over the processes, or beside a GPU."""
     on_gpu = engine.device != "cpu" and torch.cuda.is_available()
-    sharded, offloaded = engine.name.startswith("zero3"), engine.name == "zero3_offload"
+    zero = Zero.of(engine.name)
+    sharded = zero.stage == 3
     switches = []
     if sharded:
         switches.append(f"more than {here().count} processes (each keeps a smaller part of the frozen weights)")
@@ -82,6 +84,6 @@ def _of_the_engine(engine: Any) -> list[str]:
         switches.append(f"engine=zero3 (each of the {here().count} processes keeps its part of the frozen weights)")
     elif torch.cuda.device_count() > 1:
         switches.append("engine=zero3 launch.processes=N, on N GPUs (each keeps its part of the frozen weights)")
-    if on_gpu and not offloaded:
+    if on_gpu and not (sharded and zero.offload):
         switches.append("engine=zero3_offload (frozen weights and moments wait in the machine's memory; slow)")
     return switches

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mmadapter.deepspeed_library import Zero
+
 VALUE = 4  # bytes of a float32 number: each trainable value, its gradient, each of its two Adam moments
 
 
@@ -31,21 +33,15 @@ def stored_by(engine: str, processes: int, frozen: int, trainable_parameters: in
     whole = VALUE * trainable_parameters
     if engine == "single":
         return Stored(frozen, 4 * whole)
-    stage = stage_of(engine)
-    passing = 3 * whole
-    if stage == 0:
+    zero, passing = Zero.of(engine), 3 * whole
+    if zero.stage == 0:
         return Stored(frozen, 4 * whole + passing)
-    moved = (5 if stage == 3 else 4) * whole // processes
-    kept = whole + passing + (whole if stage == 1 else 0)
-    shared = frozen // processes if stage == 3 else frozen
-    gathered = 2 * min(frozen, gathered_bytes) if stage == 3 else 0
-    if not engine.endswith("_offload"):
+    moved = (5 if zero.stage == 3 else 4) * whole // processes
+    kept = whole + passing + (whole if zero.stage == 1 else 0)
+    shared = frozen // processes if zero.stage == 3 else frozen
+    gathered = 2 * min(frozen, gathered_bytes) if zero.stage == 3 else 0
+    if not zero.offload:
         return Stored(shared, kept + moved, gathered)
-    if stage == 3:
+    if zero.stage == 3:
         return Stored(0, kept, gathered, shared + moved)
     return Stored(shared, kept, 0, moved)
-
-
-def stage_of(engine: str) -> int:
-    """The ZeRO stage of an engine's name; 0 for one that shares nothing out."""
-    return int(engine.removeprefix("zero")[0]) if engine.startswith("zero") else 0

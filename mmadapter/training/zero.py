@@ -17,7 +17,7 @@ from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.deepspeed_library import load_deepspeed
 from mmadapter.processes import here
 from mmadapter.training.carrier import Carrier
-from mmadapter.training.deepspeed_start import Sharing, cpu_adam, keep_whole, start
+from mmadapter.training.deepspeed_start import ZeroSettings, cpu_adam, keep_whole, start
 from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
 from mmadapter.training.optimizer import OptimizerSettings, build_adamw, learns_from, set_lr
 from mmadapter.training.shares import MOMENTS, Share, find_shares, whole_tensors, write_parameter
@@ -43,30 +43,30 @@ class ZeroEngine:
         device: torch.device | str = "cpu",
         seed: int = 0,
         *,
-        sharing: Sharing,
+        zero: ZeroSettings,
     ) -> None:
-        self.model, self.groups, self.settings, self.seed, self.sharing = model, list(groups), settings, seed, sharing
+        self.model, self.groups, self.settings, self.seed, self.zero = model, list(groups), settings, seed, zero
         self.device = torch.device(device)
         self.steps_done = 0
         self.parameters: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters}
         load_deepspeed(self.device)
-        self.optimizer = build_adamw(groups, trainable, settings, _adam(sharing))
+        self.optimizer = build_adamw(groups, trainable, settings, _adam(zero))
         numbers = {id(p): i for i, entry in enumerate(self.optimizer.param_groups) for p in entry["params"]}
         entries = {name: numbers[id(parameter)] for name, parameter in self.parameters.items()}
-        self.carrier = Carrier(model, self.groups, sharing.stage == 3, self.device)
+        self.carrier = Carrier(model, self.groups, zero.stage == 3, self.device)
         # A sum over more than two processes depends in its last bit on what else is in the bucket. Where groups learn
         # from sources of their own, each parameter is reduced alone: its sum is the same whatever the others do.
         apart = any(group.sources is not None for group in groups)
         self.bucket = 1 if apart else sum(parameter.numel() for parameter in self.parameters.values())
-        self.deepspeed = start(self.carrier, self.optimizer, sharing, self.device, self.bucket)
-        if sharing.stage == 0:  # which has no setting for the bucket
+        self.deepspeed = start(self.carrier, self.optimizer, zero, self.device, self.bucket)
+        if zero.stage == 0:  # which has no setting for the bucket
             self.deepspeed.enable_backward_allreduce = False
-        if sharing.stage == 3:
+        if zero.stage == 3:
             keep_whole(self.deepspeed, self.parameters.values())
-        self.shares = find_shares(self.deepspeed, sharing.stage, entries, self.parameters)
+        self.shares = find_shares(self.deepspeed, zero.stage, entries, self.parameters)
         for share in self.shares.values():
             if share.master not in self.optimizer.state:
-                self.optimizer.state[share.master] = _before_the_first_step(share.master, not sharing.cpu_adam)
+                self.optimizer.state[share.master] = _before_the_first_step(share.master, not zero.cpu_adam)
 
     def step(self, batches: Sequence[Any], lr: float) -> StepResult:
         """One optimizer step over the `batches` of all processes."""
@@ -98,7 +98,8 @@ class ZeroEngine:
             loss = self.deepspeed(batch, self.seed, self.steps_done, batch.source, place)
             self.deepspeed.backward(loss)
             pieces[batch.source].append(loss.detach() if batch.supervised_tokens else torch.zeros_like(loss))
-        if self.sharing.stage == 0:
+        if self.zero.stage == 0:
+            # Here a bucket is full when it holds more than this, elsewhere when the next tensor would not fit in.
             self.deepspeed.allreduce_gradients(bucket_size=self.bucket - 1)
         return loss_sums(pieces), set(self.carrier.broken)
 
@@ -113,13 +114,13 @@ class ZeroEngine:
 
     def _totals(self, sums: dict[str, float], broken: set[str]) -> tuple[dict[str, float], dict[str, float]]:
         """Loss sums and gradient norms over all processes; the norm of a group that is broken somewhere is NaN."""
-        counts = self.sharing.stage > 0 or here().is_first  # at stage 0 every process has the whole gradient
+        counts = self.zero.stage > 0 or here().is_first  # at stage 0 every process has the whole gradient
         squares = []
         for group in self.groups:
             parts = [self.shares[name].gradient().double().square().sum() for name, _ in group.parameters]
             squares.append(float(torch.stack(parts).sum()) if counts else 0.0)
         flags = [math.nan if group.name in broken else 0.0 for group in self.groups]
-        totals = _sums([*sums.values(), *squares, *flags])
+        totals = here().sum([*sums.values(), *squares, *flags])
         split = len(sums) + len(squares)
         names = [group.name for group in self.groups]
         found = zip(names, totals[len(sums) : split], totals[split:], strict=True)
@@ -154,7 +155,7 @@ class ZeroEngine:
         return whole_tensors(
             shares,
             lambda share: share.own(self.optimizer.state[share.master][kind]),
-            replicated=self.sharing.stage == 0,
+            replicated=self.zero.stage == 0,
             device=self.device,
         )
 
@@ -166,26 +167,21 @@ class ZeroEngine:
             write_parameter(share, state.parameters[name])
             own = self.optimizer.state[share.master]
             count = state.steps.get(name, 0)
-            own["step"] = count if self.sharing.cpu_adam else torch.tensor(float(count))
+            own["step"] = count if self.zero.cpu_adam else torch.tensor(float(count))
             for kind in MOMENTS:
                 piece, moments = share.own(own[kind]), state.moments[kind].get(name)
                 piece.zero_() if moments is None else piece.copy_(share.cut(moments))
         self.steps_done = state.steps_done
 
 
-def _sums(values: Sequence[float]) -> list[float]:
-    """Sums over all processes, added in their order: what stands beside a value does not change its last bit."""
-    return [sum(of_all) for of_all in zip(*here().gather(list(values)), strict=True)]
-
-
 def _summed(tokens: dict[str, int]) -> dict[str, int]:
     """The same over all processes, which all have the same sources in the same order."""
-    return {source: int(count) for source, count in zip(tokens, _sums([*tokens.values()]), strict=True)}
+    return {source: int(count) for source, count in zip(tokens, here().sum([*tokens.values()]), strict=True)}
 
 
-def _adam(sharing: Sharing) -> Any:
+def _adam(zero: ZeroSettings) -> Any:
     """A class of AdamW whose step leaves out entries that shall not move."""
-    base = cpu_adam() if sharing.cpu_adam else torch.optim.AdamW
+    base = cpu_adam() if zero.cpu_adam else torch.optim.AdamW
 
     class AdamWOfMovingEntries(base):  # type: ignore[misc, valid-type]
         param_groups: list[dict[str, Any]]

@@ -15,7 +15,7 @@ from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.out_of_memory import cheapest_switches, is_out_of_memory, memory_explained
 from mmadapter.training.zero import ZeroEngine
 from tests.several import Several
-from tests.training.test_launch import run_like_the_entry, short
+from tests.training.launched import run_like_the_entry, short
 from tests.training.tiny_run import save_inputs, tiny_conf
 
 ROOM = 64 * 2**20  # bytes that a process may still take

@@ -12,7 +12,7 @@ from mmadapter.deepspeed_library import load_deepspeed
 from mmadapter.errors import InputError
 from mmadapter.processes import joined
 from mmadapter.training import deepspeed_start
-from mmadapter.training.deepspeed_start import Sharing
+from mmadapter.training.deepspeed_start import ZeroSettings
 from tests.several import Several
 from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
@@ -207,10 +207,10 @@ def test_validation_and_answers_in_the_middle_of_training(groups, count, which):
 
 
 def test_engines_are_told_apart_by_name():
-    assert [Sharing.of(name) for name in ENGINES] == [
-        *(Sharing(stage) for stage in range(4)),
-        Sharing(2, offload=True),
-        Sharing(3, offload=True),
+    assert [ZeroSettings.of(name) for name in ENGINES] == [
+        *(ZeroSettings(stage) for stage in range(4)),
+        ZeroSettings(2, offload=True),
+        ZeroSettings(3, offload=True),
     ]
 
 

@@ -13,7 +13,7 @@ import torch
 from mmadapter.adapters.roles import GroupSettings, parameter_groups
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.processes import here
-from mmadapter.training.deepspeed_start import Sharing
+from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
 from mmadapter.training.optimizer import OptimizerSettings
 from mmadapter.training.zero import ZeroEngine
@@ -41,7 +41,7 @@ def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam:
     parts = (assistant, groups, assistant.trainable(), OptimizerSettings(weight_decay=0.3, clip_norm=clip))
     if name == "single":
         return SingleDeviceEngine(*parts)
-    return ZeroEngine(*parts, sharing=Sharing.of(name, cpu_adam=cpu_adam))
+    return ZeroEngine(*parts, zero=ZeroSettings.of(name, cpu_adam=cpu_adam))
 
 
 def own_part(encoded: Sequence, single: bool) -> Batch:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from mmadapter.assistant import GenerationSettings
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.deepspeed_library import end_engines
+from mmadapter.generation import GenerationSettings
 from mmadapter.processes import here, joined
 from tests.assistants import assistant_on, picture, sample
 from tests.training.zero_cases import (
