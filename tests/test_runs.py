@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from mmadapter.errors import InputError
 from mmadapter.runs.__main__ import main
-from mmadapter.runs.listing import list_runs
+from mmadapter.runs.listing import as_text, list_runs
 from mmadapter.runs.process import is_alive, process_start
 from mmadapter.runs.state import state_of
 from tests.made_runs import STEPS, made_run, made_sweep
@@ -79,9 +80,9 @@ def test_a_run_elsewhere_is_told_by_its_last_sign_of_life(tmp_path):
 
 
 def test_the_queue_knows_waiting_and_lost_jobs(tmp_path):
-    stopped = made_run(tmp_path / "a", "stopped", signal="SIGUSR2", slurm_job="7_1")
+    stopped = made_run(tmp_path / "a", "stopped", signal="SIGUSR2", slurm_job="7_1", attempts=3)
     waiting = state_of(stopped, queue={"7_1": ("PENDING", "Resources")})
-    assert waiting.state == "waiting" and waiting.reason == "in the queue (Resources), stopped before"
+    assert waiting.state == "waiting" and waiting.reason == "in the queue (Resources), stopped before; attempts: 3"
     lost = made_run(tmp_path / "b", "running", host="node17", slurm_job="7_2")
     assert state_of(lost, queue={}).state == "killed"
     assert state_of(lost, queue=None).state == "running", "without SLURM nothing is known of the queue"
@@ -105,6 +106,14 @@ def test_the_list_holds_every_job_once_and_the_runs_without_a_sweep(tmp_path):
     assert len(list_runs([tmp_path / "alone"], queue=None)) == 1
     with pytest.raises(InputError, match="no such folder"):
         list_runs([tmp_path / "elsewhere"], queue=None)
+
+
+def test_a_run_that_two_sweeps_share_is_listed_in_both_and_counted_once(tmp_path):
+    sweep = made_sweep(tmp_path, {"seed=0": ("finished", 50), "seed=1": ("stopped", 0)})
+    shutil.copytree(sweep, sweep.with_name("wider"))
+    listed = list_runs([tmp_path], queue=None)
+    assert [one.sweep for one in listed] == ["made", "made", "wider", "wider"]
+    assert as_text(listed).splitlines()[-1] == "1 finished, 1 stopped"
 
 
 def test_an_error_before_the_run_folder_is_known_to_the_sweep(tmp_path):

@@ -12,6 +12,7 @@ from mmadapter.errors import InputError
 OUR_LAUNCHER = "MMADAPTER_LAUNCHER"  # set by launch.processes=N for the processes that it starts
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun: the meeting place is in torchrun's own process
 RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"
+NAMES_OF_LAUNCHERS = {"TORCHELASTIC_RUN_ID": "torchrun", "CROSS_RANK": "deepspeed"}  # what each alone sets
 FIRST_SPECIAL_STEP = 0xFFFFFFF0  # SLURM numbers batch scripts and interactive shells from here on
 PORTS = range(15_000, 32_000)  # below those that systems give away by themselves
 
@@ -100,9 +101,8 @@ def _from_launcher(environment: Mapping[str, str]) -> Place:
 def _name_of(environment: Mapping[str, str]) -> str:
     if OUR_LAUNCHER in environment:
         return environment[OUR_LAUNCHER]
-    if "TORCHELASTIC_RUN_ID" in environment:
-        return "torchrun"
-    return "deepspeed" if "CROSS_RANK" in environment else "RANK and WORLD_SIZE in the environment"
+    found = (launcher for name, launcher in NAMES_OF_LAUNCHERS.items() if name in environment)
+    return next(found, "RANK and WORLD_SIZE in the environment")
 
 
 def _from_step(environment: Mapping[str, str]) -> Place:

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
-from mmadapter.launch.environment import OUR_LAUNCHER, PORTS
+from mmadapter.launch.environment import NAMES_OF_LAUNCHERS, OUR_LAUNCHER, PORTS
 from mmadapter.launch.signals import STOPS
 
+PARENT_SECONDS = 2.0  # between two looks at whether torchrun still is there
 PARENT = "MMADAPTER_PARENT"  # a pipe that ends when the process that started this one does
 OTHERS_SECONDS = 20.0  # for the other processes to end by themselves, once one has ended badly
 
@@ -120,16 +122,34 @@ def free_port() -> int:
 
 
 def end_with_parent(environment: Mapping[str, str], end: Callable[[int], Any] = os._exit) -> None:
-    """Ends this process when the one that started it is gone (kill -9), so that nothing trains on unseen."""
-    descriptor = environment.get(PARENT)
-    if descriptor is None:
+    """Ends this process when the launcher that started it is gone (kill -9), so that nothing trains on unseen.
+
+    launch.processes leaves a pipe for that; torchrun and deepspeed are known by their variables, and are this process's
+    parent. One that somebody has started alone may outlive its shell.
+    """
+    if PARENT in environment:
+        ended = partial(read_to_end, int(environment[PARENT]))
+    elif any(name in environment for name in NAMES_OF_LAUNCHERS):
+        ended = partial(wait_for_another_parent, os.getppid())
+    else:
         return
 
-    def wait() -> None:
-        try:
-            os.read(int(descriptor), 1)
-        except OSError:
-            return
+    def watch() -> None:
+        ended()
         end(1)
 
-    threading.Thread(target=wait, name="parent", daemon=True).start()
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def read_to_end(descriptor: int) -> None:
+    """Waits until nobody holds the other end of a pipe; where it is no open file, for ever."""
+    try:
+        os.read(descriptor, 1)
+    except OSError:
+        threading.Event().wait()
+
+
+def wait_for_another_parent(parent: int) -> None:
+    """Waits until this process is no longer the child of `parent`."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)

@@ -86,8 +86,8 @@ def as_text(listed: Sequence[Listed], now: float | None = None) -> str:
 
 
 def counts(listed: Sequence[Listed]) -> str:
-    """How many runs are in which state: "3 finished, 1 failed"."""
-    states = [one.state.state for one in listed]
+    """How many runs are in which state: "3 finished, 1 failed"; one that is a job of two sweeps counts once."""
+    states = list({one.state.folder.resolve(): one.state.state for one in listed}.values())
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 

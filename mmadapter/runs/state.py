@@ -36,6 +36,7 @@ class RunState:
     changed: float | None = None  # UNIX time of the last sign of life
     host: str | None = None
     slurm_job: str | None = None
+    attempts: int | None = None  # how often it has been started
 
     @property
     def percent(self) -> float | None:
@@ -64,6 +65,7 @@ def state_of(
         changed=last_change(folder),
         host=last.get("host"),
         slurm_job=slurm_job or last.get("slurm_job"),
+        attempts=last.get("attempts"),
     )
     read_journal(folder / "metrics.jsonl", found)
     if summary:
@@ -108,7 +110,7 @@ def trust_queue(found: RunState, queue: Mapping[str, tuple[str, str]]) -> None:
     if (queued := queue.get(found.slurm_job or "")) is not None:
         state, reason = queued
         if state in WAITING:
-            before = f", {found.state} before" if found.state != "never started" else ""
+            before = f", {found.state} before; attempts: {found.attempts}" if found.attempts else ""
             found.state, found.reason = "waiting", f"in the queue ({reason}){before}"
         elif found.state in ("silent", "never started"):
             found.state = "running"

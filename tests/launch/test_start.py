@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from mmadapter.launch.environment import NAMES_OF_LAUNCHERS
 from mmadapter.launch.start import exit_status, free_port, start_processes
 
 CHILD = """
@@ -101,6 +102,34 @@ def test_processes_do_not_outlive_a_killed_parent():
     process.kill()
     process.wait(20)
     wait_until_gone(numbers)
+
+
+ORPHAN = """
+import os, sys, time
+from mmadapter.launch import start
+
+start.PARENT_SECONDS = 0.05
+start.end_with_parent(os.environ)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("variable,ends", [("TORCHELASTIC_RUN_ID", True), ("CROSS_RANK", True), ("SOME_OTHER", False)])
+def test_only_what_a_launcher_has_started_ends_with_it(variable, ends):
+    """A run that somebody started alone goes on when the shell is closed."""
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ORPHAN!r}])"
+    environment = {k: v for k, v in os.environ.items() if k not in NAMES_OF_LAUNCHERS} | {variable: "0"}
+    process = subprocess.Popen([sys.executable, "-c", launcher], env=environment, stdout=subprocess.PIPE, text=True)
+    number = int(process.stdout.readline())
+    process.kill()
+    process.wait(20)
+    if ends:
+        wait_until_gone([number])
+    else:
+        time.sleep(0.5)
+        assert is_alive(number)
+        os.kill(number, signal.SIGKILL)
 
 
 def test_a_port_that_is_free_lies_below_those_the_system_gives_away():
