@@ -47,6 +47,13 @@ def start(command: list[str]) -> subprocess.Popen:
     return subprocess.Popen(command, text=True, cwd=CHECKOUT, env=environment, **pipes)
 
 
+def wait_for_a_checkpoint(runs: Path) -> None:
+    deadline = time.monotonic() + 200
+    while not list(runs.glob("*/checkpoints/step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def only_run(runs: Path) -> Path:
     return next(path for path in runs.iterdir() if path.is_dir())
 
@@ -74,9 +81,7 @@ def test_a_launcher_trains_one_run_with_two_processes(inputs, tmp_path, launcher
 def test_launched_processes_stop_at_a_signal_to_their_starter_and_go_on(inputs, tmp_path):
     command = [sys.executable, *arguments(inputs, tmp_path, "launch.processes=2", "optimizer.epochs=40")]
     process = start(command)
-    deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("*/checkpoints/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_a_checkpoint(tmp_path)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 143 and said.count("stopped by SIGTERM after step") == 1, said
@@ -87,6 +92,16 @@ def test_launched_processes_stop_at_a_signal_to_their_starter_and_go_on(inputs, 
     again.kill()  # the starter alone: the others end with it
     seen += again.communicate(timeout=60)[0]  # whose output ends only when they are gone
     assert "continuing at step" in seen
+
+
+@pytest.mark.slow
+def test_nothing_trains_on_when_torchrun_is_killed(inputs, tmp_path):
+    command = ["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    process = start([*command, *arguments(inputs, tmp_path, "optimizer.epochs=4000")])
+    wait_for_a_checkpoint(tmp_path)
+    process.kill()
+    process.communicate(timeout=30)  # the output ends only when all that write to it are gone
+    assert not (only_run(tmp_path) / "finished.json").exists()
 
 
 def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_the_cores(monkeypatch, tmp_path):
