@@ -9,10 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from mmadapter.launch.signals import TERMINATIONS
 
 CHECKOUT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("cluster.sh")
@@ -97,9 +100,8 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return value
 
 
-@contextlib.contextmanager
-def held_until_signalled(process: int, number: signal.Signals, seconds: float = 40) -> Iterator[None]:
-    """A process of this machine stands still until `number` has been sent to it, so that it cannot end before.
+def hold_until_signalled(process: int, seconds: float = 40) -> None:
+    """A process of this machine stands still until it is told to stop, so that it cannot end before. Returns at once.
 
     SLURM itself may let it go on then. It goes on after `seconds` all the same: the signal may have come just before.
     """
@@ -108,14 +110,14 @@ def held_until_signalled(process: int, number: signal.Signals, seconds: float = 
         status = Path(f"/proc/{process}/status")
         text = status.read_text() if status.is_file() else ""
         pending = [int(mask, 16) for mask in re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)", text, re.MULTILINE)]
-        return "(stopped)" in text and not any(mask >> (number - 1) & 1 for mask in pending)
+        return "(stopped)" in text and not any(mask >> (number - 1) & 1 for mask in pending for number in TERMINATIONS)
 
-    end = time.monotonic() + seconds
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
+    def watch() -> None:
+        end = time.monotonic() + seconds
         while still_waits() and time.monotonic() < end:
             time.sleep(0.2)
-    finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGCONT)
+
+    os.kill(process, signal.SIGSTOP)
+    threading.Thread(target=watch, daemon=True).start()

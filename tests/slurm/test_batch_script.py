@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import CHECKOUT, Cluster, held_until_signalled, wait_until
-from tests.slurm.tiny_sweep import CONTINUED, assert_same_result, process_of, settings, steps
+from tests.slurm.cluster import CHECKOUT, Cluster
+from tests.slurm.tiny_sweep import CONTINUED, assert_same_result, hold_at, settings
 
 pytestmark = pytest.mark.slurm
 
@@ -57,9 +56,8 @@ def test_a_time_limit_and_a_preemption_that_cancels(cluster, inputs, undisturbed
     first = submit_script(cluster, limited, text, "--nodelist=n1", "--time=1", "--signal=USR2@28")
     text = re.sub(r"#SBATCH --signal=.*\n", "", script_for(inputs, 1, python))
     second = submit_script(cluster, preempted, text, "--nodelist=n2", "--partition=spot")
-    wait_until(lambda: steps(only_run(limited)) > 60, 120, "the first job to train")
-    with held_until_signalled(process_of(only_run(limited)), signal.SIGUSR2):
-        wait_until(lambda: steps(only_run(preempted)) > 70, 120, "the second job to train")
-        cluster.take_node("n2")
+    hold_at(only_run(limited), step=60)
+    hold_at(only_run(preempted), step=70)
+    cluster.take_node("n2")
     finished(cluster, second, preempted, undisturbed[1])
     finished(cluster, first, limited, undisturbed[0])

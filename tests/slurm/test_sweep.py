@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
-from tests.slurm.cluster import held_until_signalled, wait_until
+from tests.slurm.cluster import wait_until
 from tests.slurm.tiny_sweep import (
     CONTINUED,
     assert_same_result,
+    hold_at,
     log_of,
-    process_of,
     settings,
-    steps,
     submit,
     sweep_jobs,
 )
@@ -31,12 +28,11 @@ def test_a_sweep_disturbed_in_every_way_ends_as_an_undisturbed_one(cluster, inpu
     wait_until(lambda: "Starting with" in log_of(tmp_path, numbers[3]), 60, "job 3 to start")
     cluster.call("scancel", "--signal=USR2", numbers[3])  # while it loads
     cluster.call("scontrol", "update", f"jobid={numbers[1]}", "timelimit=1")  # a signal 30 s after the start
-    wait_until(lambda: steps(runs[1]) > 60, 120, "job 1 to train")
-    with held_until_signalled(process_of(runs[1]), signal.SIGUSR2):
-        wait_until(lambda: steps(runs[0]) > 70, 120, "job 0 to train")
-        cluster.call("scontrol", "requeue", numbers[0])
-        wait_until(lambda: steps(runs[2]) > 90, 120, "job 2 to train")
-        cluster.take_node(cluster.job(numbers[2])["NodeList"])
+    hold_at(runs[1], step=60)
+    hold_at(runs[0], step=70)
+    cluster.call("scontrol", "requeue", numbers[0])
+    hold_at(runs[2], step=90)
+    cluster.take_node(cluster.job(numbers[2])["NodeList"])
 
     cluster.wait_until_gone(list(numbers.values()))
     for number, run in runs.items():

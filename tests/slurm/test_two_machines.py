@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.slurm.cluster import wait_until
-from tests.slurm.tiny_sweep import CONTINUED, assert_same_result, log_of, settings, steps, submit, sweep_jobs
+from tests.slurm.tiny_sweep import CONTINUED, assert_same_result, hold_at, log_of, settings, submit, sweep_jobs
 
 pytestmark = pytest.mark.slurm
 TWO_NODES = ["engine=zero2", "cluster.nodes=2", "cluster.tasks_per_node=1", "optimizer.epochs=20"]
@@ -25,7 +25,7 @@ def test_a_job_on_two_nodes_is_requeued_once_and_ends_as_an_undisturbed_one(clus
     wait_until(lambda: log_of(disturbed, job).count("Starting with") == 2, 60, "both processes to start")
     cluster.call("scancel", "--signal=USR2", job)
     wait_until(lambda: int(cluster.job(job)["Restarts"]) == 1, 60, "the first requeue")
-    wait_until(lambda: steps(run[disturbed]) > 60, 180, "it to train")
+    hold_at(run[disturbed], step=60)
     cluster.call("scancel", "--signal=USR2", job)
     wait_until(lambda: int(cluster.job(job)["Restarts"]) == 2, 60, "the second requeue")
 

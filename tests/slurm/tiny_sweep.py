@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, hold_until_signalled, wait_until
 
 NUMBER = re.compile(r"job (\d+): SLURM job (\S+)")
 CONTINUED = re.compile(r"continuing at step (\d+)")
@@ -62,9 +62,10 @@ def steps(run: Path) -> int:
     return sum(b'"train"' in line for line in lines)
 
 
-def process_of(run: Path) -> int:
-    """The number of the process that works on a run."""
-    return json.loads((run / "attempt.json").read_text())["pid"]
+def hold_at(run: Path, step: int) -> None:
+    """Waits until a run has done so many steps; then its first process stands still until it is told to stop."""
+    wait_until(lambda: steps(run) > step, 120, f"{run} to train")
+    hold_until_signalled(json.loads((run / "attempt.json").read_text())["pid"])
 
 
 def curve(run: Path) -> list[tuple[int, float]]:
