@@ -1,17 +1,17 @@
-"""How the processes of a run find each other: one store, at which each says that it is here."""
+"""How the processes of a run find each other: one store says where the first one's watch is, to which all connect."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
+from typing import Any
 
 import torch.distributed as dist
 
 from mmadapter.errors import InputError
 from mmadapter.launch.environment import Place
-from mmadapter.launch.watch import Hub, Watch
+from mmadapter.launch.watch import NOBODY, Hub, Watch, speak, stopped_line
 
 FIRST_HAS_ENDED = "Process 0 ended while the processes met. Look for its first error."
 
@@ -39,28 +39,59 @@ def meeting_place(place: Place, seconds: float) -> dist.Store:
 
 
 def meet(place: Place, store: dist.Store, seconds: float) -> Watch:
-    """Waits for all processes and connects them to the watch. Raises InputError naming those that did not come."""
+    """Waits for all processes and connects them to the watch.
+
+    Raises InputError where some do not come or cannot reach process 0, SystemExit where one has died; of those that
+    came the first one speaks for all.
+    """
     if place.rank == 0:
-        store.set("watch", json.dumps(Hub(place.address, place.count).address))
-    names = [f"here {rank}" for rank in range(place.count)]
-    store.set(names[place.rank], "1")
-    try:
-        store.wait([*names, "watch"], timedelta(seconds=seconds))
-    except RuntimeError as error:
-        absent = _absent(store, names)
-        raise InputError(
-            f"Of {place.count} processes these did not come within {seconds:.0f} s: {absent or 'unknown'}. Look for "
-            "their first error; on several machines, whether all started. Slow ones: launch.meet_seconds=300"
-        ) from error
-    try:
-        return Watch(json.loads(store.get("watch")), place.rank, seconds)
-    except (RuntimeError, OSError) as error:
-        raise InputError(FIRST_HAS_ENDED) from error
+        store.set("watch", json.dumps(Hub(place.address, place.count, seconds).address))
+    watch = _connect(place, store, seconds)
+    failure = watch.meet()
+    if failure is None:
+        return watch
+    if place.rank == 0 and failure.rank == NOBODY:
+        raise InputError(failure.message)
+    if place.rank == 0 or failure.rank == 0:
+        speak(stopped_line(failure))
+    raise SystemExit(failure.status)
 
 
-def _absent(store: dist.Store, names: Sequence[str]) -> str:
-    """The processes that have not come. Raises InputError where the first one, which keeps the list, has gone."""
+def _connect(place: Place, store: dist.Store, seconds: float) -> Watch:
     try:
-        return ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+        store.wait(["watch"], timedelta(seconds=seconds))
+        address = json.loads(store.get("watch"))
     except RuntimeError as error:
-        raise InputError(FIRST_HAS_ENDED) from error
+        raise InputError(_why_silent(place, store, seconds)) from error
+    try:
+        return Watch(address, place.rank, seconds)
+    except OSError as error:
+        raise InputError(_why_unreached(place, store, address, error)) from error
+
+
+def _answers(store: dist.Store) -> bool:
+    try:
+        store.check(["watch"])
+    except RuntimeError:
+        return False
+    return True
+
+
+def _why_silent(place: Place, store: dist.Store, seconds: float) -> str:
+    if not _answers(store):
+        return FIRST_HAS_ENDED
+    return (
+        f"Process {place.rank} of {place.count} waited {seconds:.0f} s for process 0, which did not come. Look for its "
+        "first error. Where machines start slowly: launch.meet_seconds=300"
+    )
+
+
+def _why_unreached(place: Place, store: dist.Store, address: dict[str, Any], error: OSError) -> str:
+    if not _answers(store):
+        return FIRST_HAS_ENDED
+    # A store in the launcher (torchrun) outlives process 0.
+    ended = "Has process 0 ended (look for its first error)? Else it" if place.port_is_taken else "Process 0 lives; it"
+    return (
+        f"Process {place.rank} of {place.count} could not reach process 0 at {address['host']}:{address['port']} "
+        f"({error}). {ended} may be a firewall: the machines of a run must reach each other at all ports."
+    )

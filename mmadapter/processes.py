@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from mmadapter.errors import InputError
 from mmadapter.launch.environment import Place, find_place
 from mmadapter.launch.start import end_with_parent
-from mmadapter.launch.watch import GONE, Watch, speak, stopped_line
+from mmadapter.launch.watch import GONE, Failure, Watch, speak, stopped_line
 from mmadapter.meeting import meet, meeting_place
 
 Value = TypeVar("Value")
@@ -95,8 +96,8 @@ def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SEC
 
     From then on every process ends when one of them does, with the first one's message, until `leave`. A process that
     was started alone stays as it is; with `group_of_one` it gets a process group that DeepSpeed can use. Raises
-    InputError where the others do not come in `meet_seconds`, or there are fewer GPUs than processes. A second call
-    changes nothing.
+    InputError where the others do not come in `meet_seconds`, or there are fewer GPUs than processes; SystemExit where
+    one has died by then. A second call changes nothing.
     """
     global _here, _watch, _runs
     if dist.is_initialized():
@@ -115,14 +116,15 @@ def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SEC
         _watch = meet(place, store, meet_seconds)
     index = _use_gpu(place) if device == "cuda" else None
     _export(place, place.local_rank if index is None else index)
-    dist.init_process_group(
-        "gloo" if index is None else "nccl",
-        store=dist.PrefixStore("group", store),
-        rank=place.rank,
-        world_size=place.count,
-        timeout=COLLECTIVE_TIME,
-        device_id=None if index is None else torch.device("cuda", index),
-    )
+    with _in_time(meet_seconds):
+        dist.init_process_group(
+            "gloo" if index is None else "nccl",
+            store=dist.PrefixStore("group", store),
+            rank=place.rank,
+            world_size=place.count,
+            timeout=COLLECTIVE_TIME,
+            device_id=None if index is None else torch.device("cuda", index),
+        )
     return _here
 
 
@@ -154,6 +156,32 @@ def joined(device: str, group_of_one: bool = False, meet_seconds: float = MEET_S
         raise
     else:
         leave()
+
+
+@contextlib.contextmanager
+def _in_time(seconds: float) -> Iterator[None]:
+    """Ends all processes where what is inside takes longer; it blocks in C, and its own limit is COLLECTIVE_TIME."""
+    timer = threading.Timer(seconds, _give_up, [seconds])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _give_up(seconds: float) -> None:
+    message = (
+        f"The processes have met, but could not connect with each other within {seconds:.0f} s. On several machines: "
+        "are the ports between them open, and is it the right network (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)? Where "
+        "it takes long: launch.meet_seconds=300"
+    )
+    first = Failure(_here.rank, 2, message) if _watch is None else _watch.fail(2, message)
+    if first.rank == _here.rank:
+        speak(f"error: {first.message}")
+    elif _here.is_first:
+        speak(stopped_line(first))
+    os._exit(first.status or 1)
 
 
 def _tell(status: int, message: str) -> None:

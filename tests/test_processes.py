@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from mmadapter import meeting, processes
 from mmadapter.errors import InputError
+from mmadapter.launch.start import free_port
 from mmadapter.processes import Processes, here, join, joined, leave
 from tests.several import Several
 
@@ -142,7 +143,7 @@ def test_those_that_do_not_come_are_named(tmp_path):
 
 
 def die_in_the_meeting():
-    def killed(address, count):
+    def killed(address, count, seconds):
         time.sleep(1.5)  # the other one waits by then
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -157,6 +158,59 @@ def test_the_first_process_killed_while_all_meet_is_told_at_once(tmp_path):
     group, began = Several(2, die_in_the_meeting, folder=tmp_path), time.monotonic()
     assert group.end() == [-signal.SIGKILL, 0] and time.monotonic() - began < 25
     assert "Process 0 ended while the processes met." in group.said(1) and "Traceback" not in group.said(1)
+
+
+def die_before_connecting(killed):
+    def dies(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ["RANK"] == "1":
+        owner, name = {"before": (meeting, "Watch"), "after": (dist, "init_process_group")}[killed]
+        setattr(owner, name, dies)
+    with joined("cpu", meet_seconds=2):
+        here().wait()
+
+
+@pytest.mark.parametrize(
+    "killed,said",
+    [
+        ("before", "Of 3 processes these did not come within 2 s: 1. "),
+        ("after", "stopped, because process 1 ended: it is gone without a word"),
+    ],
+)
+def test_one_that_dies_while_all_meet_ends_the_others_with_one_message(tmp_path, killed, said):
+    group, began = Several(3, die_before_connecting, killed, folder=tmp_path), time.monotonic()
+    first, second, third = group.end()
+    assert second == -signal.SIGKILL and first == 1 and third == (2 if killed == "before" else 1)
+    assert time.monotonic() - began < 30 and said in group.said(0) and group.said(2) == ""
+
+
+def meet_behind_a_firewall():
+    if os.environ["RANK"] == "1":
+        watch = meeting.Watch
+        meeting.Watch = lambda address, *rest: watch(address | {"port": free_port()}, *rest)
+    with joined("cpu", meet_seconds=2):
+        here().wait()
+
+
+def test_one_that_cannot_reach_the_first_says_where_and_does_not_call_it_dead(tmp_path):
+    group = Several(2, meet_behind_a_firewall, folder=tmp_path)
+    assert group.end() == [1, 1]  # InputErrors; the entry makes it 2
+    said = group.said(1)
+    assert "Process 1 of 2 could not reach process 0 at 127.0.0.1:" in said and "Process 0 lives" in said
+    assert "did not come within 2 s: 1. " in group.said(0) and "whether the ports" in group.said(0)
+
+
+def never_connect():
+    if os.environ["RANK"] == "1":
+        dist.init_process_group = lambda *_, **__: time.sleep(60)
+    join("cpu", meet_seconds=2)
+
+
+def test_connecting_ends_in_time_though_collectives_may_wait_for_a_day(tmp_path):
+    group = Several(2, never_connect, folder=tmp_path)
+    assert group.end(30) == [2, 2]
+    assert group.said(0).startswith("error: The processes have met, but could not connect") and group.said(1) == ""
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

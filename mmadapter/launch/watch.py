@@ -23,6 +23,7 @@ OTHERS_SECONDS = 1.0  # a failure may be the consequence of a death that shows a
 LEAVE_SECONDS = 10.0  # for the others to end, once they know
 SILENT_SECONDS = 30  # a machine that does not answer is lost
 GONE = "it is gone without a word (killed? out of memory? its machine lost?)"
+NOBODY = -1  # number of a process
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,16 +31,16 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class Failure:
     """Why a run ends: the process that failed first, the exit status for all, what there is to read."""
 
-    rank: int
+    rank: int  # NOBODY where some have never come
     status: int
     message: str
 
 
 class Hub:
-    """In the first process: knows all connections. `address` is where the others find it."""
+    """In the first process: knows all connections. `address` is where the others find it, within `seconds`."""
 
-    def __init__(self, host: str, count: int) -> None:
-        self.count, self.token = count, secrets.token_hex(8)
+    def __init__(self, host: str, count: int, seconds: float) -> None:
+        self.count, self.seconds, self.token = count, seconds, secrets.token_hex(8)
         # Every interface, unless all processes are on this machine.
         self._listener = socket.create_server(("127.0.0.1" if host in LOOPBACK else "", 0), backlog=count)
         self.address = {"host": host, "port": self._listener.getsockname()[1], "token": self.token}
@@ -53,6 +54,8 @@ class Hub:
         threading.Thread(target=self._listen, name="watch", daemon=True).start()
 
     def _listen(self) -> None:
+        if (failure := self._gather()) is not None:
+            return self._tell_failure(failure)
         deadline: float | None = None
         while len(self._done) < self.count:
             died = self._read(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -65,6 +68,26 @@ class Hub:
         for connection in self._in_order():
             send(connection, {"done": True})
         self._close_all()
+
+    def _gather(self) -> Failure | None:
+        """Waits until all have connected and tells them so; a failure where one dies, or some do not come."""
+        deadline = time.monotonic() + self.seconds
+        while len(self._ranks) < self.count:
+            if (left := deadline - time.monotonic()) <= 0:
+                return Failure(NOBODY, 2, self._absent())
+            if (died := self._read(left)) is not None:
+                return died
+        for connection in self._in_order():
+            send(connection, {"met": True})
+        return None
+
+    def _absent(self) -> str:
+        ranks = ", ".join(str(rank) for rank in sorted({*range(self.count)} - {*self._ranks.values()}))
+        return (
+            f"Of {self.count} processes these did not come within {self.seconds:.0f} s: {ranks}. Look for their first "
+            "error; on several machines, whether all started, and whether the ports between them are open (here "
+            f"{self.address['host']}:{self.address['port']}). Slow ones: launch.meet_seconds=300"
+        )
 
     def _read(self, timeout: float | None) -> Failure | None:
         """Takes in what has come; a process that is gone without a word comes back as a failure."""
@@ -97,6 +120,7 @@ class Hub:
 
     def _tell_failure(self, failure: Failure) -> None:
         """The others first; this process hears of it when they are gone, so that it ends last."""
+        self._refuse_others()
         own = None
         for connection in self._in_order():
             if self._ranks[connection] == 0:
@@ -112,6 +136,13 @@ class Hub:
                     self._forget(key.fileobj)  # type: ignore[arg-type]
         if own is not None:
             send(own, {"failure": asdict(failure)})
+
+    def _refuse_others(self) -> None:
+        """Those that come too late must not wait for a word."""
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        for connection in self._lines.keys() - self._ranks.keys():
+            self._forget(connection)
 
     def _in_order(self) -> list[socket.socket]:
         """All connections, that of this very process last."""
@@ -131,7 +162,10 @@ class Hub:
 
 
 class Watch:
-    """One process's connection. While it is open, another one's failure ends this process from a thread."""
+    """One process's connection. While it is open, another one's failure ends this process from a thread.
+
+    Connects within `timeout` seconds, else raises OSError. `meet` comes next.
+    """
 
     def __init__(self, address: Mapping[str, Any], rank: int, timeout: float) -> None:
         self.rank = rank
@@ -139,11 +173,24 @@ class Watch:
         self._connection.settimeout(None)
         keep_alive(self._connection)
         send(self._connection, {"token": address["token"], "rank": rank})
+        self._lines = Lines(self._connection)
         self._failure: Failure | None = None
         self._has_failed = False
         self._heard = threading.Event()
         os.register_at_fork(after_in_child=self._connection.close)
-        threading.Thread(target=self._listen, name="watch", daemon=True).start()
+
+    def meet(self) -> Failure | None:
+        """Waits until all are connected, from then on listens; returns why that has failed."""
+        messages: list[dict[str, Any]] | None = []
+        while messages is not None:
+            for message in messages:
+                if "failure" in message:
+                    return Failure(**message["failure"])
+                if "met" in message:
+                    threading.Thread(target=self._listen, name="watch", daemon=True).start()
+                    return None
+            messages = self._lines.read()
+        return Failure(0, 1, GONE)
 
     def leave(self) -> None:
         """Waits until every process has come to its end; another one's failure in the meantime ends this one, too."""
@@ -161,9 +208,8 @@ class Watch:
         return self._failure or own
 
     def _listen(self) -> None:
-        lines = Lines(self._connection)
         while not self._heard.is_set():
-            messages = lines.read()
+            messages = self._lines.read()
             if messages is None:
                 self._failure = Failure(0, 1, GONE)
             elif told := [message for message in messages if "failure" in message]:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from mmadapter.launch.watch import GONE, Hub, Watch
+from mmadapter.launch.watch import GONE, NOBODY, Failure, Hub, Watch
 
 PROCESS = """
 import json, os, signal, sys, time
@@ -21,10 +21,11 @@ from mmadapter.launch.watch import Watch
 address, rank, does = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if rank == 0:
     from mmadapter.launch.watch import Hub
-    hub = Hub("127.0.0.1", address["count"])
+    hub = Hub("127.0.0.1", address["count"], 20)
     print(json.dumps(hub.address), flush=True)
     address = hub.address
 watch = Watch(address, rank, 20)
+assert watch.meet() is None
 print("ready", flush=True)
 sys.stdin.readline()
 if does == "kill":
@@ -109,13 +110,33 @@ def test_those_that_are_at_their_end_wait_for_the_others_and_fail_with_them():
 
 
 def test_strangers_that_knock_at_the_port_change_nothing():
-    hub = Hub("127.0.0.1", 2)
+    hub = Hub("127.0.0.1", 2, 20)
     for knock in (b"GET / HTTP/1.1\r\n\r\n", b'{"token": "guessed", "rank": 0}\n', b"[1]\n"):
         with socket.create_connection((hub.address["host"], hub.address["port"])) as stranger:
             stranger.sendall(knock)
     watches = [Watch(hub.address, rank, 5) for rank in (0, 1)]
+    assert [watch.meet() for watch in watches] == [None, None]
     others = threading.Thread(target=watches[0].leave)
     others.start()
     watches[1].leave()
     others.join(5)
     assert not others.is_alive()
+
+
+def test_those_that_never_come_are_named_and_a_late_one_does_not_wait():
+    hub = Hub("127.0.0.1", 3, 0.5)
+    watch = Watch(hub.address, 1, 5)
+    knocking = socket.create_connection((hub.address["host"], hub.address["port"]))
+    failure = watch.meet()
+    assert failure.rank == NOBODY and failure.status == 2 and "within 0 s: 0, 2. Look" in failure.message
+    knocking.settimeout(5)
+    assert knocking.recv(1) == b""
+    with pytest.raises(OSError):
+        Watch(hub.address, 2, 5)
+
+
+def test_one_that_dies_before_all_have_come_is_told_at_once():
+    hub = Hub("127.0.0.1", 3, 60)
+    watches = [Watch(hub.address, rank, 5) for rank in (1, 2)]
+    watches[1]._connection.close()
+    assert watches[0].meet() == Failure(2, 1, GONE)
