@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -20,6 +20,7 @@ from typing import Any
 from mmadapter.launch.environment import NAMES_OF_LAUNCHERS, OUR_LAUNCHER, PORTS
 from mmadapter.launch.signals import STOPS
 
+SAVE_SECONDS = 120.0  # for a process whose launcher is gone to save and end
 PARENT_SECONDS = 2.0  # between two looks at whether torchrun still is there
 PARENT = "MMADAPTER_PARENT"  # a pipe that ends when the process that started this one does
 OTHERS_SECONDS = 20.0  # for the other processes to end by themselves, once one has ended badly
@@ -121,11 +122,12 @@ def free_port() -> int:
         return port
 
 
-def end_with_parent(environment: Mapping[str, str], end: Callable[[int], Any] = os._exit) -> None:
+def end_with_parent(environment: Mapping[str, str]) -> None:
     """Ends this process when the launcher that started it is gone (kill -9), so that nothing trains on unseen.
 
-    launch.processes leaves a pipe for that; torchrun and deepspeed are known by their variables, and are this process's
-    parent. One that somebody has started alone may outlive its shell.
+    It asks itself to stop, as all the others of this launcher do, so that they save; after SAVE_SECONDS it ends in any
+    case. launch.processes leaves a pipe to find that out; torchrun and deepspeed are known by their variables, and are
+    this process's parent. One that somebody has started alone may outlive its shell.
     """
     if PARENT in environment:
         ended = partial(read_to_end, int(environment[PARENT]))
@@ -136,7 +138,9 @@ def end_with_parent(environment: Mapping[str, str], end: Callable[[int], Any] = 
 
     def watch() -> None:
         ended()
-        end(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SAVE_SECONDS)  # the end of the process is the end of this thread
+        os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

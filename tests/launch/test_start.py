@@ -132,6 +132,40 @@ def test_only_what_a_launcher_has_started_ends_with_it(variable, ends):
         os.kill(number, signal.SIGKILL)
 
 
+STUBBORN = """
+import os, signal, sys, time
+from mmadapter.launch import start
+
+start.PARENT_SECONDS, start.SAVE_SECONDS = 0.05, 0.5
+signal.signal(signal.SIGTERM, lambda number, frame: print("asked to stop", flush=True))
+start.end_with_parent(os.environ)
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "launch.processes"])
+def test_without_its_launcher_a_process_is_asked_to_save_before_it_is_ended(launcher):
+    if launcher == "torchrun":
+        started_by = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}])"
+    else:
+        started_by = f"""
+import os, sys
+from mmadapter.launch.start import start_processes
+start_processes([sys.executable, '-c', {STUBBORN!r}], 1, os.environ)
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in NAMES_OF_LAUNCHERS}
+    if launcher == "torchrun":
+        environment["TORCHELASTIC_RUN_ID"] = "0"
+    process = subprocess.Popen([sys.executable, "-c", started_by], env=environment, stdout=subprocess.PIPE, text=True)
+    number = int(process.stdout.readline())
+    process.kill()
+    process.wait(20)
+    assert process.stdout.read() == "asked to stop\n"  # once; it ends with the process
+    wait_until_gone([number])
+
+
 def test_a_port_that_is_free_lies_below_those_the_system_gives_away():
     assert 15_000 <= free_port() < 32_000
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,13 +96,27 @@ def test_launched_processes_stop_at_a_signal_to_their_starter_and_go_on(inputs, 
 
 
 @pytest.mark.slow
-def test_nothing_trains_on_when_torchrun_is_killed(inputs, tmp_path):
-    command = ["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    process = start([*command, *arguments(inputs, tmp_path, "optimizer.epochs=4000")])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1], ids=lambda number: number.name)
+def test_when_torchrun_is_gone_its_processes_save_and_end_and_the_run_goes_on(inputs, tmp_path, number):
+    """The store that the processes met at ends with torchrun. It does not handle SIGUSR1, unless it is told to."""
+
+    def torchrun():
+        command = ["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port())]
+        return start([*command, *arguments(inputs, tmp_path, "optimizer.epochs=4000")])
+
+    process = torchrun()
     wait_for_a_checkpoint(tmp_path)
-    process.kill()
-    process.communicate(timeout=30)  # the output ends only when all that write to it are gone
-    assert not (only_run(tmp_path) / "finished.json").exists()
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]  # the output ends only when all that write to it are gone
+    assert process.returncode == -number and said.count("stopped by SIGTERM after step") == 1, said
+    step = re.search(r"after step (\d+) of", said)[1]
+    assert (only_run(tmp_path) / "checkpoints" / f"step-{int(step):06d}").is_dir()
+    again, seen = torchrun(), ""
+    while "continuing at step" not in seen and (line := again.stdout.readline()):
+        seen += line
+    again.terminate()
+    seen += again.communicate(timeout=60)[0]
+    assert f"continuing at step {int(step)}" in seen.replace(",", ""), seen
 
 
 def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_the_cores(monkeypatch, tmp_path):
