@@ -128,6 +128,17 @@ def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SEC
     return _here
 
 
+def answer_with(answer: Callable[[int], bool]) -> None:
+    """Has `answer(number)` called on a thread of the first process, when another one asks with `ask_first`."""
+    if _watch is not None and _here.is_first:
+        _watch.answer = answer
+
+
+def ask_first(number: int, seconds: float) -> bool:
+    """Waits at most so long for the first process to do what it answers with; whether it did. Not after `leave`."""
+    return _watch is not None and _watch.ask(number, seconds)
+
+
 def leave() -> None:
     """Waits until all processes have come here, and goes on alone. Without others, or a second time: nothing."""
     global _here, _watch

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,6 +117,10 @@ class Hub:
             self._failures.setdefault(rank, Failure(**message["failure"]))
         elif "done" in message:
             self._done.add(rank)
+        elif "asked" in message or "answered" in message:  # to the first process, and from there to all others
+            for other, number in self._ranks.items():
+                if (number == 0) == ("asked" in message):
+                    send(other, message)
 
     def _tell_failure(self, failure: Failure) -> None:
         """The others first; this process hears of it when they are gone, so that it ends last."""
@@ -176,7 +180,9 @@ class Watch:
         self._lines = Lines(self._connection)
         self._failure: Failure | None = None
         self._has_failed = False
-        self._heard = threading.Event()
+        self._heard, self._answered = threading.Event(), threading.Event()
+        self.answer: Callable[[int], bool] = lambda number: False  # in the first process, on a thread; see `ask`
+        self._is_asked = False
         os.register_at_fork(after_in_child=self._connection.close)
 
     def meet(self) -> Failure | None:
@@ -207,14 +213,35 @@ class Watch:
         self._connection.close()
         return self._failure or own
 
+    def ask(self, number: int, seconds: float) -> bool:
+        """Has the first process's `answer(number)` called, whatever its main thread waits for.
+
+        Returns whether that has been True within `seconds`.
+        """
+        send(self._connection, {"asked": number})
+        return self._answered.wait(seconds)
+
+    def _answer(self, number: int) -> None:
+        if self.answer(number):
+            send(self._connection, {"answered": number})
+
+    def _hear(self, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            if "asked" in message and not self._is_asked:  # several ask for the same
+                self._is_asked = True
+                threading.Thread(target=self._answer, args=(message["asked"],), name="answer", daemon=True).start()
+            if "answered" in message:
+                self._answered.set()
+
     def _listen(self) -> None:
         while not self._heard.is_set():
             messages = self._lines.read()
+            self._hear(messages or [])
             if messages is None:
                 self._failure = Failure(0, 1, GONE)
             elif told := [message for message in messages if "failure" in message]:
                 self._failure = Failure(**told[0]["failure"])
-            elif not messages:
+            elif not any("done" in message for message in messages):
                 continue
             if self._failure is not None and not self._has_failed:
                 if self.rank == 0 or messages is None:  # one voice; without the first process each has its own

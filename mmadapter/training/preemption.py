@@ -13,6 +13,7 @@ A handler that was there before (a cluster launcher's) is called first; a SLURM 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -22,10 +23,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from mmadapter.launch.signals import STOPS, TERMINATIONS, WARNINGS
-from mmadapter.processes import here
+from mmadapter.launch.watch import speak
+from mmadapter.processes import answer_with, ask_first, here
 from mmadapter.training.requeue import own_job, requeue, requeue_is_due
 
 HOLD_SECONDS = 30  # the longest that SLURM takes for a requeue
+REACT_SECONDS = 2  # for a main thread to see a signal; one that waits in C for another process does not
+LOOP_SECONDS = 15  # for the loop's last save
 
 
 class RunStopped(SystemExit):
@@ -37,13 +41,21 @@ class Attempt:
 
     starters: dict[int, Any] = {}  # signal -> the handler that was there before `termination_interrupts`
     is_first = True  # of the run's processes
-    is_ending = False  # a requeue sends SIGTERM to the very process that asked for it
+    is_ending = threading.Event()  # a requeue sends SIGTERM to the very process that asked for it
+    end = threading.Lock()  # held by the thread that ends it
+
+    @classmethod
+    def take_end(cls) -> bool:
+        """Whether this call is the first that ends the attempt; from any thread, and from a signal's handler."""
+        if not cls.end.acquire(blocking=False):
+            return False
+        cls.is_ending.set()
+        return True
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A signal outside of the training loop: ends the run at once; what was saved stays."""
-    if not Attempt.is_ending:
-        Attempt.is_ending = True  # the next one may come within the microsecond
+    if Attempt.take_end():  # the next one may come within the microsecond
         raise KeyboardInterrupt(signal.Signals(number))
 
 
@@ -53,8 +65,9 @@ def termination_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    Attempt.is_first, Attempt.is_ending = here().is_first, False
+    Attempt.is_first, Attempt.is_ending, Attempt.end = here().is_first, threading.Event(), threading.Lock()
     Attempt.starters = {number: signal.signal(number, interrupt) for number in TERMINATIONS}
+    answer_with(requeue_beside)
     try:
         yield
     finally:
@@ -73,36 +86,61 @@ def end_attempt(number: signal.Signals, earlier: Any, say: Callable[[str], Any])
 
     `earlier` is the handler that was there before the loop's; a cluster launcher's may requeue and exit by itself.
     """
-    Attempt.is_ending = True
+    Attempt.take_end()
     for one in TERMINATIONS:  # SLURM sends them to all of a job's processes, often twice: `scontrol` must live, too
         signal.signal(one, signal.SIG_IGN)
     if earlier is interrupt:
         earlier = Attempt.starters.get(number)
-    launcher = partial(earlier, number, None) if _is_a_launchers(earlier) else None
+    launcher = _launcher(number, earlier)
     if requeue_is_due(number):
-        if not Attempt.is_first:
-            _hold(number)
-        say(requeue(launcher if number in WARNINGS else None))
+        if Attempt.is_first or not _first_requeues(number):
+            say(requeue(launcher if number in WARNINGS else None))
     elif launcher is not None and own_job() is None:
         launcher()
     raise RunStopped(128 + number)
 
 
-def _is_a_launchers(handler: Any) -> bool:
-    return callable(handler) and handler is not signal.default_int_handler
+def _launcher(number: int, handler: Any) -> Callable[[], Any] | None:
+    """What a launcher's handler does about a signal; None where there was no launcher."""
+    is_a_launchers = callable(handler) and handler is not signal.default_int_handler
+    return partial(handler, number, None) if is_a_launchers else None
 
 
-def _hold(number: signal.Signals) -> None:
+def _first_requeues(number: signal.Signals) -> bool:
     """Keeps a process from ending before the first one has asked for the requeue, on which SIGTERM follows.
 
-    SLURM may end a whole job as soon as one of its processes ends with a status that is not 0.
+    SLURM may end a whole job as soon as one of its processes ends with a status that is not 0. Outside of the loop the
+    first one may wait for this very process, or know of no signal: it is asked. False where nothing came of it.
     """
 
     def ended(_: int, frame: FrameType | None) -> None:
         raise RunStopped(128 + number)
 
     signal.signal(signal.SIGTERM, ended)
-    time.sleep(HOLD_SECONDS)
+    began = time.monotonic()
+    if ask_first(number, HOLD_SECONDS):
+        return True
+    time.sleep(max(0.0, HOLD_SECONDS - (time.monotonic() - began)))
+    return False
+
+
+def requeue_beside(number: int) -> bool:
+    """On a thread of the first process, when another one holds: asks for the requeue if the main thread does not.
+
+    Returns whether it did; then that other one ends, and all with it.
+    """
+    patience, handler = REACT_SECONDS, signal.getsignal(number)
+    if handler is interrupt or isinstance(handler, StopRequest):  # else the run is at its end
+        os.kill(os.getpid(), number)
+        patience = REACT_SECONDS if handler is interrupt else LOOP_SECONDS
+    if Attempt.is_ending.wait(patience) or not Attempt.take_end():
+        return False
+    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATIONS)  # of this thread, and so of its `scontrol`
+    said = ""
+    with contextlib.suppress(SystemExit):  # a launcher's, once it has asked
+        said = requeue(_launcher(number, Attempt.starters.get(number)) if number in WARNINGS else None)
+    speak(f"interrupted by {signal.Signals(number).name}. Run the same command again to go on. {said}".strip())
+    return True
 
 
 class StopRequest:

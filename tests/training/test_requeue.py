@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from mmadapter.training.preemption import RunStopped, stop_on_signals
+from mmadapter.processes import here, joined
+from mmadapter.training.preemption import RunStopped, end_attempt, interrupt, stop_on_signals, termination_interrupts
 from mmadapter.training.requeue import requeue, requeue_is_due
+from tests.several import Several
 
 RUNNING = "JobId=7 JobName=a b JobState=RUNNING Requeue=1 BatchFlag=1 PreemptTime=None"
 SCRIPT = """#!/bin/sh
@@ -101,3 +106,48 @@ def test_a_stopped_run_requeues_its_job_and_keeps_its_exit_code(slurm):
             stop.finish(said.append)
     assert ended.value.code == 140 and said == ["SLURM job 7 is back in the queue."]
     assert "requeue 7" in calls.read_text()
+
+
+def be_told_to_stop(gets, place, has_launcher):
+    """As `run` does outside of the loop: process 0 waits for process 1, to which the signal comes."""
+
+    def launcher(number, frame):
+        if os.environ["RANK"] == "0":
+            Path(os.environ["REQUEUED_AT"]).write_text(str(time.time()))
+            print("the launcher requeues", flush=True)
+            sys.exit(255)
+
+    if has_launcher:
+        signal.signal(signal.SIGUSR2, launcher)
+    with joined("cpu"), termination_interrupts():
+        first = here().broadcast(os.getpid())
+        try:
+            if not here().is_first:
+                time.sleep(1)
+                print(time.time(), flush=True)
+                if gets == "both":
+                    os.kill(first, signal.SIGUSR2)
+                os.kill(os.getpid(), signal.SIGUSR2)
+            if place == "a collective":
+                here().wait()
+            time.sleep(60)
+        except KeyboardInterrupt as error:
+            end_attempt(error.args[0], interrupt, print)
+
+
+@pytest.mark.parametrize("has_launcher", [False, True], ids=["scontrol", "a launcher"])
+@pytest.mark.parametrize("gets,place", [("both", "a collective"), ("one", "a collective"), ("one", "Python")])
+def test_the_first_process_requeues_at_once_and_once_though_it_waits_for_another(
+    slurm, tmp_path, monkeypatch, gets, place, has_launcher
+):
+    at = tmp_path / "at"
+    calls = slurm(answer=f"date +%s.%N > {at}")
+    monkeypatch.setenv("REQUEUED_AT", str(at))
+    group, began = Several(2, be_told_to_stop, gets, place, has_launcher, folder=tmp_path / "said"), time.monotonic()
+    statuses = group.end()
+    assert time.monotonic() - began < 25, group.said(0) + group.said(1)
+    by_launcher_in_main = has_launcher and place == "Python"
+    assert statuses == ([255, 255] if by_launcher_in_main else [140, 140]), group.said(0) + group.said(1)
+    assert float(at.read_text()) - float(group.said(1).split()[0]) < 5
+    assert calls.read_text().splitlines().count("requeue 7") == (0 if has_launcher else 1)
+    assert group.said(0).count("the launcher requeues") == (1 if has_launcher else 0)
