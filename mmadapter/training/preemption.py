@@ -116,10 +116,10 @@ def _first_requeues(number: signal.Signals) -> bool:
     def ended(_: int, frame: FrameType | None) -> None:
         raise RunStopped(128 + number)
 
-    signal.signal(signal.SIGTERM, ended)
     began = time.monotonic()
     if ask_first(number, HOLD_SECONDS):
         return True
+    signal.signal(signal.SIGTERM, ended)
     time.sleep(max(0.0, HOLD_SECONDS - (time.monotonic() - began)))
     return False
 
