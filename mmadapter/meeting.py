@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from mmadapter.errors import InputError
 from mmadapter.launch.environment import Place
-from mmadapter.launch.watch import NOBODY, Hub, Watch, speak, stopped_line
+from mmadapter.launch.hub import Hub
+from mmadapter.launch.watch import NOBODY, Watch, speak, stopped_line
 
 FIRST_HAS_ENDED = "Process 0 ended while the processes met. Look for its first error."
 

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from mmadapter.launch.watch import GONE, NOBODY, Failure, Hub, Watch
+from mmadapter.launch.hub import Hub
+from mmadapter.launch.watch import GONE, NOBODY, Failure, Watch
 
 PROCESS = """
 import json, os, signal, sys, time
@@ -20,7 +21,7 @@ from mmadapter.launch.watch import Watch
 
 address, rank, does = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if rank == 0:
-    from mmadapter.launch.watch import Hub
+    from mmadapter.launch.hub import Hub
     hub = Hub("127.0.0.1", address["count"], 20)
     print(json.dumps(hub.address), flush=True)
     address = hub.address
@@ -140,3 +141,11 @@ def test_one_that_dies_before_all_have_come_is_told_at_once():
     watches = [Watch(hub.address, rank, 5) for rank in (1, 2)]
     watches[1]._connection.close()
     assert watches[0].meet() == Failure(2, 1, GONE)
+
+
+def test_a_death_that_is_told_together_with_the_meeting_is_not_lost():
+    server = socket.create_server(("127.0.0.1", 0))
+    watch = Watch({"host": "127.0.0.1", "port": server.getsockname()[1], "token": ""}, 0, 5)
+    told = json.dumps({"failure": {"rank": 1, "status": 1, "message": GONE}})
+    server.accept()[0].sendall(f'{{"met": true}}\n{told}\n'.encode())
+    assert watch.meet() == Failure(1, 1, GONE)
