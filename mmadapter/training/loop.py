@@ -134,6 +134,7 @@ class Training:
         changed = here().decide(self._take_over)
         self.display.say(trouble.continuing(place.step, self.schedule.total_steps, changed))
         facts = {"engine": self.conf.engine.name, "processes": here().count}
+        facts["micro_batch_size"] = self.conf.optimizer.micro_batch_size
         self.journal.event("resumed", step=place.step, **facts, **({"changed": changed} if changed else {}))
 
     def _take_over(self) -> list[str]:
@@ -151,7 +152,7 @@ class Training:
         paths = self.data.image_paths()
         if paths and self.position.step < self.schedule.total_steps:
             random = random_state()
-            prepare_images(self.assistant, paths, self.display)
+            prepare_images(self.conf, self.assistant, paths, self.display)
             restore_random_state(*random)
 
     def _step(self) -> None:
@@ -225,12 +226,13 @@ class Training:
         self.journal.event("saved", step=place.step)
         place.journal_bytes = self.journal.position()
         tensors, values = random_state()
-        state = self.engine.state_dict()  # of all processes
-        self.saved_step = place.step
-        if here().is_first:
-            self.checkpoints.save(Snapshot(place, state, tensors, values))
-        if here().is_first and self.save_adapter is not None:
-            self.save_adapter(self.summary())
+        with memory_explained(self.conf, "while a checkpoint was saved"):
+            state = self.engine.state_dict()  # of all processes
+            self.saved_step = place.step
+            if here().is_first:
+                self.checkpoints.save(Snapshot(place, state, tensors, values))
+            if here().is_first and self.save_adapter is not None:
+                self.save_adapter(self.summary())
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         assert stop.signal is not None
