@@ -28,8 +28,6 @@ from mmadapter.training.random_state import random_state, restore_random_state
 from mmadapter.training.sources import TrainingData
 from mmadapter.training.validation import token_average
 
-GO_ON = "Make room and run the same command again: it goes on from the last checkpoint."
-
 
 def train(
     conf: Any,
@@ -54,7 +52,8 @@ def train(
     except OSError as error:
         if error.errno in NO_ROOM:
             raise InputError(
-                f"No room left on the disk while writing into {folder} ({error.strerror}). {GO_ON}"
+                f"No room left on the disk while writing into {folder} ({error.strerror}). Make room. "
+                f"{trouble.the_way_on(conf, folder)} to go on from the last checkpoint."
             ) from error
         raise
     finally:
@@ -242,7 +241,7 @@ class Training:
         self.display.close()
         self.display.say(
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
-            "is saved. Run the same command again to go on from here."
+            f"is saved. {trouble.the_way_on(self.conf, self.folder)} to go on from here."
         )
         leave()
         stop.finish(self.display.say)

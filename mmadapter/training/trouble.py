@@ -53,6 +53,13 @@ def other_schedule(folder: Any, there: dict[str, float], here: Schedule) -> str 
     )
 
 
+def the_way_on(conf: Any, folder: Any = "THE_RUN_FOLDER") -> str:
+    """What takes a run up again: its command, but that `resume=never` would take a new folder each time."""
+    if conf.resume != "never":
+        return "Run the same command again"
+    return f"Run the same command with run={folder} in place of resume=never"
+
+
 def continuing(step: int, total: int, changed: Sequence[str]) -> str:
     """Where a run goes on, and the settings that are not those it was begun with."""
     text = f"continuing at step {step} of {total}"
