@@ -15,6 +15,7 @@ from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note
+from mmadapter.training.determinism import deterministic
 from mmadapter.training.display import Display
 from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
@@ -142,7 +143,8 @@ def evaluate_task(conf: Any, assistant: Any, name: str, samples: Sequence[Any], 
     task = conf.tasks[name]
     assistant.eval()
     target, root = folder / "eval" / name, task.root or conf.data.root
-    with memory_explained(conf, f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", task)):
+    explained = memory_explained(conf, f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", task))
+    with explained, deterministic(conf, strictly=False):  # top_p has no deterministic algorithm on a GPU
         evaluate(assistant, task, samples, target, progress=progress, root=root)
 
 

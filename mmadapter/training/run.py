@@ -19,6 +19,7 @@ from mmadapter.errors import InputError
 from mmadapter.processes import here, joined
 from mmadapter.runs.objective import metric_of, value_in
 from mmadapter.training.attempt import attempt, wall_time
+from mmadapter.training.determinism import deterministic
 from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
@@ -41,9 +42,9 @@ def run(conf: Any) -> dict[str, Any]:
     first one writes and speaks for all.
     """
     set_threads(conf.threads)
-    reset_peak()
     needs_group = conf.engine.name != "single" and not conf.dry_run
-    with joined(device_of(conf), needs_group, conf.launch.meet_seconds):
+    with deterministic(conf), joined(device_of(conf), needs_group, conf.launch.meet_seconds):
+        reset_peak()
         check_processes(conf)
         console = None if here().is_first else quiet_console()
         return run_here(conf, Display(console, conf.training.log_every_steps))
