@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from mmadapter.deepspeed_library import Zero
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.processes import here
 from mmadapter.training.memory import readable_peak
 
@@ -37,16 +36,6 @@ def memory_explained(
         raise InputError(
             f"Out of memory {place}: the peak was {readable_peak()}. The cheapest switches:\n  {switches}"
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    said = ("allocate memory", "out of memory")  # PyTorch on a CPU; NCCL
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def batch_shape(batches: Sequence[Any]) -> str:

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from mmadapter.assistant import Assistant
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, is_out_of_memory
+from mmadapter.evaluation import run as evaluation
 from mmadapter.processes import Processes
 from mmadapter.training import one_run, out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.journal import read_metrics
 from mmadapter.training.out_of_memory import (
     cheapest_switches,
-    is_out_of_memory,
     memory_explained,
     of_a_task,
     of_pictures,
@@ -24,6 +24,7 @@ from mmadapter.training.out_of_memory import (
 from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine
 from mmadapter.vision.features import FeatureStore
+from tests.config.composing import eval_conf
 from tests.several import Several
 from tests.training.launched import adapter, folder_of, losses, run_like_the_entry, short
 from tests.training.tiny_run import save_inputs, tiny_conf
@@ -109,8 +110,7 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     original = getattr(Assistant, asked)
 
     def hungry(assistant, samples, *arguments, **keywords):
-        rows = len(samples) if asked == "generate" else len(samples.samples)
-        if rows > 2:
+        if len(getattr(samples, "samples", samples)) > 2:  # of a batch, or a list
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(assistant, samples, *arguments, **keywords)
 
@@ -123,13 +123,18 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     before = losses(tmp_path / "runs")
     run(short(inputs, tmp_path / "runs", *settings, "tasks.scienceqa.batch_size=2"))
     assert losses(tmp_path / "runs") == before and len(list((tmp_path / "runs").iterdir())) == 1
-    assert (folder_of(tmp_path / "runs") / "eval" / "scienceqa" / "metrics.json").is_file()
+    folder = folder_of(tmp_path / "runs")
+    assert (folder / "eval" / "scienceqa" / "metrics.json").is_file()
+    alone = eval_conf("task=scienceqa", f"run={folder}", "task.batch_size=4")
+    alone.given = ["batch_size"]
+    with pytest.raises(InputError, match=r"Out of memory while task scienceqa was evaluated\..*\n  task.batch_size=2 "):
+        evaluation.run(alone)
+    monkeypatch.setattr(FeatureStore, "encode_pixels", too_large)
+    with pytest.raises(InputError, match=r"Out of memory while pictures were encoded\..*\n  vision.batch_size=32 "):
+        evaluation.run(alone)
 
 
 def test_pictures_and_saves_without_memory_are_told(inputs, tmp_path, monkeypatch):
-    def too_large(*arguments, **keywords):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     conf = short(inputs, tmp_path / "runs", "engine.name=single", "optimizer.epochs=0.5")
     with monkeypatch.context() as patched, pytest.raises(InputError) as told:
         patched.setattr(FeatureStore, "encode_pixels", too_large)
@@ -138,6 +143,10 @@ def test_pictures_and_saves_without_memory_are_told(inputs, tmp_path, monkeypatc
     monkeypatch.setattr(SingleDeviceEngine, "state_dict", too_large)
     with pytest.raises(InputError, match="Out of memory while a checkpoint was saved: the peak"):
         run(conf)
+
+
+def too_large(*arguments, **keywords):
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def events(runs, kind):
