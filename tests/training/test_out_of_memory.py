@@ -153,6 +153,14 @@ def events(runs, kind):
     return [one for one in read_metrics(folder_of(runs) / "metrics.jsonl", "event") if one["event"] == kind]
 
 
+def test_a_run_that_was_begun_anew_is_told_how_it_goes_on():
+    conf = settings()
+    conf.resume = "never"
+    told = r"\nRun the same command with run=THE_RUN_FOLDER in place of resume=never, and one of these\."
+    with pytest.raises(InputError, match=told), memory_explained(conf, "while a checkpoint was saved"):
+        raise MemoryError
+
+
 def test_fewer_samples_at_a_time_divide_the_step_and_one_is_the_least():
     conf = settings()
     conf.optimizer.micro_batch_size, conf.optimizer.batch_size = 5, 15
