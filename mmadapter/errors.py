@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave cannot be used. And what is said of a disk that gives trouble."""
+"""The one exception that means: what the user gave cannot be used. And what is said of disks and memory."""
 
 import errno
 
@@ -12,6 +12,16 @@ class InputError(Exception):
 
     The entries print the message without a traceback and exit with status 2.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = ("allocate memory", "out of memory")  # PyTorch on a CPU; on a GPU, and NCCL
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def disk_trouble(error: OSError, outputs: str) -> str | None:

@@ -22,8 +22,9 @@ def settings_digest(conf: RunConf) -> str:
 def result_settings(conf: RunConf) -> dict[str, Any]:
     """Dotted key -> value of the settings that change the result.
 
-    Left out: names and places of outputs, engine, threads, logging, how often is saved. Of an input only the last part
-    of its path counts, so that a moved folder is the same run; the host counts by its own configuration file too.
+    Left out: names and places of outputs, engine, threads, logging, how often is saved, how many samples are in memory
+    at a time (a run that went out of memory goes on with fewer). Of an input only the last part of its path counts, so
+    that a moved folder is the same run; the host counts by its own configuration file too.
     """
     settings: dict[str, Any] = {}
     for leaf in leaves(conf):

@@ -1,6 +1,6 @@
 """Config fields that carry what is allowed, so that one check can refuse everything else by name.
 
-`influence=False`: the field changes no number of the result and is left out of the settings digest.
+`influence=False`: the field changes no number of the result, but for rounding, and is left out of the settings digest.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ class OptimizerConf:
     steps: int | None = number(None, at_least=1)  # optimizer steps of the run, in place of epochs; null = epochs
     warmup_steps: int | None = number(None, at_least=0)  # with steps, in place of warmup_epochs
     batch_size: int = number(64, at_least=1)  # samples a step, over all devices and micro-batches; paper: 64
-    micro_batch_size: int = number(8, at_least=1)  # samples in memory at a time; divides a step of one source
+    # it changes no more than rounding, by the order in which is summed up: a run may go on with another
+    micro_batch_size: int = number(8, at_least=1, influence=False)  # samples in memory; divides a step of one source
     betas: list[float] = listing(0.9, 0.95)  # AdamW; paper: 0.9, 0.95
     weight_decay: float = number(0.02, at_least=0)  # on prompts and gates, not on vectors and biases; paper: 0.02
     clip_norm: float | None = number(None, above=0)  # gradient norm per group; null = none, as in the paper
-    max_nonfinite_steps: int = number(10, at_least=0)  # steps skipped for NaN or infinity before the run stops
+    max_nonfinite_steps: int = number(10, at_least=0, influence=False)  # skipped for NaN or infinity before a run stops

@@ -21,7 +21,8 @@ class TaskConf(ReadingConf):
     name: str = ""  # of TASKS; the results go to RUN/eval/NAME
     split: str = "test"  # what is scored
     generation: GenerationConf = field(default_factory=GenerationConf)
-    batch_size: int = number(32, at_least=1)  # samples generated at a time
+    # with temperature > 0 it decides, as the seed does, which words are drawn
+    batch_size: int = number(32, at_least=1, influence=False)  # samples generated at a time
     likelihood: bool = True  # also score by the most likely option (scienceqa)
     fallback: str = choice("none", "random")  # unanswered = wrong; random = guessed, to compare with old tables
     seed: int = number(0, at_least=0)  # of sampling and of the random fallback

@@ -13,6 +13,7 @@ from typing import Any
 from mmadapter.errors import InputError
 from mmadapter.evaluation.coco_caption import evaluate_captions, first_of_images, score_caption_file
 from mmadapter.evaluation.generation import Answers, Progress, cut_prompts, generate_answers, most_likely_options
+from mmadapter.evaluation.out_of_memory import memory_explained, smaller_pictures, smaller_task
 from mmadapter.evaluation.papers import CAPTION_ROWS, scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
 from mmadapter.evaluation.questions import read_questions
@@ -99,13 +100,16 @@ def evaluate_run(conf: Any) -> dict[str, Any]:
         from mmadapter.assistant import hide_library_bars
 
         hide_library_bars()
-    assistant = assistant_of_run(folder, run_conf, conf.device)
+    with memory_explained(run_conf, "while the host was loaded"):
+        assistant = assistant_of_run(folder, run_conf, conf.device)
     progress = line_progress()
     paths = [sample.image for sample in samples if sample.image is not None]
-    assistant.prepare_images(paths, lambda done, total: progress("image features", done, total))
+    with memory_explained(run_conf, "while pictures were encoded", smaller_pictures(run_conf.vision)):
+        assistant.prepare_images(paths, lambda done, total: progress("image features", done, total))
     output = Path(conf.output) if conf.output else folder / "eval" / results_name(task, own, conf.given)
     root = task.root or run_conf.data.root
-    metrics = evaluate(assistant, task, samples, output, root=root, quiet=False, progress=progress)
+    with memory_explained(run_conf, f"while task {task.name} was evaluated", smaller_task(task)):
+        metrics = evaluate(assistant, task, samples, output, root=root, quiet=False, progress=progress)
     if (folder / "report.html").is_file() and not conf.output:
         print(f"written: {write_report(folder)}")
     return metrics

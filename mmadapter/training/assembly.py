@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups
 from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import Engine, SingleDeviceEngine
@@ -50,3 +52,11 @@ def lr_line(conf: Any, schedule: Schedule) -> str:
         f"learning rate {schedule.lr:.4g} = base {settings.base_lr:g} x effective batch {settings.batch_size} / 256; "
         f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs of {schedule.steps_per_epoch:,}"
     )
+
+
+def host_dtype(conf: Any) -> str:
+    """The type of the frozen weights that `host.dtype` means on this machine."""
+    if conf.host.dtype != "auto":
+        return conf.host.dtype
+    on_gpu = conf.engine.device == "cuda" or (conf.engine.device == "auto" and torch.cuda.is_available())
+    return "bfloat16" if on_gpu else "float32"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ STATE_FILE = "state.json"
 WRITING = ".writing-"  # folders that are not (yet) a checkpoint
 REPLACED = ".replaced-"  # the earlier save of a step, while a new one takes its name
 DAMAGED = "damaged-"
+EARLIER = {"data_index"}  # entries of a position that earlier versions wrote and no version needs
 STEP_NAME = re.compile(r"step-(\d+)")
 
 
@@ -31,7 +32,6 @@ class Position:
     """Where a run stands. Everything that the loop needs to go on besides tensors and random states."""
 
     step: int = 0  # optimizer steps done
-    data_index: int = 0  # micro-batches drawn from the mixture
     validated_step: int = 0  # the last step that was validated
     best_loss: float | None = None
     best_step: int | None = None
@@ -42,6 +42,8 @@ class Position:
     journal_bytes: int = 0  # length of metrics.jsonl
     schedule: dict[str, float] = field(default_factory=dict)
     start: str | None = None  # digest of the parameters that the run started from
+    host_dtype: str | None = None  # of the frozen weights; None: of a version that did not say
+    data: dict[str, str] | None = None  # source -> digest of its encoded samples; None: likewise
 
 
 @dataclass
@@ -236,6 +238,21 @@ def read_snapshot(folder: Path) -> Snapshot:
     for key, tensor in files["optimizer.safetensors"].items():
         kind, name = key.split("/", 1)
         moments[kind][name] = tensor
-    position = Position(**content["position"])
+    position = Position(**known_entries(folder, content["position"]))
     engine = EngineState(files["trainable.safetensors"], moments, content["adam_steps"], position.step)
     return Snapshot(position, engine, files["random.safetensors"], content["random"])
+
+
+def known_entries(folder: Path, entries: dict[str, Any]) -> dict[str, Any]:
+    """Those of a position. Raises InputError where there are some that this version does not know: nothing is damaged.
+
+    (A checkpoint of an older version has fewer; what is missing is as `Position` says.)
+    """
+    unknown = sorted(entries.keys() - {one.name for one in fields(Position)} - EARLIER)
+    if unknown:
+        raise InputError(
+            f"{folder} was written by a newer version of mmadapter: its {STATE_FILE} has {', '.join(unknown)}, which "
+            "this version does not know. Nothing was changed. Go on with that version, or train anew in another folder "
+            "(run=NAME)."
+        )
+    return {name: value for name, value in entries.items() if name not in EARLIER}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from mmadapter.training.assembly import groups_of
+from mmadapter.training.assembly import groups_of, host_dtype
 from mmadapter.training.display import Display
 from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape, kept_by_parts
 from mmadapter.training.schedule import actual_lr
@@ -76,11 +74,3 @@ def first_adapted_layer(conf: Any, layers: int) -> int:
     everywhere = adapter.bias or adapter.scale or adapter.norms != "none" or adapter.lora.rank
     early = conf.vision.enabled and adapter.early_layers
     return 0 if everywhere or early else layers - adapter.layers
-
-
-def host_dtype(conf: Any) -> str:
-    """The type of the frozen weights that `host.dtype` means on this machine."""
-    if conf.host.dtype != "auto":
-        return conf.host.dtype
-    on_gpu = conf.engine.device == "cuda" or (conf.engine.device == "auto" and torch.cuda.is_available())
-    return "bfloat16" if on_gpu else "float32"

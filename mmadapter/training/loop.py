@@ -13,7 +13,7 @@ from mmadapter.config.run_folder import take_over
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.processes import here, leave
 from mmadapter.training import trouble
-from mmadapter.training.assembly import build_engine, groups_of, schedule_of
+from mmadapter.training.assembly import build_engine, groups_of, host_dtype, schedule_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
 from mmadapter.training.display import Display, losses_text
 from mmadapter.training.engine import StepResult
@@ -27,8 +27,6 @@ from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
 from mmadapter.training.sources import TrainingData
 from mmadapter.training.validation import token_average
-
-GO_ON = "Make room and run the same command again: it goes on from the last checkpoint."
 
 
 def train(
@@ -54,7 +52,8 @@ def train(
     except OSError as error:
         if error.errno in NO_ROOM:
             raise InputError(
-                f"No room left on the disk while writing into {folder} ({error.strerror}). {GO_ON}"
+                f"No room left on the disk while writing into {folder} ({error.strerror}). Make room. "
+                f"{trouble.the_way_on(conf, folder)} to go on from the last checkpoint."
             ) from error
         raise
     finally:
@@ -84,7 +83,12 @@ class Training:
         self.engine = build_engine(conf, assistant, groups)
         self.start = RunStart(groups, assistant.trainable(), folder / "checkpoints")
         self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
-        self.position = Position(schedule=asdict(self.schedule), start=self.start.digest())
+        self.position = Position(
+            schedule=asdict(self.schedule),
+            start=self.start.digest(),
+            host_dtype=host_dtype(conf),
+            data=dict(data.digests),
+        )
         self.saved_step = 0
 
     def run(self) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class Training:
         snapshot, messages = here().decide(self.checkpoints.load_newest)
         place = self.position if snapshot is None else snapshot.position
         if snapshot is not None:
-            self._refuse_other_schedule(place)
+            self._refuse_another_run(place)
             messages += self.start.restore(place.start)
         messages += self.journal.cut_back(place.journal_bytes, place.step)
         for text in messages:
@@ -129,11 +133,13 @@ class Training:
             return
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
+        now = self.position
+        place.schedule, place.host_dtype, place.data = now.schedule, now.host_dtype, now.data
         self.position, self.saved_step = place, place.step
-        place.schedule = asdict(self.schedule)
         changed = here().decide(self._take_over)
         self.display.say(trouble.continuing(place.step, self.schedule.total_steps, changed))
         facts = {"engine": self.conf.engine.name, "processes": here().count}
+        facts["micro_batch_size"] = self.conf.optimizer.micro_batch_size
         self.journal.event("resumed", step=place.step, **facts, **({"changed": changed} if changed else {}))
 
     def _take_over(self) -> list[str]:
@@ -142,8 +148,14 @@ class Training:
             self.describe()
         return changed
 
-    def _refuse_other_schedule(self, place: Position) -> None:
-        message = trouble.other_schedule(self.checkpoints.folder, place.schedule, self.schedule)
+    def _refuse_another_run(self, place: Position) -> None:
+        folder, now = self.checkpoints.folder, self.position
+        assert now.host_dtype is not None and now.data is not None
+        message = (
+            trouble.other_schedule(folder, place.schedule, self.schedule)
+            or trouble.other_type(folder, place.host_dtype, now.host_dtype)
+            or trouble.other_data(folder, place.data, now.data)
+        )
         if message and self.conf.resume != "changed":
             raise InputError(message)
 
@@ -151,7 +163,7 @@ class Training:
         paths = self.data.image_paths()
         if paths and self.position.step < self.schedule.total_steps:
             random = random_state()
-            prepare_images(self.assistant, paths, self.display)
+            prepare_images(self.conf, self.assistant, paths, self.display)
             restore_random_state(*random)
 
     def _step(self) -> None:
@@ -162,7 +174,6 @@ class Training:
             result = self.engine.step(batches, lr)
         seconds = time.perf_counter() - started
         place.step += 1
-        place.data_index += len(batches)
         place.seconds += seconds
         place.supervised_tokens += result.supervised_tokens
         self._write_step(result, lr, seconds)
@@ -225,12 +236,13 @@ class Training:
         self.journal.event("saved", step=place.step)
         place.journal_bytes = self.journal.position()
         tensors, values = random_state()
-        state = self.engine.state_dict()  # of all processes
-        self.saved_step = place.step
-        if here().is_first:
-            self.checkpoints.save(Snapshot(place, state, tensors, values))
-        if here().is_first and self.save_adapter is not None:
-            self.save_adapter(self.summary())
+        with memory_explained(self.conf, "while a checkpoint was saved"):
+            state = self.engine.state_dict()  # of all processes
+            self.saved_step = place.step
+            if here().is_first:
+                self.checkpoints.save(Snapshot(place, state, tensors, values))
+            if here().is_first and self.save_adapter is not None:
+                self.save_adapter(self.summary())
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         assert stop.signal is not None
@@ -240,7 +252,7 @@ class Training:
         self.display.close()
         self.display.say(
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
-            "is saved. Run the same command again to go on from here."
+            f"is saved. {trouble.the_way_on(self.conf, self.folder)} to go on from here."
         )
         leave()
         stop.finish(self.display.say)

@@ -15,10 +15,11 @@ from mmadapter.errors import InputError
 from mmadapter.processes import here
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note
+from mmadapter.training.determinism import deterministic
 from mmadapter.training.display import Display
 from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
-from mmadapter.training.out_of_memory import memory_explained
+from mmadapter.training.out_of_memory import memory_explained, of_a_task
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.random_state import seed_all
 from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
@@ -50,7 +51,7 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     if not trains:
         assistant.run_without_engine()
     check_lengths(conf, assistant, questions, display)
-    prepare_images(assistant, images_of(questions), display)
+    prepare_images(conf, assistant, images_of(questions), display)
     kept = here().decide(lambda: has_checkpoints(folder))  # and the start with them
     if trains and conf.adapter.start and not kept:
         display.say(start_from(assistant, Path(conf.adapter.start).expanduser()))
@@ -141,7 +142,10 @@ def evaluate_task(conf: Any, assistant: Any, name: str, samples: Sequence[Any], 
 
     task = conf.tasks[name]
     assistant.eval()
-    evaluate(assistant, task, samples, folder / "eval" / name, progress=progress, root=task.root or conf.data.root)
+    target, root = folder / "eval" / name, task.root or conf.data.root
+    explained = memory_explained(conf, f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", task))
+    with explained, deterministic(conf, strictly=False):  # top_p has no deterministic algorithm on a GPU
+        evaluate(assistant, task, samples, target, progress=progress, root=root)
 
 
 def device_of(conf: Any) -> str:

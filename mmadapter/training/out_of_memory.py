@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,36 +10,34 @@ from typing import Any
 import torch
 
 from mmadapter.deepspeed_library import Zero
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.processes import here
 from mmadapter.training.memory import readable_peak
+from mmadapter.training.trouble import the_way_on
 
 NAMED_SWITCHES = 3
+CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=changed"
 
 
 @contextlib.contextmanager
-def memory_explained(conf: Any, doing: str = "", batches: Sequence[Any] = ()) -> Iterator[None]:
-    """Makes an InputError of running out of memory while inside: `doing` this, or on the largest of these batches."""
+def memory_explained(
+    conf: Any, doing: str = "", batches: Sequence[Any] = (), smaller: Sequence[str] = ()
+) -> Iterator[None]:
+    """Makes an InputError of running out of memory while inside: `doing` this, or on the largest of these batches.
+
+    `smaller`: switches for what was being done, which are named before those of the whole run.
+    """
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
         place = doing or batch_shape(batches)
-        switches = "\n  ".join(cheapest_switches(conf, loading=not batches)[:NAMED_SWITCHES])
+        switches = "\n  ".join([*smaller, *cheapest_switches(conf, in_steps=bool(batches))][:NAMED_SWITCHES])
+        anew = f"\n{the_way_on(conf)}, and one of these." if conf.resume == "never" else ""
         raise InputError(
-            f"Out of memory {place}: the peak was {readable_peak()}. The cheapest switches:\n  {switches}"
+            f"Out of memory {place}: the peak was {readable_peak()}. The cheapest switches:\n  {switches}{anew}"
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    said = ("allocate memory", "out of memory")  # PyTorch on a CPU; NCCL
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def batch_shape(batches: Sequence[Any]) -> str:
@@ -49,24 +46,40 @@ def batch_shape(batches: Sequence[Any]) -> str:
     return f"in a micro-batch of {rows} samples x {tokens} tokens"
 
 
-def cheapest_switches(conf: Any, *, loading: bool) -> list[str]:
-    """What still can be switched, cheapest first; `loading`: no batch was there yet, so that no smaller one helps."""
-    switches = [] if loading else _of_activations(conf.optimizer, conf.host)
+def cheapest_switches(conf: Any, *, in_steps: bool) -> list[str]:
+    """What still can be switched, cheapest first; what only makes training steps smaller helps `in_steps` alone."""
+    switches = _of_activations(conf.optimizer, conf.host) if in_steps else []
     switches += _of_the_engine(conf.engine)
     if conf.host.dtype == "float32":
-        switches.append("host.dtype=bfloat16 (half the frozen weights and activations)")
-    if not loading:
-        switches.append(f"host.max_tokens={max(8, conf.host.max_tokens // 2)} (cuts long samples)")
+        switches.append(f"host.dtype=bfloat16 (half the frozen weights and activations; {CHANGES})")
+    if in_steps:
+        switches.append(f"host.max_tokens={max(8, conf.host.max_tokens // 2)} (cuts long samples; {CHANGES})")
         switches.append("a smaller adapter.layers (activations are kept only from the first adapted layer on)")
     switches.append("a smaller host, or a machine with more memory")
     return switches
+
+
+def of_a_task(key: str, task: Any) -> list[str]:
+    """The switches of one evaluation, whose settings stand under `key`."""
+    size, beams = task.batch_size, task.generation.beams
+    switches = [f"{key}.batch_size={size // 2} (the same odds, fewer samples at a time)"] if size > 1 else []
+    if beams > 1:
+        switches.append(f"{key}.generation.beams={beams // 2} ({CHANGES})")
+    return switches
+
+
+def of_pictures(vision: Any) -> list[str]:
+    """The switches of the encoding of pictures."""
+    size = vision.batch_size
+    return [f"vision.batch_size={size // 2} (the same result, fewer pictures at a time)"] if size > 1 else []
 
 
 def _of_activations(optimizer: Any, host: Any) -> list[str]:
     """The switches that give the same result."""
     switches, rows = [], optimizer.micro_batch_size
     if rows > 1:
-        switches.append(f"optimizer.micro_batch_size={max(1, rows // 2)} (the same result, in more, smaller pieces)")
+        fewer = next(n for n in range(rows // 2, 0, -1) if optimizer.batch_size % n == 0)
+        switches.append(f"optimizer.micro_batch_size={fewer} (the same run goes on, in more, smaller pieces)")
     if not host.activation_checkpointing:
         switches.append("host.activation_checkpointing=true (the same result, about a third slower)")
     return switches

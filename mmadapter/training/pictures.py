@@ -11,15 +11,20 @@ from typing import Any
 
 from mmadapter.processes import here
 from mmadapter.training.display import Display
+from mmadapter.training.out_of_memory import memory_explained, of_pictures
 
 EXCHANGED_BYTES = 16 * 2**20  # of each process at a time: what is on its way stands in all processes' memory
 
 
-def prepare_images(assistant: Any, paths: Sequence[Path], display: Display) -> None:
-    """Features of `paths` on every process, which all name the same. Raises InputError where a picture is broken.
+def prepare_images(conf: Any, assistant: Any, paths: Sequence[Path], display: Display) -> None:
+    """Features of `paths` on every process, which all name the same. Raises InputError where a picture is broken, or
+    memory runs out."""
+    with memory_explained(conf, "while pictures were encoded", smaller=of_pictures(conf.vision)):
+        _prepare(assistant, paths, display)
 
-    What another process has encoded is found in the cache folder; without one it is sent, as far as memory keeps it.
-    """
+
+def _prepare(assistant: Any, paths: Sequence[Path], display: Display) -> None:
+    """What another process has encoded is found in the cache folder; else it is sent, as far as memory keeps it."""
     processes = here()
     own = paths[processes.rank :: processes.count]
     assistant.prepare_images(own, lambda done, total: display.report("image features", done, total))

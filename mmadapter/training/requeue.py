@@ -16,7 +16,21 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from mmadapter.errors import InputError
 from mmadapter.launch.signals import TERMINATIONS, WARNINGS
+
+
+def refuse_anew(conf: Any) -> None:
+    """Raises InputError for `resume=never` in a batch job that queues again: each attempt would take a new folder."""
+    job = own_job()
+    if conf.resume != "never" or job is None:
+        return
+    state = job_state(job)
+    if state.get("BatchFlag") == "1" and state.get("Requeue") == "1":
+        raise InputError(
+            f"resume=never in SLURM job {job}, which may queue again, would begin anew each time. Leave it away (for "
+            "a folder of its own: run=NAME), or submit the job with --no-requeue."
+        )
 
 
 def requeue_is_due(number: signal.Signals) -> bool:

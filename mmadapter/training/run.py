@@ -19,6 +19,7 @@ from mmadapter.errors import InputError
 from mmadapter.processes import here, joined
 from mmadapter.runs.objective import metric_of, value_in
 from mmadapter.training.attempt import attempt, wall_time
+from mmadapter.training.determinism import deterministic
 from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
@@ -26,7 +27,9 @@ from mmadapter.training.memory import peak_of_processes, reset_peak
 from mmadapter.training.one_run import device_of, run_one
 from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
 from mmadapter.training.record import only_process, versions, write_json
+from mmadapter.training.requeue import refuse_anew
 from mmadapter.training.summary import show_results, stored_summary
+from mmadapter.training.trouble import the_way_on
 
 
 def run(conf: Any) -> dict[str, Any]:
@@ -39,9 +42,9 @@ def run(conf: Any) -> dict[str, Any]:
     first one writes and speaks for all.
     """
     set_threads(conf.threads)
-    reset_peak()
     needs_group = conf.engine.name != "single" and not conf.dry_run
-    with joined(device_of(conf), needs_group, conf.launch.meet_seconds):
+    with deterministic(conf), joined(device_of(conf), needs_group, conf.launch.meet_seconds):
+        reset_peak()
         check_processes(conf)
         console = None if here().is_first else quiet_console()
         return run_here(conf, Display(console, conf.training.log_every_steps))
@@ -72,7 +75,7 @@ def run_here(conf: Any, display: Display) -> dict[str, Any]:
         except KeyboardInterrupt as error:
             number = ended_by(error)
             display.close()
-            display.say(f"interrupted by {number.name}. Run the same command again to go on from the last checkpoint.")
+            display.say(f"interrupted by {number.name}. {the_way_on(conf)} to go on from the last checkpoint.")
             end_attempt(number, interrupt, display.say)
         finally:
             display.close()
@@ -87,6 +90,7 @@ def run_for_metric(conf: Any) -> float | None:
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     """Data, training, evaluation, comparison, report, table; one run a folder, which the first process owns."""
     processes = here()
+    processes.decide(lambda: refuse_anew(conf))
     folder = processes.decide(lambda: run_folder(conf))
     if processes.decide(lambda: is_finished(folder, conf)):
         return {**(show_finished(folder, display) if processes.is_first else {}), "folder": folder}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from mmadapter.data.batches import Batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.own_part import OwnPart
 from mmadapter.data.samples import Sample
+from mmadapter.data.samples_digest import samples_digest
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.processes import here
@@ -30,6 +31,9 @@ class TrainingData(Protocol):
 
     @property
     def steps_per_epoch(self) -> int: ...
+
+    @property
+    def digests(self) -> Mapping[str, str]: ...
 
     def step_batches(self, step: int) -> list[Any]: ...
 
@@ -57,6 +61,7 @@ class RunData:
     cut_answers: int = 0  # answers likewise, where data.long_answers allows it
     with_images: bool = True
     cut_turns: int = 0  # last turns of dialogs that were too long
+    digests: dict[str, str] = field(default_factory=dict)  # source -> what its samples are, of all processes
 
     @property
     def sources(self) -> list[str]:
@@ -109,12 +114,14 @@ def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunD
     encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
     cut, cut_turns = (encoder.cut_samples, encoder.cut_answers), encoder.cut_turns
     mixture = mixture_of(conf, encoded, encoder.pad_id, part)
-    validation = [sorted(encoder.encode_many(listed), key=_length) for listed in samples.validation.values()]
+    validation = {name: sorted(encoder.encode_many(listed), key=_length) for name, listed in samples.validation.items()}
     size = conf.optimizer.micro_batch_size
-    batches = [batch for items in validation for batch in part.batches(items, size, encoder.pad_id)]
-    shown = [item.sample.image for items in validation for item in items if item.sample.image is not None]
-    count = sum(map(len, validation))
-    return RunData(mixture, encoded, batches, shown, count, *cut, conf.vision.enabled, cut_turns)
+    batches = [batch for items in validation.values() for batch in part.batches(items, size, encoder.pad_id)]
+    shown = [item.sample.image for items in validation.values() for item in items if item.sample.image is not None]
+    count = sum(map(len, validation.values()))
+    digests = {f"data.sources.{name}": samples_digest(items) for name, items in encoded.items()}
+    digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
+    return RunData(mixture, encoded, batches, shown, count, *cut, conf.vision.enabled, cut_turns, digests)
 
 
 def own_part(conf: Any) -> OwnPart:

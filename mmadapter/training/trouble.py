@@ -53,6 +53,37 @@ def other_schedule(folder: Any, there: dict[str, float], here: Schedule) -> str 
     )
 
 
+def other_type(folder: Any, there: str | None, here: str) -> str | None:
+    """The message for checkpoints of a host of another type, as `auto` gives on another device; None where it is not
+    known or the same."""
+    if there in (None, here):
+        return None
+    return (
+        f"The host was {there} when the checkpoints in {folder} were made, and is {here} here (host.dtype=auto is "
+        "bfloat16 on a GPU, else float32). Go on on the device where it was begun; or all the same: "
+        f"run=THIS_FOLDER resume=changed, with host.dtype={there} to keep the type"
+    )
+
+
+def other_data(folder: Any, there: dict[str, str] | None, here: dict[str, str]) -> str | None:
+    """The message for checkpoints that learned from other samples; None where they are the same, or not known."""
+    if there is None or there == here:
+        return None
+    differing = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    return (
+        f"The checkpoints in {folder} learned from other data: the samples, their order or their tokens have changed "
+        f"in {', '.join(differing)}. Put the files back, use another run folder (run=NAME), or go on all the same: "
+        "run=THIS_FOLDER resume=changed"
+    )
+
+
+def the_way_on(conf: Any, folder: Any = "THE_RUN_FOLDER") -> str:
+    """What takes a run up again: its command, but that `resume=never` would take a new folder each time."""
+    if conf.resume != "never":
+        return "Run the same command again"
+    return f"Run the same command with run={folder} in place of resume=never"
+
+
 def continuing(step: int, total: int, changed: Sequence[str]) -> str:
     """Where a run goes on, and the settings that are not those it was begun with."""
     text = f"continuing at step {step} of {total}"

@@ -34,13 +34,14 @@ WITHOUT_INFLUENCE = [
     "host.activation_checkpointing=true", "vision.cache=/cache", "vision.batch_size=3", "training.save_every_steps=5",
     "training.keep_checkpoints=9", "training.log_every_steps=3", "training.tensorboard=false", "training.wandb=true",
     "data.root=/moved/to/shapes", "vision.workers=2", "launch.processes=4",
+    "optimizer.micro_batch_size=16", "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",
 ]  # fmt: skip
 WITH_INFLUENCE = [
     "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.layers=2",
     "adapter.projection.hidden=8", "adapter.start=runs/other", "adapter.norms=all", "adapter.bias=[q]",
     "adapter.attention=joint", "adapter.groups.adapter.lr_scale=2", "data.sources.questions.limit=10",
     "data.sources.captions.template=plain", "data.root=/other/world", "optimizer.epochs=9",
-    "optimizer.micro_batch_size=16", "optimizer.clip_norm=2", "training.validate_every_steps=7",
+    "optimizer.clip_norm=2", "training.validate_every_steps=7",
     "tasks.scienceqa.limit=3", "evaluate=[scienceqa]",
     "host.path=/models/another",
 ]  # fmt: skip

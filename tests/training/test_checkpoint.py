@@ -1,6 +1,7 @@
 """Checkpoints appear whole or not at all, and give back what was put in."""
 
 import errno
+import hashlib
 import json
 import resource
 
@@ -81,6 +82,33 @@ def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path):
     damage(tmp_path / "step-000004" / "trainable.safetensors")
     with pytest.raises(InputError, match=r"No checkpoint can be read(.|\n)*Delete"):
         folder.load_newest()
+
+
+def rewritten(folder, **entries):
+    """The state file with other entries in its position, and the digest that belongs to it."""
+    file = folder / "state.json"
+    content = json.loads(json.loads(file.read_text())["body"])
+    content["position"] = {name: one for name, one in (content["position"] | entries).items() if one != "left out"}
+    body = json.dumps(content)
+    file.write_text(json.dumps({"digest": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_stays(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(snapshot_at(4)), folder.save(snapshot_at(8))
+    rewritten(tmp_path / "step-000008", warmth=0.5)
+    before = names(tmp_path)
+    with pytest.raises(InputError, match=r"step-000008 was written by a newer version .*state.json has warmth, which"):
+        folder.load_newest()
+    assert names(tmp_path) == before
+
+
+def test_a_checkpoint_of_an_older_version_goes_on(tmp_path):
+    saved = snapshot_at(4)
+    CheckpointFolder(tmp_path).save(saved)
+    rewritten(tmp_path / "step-000004", data_index=17, host_dtype="left out", data="left out")
+    loaded, messages = CheckpointFolder(tmp_path).load_newest()
+    assert loaded.position == saved.position and messages == []
 
 
 def test_no_checkpoint_is_a_fresh_start(tmp_path):

@@ -8,14 +8,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmadapter.errors import InputError
+from mmadapter.assistant import Assistant
+from mmadapter.errors import InputError, is_out_of_memory
+from mmadapter.evaluation import run as evaluation
 from mmadapter.processes import Processes
 from mmadapter.training import one_run, out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.out_of_memory import cheapest_switches, is_out_of_memory, memory_explained
+from mmadapter.training.journal import read_metrics
+from mmadapter.training.out_of_memory import (
+    cheapest_switches,
+    memory_explained,
+    of_a_task,
+    of_pictures,
+)
+from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine
+from mmadapter.vision.features import FeatureStore
+from tests.config.composing import eval_conf
 from tests.several import Several
-from tests.training.launched import run_like_the_entry, short
+from tests.training.launched import adapter, folder_of, losses, run_like_the_entry, short
 from tests.training.tiny_run import save_inputs, tiny_conf
 
 ROOM = 64 * 2**20  # bytes that a process may still take
@@ -65,14 +76,100 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
 
 
 def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch):
-    from mmadapter.assistant import Assistant
-
     def too_large(*arguments, **keywords):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(Assistant, "build", too_large)
     with pytest.raises(InputError, match=r"Out of memory while the host was loaded: the peak was .*\n  host.dtype=b"):
         one_run.run_one(short(inputs, tmp_path, "engine.name=single"), tmp_path / "mine", SilentDisplay(), trains=True)
+
+
+def test_the_advised_micro_batch_goes_on_where_memory_ran_out_with_the_same_curve(inputs, tmp_path, monkeypatch):
+    one_process = ("engine.name=single", "engine.device=cpu")
+    run(short(inputs, tmp_path / "undisturbed", *one_process))
+    step = SingleDeviceEngine.step
+
+    def hungry(engine, batches, lr):
+        if engine.steps_done == 6 and max(len(batch.samples) for batch in batches) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(engine, batches, lr)
+
+    monkeypatch.setattr(SingleDeviceEngine, "step", hungry)
+    with pytest.raises(InputError, match=r"\n  optimizer.micro_batch_size=2 \(the same run goes on"):
+        run(short(inputs, tmp_path / "runs", *one_process))
+    run(short(inputs, tmp_path / "runs", *one_process, "optimizer.micro_batch_size=2"))
+    assert losses(tmp_path / "runs") == pytest.approx(losses(tmp_path / "undisturbed"), rel=2e-5)
+    (resumed,) = events(tmp_path / "runs", "resumed")
+    assert resumed["step"] == 4 and resumed["micro_batch_size"] == 2 and len(list((tmp_path / "runs").iterdir())) == 1
+    there, here = adapter(tmp_path / "undisturbed"), adapter(tmp_path / "runs")
+    assert all(torch.allclose(there[name], here[name], rtol=1e-3, atol=1e-5) for name in there)
+
+
+@pytest.mark.parametrize("asked", ["generate", "log_likelihood"])
+def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(inputs, tmp_path, monkeypatch, asked):
+    original = getattr(Assistant, asked)
+
+    def hungry(assistant, samples, *arguments, **keywords):
+        if len(getattr(samples, "samples", samples)) > 2:  # of a batch, or a list
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(assistant, samples, *arguments, **keywords)
+
+    monkeypatch.setattr(Assistant, asked, hungry)
+    settings = ["engine.name=single", "optimizer.epochs=0.5", "evaluate=[scienceqa]", "tasks.scienceqa.batch_size=4"]
+    settings.append("tasks.scienceqa.likelihood=true")
+    told = r"Out of memory while task scienceqa was evaluated: the peak.*\n  tasks.scienceqa.batch_size=2 \(the same"
+    with pytest.raises(InputError, match=told):
+        run(short(inputs, tmp_path / "runs", *settings))
+    before = losses(tmp_path / "runs")
+    run(short(inputs, tmp_path / "runs", *settings, "tasks.scienceqa.batch_size=2"))
+    assert losses(tmp_path / "runs") == before and len(list((tmp_path / "runs").iterdir())) == 1
+    folder = folder_of(tmp_path / "runs")
+    assert (folder / "eval" / "scienceqa" / "metrics.json").is_file()
+    alone = eval_conf("task=scienceqa", f"run={folder}", "task.batch_size=4")
+    alone.given = ["batch_size"]
+    with pytest.raises(InputError, match=r"Out of memory while task scienceqa was evaluated\..*\n  task.batch_size=2 "):
+        evaluation.run(alone)
+    monkeypatch.setattr(FeatureStore, "encode_pixels", too_large)
+    with pytest.raises(InputError, match=r"Out of memory while pictures were encoded\..*\n  vision.batch_size=32 "):
+        evaluation.run(alone)
+
+
+def test_pictures_and_saves_without_memory_are_told(inputs, tmp_path, monkeypatch):
+    conf = short(inputs, tmp_path / "runs", "engine.name=single", "optimizer.epochs=0.5")
+    with monkeypatch.context() as patched, pytest.raises(InputError) as told:
+        patched.setattr(FeatureStore, "encode_pixels", too_large)
+        run(conf)
+    assert "while pictures were encoded" in str(told.value) and "\n  vision.batch_size=32 (" in str(told.value)
+    monkeypatch.setattr(SingleDeviceEngine, "state_dict", too_large)
+    with pytest.raises(InputError, match="Out of memory while a checkpoint was saved: the peak"):
+        run(conf)
+
+
+def too_large(*arguments, **keywords):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def events(runs, kind):
+    return [one for one in read_metrics(folder_of(runs) / "metrics.jsonl", "event") if one["event"] == kind]
+
+
+def test_a_run_that_was_begun_anew_is_told_how_it_goes_on():
+    conf = settings()
+    conf.resume = "never"
+    told = r"\nRun the same command with run=THE_RUN_FOLDER in place of resume=never, and one of these\."
+    with pytest.raises(InputError, match=told), memory_explained(conf, "while a checkpoint was saved"):
+        raise MemoryError
+
+
+def test_fewer_samples_at_a_time_divide_the_step_and_one_is_the_least():
+    conf = settings()
+    conf.optimizer.micro_batch_size, conf.optimizer.batch_size = 5, 15
+    assert named(conf)[0] == "optimizer.micro_batch_size=1"
+    task, vision = conf.tasks["scienceqa"], conf.vision
+    task.batch_size = task.generation.beams = 3
+    assert [one.split(" ")[0] for one in of_a_task("task", task)] == ["task.batch_size=1", "task.generation.beams=1"]
+    task.batch_size = task.generation.beams = vision.batch_size = 1
+    assert of_a_task("task", task) == of_pictures(vision) == []
 
 
 class SilentDisplay:
@@ -111,7 +208,7 @@ def settings(engine="single"):
 
 
 def named(conf):
-    return [switch.split(" ")[0] for switch in cheapest_switches(conf, loading=False)]
+    return [switch.split(" ")[0] for switch in cheapest_switches(conf, in_steps=True)]
 
 
 def test_only_switches_that_are_still_open_are_named():

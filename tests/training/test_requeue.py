@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from mmadapter.config import RunConf
+from mmadapter.errors import InputError
 from mmadapter.processes import here, joined
 from mmadapter.training.preemption import RunStopped, end_attempt, interrupt, stop_on_signals, termination_interrupts
-from mmadapter.training.requeue import requeue, requeue_is_due
+from mmadapter.training.requeue import refuse_anew, requeue, requeue_is_due
+from mmadapter.training.run import run
 from tests.several import Several
 
 RUNNING = "JobId=7 JobName=a b JobState=RUNNING Requeue=1 BatchFlag=1 PreemptTime=None"
@@ -95,6 +98,19 @@ def test_a_launchers_way_is_taken_and_its_trouble_is_said_where_the_job_still_ru
     assert "timed-out too many times" in requeue(fails)
     slurm(RUNNING.replace("RUNNING", "PENDING"))  # SLURM was quicker
     assert "back in the queue" in requeue(fails)
+
+
+def test_a_job_that_may_queue_again_does_not_begin_anew_each_time(slurm, monkeypatch):
+    never = RunConf(resume="never")
+    for allowed in ("Requeue=0 BatchFlag=1", "Requeue=1 BatchFlag=0"):
+        slurm(RUNNING.replace("Requeue=1 BatchFlag=1", allowed))
+        refuse_anew(never)
+    slurm()
+    refuse_anew(RunConf())
+    with pytest.raises(InputError, match="resume=never in SLURM job 7, which may queue again"):
+        run(never)
+    monkeypatch.delenv("SLURM_JOB_ID")
+    refuse_anew(never)
 
 
 def test_a_stopped_run_requeues_its_job_and_keeps_its_exit_code(slurm):

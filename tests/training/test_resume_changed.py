@@ -6,9 +6,12 @@ import shutil
 import pytest
 import torch
 
+from mmadapter.assistant import Assistant
 from mmadapter.config import validate
 from mmadapter.errors import InputError
+from mmadapter.training import loop
 from mmadapter.training.journal import read_metrics
+from mmadapter.training.one_run import device_of
 from mmadapter.training.run import run
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
@@ -82,6 +85,44 @@ def test_a_change_of_schedule_alone_is_let_through_after_a_stop_too(inputs, runs
     with pytest.raises(InputError, match=r"another schedule \(epochs was 0.5, is 0.8\).*resume=changed"):
         run(conf_of(inputs, runs, "evaluate=[scienceqa]", "optimizer.epochs=0.8"))
     assert run(conf_of(inputs, runs, "resume=changed", "optimizer.epochs=0.8"))["training"]["steps"] == 8
+
+
+def unfinished(runs):
+    (runs / "mine" / "finished.json").unlink()
+    return runs
+
+
+def test_other_data_under_the_same_name_is_refused_and_let_through(inputs, runs, tmp_path):
+    world = tmp_path / "moved" / "world"
+    shutil.copytree(inputs / "world", world)
+    moved = ("evaluate=[scienceqa]", f"data.root={world}")
+    run(conf_of(inputs, unfinished(runs), *moved))
+    problems = next(world.rglob("problems.json"))
+    problems.write_text(problems.read_text().replace('"question": "', '"question": "the '))
+    told = r"learned from other data: .* changed in data.sources.questions, data.validation.*resume=changed"
+    with pytest.raises(InputError, match=told):
+        run(conf_of(inputs, unfinished(runs), *moved))
+    run(conf_of(inputs, runs, *moved, "resume=changed", "optimizer.epochs=0.8"))
+    run(conf_of(inputs, unfinished(runs), *moved, "optimizer.epochs=0.8"))  # this is its data now
+
+
+def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, monkeypatch):
+    """`auto` on a machine with a GPU: there is none here, so only what it stands for is another."""
+    run(conf_of(inputs, tmp_path, "host.dtype=auto"))
+    monkeypatch.setattr(loop, "host_dtype", lambda conf: "bfloat16" if conf.host.dtype == "auto" else conf.host.dtype)
+    told = "host was float32 .* is bfloat16 here .*resume=changed, with host.dtype=float32"
+    with pytest.raises(InputError, match=told):
+        run(conf_of(inputs, unfinished(tmp_path), "host.dtype=auto"))
+    run(conf_of(inputs, tmp_path, "host.dtype=float32", "optimizer.epochs=0.8", "resume=changed"))
+    run(conf_of(inputs, tmp_path, "host.dtype=auto", "optimizer.epochs=1", "resume=changed"))
+    run(conf_of(inputs, unfinished(tmp_path), "host.dtype=auto", "optimizer.epochs=1"))  # this is its type now
+
+
+def test_the_type_of_the_host_is_that_of_its_weights(inputs):
+    for asked in ("auto", "float32", "bfloat16"):
+        conf = tiny_conf(inputs, inputs, f"host.dtype={asked}")
+        weights = next(Assistant.build(conf, device=device_of(conf)).host.parameters())
+        assert str(weights.dtype) == f"torch.{loop.host_dtype(conf)}"
 
 
 def test_shapes_that_do_not_fit_are_refused_and_settings_results_and_checkpoints_stay(inputs, runs):

@@ -123,6 +123,27 @@ def test_stopped_by_a_signal_and_started_again_ends_with_the_same_adapter(inputs
     assert_same_adapter(folder, whole[0])
 
 
+def test_a_stopped_run_that_was_begun_anew_says_how_it_goes_on_and_does(inputs, whole, tmp_path, monkeypatch, capsys):
+    original = Journal.write
+
+    def write(self, kind, record):
+        original(self, kind, record)
+        if kind == "train" and record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "write", write)
+    for _ in range(2):
+        with pytest.raises(RunStopped):
+            run(short(inputs, tmp_path, "resume=never"))
+    monkeypatch.undo()
+    folder = next(path for path in tmp_path.iterdir() if path.name.endswith("-2"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Run the same command with run={folder} in place of resume=never to go on from here." in said
+    assert "the same command again" not in said
+    run(short(inputs, tmp_path, f"run={folder}"))
+    assert losses(folder) == losses(whole[0]) and len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
 def test_an_unfinished_evaluation_is_taken_up_again(inputs, whole, tmp_path, monkeypatch, how):
     from mmadapter.evaluation import run as evaluation

@@ -21,6 +21,7 @@ from mmadapter.config import GroupConf, RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.samples_digest import samples_digest
 from mmadapter.data.tokens import Encoded
 from mmadapter.training.journal import Journal
 from mmadapter.training.loop import train
@@ -99,6 +100,7 @@ class ToyData:
         else:
             self.mixture = JointMixture(encoded, shares, batch_size, 7, 0)
         self.sources = list(encoded)
+        self.digests = {name: samples_digest(items) for name, items in encoded.items()}
         self.validation = [make_batch([toy_sample("validation", number) for number in range(5)], 0)]
 
     @property
