@@ -55,7 +55,12 @@ def random_encoder(seed: int = 0) -> ImageEncoder:
 
 
 def assistant_on(
-    name: str = "llama_gqa", images: bool = True, gates: float = 0.7, seed: int = 0, host: Host | None = None, **settings
+    name: str = "llama_gqa",
+    images: bool = True,
+    gates: float = 0.7,
+    seed: int = 0,
+    host: Host | None = None,
+    **settings,
 ) -> Assistant:
     """An assistant on a random host of a family, opened by as much as `gates` says (0: where it starts).
 
