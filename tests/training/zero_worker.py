@@ -71,7 +71,7 @@ def cases(count: int, which: str) -> dict[str, Callable[[Path], dict[str, Any]]]
     found |= {f"{kind} {name}": partial(case, name) for kind, case in small.items() for name in ENGINES}
     if which == "few" and count == 1:
         return found
-    joint = partial(whole_assistant, host="v2 llama_gqa", groups=DISJOINT, checkpointing=True, from_files=True)
+    joint = partial(whole_assistant, host="v2 llama_gqa", groups=DISJOINT, checkpointing=True, shared_early=True)
     alone = partial(joint, sources=["instructions"])
     if which == "all":
         return found | longer_cases(joint, alone)
@@ -111,10 +111,10 @@ def whole_assistant(
     checkpointing: bool = False,
     dtype: torch.dtype = torch.float32,
     sources: Sequence[str] = ("instructions", "captions"),
-    from_files: bool = False,
+    shared_early: bool = False,
 ) -> dict[str, Any]:
     """A real assistant on a tiny host, with pictures, validation and answers in between."""
-    loaded = loaded_host(name, host, folder) if from_files else None
+    loaded = loaded_host(name, host, folder) if shared_early else None
     assistant = assistant_on(host, host=loaded, activation_checkpointing=checkpointing)
     trained = {id(item.parameter) for item in assistant.trainable()}
     base = {name: p for name, p in assistant.host.named_parameters() if id(p) not in trained}
@@ -150,7 +150,10 @@ def whole_assistant(
 
 
 def loaded_host(name: str, host: str, folder: Path):
-    """The host as a run with this engine loads it: at stage 3 shared out from the start. Collective."""
+    """At stage 3 the host as a run loads it, shared out from the start (collective); else None."""
+    sharding = sharding_of(name)
+    if sharding is None:
+        return None
     family = host.rpartition(" ")[2]
     own = folder / family
 
@@ -159,7 +162,7 @@ def loaded_host(name: str, host: str, folder: Path):
             tiny_host(family).save_pretrained(own)
 
     here().decide(save)
-    return load_host(own, torch.float32, sharding=sharding_of(name))
+    return load_host(own, torch.float32, sharding=sharding)
 
 
 def stored_bytes(parameter) -> int:
