@@ -45,10 +45,13 @@ def save_adapter(assistant: Assistant, folder: Path, training: dict[str, Any] | 
 def write_adapter(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write `tensors` and a card of `facts` (what an adapter's card says beside its tensors), whole or not at all.
 
-    Raises InputError when the disk is full.
+    Raises InputError when the disk is full, AssertionError for a tensor that has no numbers here: a fault of ours, such
+    as a parameter whose numbers are shared out over the processes.
     """
     from safetensors.torch import save_file
 
+    if hollow := [name for name, tensor in tensors.items() if not tensor.numel()]:
+        raise AssertionError(f"internal error: {len(hollow)} of the adapter's tensors are not whole here: {hollow[:5]}")
     make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

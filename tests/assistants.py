@@ -16,6 +16,7 @@ from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
+from mmadapter.hosts.recipes import Host
 from mmadapter.vision.clip import ImageEncoder
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.projection import MlpProjection
@@ -54,14 +55,20 @@ def random_encoder(seed: int = 0) -> ImageEncoder:
 
 
 def assistant_on(
-    name: str = "llama_gqa", images: bool = True, gates: float = 0.7, seed: int = 0, **settings
+    name: str = "llama_gqa",
+    images: bool = True,
+    gates: float = 0.7,
+    seed: int = 0,
+    host: Host | None = None,
+    **settings,
 ) -> Assistant:
     """An assistant on a random host of a family, opened by as much as `gates` says (0: where it starts).
 
-    The name is a family's (V1), or "v2 FAMILY" (early fusion, bias, scale, norms), or "v2_lora FAMILY".
+    The name is a family's (V1), or "v2 FAMILY" (early fusion, bias, scale, norms), or "v2_lora FAMILY"; `host` is one
+    of that family that is there already.
     """
     method, _, family = name.rpartition(" ")
-    host = tiny_host(family, seed=seed)
+    host = tiny_host(family, seed=seed) if host is None else host
     route(host)
     encoder = random_encoder() if images else None
     generator = torch.Generator().manual_seed(seed + 1)

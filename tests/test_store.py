@@ -76,6 +76,16 @@ def test_an_interrupted_save_leaves_the_previous_adapter(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "no temporary folder is left behind"
 
 
+def test_a_tensor_that_is_not_whole_here_is_never_written(tmp_path):
+    assistant = assistant_on(images=False)
+    save_adapter(assistant, tmp_path / "adapter")
+    last = assistant.trainable()[-1]
+    last.parameter.data = torch.empty(0)  # as ZeRO-3 leaves what it has shared out
+    with pytest.raises(AssertionError, match=f"internal error: 1 of the adapter's tensors .*{last.name}"):
+        save_adapter(assistant, tmp_path / "adapter")
+    load_adapter(assistant_on(images=False), tmp_path / "adapter")
+
+
 def test_another_host_is_refused_with_the_differing_fields(tmp_path):
     save_adapter(assistant_on("llama_gqa", images=False), tmp_path / "adapter")
     with pytest.raises(InputError, match=r"host.*kv_heads: adapter 2, here 4"):

@@ -16,7 +16,7 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.adapted import CallSlot, call_slot
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.recipes import Host, decoder_layers, recipe_for
-from mmadapter.hosts.sharded import Sharding, agreed, loading_sharded
+from mmadapter.hosts.sharded import Sharding, agreed, is_sharded, loading_sharded
 
 TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
 OLDEST_TRANSFORMERS = (4, 57)
@@ -180,10 +180,15 @@ def checkpoint_activations(host: Host) -> None:
     Only the layers' checkpointing wrappers are told that they train: all below them stays in evaluation mode, so none
     of the host's dropout acts.
     """
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if is_sharded(host):
+        # A recomputed layer lets go of its gathered weights, which torch would take for a change: what was saved has
+        # become empty. DeepSpeed's backward of a linear layer gathers them again.
+        settings["determinism_check"] = "none"
     if hasattr(host, "activation_checkpointing_enable"):  # its name since transformers 5
-        host.activation_checkpointing_enable({"use_reentrant": False})
+        host.activation_checkpointing_enable(settings)
     else:
-        host.gradient_checkpointing_enable({"use_reentrant": False})
+        host.gradient_checkpointing_enable(settings)
     # transformers 5 lets the embeddings require a gradient, giving all layers a graph; 4.57 does not, and complains.
     with contextlib.suppress(AttributeError):
         host.disable_input_require_grads()

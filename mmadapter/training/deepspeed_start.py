@@ -57,16 +57,16 @@ def configuration(settings: ZeroSettings, bucket: int) -> dict[str, Any]:
     }
 
 
-def keep_whole(engine: Any, trained: Iterable[nn.Parameter]) -> None:
-    """Stage 3: trained parameters, and frozen vectors (norms, biases), are whole on every process all the time.
+def keep_whole(engine: Any, adapter: Iterable[nn.Parameter]) -> None:
+    """Stage 3: the `adapter`'s parameters, and frozen vectors (norms, biases), are whole on every process all the time.
 
-    Prompts and gates are read outside of the module that holds them; the vectors are a ten-thousandth of a host.
+    Prompts and gates are read outside of the module that holds them, and all of the adapter is saved, what is frozen in
+    this run (LoRA stands inside the host) too; the vectors are a ten-thousandth of a host.
     """
     kept: list[Any] = engine.optimizer.persistent_parameters
-    known = {id(parameter) for parameter in kept}
-    vectors = [parameter for parameter in engine.module.parameters() if len(parameter.ds_shape) < 2]
-    for parameter in [*trained, *vectors]:
-        if id(parameter) not in known:
+    known, own = {id(parameter) for parameter in kept}, {id(parameter) for parameter in adapter}
+    for parameter in engine.module.parameters():
+        if id(parameter) not in known and (id(parameter) in own or len(parameter.ds_shape) < 2):
             known.add(id(parameter))
             parameter.ds_persist = True  # type: ignore[attr-defined]
             # Being persistent is not enough: as long as DeepSpeed has not recorded a whole step in one order (answering

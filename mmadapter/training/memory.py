@@ -37,7 +37,7 @@ class MemoryEstimate:
         """Lines of a table: what, how much."""
         parts = {
             "frozen weights": self.frozen,
-            "trainable parameters with gradients and Adam moments": self.trainable,
+            "trainable parameters with start, gradients and Adam moments": self.trainable,
             "activations of a micro-batch of full length": self.activations,
             "logits (all positions supervised)": self.logits,
         }

@@ -16,6 +16,7 @@ from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
 from mmadapter.processes import here
+from mmadapter.training.shares import write_value
 
 START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]
@@ -77,7 +78,7 @@ class RunStart:
             )
         self._take({name: there[name].to(tensor.device) for name, tensor in self._values.items()})
         for name, parameter in self._parameters.items():
-            parameter.copy_(self._values[name])
+            write_value(parameter, self._values[name])
 
     @torch.no_grad()
     def movement(self) -> Moved:

@@ -126,8 +126,18 @@ def whole_tensors(
 
 def write_parameter(share: Share, value: Tensor) -> None:
     """Puts a whole value into a parameter and into every copy that DeepSpeed keeps of it here."""
-    parameter: Any = share.parameter
-    parameter.data.copy_(value)
+    write_value(share.parameter, value)
     share.own(share.master.data).copy_(share.cut(value))
-    if hasattr(parameter, "ds_tensor"):
-        parameter.ds_tensor.data.view(-1).narrow(0, 0, share.count).copy_(share.cut(value))
+
+
+def write_value(parameter: Tensor, value: Tensor) -> None:
+    """Puts a whole value into a tensor that is whole here; under stage 3 also into this process's part of it.
+
+    After each step DeepSpeed gathers all that it keeps whole from the parts anew.
+    """
+    parameter.data.copy_(value)
+    part = getattr(parameter, "ds_tensor", None)
+    if part is not None:
+        begin = dist.get_rank() * part.numel()
+        own = value.reshape(-1)[begin : begin + part.numel()]
+        part.data.view(-1)[: own.numel()].copy_(own)

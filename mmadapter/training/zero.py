@@ -62,7 +62,7 @@ class ZeroEngine:
         if zero.stage == 0:  # which has no setting for the bucket
             self.deepspeed.enable_backward_allreduce = False
         if zero.stage == 3:
-            keep_whole(self.deepspeed, self.parameters.values())
+            keep_whole(self.deepspeed, [item.parameter for item in trainable])
         self.shares = find_shares(self.deepspeed, zero.stage, entries, self.parameters)
         for share in self.shares.values():
             if share.master not in self.optimizer.state:
@@ -101,6 +101,10 @@ class ZeroEngine:
         if self.zero.stage == 0:
             # Here a bucket is full when it holds more than this, elsewhere when the next tensor would not fit in.
             self.deepspeed.allreduce_gradients(bucket_size=self.bucket - 1)
+        if self.zero.offload and self.device.type == "cuda":
+            # The gradients are on their way to the machine's memory, where they are read next: DeepSpeed copies without
+            # waiting, and at stage 2 waits in its own step only.
+            torch.cuda.synchronize(self.device)
         return loss_sums(pieces), set(self.carrier.broken)
 
     def _scale(self, group: Group, factor: float) -> None:

@@ -110,7 +110,7 @@ def test_one_process_equals_single_to_the_bit(groups, which):
     group = groups(1, which)
     small = ("toy", "disjoint", "instructions", "broken", "idle", "passed on", "taken over")
     for key, found in group.found.items():
-        if not key.endswith("zero3") or key.startswith(small):
+        if "zero3" not in key or key.startswith(small):
             alone = group.single(key)
             assert differing(found["state"], alone["state"]) == [], key
             assert [str(result) for result in found["results"]] == [str(result) for result in alone["results"]], key
@@ -123,20 +123,20 @@ def test_what_captions_teach_never_touches_the_instruction_group(groups, count, 
     pairs = [("disjoint", "instructions"), ("joint recomputed", "alone recomputed"), ("joint kept", "alone kept")]
     seen = 0
     for joint, alone in pairs:
-        for name in STAGES:
+        for name in ENGINES:
             if f"{joint} {name}" in found:
                 one, other = found[f"{joint} {name}"], found[f"{alone} {name}"]
                 assert differing(other["state"], one["state"]) == [], (joint, name)
                 losses = [result["loss_by_source"]["instructions"] for result in one["results"]]
                 assert losses == [result["loss"] for result in other["results"]]
                 seen += 1
-    assert seen >= len(STAGES[1:])
+    assert seen >= len(ENGINES[1:])
 
 
-@every_group
+@pytest.mark.parametrize(("count", "which"), ALL_GROUPS[1:])  # one process: slow only
 def test_checkpointing_changes_nothing(groups, count, which):
     found = groups(count, which).found
-    for name in STAGES if which == "all" else ():
+    for name in STAGES if which == "all" else ["zero3"]:
         assert differing(found[f"joint kept {name}"]["state"], found[f"joint recomputed {name}"]["state"]) == []
 
 
@@ -144,7 +144,7 @@ def test_checkpointing_changes_nothing(groups, count, which):
 def test_a_non_finite_source_on_one_process_skips_its_group_only(groups, count, which):
     found = groups(count, which).found
     for name in ENGINES:
-        broken, alone = found[f"broken {name}"], found[f"instructions {name[:5]}"]
+        broken, alone = found[f"broken {name}"], found[f"instructions {name}"]
         assert [result["skipped_groups"] for result in broken["results"]] == [("visual",)] * zero_cases.STEPS
         assert all(math.isnan(result["grad_norms"]["visual"]) for result in broken["results"])
         assert differing(alone["state"], broken["state"], alone["state"].keys()) == []
@@ -154,7 +154,7 @@ def test_a_non_finite_source_on_one_process_skips_its_group_only(groups, count, 
 @every_group
 def test_a_group_without_a_supervised_token_stays_as_it_is(groups, count, which):
     found = groups(count, which).found
-    for name in STAGES:
+    for name in ENGINES:
         states = found[f"idle {name}"]["states"]
         visual = [key for key in states["joint"] if "visual" in key]
         instruction = [key for key in states["joint"] if "layer." in key]
@@ -168,7 +168,7 @@ def test_a_group_without_a_supervised_token_stays_as_it_is(groups, count, which)
 @every_group
 def test_the_state_in_a_fresh_engine_goes_on_to_the_bit(groups, count, which):
     found = groups(count, which).found
-    for name in STAGES:
+    for name in ENGINES:
         passed = found[f"passed on {name}"]
         assert differing(zero_cases.plain(passed["middle"]), passed["loaded"]) == []
         assert passed["results"] == found[f"toy {name}"]["results"]
@@ -177,7 +177,7 @@ def test_the_state_in_a_fresh_engine_goes_on_to_the_bit(groups, count, which):
 
 def test_the_plain_engine_takes_over_what_several_processes_wrote(groups):
     group = groups(2, "few")
-    for name in STAGES:
+    for name in ENGINES:
         torch.save(group.found[f"passed on {name}"]["middle"], group.folder / "middle.pt")
         taken = zero_cases.taken_over("single", group.folder)
         far = distances(taken["state"], group.found[f"toy {name}"]["state"])
@@ -192,7 +192,7 @@ def test_stage_3_shares_out_the_base_and_leaves_it_unchanged(groups, count, whic
             continue
         assert case["base unchanged"], key
         whole = groups(count, which).single(key)["bytes"][0]
-        share = 1 / count if key.endswith("zero3") else 1
+        share = 1 / count if "zero3" in key else 1
         # Vectors (norms, biases) stay whole beside their part.
         assert all(whole * share <= stored <= whole * (share + 0.03) for stored in case["bytes"]), (key, case["bytes"])
 
