@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,21 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def begin_sweep(folder: Path, command: str, **facts: Any) -> None:
-    """Writes the sweep's file, or goes on with the one that is there."""
+def begin_sweep(folder: Path, command: str, swept: Sequence[str] = (), **facts: Any) -> None:
+    """Writes the sweep's file, or goes on with the one that is there. `swept`: the keys that the command sweeps."""
     known = read_sweep(folder) if (folder / SWEEP_FILE).is_file() else {}
     created = known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-    _write(folder, {"jobs": [], **known, "command": command, "created": created, **facts})
+    _write(
+        folder,
+        {
+            "jobs": [],
+            **known,
+            "command": command,
+            "created": created,
+            **facts,
+            **({"swept": list(swept)} if swept else {}),
+        },
+    )
 
 
 def note_jobs(folder: Path, jobs: dict[int, dict[str, Any]]) -> None:
