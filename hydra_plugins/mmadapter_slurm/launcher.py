@@ -65,7 +65,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             """One job, on the cluster. What fails is told to the client and ends with status 2 (bad input) or 1."""
             assert self.config is not None
             # what re-creates this one job without a cluster: run folders note their command
-            sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith("cluster"))]
+            sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith(("cluster", "sweep.")))]
             result = super().__call__(sweep_overrides, *rest)
             if result.status is JobStatus.FAILED:
                 _fail(result)
