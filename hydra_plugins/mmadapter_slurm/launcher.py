@@ -68,7 +68,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
 
             assert self.config is not None
             # what re-creates this one job without a cluster: run folders note their command
-            sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith("cluster"))]
+            sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith(("cluster", "sweep.")))]
             result = super().__call__(sweep_overrides, *rest)
             if JobEnvironment().global_rank == 0:
                 write_page(Path(str(self.config.hydra.sweep.dir)))

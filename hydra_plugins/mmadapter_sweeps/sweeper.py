@@ -6,12 +6,15 @@ sweep.json from the start; a failed job loses no other; sweep.csv and sweep.html
 
 from __future__ import annotations
 
+import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -46,49 +49,60 @@ class Sweeps(Sweeper):
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )
+        if self.here:  # it says "Launching 1 jobs" of each
+            logging.getLogger(BasicLauncher.__module__).setLevel(logging.WARNING)
         self.errors: dict[int, Exception] = {}
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs all jobs. Raises SystemExit with status 2 (bad input) or 1 where one failed."""
+        from hydra_plugins.mmadapter_sweeps.spaces import combinations, swept_keys
+
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(words)
+        self.swept = swept_keys(overrides)
         self.shared = {f"{one.get_key_element()}=" for one in overrides if not one.is_sweep_override()}
         if self.config.dry_run:
-            from hydra_plugins.mmadapter_sweeps.spaces import combinations
-
             self._launch(dict(enumerate(combinations(overrides))), notes=False)
         elif self.config.sweep.trials is None:
-            self._grid(overrides)
+            self._grid(dict(enumerate(combinations(overrides))))
         else:
             self._search(overrides)
         if self.errors:
             sys.exit(2 if all(isinstance(error, InputError) for error in self.errors.values()) else 1)
 
-    def _grid(self, overrides: Sequence[Override]) -> None:
-        from hydra_plugins.mmadapter_sweeps.spaces import combinations
+    def _grid(self, jobs: dict[int, list[str]]) -> None:
+        """Runs all combinations. What the checks refuse is said first; a cluster's launcher then submits nothing."""
+        from hydra_plugins.mmadapter_sweeps.checks import one_metric, refused
 
-        jobs = dict(enumerate(combinations(overrides)))
         confs = {number: self._conf(job) for number, job in jobs.items()}
-        self._begin(confs[0])
+        errors = refused(confs)
+        usable = {f"job {number} ({self._own(jobs[number])})": confs[number] for number in confs.keys() - errors.keys()}
+        self._begin(confs[0], one_metric(usable))
         self._note(jobs, confs)
-        size = self.max_batch_size or len(jobs)
+        if self.here:
+            for number, error in errors.items():
+                self._failed(number, error, jobs.pop(number))
         try:
-            for start in range(0, len(jobs), size):
-                self._launch({number: jobs[number] for number in range(start, min(start + size, len(jobs)))})
+            self._launch(jobs)
         finally:
             self._write()
 
     def _search(self, overrides: Sequence[Override]) -> None:
+        from hydra_plugins.mmadapter_sweeps.checks import corners, metric_of_search
         from hydra_plugins.mmadapter_sweeps.spaces import fixed_overrides, spaces_of
+        from mmadapter.config.sweep import direction_of
         from mmadapter.runs.search import Search, Trial, only_search
 
         if not getattr(self.config.get("cluster"), "wait", True):
             raise InputError("cluster.wait=false: a search must wait for results to go on. Set cluster.wait=true")
         fixed, wanted, parallel = fixed_overrides(overrides), self.config.sweep.trials, self.config.sweep.parallel
-        metric, direction = self._objective(fixed)
+        spaces = spaces_of(overrides)
+        confs = corners(self._conf, fixed, spaces)
+        metric = metric_of_search(confs)
+        direction = direction_of(metric, self.config.sweep.direction)
         with only_search(self.folder):
-            search = Search(self.folder, spaces_of(overrides), direction=direction, seed=self.config.sweep.seed)
-            self._begin(self._conf(fixed))
+            search = Search(self.folder, spaces, direction=direction, seed=self.config.sweep.seed)
+            self._begin(next(iter(confs.values())), metric)
             batch: list[Trial] = search.unfinished()
             try:
                 while batch or search.asked < wanted:
@@ -102,39 +116,24 @@ class Sweeps(Sweeper):
 
     def _trials(self, trials: Sequence[Any], fixed: list[str], metric: str) -> dict[int, float | None]:
         """Runs trials; number -> the metric, None for one that failed. One that the checks refuse is not started."""
-        from mmadapter.config import validate
+        from hydra_plugins.mmadapter_sweeps.checks import refused
         from mmadapter.runs.objective import value_in
-        from mmadapter.runs.sweep_file import note_jobs, read_sweep, run_of
+        from mmadapter.runs.sweep_file import read_sweep, run_of
 
         jobs = {trial.number: [*fixed, *trial.overrides] for trial in trials}
         confs = {number: self._conf(job) for number, job in jobs.items()}
         self._note(jobs, confs)
-        for number, conf in confs.items():
-            try:
-                validate(conf)
-            except InputError as error:
-                self._failed(number, error, jobs.pop(number))
-        for start, end in consecutive(sorted(jobs)):
-            self._launch({number: jobs[number] for number in range(start, end)})
+        for number, error in refused(confs).items():
+            self._failed(number, error, jobs.pop(number))
+        self._launch(jobs)
         values: dict[int, float | None] = dict.fromkeys(confs)
         noted = {job["number"]: job for job in read_sweep(self.folder)["jobs"]}
         for number in jobs.keys() - self.errors.keys():
             run = run_of(self.folder, noted[number])
             values[number] = None if run is None else value_in(run, metric)
             if values[number] is None:
-                note_jobs(self.folder, {number: {"failed": f"the run has no {metric}"}})
+                self._failed(number, InputError(f"the run has no {metric}"), jobs[number])
         return values
-
-    def _objective(self, fixed: list[str]) -> tuple[str, str]:
-        from mmadapter.config.sweep import direction_of
-        from mmadapter.runs.objective import metric_of
-
-        metric = metric_of(self._conf(fixed))
-        if metric is None:
-            raise InputError(
-                "sweep.trials: the run has no scored task and no validation data. Name one in sweep.metric."
-            )
-        return metric, direction_of(metric, self.config.sweep.direction)
 
     def _conf(self, job: list[str]) -> RunConf:
         """The settings of one job, unchecked. Raises InputError for an unknown key."""
@@ -142,18 +141,22 @@ class Sweeps(Sweeper):
 
         return typed(self.context.config_loader.load_sweep_config(self.config, job), RunConf)
 
-    def _begin(self, conf: RunConf) -> None:
+    def _begin(self, conf: RunConf, metric: str | None) -> None:
         from mmadapter.config.sweep import direction_of
-        from mmadapter.runs.objective import metric_of
         from mmadapter.runs.sweep_file import begin_sweep
 
-        metric, asked = metric_of(conf), conf.sweep
-        direction = direction_of(metric or "", asked.direction)
-        command = " ".join(["python", *sys.argv])
-        begin_sweep(self.folder, command, metric=metric, direction=direction, trials=asked.trials)
+        begin_sweep(
+            self.folder,
+            shlex.join(["python", *sys.argv]),
+            self.swept,
+            metric=metric,
+            direction=direction_of(metric or "", conf.sweep.direction),
+            trials=conf.sweep.trials,
+        )
 
     def _note(self, jobs: dict[int, list[str]], confs: dict[int, RunConf]) -> None:
         """Writes the jobs down before the first one starts. Raises InputError where two have one run folder."""
+        from hydra_plugins.mmadapter_sweeps.checks import shared_folder
         from mmadapter.config.run_folder import run_folder
         from mmadapter.runs.sweep_file import note_jobs
 
@@ -161,22 +164,31 @@ class Sweeps(Sweeper):
         first: dict[str, int] = {}
         for number, folder in folders.items():
             if (other := first.setdefault(folder, number)) != number:
+                why = shared_folder(confs[other], confs[number])
                 raise InputError(
                     f"jobs {other} ({self._own(jobs[other])}) and {number} ({self._own(jobs[number])}) have one run "
-                    f"folder, {folder}: what they differ in changes no result. Sweep over something else, or give each "
-                    "a folder of its own in a command of its own: run=NAME"
+                    f"folder, {folder}: {why}"
                 )
         note_jobs(
             self.folder,
             {number: {"overrides": jobs[number], "run": folder, "failed": None} for number, folder in folders.items()},
         )
 
+    @property
+    def here(self) -> bool:
+        """Whether jobs run in this process, one after the other."""
+        return isinstance(self.launcher, BasicLauncher)
+
     def _launch(self, jobs: dict[int, list[str]], notes: bool = True) -> None:
-        """Gives jobs with consecutive numbers to the launcher, and notes which failed."""
-        results: Sequence[JobReturn] = self.launcher.launch(list(jobs.values()), initial_job_idx=min(jobs))
-        for (number, job), result in zip(jobs.items(), results, strict=True):
-            if result.status is JobStatus.FAILED:
-                self._failed(number, result._return_value, job, notes)
+        """Gives jobs to the launcher, and notes which failed: here after each one, else of all that it gets at once."""
+        for start, end in consecutive(sorted(jobs), most=1 if self.here else self.max_batch_size):
+            batch = {number: jobs[number] for number in range(start, end)}
+            if self.here:
+                print(f"job {start}: {self._own(jobs[start])}", flush=True)
+            results: Sequence[JobReturn] = self.launcher.launch(list(batch.values()), initial_job_idx=start)
+            for (number, job), result in zip(batch.items(), results, strict=True):
+                if result.status is JobStatus.FAILED:
+                    self._failed(number, result._return_value, job, notes)
 
     def _failed(self, number: int, error: Exception, job: list[str], notes: bool = True) -> None:
         from mmadapter.runs.sweep_file import note_jobs
@@ -211,11 +223,11 @@ def without_repeats(trials: list[Any]) -> tuple[list[Any], list[Any]]:
     return trials, []
 
 
-def consecutive(numbers: list[int]) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers as (first, last + 1): launchers count on from the first."""
+def consecutive(numbers: list[int], most: int | None = None) -> list[tuple[int, int]]:
+    """Runs of at most `most` consecutive numbers as (first, last + 1): launchers count on from the first."""
     found: list[tuple[int, int]] = []
     for number in numbers:
-        if found and found[-1][1] == number:
+        if found and found[-1][1] == number and number - found[-1][0] != most:
             found[-1] = (found[-1][0], number + 1)
         else:
             found.append((number, number + 1))

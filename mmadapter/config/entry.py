@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, wraps
@@ -81,6 +82,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             validate(conf)
             if isinstance(conf, RunConf):
                 _refuse_one_job_on_a_cluster(conf)
+                _refuse_a_sweep_of_one_job()
                 if starts_processes(conf):
                     return _start(script, conf, wants_trace)
             set_threads(conf.threads)
@@ -164,9 +166,17 @@ def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
     submits = conf.cluster.name != "local" and not conf.dry_run
     if submits and HydraConfig.get().mode is RunMode.RUN:
         raise InputError(
-            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {' '.join(sys.argv[1:])}\n"
+            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {shlex.join(sys.argv[1:])}\n"
             "  To run on this machine: cluster=local"
         )
+
+
+def _refuse_a_sweep_of_one_job() -> None:
+    """What is asked of a sweep would do nothing, without a word."""
+    words = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]
+    one_of_many = OUR_LAUNCHER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN
+    if words and not one_of_many:
+        raise InputError(f"{' '.join(words)}: sweeps are with -m only: python train.py -m {shlex.join(sys.argv[1:])}")
 
 
 def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:

@@ -1,9 +1,12 @@
 """`sweep`: what the jobs of `python train.py -m` are compared by, and how a search goes. Nothing here changes a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mmadapter.config.fields import choice, number, plain
+from mmadapter.config.keys import nearest
+from mmadapter.config.scores import JAVA_SCORES, is_unscored_part, scores_of
+from mmadapter.config.task import TaskConf
 
 VALIDATION_LOSS = "validation_loss"
 
@@ -19,17 +22,33 @@ class SweepConf:
     seed: int = number(0, at_least=0, influence=False)  # of the search's proposals
 
 
-def sweep_problems(sweep: SweepConf, evaluated: list[str]) -> Iterator[str]:
+def sweep_problems(sweep: SweepConf, evaluated: Mapping[str, TaskConf]) -> Iterator[str]:
     """A metric that no job will have; `evaluated` are the tasks that run after the training."""
     if sweep.metric is None or sweep.metric == VALIDATION_LOSS:
         return
-    task, _, score = sweep.metric.partition(".")
-    if not score or task not in evaluated:
+    name, _, score = sweep.metric.partition(".")
+    if not score or name not in evaluated:
         allowed = [VALIDATION_LOSS, *(f"{name}.SCORE" for name in evaluated)]
         yield (
             f"sweep.metric={sweep.metric}: allowed are {', '.join(allowed)}, e.g. scienceqa.Avg or coco_caption.CIDEr. "
             "A task counts where `evaluate` names it."
         )
+    elif score not in (scores := scores_of(evaluated[name])):
+        yield f"sweep.metric={sweep.metric}: {_why_not(score, scores, name, evaluated[name])}"
+
+
+def _why_not(score: str, scores: list[str], name: str, task: TaskConf) -> str:
+    """Why a task that is evaluated will not have this score, and what to do."""
+    if is_unscored_part(task):
+        return (
+            f"tasks.{name}.limit={task.limit} leaves a part of the split, which is not scored. "
+            f"Set tasks.{name}.allow_subset=true, or tasks.{name}.limit=null"
+        )
+    if task.name == "coco_caption" and score in JAVA_SCORES:
+        return f"{score} is computed with tasks.{name}.java_metrics=true only (slow; needs Java)."
+    own = [f"{name}.{one}" for one in scores]
+    near = nearest(f"{name}.{score}", own, most=1)
+    return f"{name} has no such score. " + (f"Did you mean {near[0]}? " if near else "") + f"It has: {', '.join(own)}"
 
 
 def direction_of(metric: str, asked: str | None) -> str:

@@ -68,7 +68,7 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     own = list(_own_problems(conf))
     yield from own
     yield from cluster_problems(conf)
-    yield from sweep_problems(conf.sweep, conf.evaluate)
+    yield from sweep_problems(conf.sweep, {name: conf.tasks[name] for name in conf.evaluate if name in conf.tasks})
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:

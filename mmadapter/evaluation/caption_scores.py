@@ -17,10 +17,9 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
+from mmadapter.config.scores import CAPTION_SCORES, JAVA_SCORES
 from mmadapter.evaluation.ptb_tokens import tokenize_captions
 
-SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
-JAVA_SCORES = ("METEOR", "SPICE")
 METEOR_JAR, SPICE_JAR = "meteor-1.5.jar", "spice-1.0.jar"
 SPICE_PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
@@ -66,7 +65,7 @@ def python_scores(references: Tokenized, captions: Tokenized) -> dict[str, float
     bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
     rouge, _ = Rouge().compute_score(references, captions)
     cider, _ = Cider().compute_score(references, captions)
-    return {name: float(value) for name, value in zip(SCORES, (*bleu, rouge, cider), strict=True)}
+    return {name: float(value) for name, value in zip(CAPTION_SCORES, (*bleu, rouge, cider), strict=True)}
 
 
 def java_folder(name: str) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmadapter.config.scores import CAPTION_SCORES
 from mmadapter.evaluation import charts
-from mmadapter.evaluation.caption_scores import SCORES as CAPTION_SCORES
 from mmadapter.evaluation.comparison import write_comparison
 from mmadapter.evaluation.curves import gate_map, gate_panels, loss_chart, lr_chart
 from mmadapter.evaluation.gallery import caption_cards, instruction_cards, question_cards

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from mmadapter.evaluation.caption_scores import JAVA_SCORES
-from mmadapter.evaluation.caption_scores import SCORES as CAPTION_SCORES
+from mmadapter.config.scores import CAPTION_SCORES, JAVA_SCORES
 from mmadapter.evaluation.papers import SCIENCEQA_COLUMNS, CaptionRow, PaperRow
 
 

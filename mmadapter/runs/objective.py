@@ -7,18 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmadapter.config.scores import SCORES_OF, scores_of
 from mmadapter.config.sweep import VALIDATION_LOSS
-from mmadapter.evaluation.caption_scores import JAVA_SCORES, SCORES
 from mmadapter.evaluation.run_files import RunFiles, read_run
-
-# kind of task -> the part of metrics.json that holds its scores (None = the top), the main scores, the others
-SCIENCEQA_GROUPS = ("NAT", "SOC", "LAN", "TXT", "NO", "G1-6", "G7-12")
-SCORES_OF: dict[str, tuple[str | None, tuple[str, ...], tuple[str, ...]]] = {
-    "scienceqa": ("accuracy", ("Avg", "IMG"), SCIENCEQA_GROUPS),
-    "coco_caption": (None, ("CIDEr", "BLEU-4"), (*SCORES, *JAVA_SCORES)),
-    "instruct": (None, ("exact_match",), ()),
-    "visual_instruct": (None, ("followed", "named"), ()),
-}
 
 
 def main_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -55,10 +46,8 @@ def metric_of(conf: Any) -> str | None:
     if conf.sweep.metric is not None:
         return conf.sweep.metric
     for name in conf.evaluate:
-        task = conf.tasks[name]
-        is_scored = task.name in SCORES_OF and not (task.name == "coco_caption" and task.limit)
-        if is_scored:
-            return f"{name}.{SCORES_OF[task.name][1][0]}"
+        if scores := scores_of(conf.tasks[name]):
+            return f"{name}.{scores[0]}"
     return VALIDATION_LOSS if conf.data.validation else None
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmadapter.evaluation.caption_scores import SCORES, caption_scores, java_folder, tokenized, why_not
+from mmadapter.config.scores import CAPTION_SCORES as SCORES
+from mmadapter.evaluation.caption_scores import caption_scores, java_folder, tokenized, why_not
 from tests.evaluation.reference_tokenizer import needs_java, reference_tokens
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "captions_made.json").read_text(encoding="utf-8"))

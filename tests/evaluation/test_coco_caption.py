@@ -5,9 +5,9 @@ import json
 import pytest
 
 from mmadapter.config import TaskConf, validate
+from mmadapter.config.scores import CAPTION_SCORES as SCORES
 from mmadapter.errors import InputError
 from mmadapter.evaluation.caption_files import read_annotations, read_results
-from mmadapter.evaluation.caption_scores import SCORES
 from mmadapter.evaluation.recreate import samples_of_task
 from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.run import evaluate, run

@@ -13,9 +13,11 @@ from urllib.parse import unquote
 
 import pytest
 
+from mmadapter.config import RunConf, TaskConf
 from mmadapter.config.sweep import SweepConf, direction_of, sweep_problems
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.runs import sweep_page
+from mmadapter.runs.objective import metric_of
 from mmadapter.runs.sweep import over_seeds, read_results, sweep_text, write_sweep
 from mmadapter.runs.sweep_file import begin_sweep, note_jobs, read_sweep
 from mmadapter.runs.sweep_plots import plots_of
@@ -232,10 +234,28 @@ def test_the_folders_name_depends_on_what_is_swept_and_not_on_where():
 
 
 def test_a_metric_that_no_job_will_have_is_refused():
-    assert not list(sweep_problems(SweepConf(metric="scienceqa.Avg"), ["scienceqa"]))
-    assert not list(sweep_problems(SweepConf(metric="validation_loss"), []))
-    (problem,) = sweep_problems(SweepConf(metric="scienceqa.Avg"), ["instruct"])
-    assert "instruct.SCORE" in problem
+    tasks = {name: TaskConf(name=name) for name in ("scienceqa", "instruct", "coco_caption")}
+
+    def refused(metric, **evaluated):
+        return " ".join(sweep_problems(SweepConf(metric=metric), evaluated or tasks))
+
+    for metric in ("scienceqa.Avg", "scienceqa.G1-6", "instruct.exact_match", "coco_caption.BLEU-1", "validation_loss"):
+        assert not refused(metric)
+    assert "instruct.SCORE" in refused("scienceqa.Avg", instruct=tasks["instruct"])
+    assert "Did you mean instruct.exact_match?" in refused("instruct.exactmatch")
+    assert "It has: scienceqa.Avg, scienceqa.IMG, scienceqa.NAT" in refused("scienceqa.nonsense")
+    assert "tasks.coco_caption.java_metrics=true" in refused("coco_caption.SPICE")
+    assert not refused("c.SPICE", c=TaskConf(name="coco_caption", java_metrics=True))
+
+
+def test_captions_of_a_part_of_the_split_are_no_metric_unless_they_are_to_be_scored():
+    part = TaskConf(name="coco_caption", limit=4)
+    (problem,) = sweep_problems(SweepConf(metric="c.CIDEr"), {"c": part})
+    assert "tasks.c.allow_subset=true" in problem
+    conf = RunConf(evaluate=["c"], tasks={"c": part})
+    assert metric_of(conf) is None
+    part.allow_subset = True
+    assert not list(sweep_problems(SweepConf(metric="c.CIDEr"), {"c": part})) and metric_of(conf) == "c.CIDEr"
 
 
 @pytest.fixture(scope="module")
