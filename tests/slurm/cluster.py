@@ -100,8 +100,8 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return value
 
 
-def hold_until_signalled(process: int, seconds: float = 40) -> None:
-    """A process of this machine stands still until it is told to stop, so that it cannot end before. Returns at once.
+def hold_until_signalled(process: int, seconds: float = 60) -> bool:
+    """A process of this machine stands still until it is told to stop, so that it cannot end before. Returns at once, True.
 
     SLURM itself may let it go on then. It goes on after `seconds` all the same: the signal may have come just before.
     """
@@ -121,3 +121,4 @@ def hold_until_signalled(process: int, seconds: float = 40) -> None:
 
     os.kill(process, signal.SIGSTOP)
     threading.Thread(target=watch, daemon=True).start()
+    return True

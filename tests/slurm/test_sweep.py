@@ -28,10 +28,8 @@ def test_a_sweep_disturbed_in_every_way_ends_as_an_undisturbed_one(cluster, inpu
     wait_until(lambda: "Starting with" in log_of(tmp_path, numbers[3]), 60, "job 3 to start")
     cluster.call("scancel", "--signal=USR2", numbers[3])  # while it loads
     cluster.call("scontrol", "update", f"jobid={numbers[1]}", "timelimit=1")  # a signal 30 s after the start
-    hold_at(runs[1], step=60)
-    hold_at(runs[0], step=70)
+    hold_at({runs[0]: 70, runs[1]: 60, runs[2]: 90})
     cluster.call("scontrol", "requeue", numbers[0])
-    hold_at(runs[2], step=90)
     cluster.take_node(cluster.job(numbers[2])["NodeList"])
 
     cluster.wait_until_gone(list(numbers.values()))

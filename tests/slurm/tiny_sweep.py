@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,19 @@ def steps(run: Path) -> int:
     return sum(b'"train"' in line for line in lines)
 
 
-def hold_at(run: Path, step: int) -> None:
-    """Waits until a run has done so many steps; then its first process stands still until it is told to stop."""
-    wait_until(lambda: steps(run) > step, 120, f"{run} to train")
-    hold_until_signalled(json.loads((run / "attempt.json").read_text())["pid"])
+def hold_at(steps_of: dict[Path, int]) -> None:
+    """Run -> number of steps after which its first process stands still until it is told to stop; waits for all."""
+
+    def hold(run: Path, step: int) -> bool:
+        try:
+            return steps(run) > step and hold_until_signalled(json.loads((run / "attempt.json").read_text())["pid"])
+        except ProcessLookupError:  # between two attempts
+            return False
+
+    with ThreadPoolExecutor(len(steps_of)) as each:
+        waits = [each.submit(wait_until, partial(hold, *one), 120, f"{one[0]} to train") for one in steps_of.items()]
+    for wait in waits:
+        wait.result()
 
 
 def curve(run: Path) -> list[tuple[int, float]]:
