@@ -16,7 +16,6 @@ import pytest
 from mmadapter.config import RunConf, TaskConf
 from mmadapter.config.sweep import SweepConf, direction_of, sweep_problems
 from mmadapter.config.sweep_folder import sweep_name
-from mmadapter.runs import sweep_page
 from mmadapter.runs.objective import metric_of
 from mmadapter.runs.sweep import over_seeds, read_results, sweep_text, write_sweep
 from mmadapter.runs.sweep_file import begin_sweep, note_jobs, read_sweep
@@ -165,6 +164,8 @@ def test_dots_of_seeds_are_not_joined(tmp_path):
 
 
 def test_a_page_shows_jobs_that_ended_while_it_was_written(tmp_path, monkeypatch):
+    from mmadapter.runs import sweep_page
+
     folder = made_sweep(tmp_path, {"seed=0": ("finished", 50), "seed=1": ("", 0)})
 
     def page_and_an_end(sweep):

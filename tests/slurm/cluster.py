@@ -101,7 +101,7 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 def hold_until_signalled(process: int, seconds: float = 60) -> bool:
-    """A process of this machine stands still until it is told to stop, so that it cannot end before. Returns at once, True.
+    """A process of this machine stands still until it is told to stop, so that it cannot end before; True, at once.
 
     SLURM itself may let it go on then. It goes on after `seconds` all the same: the signal may have come just before.
     """
