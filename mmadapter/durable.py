@@ -7,6 +7,7 @@ the name then stands for an empty file. So the content goes to the disk first, t
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 LEFTOVERS = ".*.writing"  # what a killed process leaves of a file
@@ -23,10 +24,11 @@ def write_durably(path: Path, content: bytes) -> None:
 def write_whole(path: Path, content: bytes | str) -> None:
     """Puts `content` in the place of `path`, making its folder where there is none.
 
-    Until then it is called .NAME.PROCESS.writing (`LEFTOVERS`); a write that fails takes it away again.
+    Until then it is called .NAME.MACHINE.PROCESS.writing (`LEFTOVERS`), as several may write the same file on a shared
+    disk; a write that fails takes it away again.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.writing")
     try:
         write_durably(temporary, content.encode() if isinstance(content, str) else content)
         temporary.replace(path)

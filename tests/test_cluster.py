@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from mmadapter.cluster.after_job import write_page
 from mmadapter.cluster.jobs import Job, attach_queued, note_slurm_jobs, swept
 from mmadapter.config import validate
 from mmadapter.errors import InputError
+from mmadapter.runs.sweep_file import begin_sweep
 from tests.config.composing import run_conf
+from tests.made_runs import made_sweep
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -81,18 +84,85 @@ def test_what_only_some_jobs_have_is_what_was_swept():
     assert swept(jobs[:1]) == set()
 
 
+def say(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """From now on `squeue` does this."""
+    squeue = folder / "bin" / "squeue"
+    squeue.parent.mkdir(exist_ok=True)
+    squeue.write_text(f"#!/bin/sh\n{script}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+
+
+def submitted(root: Path, name: str = "first") -> tuple[Path, list[Job]]:
+    """A sweep whose two jobs, 12_0 and 12_1, a start has submitted."""
+    sweep = root / "sweeps" / name
+    begin_sweep(sweep, "python train.py -m seed=0,1")
+    jobs = [Job(number, [f"seed={number}"], root / f"run-{number}", False) for number in (0, 1)]
+    for job in jobs:
+        job.slurm = type("Submitted", (), {"job_id": f"12_{job.number}"})()
+        (sweep / "slurm" / job.slurm.job_id).mkdir(parents=True)
+    note_slurm_jobs(sweep, jobs)
+    return sweep, jobs
+
+
 def test_jobs_in_the_queue_are_found_again_under_another_number(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
-    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": []}))
-    first, second = (Job(number, [f"seed={number}"], tmp_path / f"run-{number}", False) for number in (0, 1))
-    for job in (first, second):
-        job.slurm = type("Submitted", (), {"job_id": f"12_{job.number}"})()
-    note_slurm_jobs(tmp_path, [first, second])
-    squeue = tmp_path / "squeue"
-    squeue.write_text("#!/bin/sh\necho '12_1|PENDING|Resources'\n")
-    squeue.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    sweep, (first, second) = submitted(tmp_path)
+    say(tmp_path, monkeypatch, "echo '12_1|PENDING|Resources'")
     turned = [Job(0, ["seed=1"], second.folder, False), Job(1, ["seed=0"], first.folder, False)]
-    attach_queued(tmp_path, turned)
+    attach_queued(sweep, tmp_path, turned)
     assert turned[0].slurm.job_id == "12_1" and not turned[0].waits
     assert turned[1].slurm is None and turned[1].waits
+
+
+def test_jobs_that_another_sweep_submitted_are_not_submitted_again(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    first, _ = submitted(tmp_path)
+    say(tmp_path, monkeypatch, "echo '12_0|RUNNING|None'; echo '12_1|PENDING|Resources'")
+    wider = tmp_path / "sweeps" / "a-wider-one"
+    for _ in range(2):  # the second start finds what the first one has noted, too
+        begin_sweep(wider, "python train.py -m seed=0,1,2")
+        jobs = [Job(number, [f"seed={number}"], tmp_path / f"run-{number}", False) for number in (0, 1, 2)]
+        attach_queued(wider, tmp_path, jobs)
+        assert [job.waits for job in jobs] == [False, False, True]
+        result = jobs[1].slurm.task(0).paths.result_pickle
+        assert result.parent == first / "slurm" / "12_1", "its files are where they were when it was submitted"
+        note_slurm_jobs(wider, jobs)
+
+
+def test_nothing_is_submitted_while_the_queue_does_not_answer(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    sweep, jobs = submitted(tmp_path)
+    say(tmp_path, monkeypatch, "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1")
+    again = [Job(job.number, job.overrides, job.folder, False) for job in jobs]
+    with pytest.raises(InputError, match="queue does not answer; nothing was submitted; give the command again"):
+        attach_queued(sweep, tmp_path, again)
+    attach_queued(sweep, tmp_path, [Job(0, [], jobs[0].folder, True)])  # finished: nothing to ask for
+    attach_queued(sweep, tmp_path, [Job(0, [], tmp_path / "another", False)])  # never submitted
+
+
+def test_a_job_writes_the_page_of_its_sweep_and_survives_a_failure(tmp_path, capfd):
+    sweep = made_sweep(tmp_path, {"seed=0": ("finished", 50), "seed=1": ("finished", 60)})
+    write_page(sweep)
+    assert (sweep / "sweep.csv").read_text().count("finished") == 2 and (sweep / "sweep.html").is_file()
+    assert capfd.readouterr().err == ""
+    (sweep / "sweep.json").write_text("{")
+    write_page(sweep)
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and f"python -m mmadapter.runs sweep {sweep}" in told
+
+
+def test_a_jobs_own_command_is_that_of_one_run_without_a_cluster(monkeypatch):
+    submitit_launcher = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.submitit_launcher")
+    from hydra_plugins.mmadapter_slurm.launcher import SlurmJobs
+
+    def end_here(*_):
+        raise EOFError
+
+    monkeypatch.setattr(submitit_launcher.SlurmLauncher, "__call__", end_here, raising=False)
+    monkeypatch.setattr(sys, "argv", ["pickled"])
+    job = SlurmJobs.__new__(SlurmJobs)
+    job.config = OmegaConf.create()
+    with pytest.raises(EOFError):
+        job(["seed=1", "cluster=slurm", "cluster.wait=true", "sweep.metric=scienceqa.Avg"])
+    assert sys.argv == ["train.py", "seed=1"]

@@ -137,6 +137,20 @@ def test_the_command_prints_a_table_or_json(tmp_path, capsys):
     assert main(["sweep", str(tmp_path)]) == 2 and "is no sweep" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["", '{"command": "python', "[]", '{"jobs": [1]}', "\udcff"])
+def test_a_damaged_sweep_is_named_and_hides_no_other_run(tmp_path, capsys, content):
+    folder = made_sweep(tmp_path, {"seed=0": ("finished", 50), "seed=1": ("", 0)})
+    made_run(tmp_path / "alone", "stopped", signal="SIGTERM")
+    (folder / "sweep.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert main([str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert "1 stopped, 1 finished" in told.out
+    assert f"error: {folder / 'sweep.json'} is damaged" in told.err and "give the sweep's command again" in told.err
+    assert main([str(tmp_path), "--json"]) == 2
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert main(["sweep", str(folder)]) == 2 and "is damaged" in capsys.readouterr().err
+
+
 def test_the_command_imports_nothing_heavy():
     code = "import mmadapter.runs.__main__, mmadapter.runs.sweep_page, sys; print(sorted({'torch'} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, check=True)

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from omegaconf import OmegaConf
 
+from mmadapter.cluster.after_job import write_page
 from mmadapter.cluster.jobs import Job, attach_queued, note_slurm_jobs, swept
 from mmadapter.cluster.waiting import Waiting
 from mmadapter.config import RunConf, typed, validate
@@ -50,7 +51,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
                 raise InputError("dry_run=true submits nothing. Add cluster=local.")
             jobs = [self._checked(number, list(one)) for number, one in enumerate(job_overrides, initial_job_idx)]
             sweep = Path(str(self.config.hydra.sweep.dir))
-            attach_queued(sweep, jobs)
+            attach_queued(sweep, Path(str(self.config.runs_root)), jobs)
             self._submit([job for job in jobs if job.waits])
             note_slurm_jobs(sweep, jobs)
             print("\n".join(job.line(swept(jobs)) for job in jobs), flush=True)
@@ -63,10 +64,14 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
 
         def __call__(self, sweep_overrides: list[str], *rest: Any) -> JobReturn:
             """One job, on the cluster. What fails is told to the client and ends with status 2 (bad input) or 1."""
+            from submitit import JobEnvironment
+
             assert self.config is not None
             # what re-creates this one job without a cluster: run folders note their command
             sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith(("cluster", "sweep.")))]
             result = super().__call__(sweep_overrides, *rest)
+            if JobEnvironment().global_rank == 0:
+                write_page(Path(str(self.config.hydra.sweep.dir)))
             if result.status is JobStatus.FAILED:
                 _fail(result)
             return result

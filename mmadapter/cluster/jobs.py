@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmadapter.errors import InputError
 from mmadapter.runs.queue import jobs_in_queue
-from mmadapter.runs.sweep_file import note_jobs, read_sweep
+from mmadapter.runs.sweep_file import note_jobs, read_sweep, run_of, sweeps_in
 
 
 @dataclass
@@ -36,21 +38,44 @@ def swept(jobs: list[Job]) -> set[str]:
     return set().union(*each) - each[0].intersection(*each)
 
 
-def attach_queued(sweep: Path, jobs: list[Job]) -> None:
-    """Gives jobs that an earlier start of this sweep submitted, and that are not done yet, their SLURM job back.
+def attach_queued(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
+    """Gives jobs that are in SLURM's queue, and not done yet, their SLURM job back, whichever sweep submitted it.
 
-    By run folder: another order on the command line numbers the jobs anew.
+    By run folder: another order on the command line numbers the jobs anew, and is another sweep. Raises InputError
+    where an earlier start submitted some, and SLURM does not say whether they still are in the queue.
     """
-    submitted = {entry["slurm_run"]: entry["slurm_job"] for entry in read_sweep(sweep)["jobs"] if "slurm_run" in entry}
-    if not submitted:
+    submitted = submitted_before({folder.resolve(): folder for folder in (sweep, *sweeps_in(runs_root))}.values())
+    open_jobs = [job for job in jobs if not job.finished and job.folder.resolve() in submitted]
+    if not open_jobs:
         return
     from submitit import SlurmJob
 
-    queued = jobs_in_queue() or {}
-    for job in jobs:
-        number = submitted.get(str(job.folder))
-        if not job.finished and number in queued:
-            job.slurm = SlurmJob(folder=sweep / "slurm" / "%j", job_id=number, tasks=[0])
+    queued = jobs_in_queue()
+    if queued is None:
+        raise InputError(
+            f"cluster=slurm: SLURM's queue does not answer; nothing was submitted; give the command again. "
+            f"{len(open_jobs)} of the {len(jobs)} jobs were submitted before, and may still wait or run."
+        )
+    for job in open_jobs:
+        found = [slurm for slurm in submitted[job.folder.resolve()] if slurm[1] in queued]
+        if found:
+            folder, number = max(
+                found, key=lambda slurm: (slurm[0] / slurm[1]).is_dir()
+            )  # where submitit has its files
+            job.slurm = SlurmJob(folder=folder / "%j", job_id=number, tasks=[0])
+
+
+def submitted_before(sweeps: Iterable[Path]) -> dict[Path, list[tuple[Path, str]]]:
+    """Run folder -> (folder of submitit's files, SLURM job) of all SLURM jobs that sweeps have noted for it.
+
+    A sweep that found a job of another one in the queue has noted it too, and has no files of it.
+    """
+    found: dict[Path, list[tuple[Path, str]]] = {}
+    for sweep in sweeps:
+        for entry in read_sweep(sweep)["jobs"]:
+            if (run := run_of(sweep, {"run": entry.get("slurm_run")})) is not None:
+                found.setdefault(run.resolve(), []).append((sweep / "slurm", entry["slurm_job"]))
+    return found
 
 
 def note_slurm_jobs(sweep: Path, jobs: list[Job]) -> None:

@@ -18,12 +18,12 @@ from mmadapter.runs.queue import jobs_in_queue
 
 
 def main(arguments: list[str]) -> int:
-    """The command's exit status: 0, or 2 for a folder that cannot be used."""
+    """The command's exit status: 0, or 2 for a folder or a sweep's file that cannot be used."""
     try:
         if arguments[:1] == ["sweep"]:
             show_sweeps(parsed_sweep(arguments[1:]))
         else:
-            show_runs(parsed_runs(arguments))
+            return show_runs(parsed_runs(arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,9 +47,14 @@ def parsed_sweep(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def show_runs(options: argparse.Namespace) -> None:
-    listed = list_runs(options.folders, jobs_in_queue())
-    print(json.dumps(as_json(listed), indent=1) if options.json else as_text(listed))
+def show_runs(options: argparse.Namespace) -> int:
+    """The table or JSON, and below it what could not be read; then the status is 2."""
+    damaged: list[str] = []
+    listed = list_runs(options.folders, jobs_in_queue(), damaged.append)
+    print(json.dumps(as_json(listed), indent=1) if options.json else as_text(listed), flush=True)
+    for message in damaged:
+        print(f"error: {message}", file=sys.stderr)
+    return 2 if damaged else 0
 
 
 def show_sweeps(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from mmadapter.errors import InputError
 from mmadapter.evaluation.report import duration
 from mmadapter.evaluation.table import format_table
 from mmadapter.runs.state import RunState, state_of
-from mmadapter.runs.sweep_file import SWEEP_FILE, read_sweep, run_of
+from mmadapter.runs.sweep_file import SWEEP_FILE, read_sweep, run_of, sweeps_in
 
 RUN_FILES = ("config.yaml", "attempt.json", "finished.json")
 Queue = Mapping[str, tuple[str, str]] | None
@@ -28,30 +28,27 @@ class Listed:
     job: int | None = None
 
 
-def list_runs(folders: Sequence[Path], queue: Queue) -> list[Listed]:
+def list_runs(folders: Sequence[Path], queue: Queue, say: Callable[[str], None] = print) -> list[Listed]:
     """Every run in `folders` (roots, sweeps' folders or run folders): first the sweeps' jobs, then the other runs.
 
-    Raises InputError for a folder that is not there.
+    Of a sweep whose file is damaged, `say` gets the message; its runs count as runs of no sweep. Raises InputError for
+    a folder that is not there.
     """
     found: list[Listed] = []
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder. Name the one that holds the runs (runs_root).")
         for sweep in sweeps_in(folder):
-            found += jobs_of(sweep, queue)
+            try:
+                found += jobs_of(sweep, queue)
+            except InputError as error:
+                say(str(error))
     seen = {listed.state.folder.resolve() for listed in found}
     for folder in folders:
         own = [path for path in runs_in(folder) if path.resolve() not in seen]
         seen |= {path.resolve() for path in own}
         found += [Listed(state_of(path, queue=queue)) for path in own]
     return found
-
-
-def sweeps_in(folder: Path) -> list[Path]:
-    """The folder itself, or those in its sweeps/ (or beside it, where it is sweeps/)."""
-    if (folder / SWEEP_FILE).is_file():
-        return [folder]
-    return sorted(file.parent for name in ("sweeps/*", "*") for file in folder.glob(f"{name}/{SWEEP_FILE}"))
 
 
 def runs_in(folder: Path) -> Iterator[Path]:

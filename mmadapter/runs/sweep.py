@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmadapter.config.run_folder import is_finished
 from mmadapter.config.sweep import VALIDATION_LOSS, direction_of
 from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
@@ -81,14 +82,16 @@ def read_results(folder: Path, queue: Queue = None) -> Sweep:
     for job in content["jobs"]:
         run = run_of(folder, job)
         files = RunFiles(Path()) if run is None else read_run(run, whole=False)
-        jobs.append(SweepJob(job["number"], settings_of(job["overrides"]), job_state(folder, job, queue), files))
-    metric = content.get("metric") or VALIDATION_LOSS
+        jobs.append(
+            SweepJob(job["number"], settings_of(job.get("overrides") or []), job_state(folder, job, queue), files)
+        )
+    metric, swept = content.get("metric") or VALIDATION_LOSS, content.get("swept")
     return Sweep(
         folder,
-        content["command"],
-        content["created"],
+        content.get("command", ""),
+        content.get("created", ""),
         jobs,
-        swept_keys(jobs),
+        differing_keys(jobs) if swept is None else [key.lstrip("+~") for key in swept],
         metric,
         direction_of(metric, content.get("direction")),
         content.get("trials"),
@@ -101,20 +104,32 @@ def settings_of(overrides: list[str]) -> dict[str, str]:
     return {key.lstrip("+~"): value if sign else "(removed)" for key, sign, value in pairs}
 
 
-def swept_keys(jobs: list[SweepJob]) -> list[str]:
-    """The keys in which jobs differ; of a single job all."""
+def differing_keys(jobs: list[SweepJob]) -> list[str]:
+    """What an older sweep.json, which does not name the swept keys, lets one guess: of a single job all."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     return [key for key in keys if len(jobs) == 1 or len({job.settings.get(key) for job in jobs}) > 1]
 
 
 def write_sweep(folder: Path, queue: Queue = None) -> Sweep:
-    """Writes FOLDER/sweep.csv and FOLDER/sweep.html. Works on half-finished sweeps."""
+    """Writes FOLDER/sweep.csv and FOLDER/sweep.html. Works on half-finished sweeps.
+
+    Jobs that end at the same moment write them, too: each writer looks again, so the last one has seen all.
+    """
     from mmadapter.runs.sweep_page import page_of
 
-    sweep = read_results(folder, queue)
-    write_atomically(folder / "sweep.csv", csv_of(sweep))
-    write_atomically(folder / "sweep.html", page_of(sweep))
-    return sweep
+    seen = finished_runs(folder)
+    while True:
+        sweep = read_results(folder, queue)
+        write_atomically(folder / "sweep.csv", csv_of(sweep))
+        write_atomically(folder / "sweep.html", page_of(sweep))
+        if (now := finished_runs(folder)) == seen:
+            return sweep
+        seen = now
+
+
+def finished_runs(folder: Path) -> int:
+    runs = [run_of(folder, job) for job in read_sweep(folder)["jobs"]]
+    return sum(is_finished(run) for run in runs if run is not None)
 
 
 def csv_of(sweep: Sweep) -> str:

@@ -1,10 +1,6 @@
-"""sweep.json in a sweep's folder: its command and its jobs.
+"""sweep.json in a sweep's folder: its command and its jobs. docs/formats.md says the keys.
 
-{"command": str, "created": ISO time, "metric": str | null, "direction": str | null, "trials": int | null,
- "jobs": [{"number": 0, "overrides": ["seed=0"], "run": "runs/quickstart-1234abcd", "slurm_job": "12_0" | null,
-           "failed": str | null}]}
-
-`overrides` are those of the whole job; `failed` is the message of a job that ended with an error.
+Written by the sweep (`begin_sweep`, `note_jobs`) and by the client of a cluster (`note_jobs`), never by a job.
 """
 
 from __future__ import annotations
@@ -21,32 +17,47 @@ from mmadapter.evaluation.predictions import write_atomically
 SWEEP_FILE = "sweep.json"
 
 
+def sweeps_in(folder: Path) -> list[Path]:
+    """The folder itself, or those in its sweeps/ (or beside it, where it is sweeps/)."""
+    if (folder / SWEEP_FILE).is_file():
+        return [folder]
+    return sorted(file.parent for name in ("sweeps/*", "*") for file in folder.glob(f"{name}/{SWEEP_FILE}"))
+
+
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """The content of FOLDER/sweep.json. Raises InputError where there is none."""
+    """The content of FOLDER/sweep.json. Raises InputError where there is none, and where it is damaged."""
     file = folder / SWEEP_FILE
     if not file.is_file():
         raise InputError(
             f"{folder} is no sweep: there is no {SWEEP_FILE} in it. Sweeps are in RUNS_ROOT/sweeps; "
             "python -m mmadapter.runs lists them."
         )
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
+    jobs = content.get("jobs") if isinstance(content, dict) else None
+    if not isinstance(jobs, list) or not all(
+        isinstance(job, dict) and isinstance(job.get("number"), int) for job in jobs
+    ):
+        raise _damaged(file, 'not {"jobs": [{"number": 0, ...}, ...], ...}')
+    return content
 
 
-def begin_sweep(folder: Path, command: str, swept: Sequence[str] = (), **facts: Any) -> None:
-    """Writes the sweep's file, or goes on with the one that is there. `swept`: the keys that the command sweeps."""
+def _damaged(file: Path, found: str) -> InputError:
+    return InputError(
+        f"{file} is damaged: {found}. Delete it and give the sweep's command again: that writes it anew, and finished "
+        "runs are found again. SLURM jobs of this sweep that still wait or run are in this file alone: look at "
+        "`squeue --me` first, and end them with scancel."
+    )
+
+
+def begin_sweep(folder: Path, command: str, swept: Sequence[str] | None = None, **facts: Any) -> None:
+    """Writes the sweep's file, or goes on with the one that is there; `swept`: the keys that differ between jobs."""
     known = read_sweep(folder) if (folder / SWEEP_FILE).is_file() else {}
     created = known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-    _write(
-        folder,
-        {
-            "jobs": [],
-            **known,
-            "command": command,
-            "created": created,
-            **facts,
-            **({"swept": list(swept)} if swept else {}),
-        },
-    )
+    named = {} if swept is None else {"swept": list(swept)}
+    _write(folder, {"jobs": [], **known, "command": command, "created": created, **named, **facts})
 
 
 def note_jobs(folder: Path, jobs: dict[int, dict[str, Any]]) -> None:

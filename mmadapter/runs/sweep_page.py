@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
@@ -100,8 +103,13 @@ def row_of(sweep: Sweep, job: SweepJob) -> dict[str, Any]:
         "cells": cells,
         "best": job is sweep.best,
         "run": job.state.folder.name,
-        "report": f"../../{job.state.folder.name}/report.html" if job.finished else None,
+        "report": link_to(job.state.folder / "report.html", sweep.folder) if job.finished else None,
     }
+
+
+def link_to(file: Path, page_folder: Path) -> str:
+    """A file as a page in `page_folder` names it: relative, so that both may be moved together."""
+    return quote(os.fsencode(os.path.relpath(file, page_folder)))
 
 
 def setting_cell(text: str | None) -> Cell:

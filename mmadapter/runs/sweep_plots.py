@@ -36,7 +36,7 @@ def plots_of(sweep: Sweep) -> list[Markup]:
         return []
     if len(keys) == 2 and sweep.trials is None and fits_a_map(sweep, keys):
         return [heat_map(sweep, *keys)]
-    plots = [score_plot(sweep, key, joins=len(keys) == 1) for key in keys]
+    plots = [score_plot(sweep, key, joins=len(keys) == 1 and key != SEED) for key in keys]
     return [search_plot(sweep), *plots] if sweep.trials is not None else plots
 
 

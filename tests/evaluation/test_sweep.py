@@ -9,16 +9,19 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from mmadapter.config import RunConf, TaskConf
 from mmadapter.config.sweep import SweepConf, direction_of, sweep_problems
 from mmadapter.config.sweep_folder import sweep_name
+from mmadapter.runs import sweep_page
 from mmadapter.runs.objective import metric_of
 from mmadapter.runs.sweep import over_seeds, read_results, sweep_text, write_sweep
 from mmadapter.runs.sweep_file import begin_sweep, note_jobs, read_sweep
-from tests.made_runs import made_sweep
+from mmadapter.runs.sweep_plots import plots_of
+from tests.made_runs import made_run, made_sweep
 from tests.training.tiny_run import save_inputs
 
 CHECKOUT = Path(__file__).parents[2]
@@ -120,6 +123,59 @@ def test_a_page_shows_map_table_states_and_curves(tmp_path):
     assert "never started" in page.text and "Out of memory" in page.text and "2 finished, 1 failed" in page.text
     assert "Training loss per token" in page.text
     assert page.links == ["../../made-0/report.html", "../../made-1/report.html"], "self-contained but for the reports"
+
+
+def test_reports_are_linked_wherever_runs_and_sweep_are(tmp_path):
+    folder = made_sweep(tmp_path, {"seed=0": ("", 0), "seed=1": ("", 0)})
+    beside, elsewhere = tmp_path / "50% done?" / "a run", tmp_path / "sweeps" / "run#1"
+    for number, run in enumerate((beside, elsewhere)):
+        made_run(run, "finished")
+        (run / "report.html").write_text("here")
+        note_jobs(folder, {number: {"run": str(run)}})
+    write_sweep(folder)
+    assert [(folder / unquote(link)).read_text() for link in page_of(folder).links] == ["here", "here"]
+    assert page_of(folder).links == ["../../50%25%20done%3F/a%20run/report.html", "../run%231/report.html"]
+    moved = tmp_path.with_name(f"{tmp_path.name} elsewhere")
+    write_sweep(folder.rename(moved))
+    assert [(moved / unquote(link)).read_text() for link in page_of(moved).links] == ["here", "here"]
+
+
+def test_columns_are_the_swept_keys_where_the_sweep_names_them(tmp_path):
+    equal = {"seed=0 adapter.layers=1": ("finished", 40), "seed=1 adapter.layers=1": ("finished", 60)}
+    folder = made_sweep(tmp_path, equal)
+    assert read_results(folder).keys == ["seed"], "an older file: what differs"
+    begin_sweep(folder, "x", swept=["adapter.layers", "+seed"])
+    assert read_results(folder).keys == ["adapter.layers", "seed"]
+    write_sweep(folder)
+    assert list(rows_of(folder)[0])[:4] == ["job", "adapter.layers", "seed", "state"]
+
+
+@pytest.mark.parametrize("swept,columns", [(["seed"], ["seed"]), ([], [])])
+def test_what_a_single_job_has_besides_is_no_column(tmp_path, swept, columns):
+    folder = made_sweep(tmp_path, {"seed=0 adapter.layers=1": ("finished", 40)}, swept=swept)
+    assert read_results(folder).keys == columns
+
+
+def test_dots_of_seeds_are_not_joined(tmp_path):
+    def lines(name: str, key: str) -> int:
+        jobs = {f"{key}={number}": ("finished", 40 + number) for number in range(3)}
+        return plots_of(read_results(made_sweep(tmp_path / name, jobs)))[0].count("<polyline")
+
+    assert (lines("seeds", "seed"), lines("layers", "adapter.layers")) == (0, 1)
+
+
+def test_a_page_shows_jobs_that_ended_while_it_was_written(tmp_path, monkeypatch):
+    folder = made_sweep(tmp_path, {"seed=0": ("finished", 50), "seed=1": ("", 0)})
+
+    def page_and_an_end(sweep):
+        if not (tmp_path / "made-1").exists():
+            made_run(tmp_path / "made-1", "finished")
+        return page_of_sweep(sweep)
+
+    page_of_sweep = sweep_page.page_of
+    monkeypatch.setattr(sweep_page, "page_of", page_and_an_end)
+    assert len(write_sweep(folder).valued) == 2
+    assert [row["state"] for row in rows_of(folder)] == ["finished", "finished"]
 
 
 def test_text_from_settings_is_escaped(tmp_path):

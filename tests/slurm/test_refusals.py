@@ -58,6 +58,8 @@ def test_the_same_sweep_submits_no_job_twice_and_a_cancelled_job_is_noticed(clus
     arguments = [*settings(inputs, *SHORT), "seed=0,1", "+cluster.additional_parameters.hold=true"]
     numbers = submit(cluster, tmp_path, *arguments)
     assert submit(cluster, tmp_path, *arguments) == numbers
+    turned = [word.replace("seed=0,1", "seed=1,0") for word in arguments]  # another sweep of the same runs
+    assert submit(cluster, tmp_path, *turned) == {0: numbers[1], 1: numbers[0]}
     assert len(cluster.queued()) == 2
     command = [sys.executable, str(CHECKOUT / "train.py"), "-m", "cluster=slurm", *arguments]
     waiting = subprocess.Popen(command, cwd=tmp_path, env=cluster.environment, stdout=subprocess.PIPE, text=True)
