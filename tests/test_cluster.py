@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mmadapter.cluster.after_job import write_page
 from mmadapter.cluster.jobs import Job, attach_queued, note_slurm_jobs, swept
@@ -149,3 +150,19 @@ def test_a_job_writes_the_page_of_its_sweep_and_survives_a_failure(tmp_path, cap
     write_page(sweep)
     told = capfd.readouterr().err
     assert told.count("\n") == 1 and f"python -m mmadapter.runs sweep {sweep}" in told
+
+
+def test_a_jobs_own_command_is_that_of_one_run_without_a_cluster(monkeypatch):
+    submitit_launcher = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.submitit_launcher")
+    from hydra_plugins.mmadapter_slurm.launcher import SlurmJobs
+
+    def end_here(*_):
+        raise EOFError
+
+    monkeypatch.setattr(submitit_launcher.SlurmLauncher, "__call__", end_here, raising=False)
+    monkeypatch.setattr(sys, "argv", ["pickled"])
+    job = SlurmJobs.__new__(SlurmJobs)
+    job.config = OmegaConf.create()
+    with pytest.raises(EOFError):
+        job(["seed=1", "cluster=slurm", "cluster.wait=true", "sweep.metric=scienceqa.Avg"])
+    assert sys.argv == ["train.py", "seed=1"]
