@@ -153,13 +153,13 @@ def test_a_job_writes_the_page_of_its_sweep_and_survives_a_failure(tmp_path, cap
 
 
 def test_a_jobs_own_command_is_that_of_one_run_without_a_cluster(monkeypatch):
-    submitit_launcher = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.submitit_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     from hydra_plugins.mmadapter_slurm.launcher import SlurmJobs
 
     def end_here(*_):
         raise EOFError
 
-    monkeypatch.setattr(submitit_launcher.SlurmLauncher, "__call__", end_here, raising=False)
+    monkeypatch.setattr(SlurmJobs.__base__, "__call__", end_here, raising=False)
     monkeypatch.setattr(sys, "argv", ["pickled"])
     job = SlurmJobs.__new__(SlurmJobs)
     job.config = OmegaConf.create()

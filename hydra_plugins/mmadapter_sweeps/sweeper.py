@@ -76,8 +76,9 @@ class Sweeps(Sweeper):
 
         confs = {number: self._conf(job) for number, job in jobs.items()}
         errors = refused(confs)
-        usable = {f"job {number} ({self._own(jobs[number])})": confs[number] for number in confs.keys() - errors.keys()}
-        self._begin(confs[0], one_metric(usable))
+        usable = [number for number in jobs if number not in errors]
+        metric = one_metric({f"job {number} ({self._own(jobs[number])})": confs[number] for number in usable})
+        self._begin(confs[0], metric)
         self._note(jobs, confs)
         if self.here:
             for number, error in errors.items():
