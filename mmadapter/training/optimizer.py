@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,9 +70,14 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """Euclidean norm over all gradients of a group, summed in float64; not finite if one element is not."""
-    squares = [p.grad.detach().double().square().sum() for p in parameters if p.grad is not None]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    """Euclidean norm over all gradients of a group; not finite if one element is not."""
+    return math.sqrt(sum_of_squares(p.grad.detach() for p in parameters if p.grad is not None))
+
+
+def sum_of_squares(tensors: Iterable[Tensor]) -> float:
+    """Over all elements, in float64. The tensors' sums are added exactly, so that empty or idle ones change no bit."""
+    squares = [tensor.double().square().sum() for tensor in tensors]
+    return math.fsum(torch.stack(squares).tolist()) if squares else 0.0
 
 
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:

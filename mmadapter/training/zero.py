@@ -19,7 +19,7 @@ from mmadapter.processes import here
 from mmadapter.training.carrier import Carrier
 from mmadapter.training.deepspeed_start import ZeroSettings, cpu_adam, keep_whole, start
 from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
-from mmadapter.training.optimizer import OptimizerSettings, build_adamw, learns_from, set_lr
+from mmadapter.training.optimizer import OptimizerSettings, build_adamw, learns_from, set_lr, sum_of_squares
 from mmadapter.training.shares import MOMENTS, Share, find_shares, whole_tensors, write_parameter
 
 
@@ -121,8 +121,8 @@ class ZeroEngine:
         counts = self.zero.stage > 0 or here().is_first  # at stage 0 every process has the whole gradient
         squares = []
         for group in self.groups:
-            parts = [self.shares[name].gradient().double().square().sum() for name, _ in group.parameters]
-            squares.append(float(torch.stack(parts).sum()) if counts else 0.0)
+            parts = (self.shares[name].gradient() for name, _ in group.parameters)
+            squares.append(sum_of_squares(parts) if counts else 0.0)
         flags = [math.nan if group.name in broken else 0.0 for group in self.groups]
         totals = here().sum([*sums.values(), *squares, *flags])
         split = len(sums) + len(squares)
