@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -50,7 +49,7 @@ class Sweeps(Sweeper):
             config=config, hydra_context=hydra_context, task_function=task_function
         )
         if self.here:  # it says "Launching 1 jobs" of each
-            logging.getLogger(BasicLauncher.__module__).setLevel(logging.WARNING)
+            logging.getLogger(type(self.launcher).__module__).setLevel(logging.WARNING)
         self.errors: dict[int, Exception] = {}
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -177,8 +176,8 @@ class Sweeps(Sweeper):
 
     @property
     def here(self) -> bool:
-        """Whether jobs run in this process, one after the other."""
-        return isinstance(self.launcher, BasicLauncher)
+        """Whether jobs run in this process, one after the other: with the launcher that is Hydra's default."""
+        return type(self.launcher).__name__ == "BasicLauncher"
 
     def _launch(self, jobs: dict[int, list[str]], notes: bool = True) -> None:
         """Gives jobs to the launcher, and notes which failed: here after each one, else of all that it gets at once."""
