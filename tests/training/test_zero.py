@@ -124,7 +124,7 @@ def test_what_captions_teach_never_touches_the_instruction_group(groups, count, 
     seen = 0
     for joint, alone in pairs:
         for name in ENGINES:
-            if f"{joint} {name}" in found:
+            if {f"{joint} {name}", f"{alone} {name}"} <= found.keys():  # "few" leaves some out
                 one, other = found[f"{joint} {name}"], found[f"{alone} {name}"]
                 assert differing(other["state"], one["state"]) == [], (joint, name)
                 losses = [result["loss_by_source"]["instructions"] for result in one["results"]]

@@ -62,7 +62,6 @@ def cases(count: int, which: str) -> dict[str, Callable[[Path], dict[str, Any]]]
     small = {
         "disjoint": disjoint,
         "instructions": partial(disjoint, sources=["instructions"]),
-        # Offloaded, DeepSpeed would leave out the whole step at a gradient that is not finite.
         "broken": partial(disjoint, broken=["captions"]),
         "idle": idle,
         "passed on": passed_on,
