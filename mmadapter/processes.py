@@ -24,6 +24,7 @@ from mmadapter.launch.watch import GONE, Failure, Watch, speak, stopped_line
 from mmadapter.meeting import meet, meeting_place
 
 Value = TypeVar("Value")
+GPU_SECONDS = 300.0  # for all to connect by NCCL, which starts the GPUs
 MEET_SECONDS = 60.0  # from the first process at the meeting place to the last
 COLLECTIVE_TIME = timedelta(hours=24)  # others may wait long for the first one; a death is told by the watch
 
@@ -116,7 +117,7 @@ def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SEC
         _watch = meet(place, store, meet_seconds)
     index = _use_gpu(place) if device == "cuda" else None
     _export(place, place.local_rank if index is None else index)
-    with _in_time(meet_seconds):
+    with _in_time(meet_seconds if index is None else max(meet_seconds, GPU_SECONDS)):
         dist.init_process_group(
             "gloo" if index is None else "nccl",
             store=dist.PrefixStore("group", store),
@@ -131,7 +132,7 @@ def join(device: str, group_of_one: bool = False, meet_seconds: float = MEET_SEC
 def answer_with(answer: Callable[[int], bool]) -> None:
     """Has `answer(number)` called on a thread of the first process, when another one asks with `ask_first`."""
     if _watch is not None and _here.is_first:
-        _watch.answer = answer
+        _watch.answer_with(answer)
 
 
 def ask_first(number: int, seconds: float) -> bool:

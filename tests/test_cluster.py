@@ -130,6 +130,17 @@ def test_jobs_that_another_sweep_submitted_are_not_submitted_again(tmp_path, mon
         note_slurm_jobs(wider, jobs)
 
 
+def test_a_damaged_file_of_another_sweep_is_named_and_keeps_nobody_waiting(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("submitit")
+    sweep, (first, _) = submitted(tmp_path)
+    (tmp_path / "sweeps" / "other").mkdir()
+    (tmp_path / "sweeps" / "other" / "sweep.json").write_text("{")
+    say(tmp_path, monkeypatch, "echo '12_0|PENDING|Resources'")
+    again = Job(0, ["seed=0"], first.folder, False)
+    attach_queued(sweep, tmp_path, [again])
+    assert not again.waits and "other/sweep.json is damaged" in capsys.readouterr().err
+
+
 def test_nothing_is_submitted_while_the_queue_does_not_answer(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     sweep, jobs = submitted(tmp_path)

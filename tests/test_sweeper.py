@@ -110,6 +110,7 @@ def test_settings_that_no_trial_could_use_are_refused_before_the_search_begins(t
     refused(train("sweep.trials=2", "sweep.parallel=0", RATES), "sweep.parallel=0")
     refused(train("sweep.trials=2", RATES, "sweep.metric=instruct.exactmatch", "evaluate=[instruct]"), "Did you mean")
     refused(train("sweep.trials=2", RATES, "adapter.layers=interval(1,8)"), "'adapter.layers=tag(int,interval(1,8))'")
+    refused(train("sweep.trials=2", "optimizer.micro_batch_size=2,4"), "micro_batch_size changes no result")
     assert not (tmp_path / "sweep" / "study.sqlite").exists()
 
 
@@ -124,6 +125,11 @@ def test_a_part_of_a_search_that_cannot_run_does_not_keep_the_rest_from_it(train
 @pytest.mark.parametrize("dry", [[], ["dry_run=true"]])
 def test_what_is_asked_of_a_sweep_is_refused_without_m(train, dry):
     refused(train("sweep.trials=4", "seed=1", *dry, multirun=False), "python train.py -m sweep.trials=4 seed=1")
+
+
+def test_a_refused_job_is_not_taken_for_another_one_of_the_same_folder(train):
+    status, told, noted, started = train("optimizer.micro_batch_size=4,5", "optimizer.batch_size=8")
+    assert status == 2 and started == 1 and "optimizer.micro_batch_size=5 does not divide" in told
 
 
 def test_run_names_one_folder_for_all_jobs(train):

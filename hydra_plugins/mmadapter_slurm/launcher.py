@@ -70,11 +70,13 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # the extra 
             # what re-creates this one job without a cluster: run folders note their command
             sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith(("cluster", "sweep.")))]
             result = super().__call__(sweep_overrides, *rest)
-            if JobEnvironment().global_rank == 0:
-                write_page(Path(str(self.config.hydra.sweep.dir)))
-            if result.status is JobStatus.FAILED:
-                _fail(result)
-            return result
+            try:
+                if result.status is JobStatus.FAILED:
+                    _fail(result)
+                return result
+            finally:  # the error is told first: SLURM may end the job once other processes have ended
+                if JobEnvironment().global_rank == 0:
+                    write_page(Path(str(self.config.hydra.sweep.dir)))
 
         def _composed(self, job: list[str]) -> Any:
             assert self.hydra_context is not None and self.config is not None

@@ -81,6 +81,18 @@ def corners(compose: Compose, fixed: list[str], spaces: Mapping[str, Space]) -> 
     return found or {"all": compose(fixed)}
 
 
+def refuse_idle_keys(confs: Mapping[str, RunConf], spaces: Mapping[str, Space]) -> None:
+    """Raises InputError for a searched key that changes no result, such as `engine`; `confs`: the corners."""
+    from mmadapter.config import settings_digest
+
+    for key, space in spaces.items():
+        ends = ends_of(space)
+        if len(set(ends)) > 1 and len({settings_digest(confs[f"{key}={end}"]) for end in ends}) == 1:
+            raise InputError(
+                f"{key} changes no result: its trials would be one and the same run. Leave it out of the search."
+            )
+
+
 def ends_of(space: Space) -> list[str]:
     """The values of a space to look at, as they are typed."""
     if not isinstance(space, Span):

@@ -78,7 +78,7 @@ class Sweeps(Sweeper):
         usable = [number for number in jobs if number not in errors]
         metric = one_metric({f"job {number} ({self._own(jobs[number])})": confs[number] for number in usable})
         self._begin(confs[0], metric)
-        self._note(jobs, confs)
+        self._note(jobs, confs, usable)
         if self.here:
             for number, error in errors.items():
                 self._failed(number, error, jobs.pop(number))
@@ -88,7 +88,7 @@ class Sweeps(Sweeper):
             self._write()
 
     def _search(self, overrides: Sequence[Override]) -> None:
-        from hydra_plugins.mmadapter_sweeps.checks import corners, metric_of_search
+        from hydra_plugins.mmadapter_sweeps.checks import corners, metric_of_search, refuse_idle_keys
         from hydra_plugins.mmadapter_sweeps.spaces import fixed_overrides, spaces_of
         from mmadapter.config.sweep import direction_of
         from mmadapter.runs.search import Search, Trial, only_search
@@ -99,6 +99,7 @@ class Sweeps(Sweeper):
         spaces = spaces_of(overrides)
         confs = corners(self._conf, fixed, spaces)
         metric = metric_of_search(confs)
+        refuse_idle_keys(confs, spaces)
         direction = direction_of(metric, self.config.sweep.direction)
         with only_search(self.folder):
             search = Search(self.folder, spaces, direction=direction, seed=self.config.sweep.seed)
@@ -122,8 +123,9 @@ class Sweeps(Sweeper):
 
         jobs = {trial.number: [*fixed, *trial.overrides] for trial in trials}
         confs = {number: self._conf(job) for number, job in jobs.items()}
-        self._note(jobs, confs)
-        for number, error in refused(confs).items():
+        errors = refused(confs)
+        self._note(jobs, confs, [number for number in jobs if number not in errors])
+        for number, error in errors.items():
             self._failed(number, error, jobs.pop(number))
         self._launch(jobs)
         values: dict[int, float | None] = dict.fromkeys(confs)
@@ -154,15 +156,16 @@ class Sweeps(Sweeper):
             trials=conf.sweep.trials,
         )
 
-    def _note(self, jobs: dict[int, list[str]], confs: dict[int, RunConf]) -> None:
-        """Writes the jobs down before the first one starts. Raises InputError where two have one run folder."""
+    def _note(self, jobs: dict[int, list[str]], confs: dict[int, RunConf], usable: Sequence[int]) -> None:
+        """Writes the jobs down before the first one starts. Raises InputError where `usable` ones share a folder."""
         from hydra_plugins.mmadapter_sweeps.checks import shared_folder
         from mmadapter.config.run_folder import run_folder
         from mmadapter.runs.sweep_file import note_jobs
 
         folders = {number: str(run_folder(conf)) for number, conf in confs.items()}
         first: dict[str, int] = {}
-        for number, folder in folders.items():
+        for number in usable:
+            folder = folders[number]
             if (other := first.setdefault(folder, number)) != number:
                 why = shared_folder(confs[other], confs[number])
                 raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def attach_queued(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
     By run folder: another order on the command line numbers the jobs anew, and is another sweep. Raises InputError
     where an earlier start submitted some, and SLURM does not say whether they still are in the queue.
     """
-    submitted = submitted_before({folder.resolve(): folder for folder in (sweep, *sweeps_in(runs_root))}.values())
+    submitted = submitted_by_any(sweep, runs_root)
     open_jobs = [job for job in jobs if not job.finished and job.folder.resolve() in submitted]
     if not open_jobs:
         return
@@ -65,16 +65,31 @@ def attach_queued(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
             job.slurm = SlurmJob(folder=folder / "%j", job_id=number, tasks=[0])
 
 
-def submitted_before(sweeps: Iterable[Path]) -> dict[Path, list[tuple[Path, str]]]:
-    """Run folder -> (folder of submitit's files, SLURM job) of all SLURM jobs that sweeps have noted for it.
+def submitted_by_any(sweep: Path, runs_root: Path) -> dict[Path, list[tuple[Path, str]]]:
+    """What this sweep and all others below `runs_root` have noted. One that cannot be read is named and left out."""
+    found = submitted_before(sweep)
+    for other in sweeps_in(runs_root):
+        if other.resolve() == sweep.resolve():
+            continue
+        try:
+            noted = submitted_before(other)
+        except InputError as error:  # damaged, or taken away at this moment
+            print(f"warning: jobs of another sweep are not looked at: {error}", file=sys.stderr)
+            continue
+        for run, jobs in noted.items():
+            found.setdefault(run, []).extend(jobs)
+    return found
+
+
+def submitted_before(sweep: Path) -> dict[Path, list[tuple[Path, str]]]:
+    """Run folder -> (folder of submitit's files, SLURM job) of all SLURM jobs that a sweep has noted for it.
 
     A sweep that found a job of another one in the queue has noted it too, and has no files of it.
     """
     found: dict[Path, list[tuple[Path, str]]] = {}
-    for sweep in sweeps:
-        for entry in read_sweep(sweep)["jobs"]:
-            if (run := run_of(sweep, {"run": entry.get("slurm_run")})) is not None:
-                found.setdefault(run.resolve(), []).append((sweep / "slurm", entry["slurm_job"]))
+    for entry in read_sweep(sweep)["jobs"]:
+        if (run := run_of(sweep, {"run": entry.get("slurm_run")})) is not None:
+            found.setdefault(run.resolve(), []).append((sweep / "slurm", entry["slurm_job"]))
     return found
 
 

@@ -48,8 +48,8 @@ class Watch:
         self._failure: Failure | None = None
         self._has_failed = False
         self._heard, self._answered = threading.Event(), threading.Event()
-        self.answer: Callable[[int], bool] = lambda number: False  # in the first process, on a thread; see `ask`
-        self._is_asked = False
+        self._answer: Callable[[int], bool] = lambda number: False
+        self._is_asked, self._can_answer = False, threading.Event()
         os.register_at_fork(after_in_child=self._connection.close)
 
     def meet(self) -> Failure | None:
@@ -80,22 +80,30 @@ class Watch:
         return self._failure or own
 
     def ask(self, number: int, seconds: float) -> bool:
-        """Has the first process's `answer(number)` called, whatever its main thread waits for.
+        """Has what the first process answers with called, whatever its main thread waits for.
 
         Returns whether that has been True within `seconds`.
         """
         send(self._connection, {"asked": number})
         return self._answered.wait(seconds)
 
-    def _answer(self, number: int) -> None:
-        if self.answer(number):
+    def answer_with(self, answer: Callable[[int], bool]) -> None:
+        """In the first process: what `ask` calls, on a thread. A question that came before waits for this."""
+        self._answer = answer
+        self._can_answer.set()
+
+    def _answer_one(self, number: int) -> None:
+        self._can_answer.wait()
+        if self._answer(number):
             send(self._connection, {"answered": number})
+        else:
+            self._is_asked = False
 
     def _hear(self, messages: list[dict[str, Any]]) -> None:
         for message in messages:
             if "asked" in message and not self._is_asked:  # several ask for the same
                 self._is_asked = True
-                threading.Thread(target=self._answer, args=(message["asked"],), name="answer", daemon=True).start()
+                threading.Thread(target=self._answer_one, args=(message["asked"],), name="answer", daemon=True).start()
             if "answered" in message:
                 self._answered.set()
 

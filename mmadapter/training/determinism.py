@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from mmadapter.errors import InputError
+
 CUBLAS_VARIABLE, CUBLAS_FIXED = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # read by cuBLAS when a process first uses a GPU
 
 
@@ -16,7 +18,7 @@ CUBLAS_VARIABLE, CUBLAS_FIXED = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # read by 
 def deterministic(conf: Any, strictly: bool = True) -> Iterator[None]:
     """While inside, torch takes deterministic algorithms if `engine.deterministic` says so; then all is as before.
 
-    `strictly`: what has none raises a RuntimeError that names it; else it warns.
+    `strictly`: raises InputError where something has none; else torch warns.
     """
     if not conf.engine.deterministic:
         yield
@@ -27,6 +29,10 @@ def deterministic(conf: Any, strictly: bool = True) -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=not strictly)
     try:
         yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise InputError(f"engine.deterministic=true: {str(error).splitlines()[0]} Leave it away.") from error
     finally:
         torch.set_deterministic_debug_mode(before)
         if set_here:

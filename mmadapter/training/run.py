@@ -43,7 +43,7 @@ def run(conf: Any) -> dict[str, Any]:
     """
     set_threads(conf.threads)
     needs_group = conf.engine.name != "single" and not conf.dry_run
-    with deterministic(conf), joined(device_of(conf), needs_group, conf.launch.meet_seconds):
+    with joined(device_of(conf), needs_group, conf.launch.meet_seconds), deterministic(conf):
         reset_peak()
         check_processes(conf)
         console = None if here().is_first else quiet_console()

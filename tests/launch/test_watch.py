@@ -124,6 +124,26 @@ def test_strangers_that_knock_at_the_port_change_nothing():
     assert not others.is_alive()
 
 
+def test_a_question_waits_until_it_can_be_answered_and_may_be_asked_again():
+    hub = Hub("127.0.0.1", 2, 20)
+    first, other = (Watch(hub.address, rank, 5) for rank in (0, 1))
+    assert [first.meet(), other.meet()] == [None, None]
+    assert not other.ask(10, 0.2)  # too early
+    asked = []
+
+    def answer(number):
+        asked.append(number)
+        return len(asked) > 1
+
+    first.answer_with(answer)  # the one that came too early: no
+    time.sleep(0.2)
+    assert asked == [10] and other.ask(10, 5) and asked == [10, 10]
+    others = threading.Thread(target=first.leave)
+    others.start()
+    other.leave()
+    others.join(5)
+
+
 def test_those_that_never_come_are_named_and_a_late_one_does_not_wait():
     hub = Hub("127.0.0.1", 3, 0.5)
     watch = Watch(hub.address, 1, 5)

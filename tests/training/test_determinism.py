@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmadapter.assistant import Assistant
+from mmadapter.errors import InputError
 from mmadapter.training.determinism import deterministic
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.run import run
@@ -59,5 +60,8 @@ def test_what_a_user_has_set_before_stays_also_after_an_error(inputs, tmp_path, 
             assert state() == (2, ":16:8")
             raise RuntimeError("broken")
         assert state() == (1, ":16:8")
+        text = "put_() does not have a deterministic implementation, but you set ..."
+        with pytest.raises(InputError, match="engine.deterministic=true: put_"), deterministic(conf):
+            raise RuntimeError(text)
     finally:
         torch.use_deterministic_algorithms(False)
