@@ -59,7 +59,6 @@ class Sweeps(Sweeper):
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(words)
         self.swept = swept_keys(overrides)
-        self.shared = {f"{one.get_key_element()}=" for one in overrides if not one.is_sweep_override()}
         if self.config.dry_run:
             self._launch(dict(enumerate(combinations(overrides))), notes=False)
         elif self.config.sweep.trials is None:
@@ -207,7 +206,7 @@ class Sweeps(Sweeper):
 
     def _own(self, job: list[str]) -> str:
         """What a job differs in from the others."""
-        return " ".join(word for word in job if not word.startswith(tuple(self.shared)))
+        return " ".join(word for word in job if word.partition("=")[0].lstrip("+") in self.swept)
 
     def _write(self) -> None:
         from mmadapter.runs.queue import jobs_in_queue

@@ -33,7 +33,7 @@ PARENT = f"""
 import os, signal, sys
 from mmadapter.launch import start
 
-start.OTHERS_SECONDS = 0.5
+start.OTHERS_SECONDS = 2.0
 if len(sys.argv) > 2:
     signal.signal(signal.SIGUSR1, lambda number, frame: print("the launcher's own handler", number, flush=True))
 command = [sys.executable, "-c", {CHILD!r}, sys.argv[1]]
