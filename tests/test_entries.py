@@ -140,6 +140,19 @@ def test_trouble_with_the_disk_and_ctrl_c_give_one_line_a_bug_its_traceback(tmp_
     assert re.search(message, told.stderr, re.DOTALL) and (status == 1 or told.stderr.count("\n") == 1), told.stderr
 
 
+def test_a_signal_that_comes_when_all_is_done_makes_no_failure_of_it(tmp_path):
+    """Python takes about a second to end after torch; a cluster would call the job failed."""
+    script = tmp_path / "train.py"
+    does = "import atexit; atexit.register(lambda: os.kill(os.getpid(), signal.SIGUSR2))"
+    script.write_text(TROUBLE.format(does=does))
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "config.json").write_text("{}")
+    arguments = [sys.executable, str(script), f"host.path={tmp_path / 'host'}"]
+    told = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+
+
 def started_as_two(tmp_path, does: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "train.py"
     script.write_text("from mmadapter.errors import InputError" + TROUBLE.format(does=does))

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapter.config.compose import Conf, explained, typed
 from mmadapter.config.keys import nearest, refuse_unknown
 from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.config.signals import early_interrupts, ended_by, hold_signals
+from mmadapter.config.signals import early_interrupts, ended_by, hold_signals, ignore_signals
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
@@ -59,6 +59,7 @@ def entry(config_name: str, schema: type[Conf]) -> Callable[[Act], Callable[[], 
         @wraps(act)
         def main() -> None:
             _run(act, script, config_name, schema)
+            ignore_signals()
 
         return main
 

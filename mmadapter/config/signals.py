@@ -36,6 +36,14 @@ def hold_signals() -> None:
         _give_back()
 
 
+def ignore_signals() -> None:
+    """At the end of a command: all is done, and a signal while Python ends must not make a failure of it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in TERMINATIONS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.SIG_IGN)
+
+
 def ended_by(error: KeyboardInterrupt) -> signal.Signals:
     """The signal that an interrupt stands for; Ctrl-C names none."""
     return error.args[0] if error.args else signal.SIGINT

@@ -130,6 +130,7 @@ def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_th
     script = tmp_path / "train.py"
     (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
     monkeypatch.setattr(entry_module, "start_processes", note)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the entry sets it
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=1,2", "engine=zero1", "launch.processes=4"])
@@ -152,6 +153,7 @@ def test_a_sweeps_job_whose_processes_fail_is_a_failed_job_and_a_stopped_one_end
 
     def sweep(status):
         asked.clear()
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the entry sets it
         monkeypatch.setattr(entry_module, "start_processes", lambda *a: asked.append(a) or status)
         monkeypatch.setattr(sys, "argv", [*words, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
         with pytest.raises(SystemExit) as ended:
