@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import sys
 from functools import partial
 
 import pytest
@@ -13,7 +15,7 @@ from mmadapter.config import GroupConf, save_config
 from mmadapter.errors import InputError
 from mmadapter.training.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
-from mmadapter.training.record import only_process
+from mmadapter.training.record import only_process, versions
 from mmadapter.training.run import run
 from tests.training.tiny_run import SIZES, save_inputs, tiny_conf
 
@@ -82,9 +84,15 @@ def test_the_summary_says_what_was_done(whole):
 
 
 def test_versions_say_what_it_was_made_with(whole):
-    versions = json.loads((whole[0] / "versions.json").read_text())
-    assert {"mmadapter", "python", "packages", "git", "device", "command"} <= versions.keys()
-    assert {"torch", "transformers"} <= versions["packages"].keys()
+    written = json.loads((whole[0] / "versions.json").read_text())
+    assert {"mmadapter", "python", "packages", "git", "device", "command"} <= written.keys()
+    assert {"torch", "transformers"} <= written["packages"].keys()
+
+
+def test_the_command_in_versions_can_be_given_to_a_shell_again(monkeypatch):
+    typed = ["train.py", "tasks.scienceqa.template=What is it? {question}", "name=it's mine"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *typed[1:]])
+    assert shlex.split(versions()["command"]) == typed
 
 
 def test_every_role_is_in_the_trainable_table(whole):
