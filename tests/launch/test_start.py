@@ -20,7 +20,8 @@ from mmadapter.launch.start import end_with_parent
 end_with_parent(os.environ)
 rank, does = os.environ["RANK"], sys.argv[1]
 signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(138))
-print(rank, os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"], os.environ["OMP_NUM_THREADS"], os.getpid(), flush=True)
+line = [rank, os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"], os.environ["OMP_NUM_THREADS"], str(os.getpid())]
+os.write(1, (" ".join(line) + "\\n").encode())  # at once: `print` writes word by word under PYTHONUNBUFFERED
 if does == "end":
     sys.exit(0)
 if rank == "1" and does.isdigit():
