@@ -169,7 +169,7 @@ def test_processes_that_this_one_starts_show_a_mistake_without_a_traceback(tmp_p
 
 
 def test_a_killed_process_of_a_job_loses_no_other_job_of_the_sweep(tmp_path):
-    does = "print('here', conf.seed, flush=True); conf.seed or os.kill(os.getpid(), signal.SIGKILL)"
+    does = "print(f'here {conf.seed}', flush=True); conf.seed or os.kill(os.getpid(), signal.SIGKILL)"
     told = started_as_two(tmp_path, does, "seed=0,1", "evaluate=[]", "-m")
     assert told.returncode == 2 and "ended with status 137" in told.stderr, told.stderr
     assert told.stdout.count("here 1") == 2, told.stdout
