@@ -100,21 +100,20 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return value
 
 
-def hold_until_signalled(process: int, seconds: float = 60) -> bool:
+def hold_until_signalled(process: int, seconds: float = 240) -> bool:
     """A process of this machine stands still until it is told to stop, so that it cannot end before; True, at once.
 
     SLURM itself may let it go on then. It goes on after `seconds` all the same: the signal may have come just before.
     """
 
-    def still_waits() -> bool:
-        status = Path(f"/proc/{process}/status")
-        text = status.read_text() if status.is_file() else ""
-        pending = [int(mask, 16) for mask in re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)", text, re.MULTILINE)]
-        return "(stopped)" in text and not any(mask >> (number - 1) & 1 for mask in pending for number in TERMINATIONS)
-
     def watch() -> None:
-        end = time.monotonic() + seconds
-        while still_waits() and time.monotonic() < end:
+        end, stood = time.monotonic() + seconds, False
+        while time.monotonic() < end:
+            text = status_of(process)
+            stands = "(stopped)" in text  # not at once: a write to the disk ends first
+            if not text or is_signalled(text) or (stood and not stands):
+                break
+            stood = stands
             time.sleep(0.2)
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGCONT)
@@ -122,3 +121,17 @@ def hold_until_signalled(process: int, seconds: float = 60) -> bool:
     os.kill(process, signal.SIGSTOP)
     threading.Thread(target=watch, daemon=True).start()
     return True
+
+
+def status_of(process: int) -> str:
+    """What the system says of a process; empty where it is gone."""
+    try:
+        return Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_signalled(status: str) -> bool:
+    """Whether a signal that asks to stop waits for a process that stands still."""
+    pending = [int(mask, 16) for mask in re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)", status, re.MULTILINE)]
+    return any(mask >> (number - 1) & 1 for mask in pending for number in TERMINATIONS)

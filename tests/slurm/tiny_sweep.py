@@ -74,7 +74,7 @@ def hold_at(steps_of: dict[Path, int]) -> None:
             return False
 
     with ThreadPoolExecutor(len(steps_of)) as each:
-        waits = [each.submit(wait_until, partial(hold, *one), 120, f"{one[0]} to train") for one in steps_of.items()]
+        waits = [each.submit(wait_until, partial(hold, *one), 240, f"{one[0]} to train") for one in steps_of.items()]
     for wait in waits:
         wait.result()
 
