@@ -118,6 +118,15 @@ main()
 """
 
 
+def command_of(folder, code: str) -> list[str]:
+    """What starts `code` as the train.py of a checkout in `folder`, with a host that passes the checks."""
+    (folder / "train.py").write_text(code)
+    (folder / "conf").symlink_to(CHECKOUT / "conf")
+    (folder / "host").mkdir()
+    (folder / "host" / "config.json").write_text("{}")
+    return [sys.executable, str(folder / "train.py"), f"host.path={folder / 'host'}"]
+
+
 @pytest.mark.parametrize(
     "does,status,message",
     [
@@ -129,38 +138,23 @@ main()
     ],
 )
 def test_trouble_with_the_disk_and_ctrl_c_give_one_line_a_bug_its_traceback(tmp_path, does, status, message):
-    script = tmp_path / "train.py"
-    script.write_text(TROUBLE.format(does=does))
-    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
-    (tmp_path / "host").mkdir()
-    (tmp_path / "host" / "config.json").write_text("{}")
-    arguments = [sys.executable, str(script), f"host.path={tmp_path / 'host'}"]
-    told = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    told = subprocess.run(command_of(tmp_path, TROUBLE.format(does=does)), capture_output=True, text=True, cwd=tmp_path)
     assert told.returncode == status, told.stderr
     assert re.search(message, told.stderr, re.DOTALL) and (status == 1 or told.stderr.count("\n") == 1), told.stderr
 
 
 def test_a_signal_that_comes_when_all_is_done_makes_no_failure_of_it(tmp_path):
     """Python takes about a second to end after torch; a cluster would call the job failed."""
-    script = tmp_path / "train.py"
-    does = "import atexit; atexit.register(lambda: os.kill(os.getpid(), signal.SIGUSR2))"
-    script.write_text(TROUBLE.format(does=does))
-    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
-    (tmp_path / "host").mkdir()
-    (tmp_path / "host" / "config.json").write_text("{}")
-    arguments = [sys.executable, str(script), f"host.path={tmp_path / 'host'}"]
-    told = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    released = "from mmadapter.training.preemption import release_signals; release_signals()"  # as a run does
+    does = f"{released}; import atexit; atexit.register(lambda: os.kill(os.getpid(), signal.SIGUSR2))"
+    told = subprocess.run(command_of(tmp_path, TROUBLE.format(does=does)), capture_output=True, text=True, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
 
 
 def started_as_two(tmp_path, does: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = tmp_path / "train.py"
-    script.write_text("from mmadapter.errors import InputError" + TROUBLE.format(does=does))
-    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
-    (tmp_path / "host").mkdir()
-    (tmp_path / "host" / "config.json").write_text("{}")
-    words = [f"host.path={tmp_path / 'host'}", "engine=zero1", "launch.processes=2", *arguments]
-    return subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, cwd=tmp_path)
+    command = command_of(tmp_path, "from mmadapter.errors import InputError" + TROUBLE.format(does=does))
+    words = ["engine=zero1", "launch.processes=2", *arguments]
+    return subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path)
 
 
 def test_processes_that_this_one_starts_show_a_mistake_without_a_traceback(tmp_path):
@@ -189,14 +183,9 @@ main()
 
 
 def test_hydra_leaves_no_folder_behind_and_stays_where_it_was_started(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(ENTRY)
-    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    arguments = [*command_of(tmp_path, ENTRY), "threads=1"]
     start = tmp_path / "start"
     start.mkdir()
-    (tmp_path / "host").mkdir()
-    (tmp_path / "host" / "config.json").write_text("{}")
-    arguments = [sys.executable, str(script), f"host.path={tmp_path / 'host'}", "threads=1"]
     told = subprocess.run(arguments, capture_output=True, text=True, cwd=start)
     assert told.stdout.split() == ["in", str(start), "1", "0"], told.stderr
     assert list(start.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Signals before a run can see to them: settings are composed and checked, torch is imported; that takes seconds."""
+"""Signals while no run sees to them: settings are checked, torch is imported, or Python ends; that takes seconds."""
 
 from __future__ import annotations
 
