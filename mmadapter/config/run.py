@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.cluster import ClusterConf
 from mmadapter.config.data import DataConf
-from mmadapter.config.engine import EngineConf, LaunchConf
+from mmadapter.config.engine import LaunchConf
 from mmadapter.config.host import HostConf
-from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
-from mmadapter.config.training import TrainingConf
 from mmadapter.config.vision import VisionConf
-from mmadapter.settings import choice, input_path, listing, named, number, plain
+from mmadapter.settings import choice, chosen, input_path, listing, named, number, plain
+from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, TrainingConf
 
 
 @dataclass
@@ -38,7 +37,7 @@ class RunConf:
     data: DataConf = field(default_factory=DataConf)
     optimizer: OptimizerConf = field(default_factory=OptimizerConf)
     training: TrainingConf = field(default_factory=TrainingConf)
-    engine: EngineConf = field(default_factory=EngineConf)
+    engine: EngineConf = chosen(ENGINES, "name", EngineConf)
     launch: LaunchConf = field(default_factory=LaunchConf)
     cluster: ClusterConf = field(default_factory=ClusterConf, metadata={"without_influence": True})
     sweep: SweepConf = field(default_factory=SweepConf)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
@@ -19,7 +18,6 @@ from mmadapter.config.checks_data import (
 from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.mixture import holds_every_source
-from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.sweep import sweep_problems
 from mmadapter.config.task import TASKS, TaskConf
@@ -89,30 +87,6 @@ def optimizer_problems(conf: RunConf) -> Iterator[str]:
             f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
             f"optimizer.batch_size={optimizer.batch_size}. Set optimizer.micro_batch_size={fitting}"
         )
-    yield from _warmup_problems(optimizer)
-    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        yield f"optimizer.betas={optimizer.betas}: two numbers from 0 up to (not including) 1; the paper: [0.9,0.95]"
-    actual = optimizer.base_lr * optimizer.batch_size / 256
-    if optimizer.min_lr > actual:
-        yield f"optimizer.min_lr={optimizer.min_lr:g} is above the actual rate, base_lr x batch_size/256 = {actual:g}."
-
-
-def _warmup_problems(optimizer: OptimizerConf) -> Iterator[str]:
-    steps, warmup = optimizer.steps, optimizer.warmup_steps
-    if (steps is None) != (warmup is None):
-        missing, given = ("warmup_steps", "steps") if warmup is None else ("steps", "warmup_steps")
-        example = (steps or 0) // 10 if warmup is None else 10 * (warmup or 1)
-        yield f"optimizer.{given} needs optimizer.{missing} beside it, e.g. optimizer.{missing}={example}"
-    elif steps is not None and warmup is not None and warmup > steps:
-        yield (
-            f"optimizer.warmup_steps={warmup} exceeds optimizer.steps={steps}: the full learning rate would never be "
-            f"reached. Set optimizer.warmup_steps={steps // 10}"
-        )
-    elif steps is None and optimizer.warmup_epochs > optimizer.epochs:
-        yield (
-            f"optimizer.warmup_epochs={optimizer.warmup_epochs:g} exceeds optimizer.epochs={optimizer.epochs:g}: "
-            f"the full learning rate would never be reached. Set optimizer.warmup_epochs={optimizer.epochs / 10:g}"
-        )
 
 
 def _task_problems(conf: RunConf) -> Iterator[str]:
@@ -155,8 +129,6 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
     on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and here_is_none)
     if conf.host.attention == "flex" and on_cpu:
         yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"
-    if conf.training.wandb and find_spec("wandb") is None:
-        yield "training.wandb=true, but wandb is not installed: pip install -e .[wandb], or training.wandb=false"
 
 
 def gpu_seems_present() -> bool:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from mmadapter.adapters.roles import Group
 from mmadapter.training.optimizer import learns_from
-from mmadapter.training.random_state import own_stream
+from mmadapter.training.determinism import own_stream
 
 OUTSIDE = ("adapter", "vision")  # children of the model that are not shared out
 

@@ -13,7 +13,7 @@ from mmadapter.deepspeed_library import Zero
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.processes import here
 from mmadapter.training.memory import readable_peak
-from mmadapter.training.trouble import the_way_on
+from mmadapter.training.loop import way_on
 
 NAMED_SWITCHES = 3
 CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=changed"
@@ -34,7 +34,7 @@ def memory_explained(
             raise
         place = doing or batch_shape(batches)
         switches = "\n  ".join([*smaller, *cheapest_switches(conf, in_steps=bool(batches))][:NAMED_SWITCHES])
-        anew = f"\n{the_way_on(conf)}, and one of these." if conf.resume == "never" else ""
+        anew = f"\n{way_on(conf.resume)}, and one of these." if conf.resume == "never" else ""
         raise InputError(
             f"Out of memory {place}: the peak was {readable_peak()}. The cheapest switches:\n  {switches}{anew}"
         ) from error

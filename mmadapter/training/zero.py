@@ -19,7 +19,8 @@ from mmadapter.processes import here
 from mmadapter.training.carrier import Carrier
 from mmadapter.training.deepspeed_start import ZeroSettings, cpu_adam, keep_whole, start
 from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
-from mmadapter.training.optimizer import OptimizerSettings, build_adamw, learns_from, set_lr, sum_of_squares
+from mmadapter.training.optimizer import build_adamw, learns_from, set_lr, sum_of_squares
+from mmadapter.training.settings import OptimizerConf
 from mmadapter.training.shares import MOMENTS, Share, find_shares, whole_tensors, write_parameter
 
 
@@ -39,7 +40,7 @@ class ZeroEngine:
         model: nn.Module,
         groups: Sequence[Group],
         trainable: Sequence[TrainableParameter],
-        settings: OptimizerSettings,
+        settings: OptimizerConf,
         device: torch.device | str = "cpu",
         seed: int = 0,
         *,

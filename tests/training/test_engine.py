@@ -9,7 +9,8 @@ from mmadapter.adapters.roles import GroupSettings, parameter_groups
 from mmadapter.data.batches import make_batch
 from mmadapter.errors import InputError
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.optimizer import OptimizerSettings, check_sources
+from mmadapter.training.optimizer import check_sources
+from mmadapter.training.settings import OptimizerConf
 from tests.training.toy import ToyAssistant, toy_sample
 
 EVERYTHING = {"all": GroupSettings(["prompt", "gate", "visual_projection"])}
@@ -22,7 +23,7 @@ DISJOINT = {
 def make_engine(groups=EVERYTHING, **settings):
     assistant = ToyAssistant()
     built = parameter_groups(assistant.trainable(), groups)
-    return SingleDeviceEngine(assistant, built, assistant.trainable(), OptimizerSettings(**settings))
+    return SingleDeviceEngine(assistant, built, assistant.trainable(), OptimizerConf(**settings))
 
 
 def batch_of(numbers, source="questions", **keywords):

@@ -8,7 +8,7 @@ import torch
 from mmadapter.adapters.roles import GroupSettings, parameter_groups
 from mmadapter.generation import GenerationSettings
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.optimizer import OptimizerSettings
+from mmadapter.training.settings import OptimizerConf
 from tests.assistants import BOTH_METHODS, assistant_on, batch_of, picture, sample
 from tests.families import CORE
 
@@ -22,7 +22,7 @@ def make_engine(assistant, groups=ONE_GROUP):
     present = {item.role for item in assistant.trainable()}
     own = {name: replace(one, roles=[role for role in one.roles if role in present]) for name, one in groups.items()}
     built = parameter_groups(assistant.trainable(), own)
-    settings = OptimizerSettings(weight_decay=0.1, clip_norm=0.5)
+    settings = OptimizerConf(weight_decay=0.1, clip_norm=0.5)
     return SingleDeviceEngine(assistant, built, assistant.trainable(), settings)
 
 
@@ -130,7 +130,7 @@ def test_each_groups_gradient_is_that_of_its_own_sources_loss(name, checkpointin
     """What AdamW gets, against torch.autograd.grad of one source's loss over one group's parameters."""
     assistant = assistant_on(name, activation_checkpointing=checkpointing)
     engine = make_engine(assistant, DISJOINT)
-    engine.settings = OptimizerSettings()  # no clipping
+    engine.settings = OptimizerConf()  # no clipping
     captions, instructions = joint_step(assistant, tmp_path, 0)
     seen = {}
     engine.optimizer.step = lambda: seen.update({n: p.grad.clone() for n, p in engine.parameters.items()})

@@ -15,7 +15,7 @@ from mmadapter.data.batches import Batch, make_batch
 from mmadapter.processes import here
 from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
-from mmadapter.training.optimizer import OptimizerSettings
+from mmadapter.training.settings import OptimizerConf
 from mmadapter.training.zero import ZeroEngine
 from tests.training.toy import ToyAssistant, toy_sample
 
@@ -38,7 +38,7 @@ def groups_of(assistant, sources: dict, frozen: Sequence[str] = ()):
 
 def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam: bool = False):
     """An engine with decay and clipping."""
-    parts = (assistant, groups, assistant.trainable(), OptimizerSettings(weight_decay=0.3, clip_norm=clip))
+    parts = (assistant, groups, assistant.trainable(), OptimizerConf(weight_decay=0.3, clip_norm=clip))
     if name == "single":
         return SingleDeviceEngine(*parts)
     return ZeroEngine(*parts, zero=ZeroSettings.of(name, cpu_adam=cpu_adam))

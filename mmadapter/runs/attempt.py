@@ -1,34 +1,53 @@
-"""attempt.json: who works on a run, since when, and how it ended; what `python -m mmadapter.runs` shows of it."""
+"""One attempt at a run: attempt.json (who works on it, since when, how it ended), the lock, versions, leftovers."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.run_folder import ATTEMPT_FILE
+import torch
+
 from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
-from mmadapter.files import read_json, write_json
-from mmadapter.processes import here
+from mmadapter.files import LEFTOVERS, locked, read_json, write_json
+from mmadapter.processes import Processes
+from mmadapter.runs.folder import ATTEMPT_FILE
 from mmadapter.runs.process import process_start
 from mmadapter.training.requeue import own_job
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")
+LOCK_FILE = ".running"
+PACKAGES = (
+    "torch",
+    "transformers",
+    "open_clip_torch",
+    "timm",
+    "tokenizers",
+    "safetensors",
+    "hydra-core",
+    "numpy",
+    "deepspeed",
+)
 
 
 @contextlib.contextmanager
-def attempt(folder: Path) -> Iterator[None]:
+def attempt(folder: Path, world_size: int) -> Iterator[None]:
     """While inside, the run is "running"; after it "finished", "stopped" or "failed", with the reason.
 
     A killed process leaves "running": then its host and process number tell.
     """
-    note(folder, **here_and_now(), **earlier(folder))
+    note(folder, **this_attempt(world_size), **earlier(folder))
     try:
         yield
     except BaseException as error:
@@ -39,9 +58,7 @@ def attempt(folder: Path) -> Iterator[None]:
 
 
 def note(folder: Path, **facts: Any) -> None:
-    """Adds to the facts of the current attempt; a new attempt (`state="running"`) begins anew."""
-    if not here().is_first:
-        return
+    """Add to the facts of the current attempt; `state="running"` begins a new one. On the first rank only."""
     begins = facts.get("state") == "running"
     known = {} if begins else read_json(folder / ATTEMPT_FILE) or {}
     write_json(folder / ATTEMPT_FILE, {**known, **facts})
@@ -72,7 +89,7 @@ def wall_time(folder: Path) -> dict[str, Any]:
     }
 
 
-def here_and_now() -> dict[str, Any]:
+def this_attempt(world_size: int) -> dict[str, Any]:
     """What tells this attempt from another: machine, process, SLURM job, time."""
     return {
         "state": "running",
@@ -80,7 +97,7 @@ def here_and_now() -> dict[str, Any]:
         "pid": os.getpid(),
         "pid_start": process_start(os.getpid()),
         "slurm_job": own_job(),
-        "processes": here().count,
+        "processes": world_size,
         "started": time.time(),
     }
 
@@ -95,3 +112,66 @@ def ending(error: BaseException) -> dict[str, Any]:
         return {"state": "stopped", "signal": name}
     text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     return {"state": "failed", "message": text}
+
+
+def only_process(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """While inside, no other process of this machine works in the run folder. Raises InputError where one does."""
+    busy = f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: run=NAME"
+    return locked(folder / LOCK_FILE, busy)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed attempt left under temporary names."""
+    from mmadapter.store import recover_adapter
+
+    recover_adapter(folder / "adapter")
+    for path in folder.rglob(LEFTOVERS):
+        path.unlink()
+
+
+def versions(ranks: Processes) -> dict[str, Any]:
+    """Packages, Python, machine, processes, git revision of the checkout, command."""
+    from mmadapter import __version__
+
+    return {
+        "mmadapter": __version__,
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "git": git_revision(),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "processes": ranks.count,
+        "launcher": ranks.launcher,
+        "platform": platform.platform(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's architecture."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.processor() or platform.machine()})"
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that this package is run from, with "+changes" where files differ; None without git."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
