@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config.run_folder import ATTEMPT_FILE
-from mmadapter.config.signals import ended_by
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
-from mmadapter.processes import here
 from mmadapter.runs.process import process_start
+from mmadapter.training.preemption import own_job, signal_of
 from mmadapter.training.record import read_json, write_json
-from mmadapter.training.requeue import own_job
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")
 
@@ -80,7 +79,7 @@ def here_and_now() -> dict[str, Any]:
         "pid": os.getpid(),
         "pid_start": process_start(os.getpid()),
         "slurm_job": own_job(),
-        "processes": here().count,
+        "processes": here().world_size,
         "started": time.time(),
     }
 
@@ -88,7 +87,7 @@ def here_and_now() -> dict[str, Any]:
 def ending(error: BaseException) -> dict[str, Any]:
     """State and reason of an attempt that `error` ended."""
     if isinstance(error, KeyboardInterrupt):  # outside of the training loop
-        return {"state": "stopped", "signal": ended_by(error).name}
+        return {"state": "stopped", "signal": signal_of(error).name}
     if isinstance(error, SystemExit):  # the loop has saved; a cluster's handler exits with a code of its own
         code = error.code if isinstance(error.code, int) else 0
         name = signal.Signals(code - 128).name if code - 128 in set(signal.Signals) else None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from mmadapter.deepspeed_library import Zero, start_engine
+from mmadapter.distributed.deepspeed import Zero, start_engine
 from mmadapter.errors import InputError
 
 FETCHED_AHEAD = 5 * 10**7  # parameters that are gathered before they are needed: DeepSpeed's own number
@@ -55,25 +54,6 @@ def configuration(settings: ZeroSettings, bucket: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-
-
-def keep_whole(engine: Any, adapter: Iterable[nn.Parameter]) -> None:
-    """Stage 3: the `adapter`'s parameters, and frozen vectors (norms, biases), are whole on every process all the time.
-
-    Prompts and gates are read outside of the module that holds them, and all of the adapter is saved, what is frozen in
-    this run (LoRA stands inside the host) too; the vectors are a ten-thousandth of a host.
-    """
-    kept: list[Any] = engine.optimizer.persistent_parameters
-    known, own = {id(parameter) for parameter in kept}, {id(parameter) for parameter in adapter}
-    for parameter in engine.module.parameters():
-        if id(parameter) not in known and (id(parameter) in own or len(parameter.ds_shape) < 2):
-            known.add(id(parameter))
-            parameter.ds_persist = True  # type: ignore[attr-defined]
-            # Being persistent is not enough: as long as DeepSpeed has not recorded a whole step in one order (answering
-            # between two steps makes it start again), a module lets go of all that is not declared to be used outside.
-            parameter.is_external_param = True  # type: ignore[attr-defined]
-            kept.append(parameter)
-    kept[0].all_gather(kept)
 
 
 def cpu_adam() -> Any:

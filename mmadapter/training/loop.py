@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config.run_folder import take_over
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import NO_ROOM, InputError
-from mmadapter.processes import here, leave
 from mmadapter.training import trouble
 from mmadapter.training.assembly import build_engine, groups_of, host_dtype, schedule_of
-from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
 from mmadapter.training.display import Display, losses_text
 from mmadapter.training.engine import StepResult
 from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
@@ -96,7 +96,7 @@ class Training:
         self._prepare_images()
         self.journal.open_boards(self.position.step)
         self.assistant.train()
-        with stop_on_signals() as stop:
+        with stop_on_signals(here()) as stop:
             while True:
                 improved = self._validate_if_due(stop)
                 if stop.agreed():
@@ -118,7 +118,7 @@ class Training:
         return summary_of(self.position, self.schedule, batch_size, self.start.movement())
 
     def _resume(self) -> None:
-        snapshot, messages = here().decide(self.checkpoints.load_newest)
+        snapshot, messages = self._newest_checkpoint()
         place = self.position if snapshot is None else snapshot.position
         if snapshot is not None:
             self._refuse_another_run(place)
@@ -138,9 +138,24 @@ class Training:
         self.position, self.saved_step = place, place.step
         changed = here().decide(self._take_over)
         self.display.say(trouble.continuing(place.step, self.schedule.total_steps, changed))
-        facts = {"engine": self.conf.engine.name, "processes": here().count}
+        facts = {"engine": self.conf.engine.name, "processes": here().world_size}
         facts["micro_batch_size"] = self.conf.optimizer.micro_batch_size
         self.journal.event("resumed", step=place.step, **facts, **({"changed": changed} if changed else {}))
+
+    def _newest_checkpoint(self) -> tuple[Snapshot | None, list[str]]:
+        """What rank 0 reads, on every rank."""
+        if here().world_size == 1:
+            return self.checkpoints.load_newest()
+        messages: list[str] = []
+
+        def read() -> dict[str, bytes]:
+            snapshot, told = self.checkpoints.load_newest()
+            messages.extend(told)
+            return {} if snapshot is None else snapshot_files(snapshot)
+
+        files = here().decide_files(read)
+        snapshot = snapshot_of(self.checkpoints.folder, files.__getitem__) if files else None
+        return snapshot, here().broadcast(messages)
 
     def _take_over(self) -> list[str]:
         changed = take_over(self.folder, self.conf)
@@ -239,10 +254,12 @@ class Training:
         with memory_explained(self.conf, "while a checkpoint was saved"):
             state = self.engine.state_dict()  # of all processes
             self.saved_step = place.step
-            if here().is_first:
-                self.checkpoints.save(Snapshot(place, state, tensors, values))
-            if here().is_first and self.save_adapter is not None:
-                self.save_adapter(self.summary())
+            here().decide(lambda: self._write(Snapshot(place, state, tensors, values)))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        self.checkpoints.save(snapshot)
+        if self.save_adapter is not None:
+            self.save_adapter(self.summary())
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         assert stop.signal is not None
@@ -254,5 +271,4 @@ class Training:
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
             f"is saved. {trouble.the_way_on(self.conf, self.folder)} to go on from here."
         )
-        leave()
         stop.finish(self.display.say)

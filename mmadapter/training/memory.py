@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mmadapter.adapters.adapter import Adapter
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import here
 from mmadapter.training.stored import stored_by
 
 

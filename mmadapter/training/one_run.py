@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
-from mmadapter.deepspeed_library import end_engines
+from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
-from mmadapter.processes import here
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note
 from mmadapter.training.determinism import deterministic
@@ -93,8 +93,7 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
         summary = train(conf, assistant, data, folder, journal, display, save, describe)
     finally:
         journal.close()
-    if here().is_first:
-        save(summary)
+    here().decide(lambda: save(summary))
     return summary
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from mmadapter.distributed.ranks import here
 from mmadapter.durable import LEFTOVERS, write_whole
 from mmadapter.locked import locked
-from mmadapter.processes import here
 
 LOCK_FILE = ".running"
 PACKAGES = (
@@ -54,7 +54,7 @@ def versions() -> dict[str, Any]:
         "git": git_revision(),
         "device": device_name(),
         "threads": torch.get_num_threads(),
-        "processes": here().count,
+        "processes": here().world_size,
         "launcher": here().launcher,
         "platform": platform.platform(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

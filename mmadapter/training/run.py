@@ -14,9 +14,8 @@ import torch
 
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
-from mmadapter.config.signals import ended_by
+from mmadapter.distributed.ranks import connected, here
 from mmadapter.errors import InputError
-from mmadapter.processes import here, joined
 from mmadapter.runs.objective import metric_of, value_in
 from mmadapter.training.attempt import attempt, wall_time
 from mmadapter.training.determinism import deterministic
@@ -25,9 +24,8 @@ from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import peak_of_processes, reset_peak
 from mmadapter.training.one_run import device_of, run_one
-from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
+from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals
 from mmadapter.training.record import only_process, versions, write_json
-from mmadapter.training.requeue import refuse_anew
 from mmadapter.training.summary import show_results, stored_summary
 from mmadapter.training.trouble import the_way_on
 
@@ -43,7 +41,7 @@ def run(conf: Any) -> dict[str, Any]:
     """
     set_threads(conf.threads)
     needs_group = conf.engine.name != "single" and not conf.dry_run
-    with joined(device_of(conf), needs_group, conf.launch.meet_seconds), deterministic(conf):
+    with connected(device_of(conf), conf.launch, group_of_one=needs_group), deterministic(conf):
         reset_peak()
         check_processes(conf)
         console = None if here().is_first else quiet_console()
@@ -52,7 +50,7 @@ def run(conf: Any) -> dict[str, Any]:
 
 def check_processes(conf: Any) -> None:
     """Raises InputError where the settings do not fit the processes that were started."""
-    count, wanted = here().count, conf.launch.processes
+    count, wanted = here().world_size, conf.launch.processes
     if wanted is not None and wanted != count and not conf.dry_run:
         raise InputError(
             f"launch.processes={wanted}, but {here().launcher} has started {count}. Leave launch.processes away: with "
@@ -67,16 +65,14 @@ def check_processes(conf: Any) -> None:
 
 def run_here(conf: Any, display: Display) -> dict[str, Any]:
     """What this process does of the run."""
-    with termination_interrupts():
+    with interrupts():
         try:
             release_signals()
             quieten_libraries(display)
             return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
         except KeyboardInterrupt as error:
-            number = ended_by(error)
             display.close()
-            display.say(f"interrupted by {number.name}. {the_way_on(conf)} to go on from the last checkpoint.")
-            end_attempt(number, interrupt, display.say)
+            end_interrupted(here(), error, the_way_on(conf), display.say)
         finally:
             display.close()
 
@@ -90,8 +86,8 @@ def run_for_metric(conf: Any) -> float | None:
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     """Data, training, evaluation, comparison, report, table; one run a folder, which the first process owns."""
     processes = here()
-    processes.decide(lambda: refuse_anew(conf))
-    folder = processes.decide(lambda: run_folder(conf))
+    processes.decide(lambda: refuse_new_folders(conf.resume))
+    folder = Path(processes.decide(lambda: str(run_folder(conf))))
     if processes.decide(lambda: is_finished(folder, conf)):
         return {**(show_finished(folder, display) if processes.is_first else {}), "folder": folder}
     check_tiny_models(conf)
@@ -109,7 +105,7 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
 
 def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
     """Everything that writes into the run folder."""
-    here().wait()  # for the lock
+    here().barrier()  # for the lock
     own = {} if conf.variants else run_one(conf, folder, display, trains=True)
     run_parts(conf, folder, display)
     summary = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmadapter.deepspeed_library import Zero
+from mmadapter.distributed.deepspeed import Zero
 
 VALUE = 4  # bytes of a float32 number: each trainable value, its start, its gradient, each of its two Adam moments
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import here
 from mmadapter.training.engine import StepResult
 from mmadapter.training.schedule import Schedule
 

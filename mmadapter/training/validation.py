@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import here
 from mmadapter.training.display import Display
 from mmadapter.training.engine import Engine
 from mmadapter.training.preemption import StopRequest

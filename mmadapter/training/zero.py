@@ -14,13 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from mmadapter.adapters.roles import Group, TrainableParameter
-from mmadapter.deepspeed_library import load_deepspeed
-from mmadapter.processes import here
+from mmadapter.distributed.deepspeed import (
+    MOMENTS,
+    Share,
+    find_shares,
+    keep_whole,
+    load_deepspeed,
+    whole_tensors,
+    write_parameter,
+)
+from mmadapter.distributed.ranks import here
 from mmadapter.training.carrier import Carrier
-from mmadapter.training.deepspeed_start import ZeroSettings, cpu_adam, keep_whole, start
+from mmadapter.training.deepspeed_start import ZeroSettings, cpu_adam, start
 from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
 from mmadapter.training.optimizer import OptimizerSettings, build_adamw, learns_from, set_lr, sum_of_squares
-from mmadapter.training.shares import MOMENTS, Share, find_shares, whole_tensors, write_parameter
 
 
 class ZeroEngine:
@@ -75,7 +82,7 @@ class ZeroEngine:
         learning = {g.name: [s for s, count in tokens.items() if count and learns_from(g, s)] for g in self.groups}
         for group in self.groups:
             count = sum(tokens[source] for source in learning[group.name])
-            self._scale(group, here().count / count if count else 0.0)  # DeepSpeed has divided by the processes
+            self._scale(group, here().world_size / count if count else 0.0)  # DeepSpeed has divided by the processes
         sums, norms = self._totals(sums, broken)
         norms = {name: norms[name] for name, sources in learning.items() if sources}
         finite = {name: math.isfinite(norms[name] + sum(sums[source] for source in learning[name])) for name in norms}
@@ -93,7 +100,7 @@ class ZeroEngine:
         pieces: dict[str, list[Tensor]] = {batch.source: [] for batch in batches}
         self.carrier.broken.clear()
         for number, batch in enumerate(batches, 1):
-            place = len(pieces[batch.source]) * here().count + here().rank
+            place = len(pieces[batch.source]) * here().world_size + here().rank
             self.deepspeed.set_gradient_accumulation_boundary(number == len(batches))
             loss = self.deepspeed(batch, self.seed, self.steps_done, batch.source, place)
             self.deepspeed.backward(loss)
