@@ -19,14 +19,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config.compose import Conf, explained, typed
-from mmadapter.config.keys import nearest, refuse_unknown
+from mmadapter.config.compose import Conf, refuse_unknown, typed
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, start_ranks
 from mmadapter.errors import InputError, disk_trouble
+from mmadapter.settings import composed_schema, explained, nearest
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
@@ -38,8 +38,8 @@ Act = Callable[[Any], Any]
 def register_schemas() -> None:
     """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=RunConf)
-    store.store(name="eval_schema", node=EvalConf)
+    store.store(name="train_schema", node=composed_schema(RunConf))
+    store.store(name="eval_schema", node=composed_schema(EvalConf))
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
@@ -207,7 +207,7 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
         chain.append(inner)
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
-            return explained(link, schema, _names_to_suggest(schema, script), script.name)
+            return explained(link, schema, _names_to_suggest(schema, script), "", script.name)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_choice(link)
     if isinstance(error, OverrideParseException):

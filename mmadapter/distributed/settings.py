@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import number
+from mmadapter.settings import number
 
 
 @dataclass

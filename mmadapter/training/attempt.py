@@ -14,9 +14,9 @@ from typing import Any
 from mmadapter.config.run_folder import ATTEMPT_FILE
 from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
+from mmadapter.files import read_json, write_json
 from mmadapter.runs.process import process_start
 from mmadapter.training.preemption import own_job, signal_of
-from mmadapter.training.record import read_json, write_json
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")
 

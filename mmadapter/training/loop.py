@@ -12,10 +12,10 @@ from typing import Any
 from mmadapter.config.run_folder import take_over
 from mmadapter.distributed.ranks import here
 from mmadapter.errors import NO_ROOM, InputError
+from mmadapter.terminal import Display, losses_text
 from mmadapter.training import trouble
 from mmadapter.training.assembly import build_engine, groups_of, host_dtype, schedule_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
-from mmadapter.training.display import Display, losses_text
 from mmadapter.training.engine import StepResult
 from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
 from mmadapter.training.journal import Journal, perplexity

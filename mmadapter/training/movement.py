@@ -15,8 +15,8 @@ from torch import Tensor
 from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.distributed.deepspeed import write_value
 from mmadapter.distributed.ranks import here
-from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
+from mmadapter.files import write_atomically
 
 START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]
@@ -42,7 +42,9 @@ class RunStart:
     def save(self) -> None:
         """Writes the start down: a new run. Only the first process does."""
         if here().is_first:
-            write_whole(self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
+            write_atomically(
+                self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()})
+            )
 
     def restore(self, digest: str | None) -> list[str]:
         """Takes up the start that was written down, whose digest a checkpoint has kept; says what was mended.

@@ -13,7 +13,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from mmadapter.distributed.ranks import here
-from mmadapter.training.display import Display
+from mmadapter.terminal import Display
 from mmadapter.training.out_of_memory import memory_explained, of_pictures
 
 EXCHANGED_BYTES = 16 * 2**20  # of each process at a time: what is on its way stands in all processes' memory

@@ -12,12 +12,12 @@ import torch
 from mmadapter.config import TaskConf
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.distributed.deepspeed import load_deepspeed
+from mmadapter.distributed.ranks import here
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.evaluation.recreate import samples_of_task
 from mmadapter.evaluation.run import evaluate
 from mmadapter.evaluation.shared_out import answers_of_all, own_batches
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
-from mmadapter.distributed.ranks import here
 from tests.assistants import assistant_on, picture
 from tests.evaluation.test_evaluate import Parrot
 

@@ -12,11 +12,11 @@ import transformers
 
 from bench.process_memory import MemoryWatch
 from mmadapter.adapters.adapter import Adapter
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
 from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, held_bytes, is_sharded, size, whole
-from mmadapter.distributed.ranks import here
 from tests.families import (
     FAMILIES,
     adapted_logits,

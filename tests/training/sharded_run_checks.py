@@ -17,9 +17,9 @@ from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import here
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.hosts.sharded import held_bytes, size
-from mmadapter.distributed.ranks import here
 from mmadapter.store import save_adapter
 from mmadapter.training.assembly import build_engine, groups_of
 from tests.assistants import picture

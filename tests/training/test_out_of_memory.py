@@ -11,7 +11,6 @@ import torch
 from mmadapter.assistant import Assistant
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.evaluation import run as evaluation
-from mmadapter.distributed.ranks import Ranks
 from mmadapter.training import one_run, out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.journal import read_metrics

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mmadapter.config import RunConf
-from mmadapter.errors import InputError
 from mmadapter.distributed.ranks import connected, here
+from mmadapter.errors import InputError
 from mmadapter.training.preemption import RunStopped, end_attempt, interrupt, stop_on_signals, termination_interrupts
 from mmadapter.training.requeue import refuse_anew, requeue, requeue_is_due
 from mmadapter.training.run import run

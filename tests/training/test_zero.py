@@ -10,7 +10,6 @@ import torch
 
 from mmadapter.distributed.deepspeed import load_deepspeed
 from mmadapter.errors import InputError
-from mmadapter.processes import joined
 from mmadapter.training import deepspeed_start
 from mmadapter.training.deepspeed_start import ZeroSettings
 from tests.distributed.several import Several

@@ -12,10 +12,10 @@ import torch
 
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import connected, here
 from mmadapter.generation import GenerationSettings
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.sharded import sharding_of, whole
-from mmadapter.distributed.ranks import connected, here
 from tests.assistants import assistant_on, picture, sample
 from tests.families import tiny_host
 from tests.training.zero_cases import (
