@@ -12,9 +12,12 @@ from mmadapter.config.entry import entry
 
 @entry("train", RunConf)
 def main(conf: RunConf) -> float | None:
-    from mmadapter.training.run import run_for_metric
+    from mmadapter.runs.objective import metric_of, value_in
+    from mmadapter.training.run import run
 
-    return run_for_metric(conf)  # what a sweep compares its jobs by: sweep.metric
+    summary = run(conf)
+    # What a sweep compares its jobs by: sweep.metric.
+    return None if conf.dry_run else value_in(summary["folder"], metric_of(conf))
 
 
 if __name__ == "__main__":

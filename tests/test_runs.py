@@ -169,7 +169,7 @@ def test_the_command_imports_nothing_heavy():
     ],
 )
 def test_an_attempt_notes_its_end(tmp_path, monkeypatch, error, state, reason):
-    from mmadapter.training.attempt import attempt, note
+    from mmadapter.runs.attempt import attempt, note
 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")

@@ -10,7 +10,7 @@ import pytest
 
 from mmadapter.config import RunConf
 from mmadapter.config import entry as entry_module
-from mmadapter.config.run_folder import run_folder
+from mmadapter.runs.folder import run_folder
 from mmadapter.runs.sweep_file import read_sweep
 from tests.made_runs import made_run
 

@@ -24,8 +24,8 @@ from mmadapter.cluster.after_job import write_page
 from mmadapter.cluster.jobs import Job, attach_queued, note_slurm_jobs, swept
 from mmadapter.cluster.waiting import Waiting
 from mmadapter.config import RunConf, typed, validate
-from mmadapter.config.run_folder import is_finished, run_folder
 from mmadapter.errors import InputError
+from mmadapter.runs.folder import is_finished, run_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # SIGUSR2 tells a job to save, and ends a process that has no handler yet: kept back until `training.run` has one.

@@ -83,7 +83,7 @@ def corners(compose: Compose, fixed: list[str], spaces: Mapping[str, Space]) -> 
 
 def refuse_idle_keys(confs: Mapping[str, RunConf], spaces: Mapping[str, Space]) -> None:
     """Raises InputError for a searched key that changes no result, such as `engine`; `confs`: the corners."""
-    from mmadapter.config import settings_digest
+    from mmadapter.runs.folder import settings_digest
 
     for key, space in spaces.items():
         ends = ends_of(space)
@@ -124,7 +124,7 @@ def _words(values: Mapping[str, str]) -> list[str]:
 
 def shared_folder(one: RunConf, other: RunConf) -> str:
     """Why two jobs have the same run folder, and what to do."""
-    from mmadapter.config import settings_digest
+    from mmadapter.runs.folder import settings_digest
 
     if one.run is not None and settings_digest(one) != settings_digest(other):
         return f"run={one.run} names one folder for all jobs. Leave it away: each gets a folder of its own."

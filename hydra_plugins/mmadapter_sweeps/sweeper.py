@@ -158,7 +158,7 @@ class Sweeps(Sweeper):
     def _note(self, jobs: dict[int, list[str]], confs: dict[int, RunConf], usable: Sequence[int]) -> None:
         """Writes the jobs down before the first one starts. Raises InputError where `usable` ones share a folder."""
         from hydra_plugins.mmadapter_sweeps.checks import shared_folder
-        from mmadapter.config.run_folder import run_folder
+        from mmadapter.runs.folder import run_folder
         from mmadapter.runs.sweep_file import note_jobs
 
         folders = {number: str(run_folder(conf)) for number, conf in confs.items()}

@@ -4,7 +4,6 @@ from mmadapter.config.adapter import ROLES, AdapterConf, GroupConf
 from mmadapter.config.compose import load_run_config, save_config, typed
 from mmadapter.config.data import READERS, DataConf, ReadingConf, SourceConf
 from mmadapter.config.derived import comparison_conf, variant_conf
-from mmadapter.config.digest import settings_digest
 from mmadapter.config.host import HostConf
 from mmadapter.config.run import ComparisonConf, EvalConf, RunConf
 from mmadapter.config.task import GenerationConf, TaskConf
@@ -34,7 +33,6 @@ __all__ = [
     "comparison_conf",
     "load_run_config",
     "save_config",
-    "settings_digest",
     "typed",
     "validate",
     "variant_conf",

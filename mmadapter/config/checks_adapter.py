@@ -11,7 +11,7 @@ from mmadapter.config.derived import VARIANT
 from mmadapter.config.host import TINY
 from mmadapter.config.models import host_facts, host_file, host_folder, open_clip_files, tower_blocks
 from mmadapter.config.run import RunConf
-from mmadapter.config.run_folder import has_checkpoints, run_folder
+from mmadapter.runs.folder import has_checkpoints, run_folder
 from mmadapter.settings import meant
 
 

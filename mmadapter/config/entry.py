@@ -21,14 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, refuse_unknown, typed
 from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.config.signals import early_interrupts, ended_by, hold_signals, ignore_signals
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
+from mmadapter.distributed.launchers import STARTER, launched
+from mmadapter.distributed.start import STOPS, start_ranks
 from mmadapter.errors import InputError, disk_trouble
-from mmadapter.launch.environment import OUR_LAUNCHER, find_place
-from mmadapter.launch.signals import STOPS
-from mmadapter.launch.start import start_processes
 from mmadapter.settings import composed_schema, explained, nearest
+from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -58,8 +57,10 @@ def entry(config_name: str, schema: type[Conf]) -> Callable[[Act], Callable[[], 
 
         @wraps(act)
         def main() -> None:
-            _run(act, script, config_name, schema)
-            ignore_signals()
+            try:
+                _run(act, script, config_name, schema)
+            finally:  # Python takes a second to end
+                ignore_signals()
 
         return main
 
@@ -104,7 +105,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             _stop(message, error, wants_trace)
 
     try:
-        with early_interrupts():
+        with interrupts():
             hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
@@ -113,14 +114,14 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             raise
         _stop(composition_message(error, schema, script), error, wants_trace)
     except KeyboardInterrupt as error:  # before the run could see to it
-        number = ended_by(error)
+        number = signal_of(error)
         print(f"interrupted by {number.name}", file=sys.stderr)
         sys.exit(128 + number)
 
 
 def starts_processes(conf: RunConf) -> bool:
     """Whether this process is to start those that do the run: asked for, and not one of them itself."""
-    return (conf.launch.processes or 1) > 1 and not conf.dry_run and find_place(os.environ) is None
+    return (conf.launch.processes or 1) > 1 and not conf.dry_run and launched(os.environ) is None
 
 
 def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
@@ -136,7 +137,7 @@ def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
     count = conf.launch.processes or 1
     usable = thread_count(conf.threads, count)
     asked = {"HYDRA_FULL_ERROR": str(int(wants_trace))}  # as the user has set it, not as this process has
-    status = start_processes(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable) | asked)
+    status = start_ranks(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable) | asked)
     asked_to_stop = status - 128 in STOPS  # a process that was killed was not: other jobs of the sweep go on
     if status and hydra_conf.mode is RunMode.MULTIRUN and not asked_to_stop:
         raise InputError(f"The {count} processes ended with status {status}; what went wrong stands above.")
@@ -162,7 +163,7 @@ def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) 
 
 def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
     """Hydra submits with -m only, and would run everything here without a word."""
-    if OUR_LAUNCHER in os.environ:  # one of the processes of a submitted job
+    if STARTER in os.environ:  # one of the processes of a submitted job
         return
     submits = conf.cluster.name != "local" and not conf.dry_run
     if submits and HydraConfig.get().mode is RunMode.RUN:
@@ -175,18 +176,18 @@ def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
 def _refuse_a_sweep_of_one_job() -> None:
     """What is asked of a sweep would do nothing, without a word."""
     words = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]
-    one_of_many = OUR_LAUNCHER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN
+    one_of_many = STARTER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN
     if words and not one_of_many:
         raise InputError(f"{' '.join(words)}: sweeps are with -m only: python train.py -m {shlex.join(sys.argv[1:])}")
 
 
 def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
     """Each process of a launcher would answer everything, and write the same files."""
-    place = find_place(os.environ) if isinstance(conf, EvalConf) else None
-    if place is not None and place.count > 1:
+    place = launched(os.environ) if isinstance(conf, EvalConf) else None
+    if place is not None and place.world_size > 1:
         raise InputError(
-            f"eval.py is one process, but {place.launcher} has started {place.count}; each would write the same files. "
-            "Start it with plain python (under srun: srun -n 1 python eval.py ...), or let train.py evaluate "
+            f"eval.py is one process, but {place.launcher} has started {place.world_size}; each would write the same "
+            "files. Start it with plain python (under srun: srun -n 1 python eval.py ...), or let train.py evaluate "
             "(evaluate=[TASK]): it shares the questions out over its processes."
         )
 

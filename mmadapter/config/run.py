@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.cluster import ClusterConf
 from mmadapter.config.data import DataConf
-from mmadapter.config.engine import LaunchConf
 from mmadapter.config.host import HostConf
 from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.vision import VisionConf
+from mmadapter.distributed.settings import LaunchConf
 from mmadapter.settings import choice, chosen, input_path, listing, named, number, plain
 from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, TrainingConf
 

@@ -103,9 +103,9 @@ def most_likely_options(
 
 
 def _in_step(assistant: Any) -> bool:
-    from mmadapter.processes import here
+    from mmadapter.distributed.ranks import here
 
-    return here().count > 1 and assistant.in_step
+    return here().world_size > 1 and assistant.in_step
 
 
 def _images(samples: Sequence[Any]) -> list[bool]:

@@ -156,7 +156,7 @@ def evaluate(
     task falls back on, for the size of the whole split. Returns the metrics. Collective: the processes share the
     samples out, the first one scores, writes and shows.
     """
-    from mmadapter.processes import here
+    from mmadapter.distributed.ranks import here
 
     if task.name not in TASKS:
         raise InputError(f"task.name is {task.name!r}, allowed: {', '.join(TASKS)}.")
@@ -169,8 +169,8 @@ def evaluate(
     if task.name == "coco_caption":
         samples = first_of_images(samples)
     answers = ask(assistant, task, samples, progress)
-    metrics: dict[str, Any] = {}
-    if here().is_first:
+
+    def score() -> dict[str, Any]:
         metrics, rows = TASKS[task.name](answers, task, samples, folder, root)
         metrics["cut_prompts"] = cut
         metrics["seconds"] = round(time.perf_counter() - started, 2)
@@ -181,7 +181,9 @@ def evaluate(
                 print(f"prompts that were too long and were cut: {cut} of {len(samples)}")
             show_results(metrics, rows)
             print(f"written: {folder / 'metrics.json'}")
-    return here().broadcast(metrics)
+        return metrics
+
+    return here().decide(score)
 
 
 def ask(assistant: Any, task: Any, samples: Sequence[Any], progress: Progress | None) -> Answers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mmadapter.data.similar_lengths import batches_by_length
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import here
 
 Answer = TypeVar("Answer")
 
@@ -36,8 +36,8 @@ def own_batches(
     processes = here()
     batches = list(batches_by_length(lengths, batch_size))
     done = 0
-    for start in range(0, len(batches), processes.count):
-        together = batches[start : start + processes.count]
+    for start in range(0, len(batches), processes.world_size):
+        together = batches[start : start + processes.world_size]
         done += sum(map(len, together))
         visual = any(images[index] for batch in together for index in batch) if in_step else None
         if processes.rank < len(together):
@@ -63,5 +63,5 @@ def answers_of_all(
             mine |= dict(zip(batch.indices, answers, strict=True))
         if progress and processes.is_first:
             progress(batch.done)
-    of_all = {index: answer for part in processes.gather(mine) for index, answer in part.items()}
+    of_all = {index: answer for part in processes.gather(list(mine.items())) for index, answer in part}
     return [of_all[index] for index in sorted(of_all)]

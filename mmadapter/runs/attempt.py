@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 
-from mmadapter.config.signals import ended_by
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.files import LEFTOVERS, locked, read_json, write_json
-from mmadapter.processes import Processes
 from mmadapter.runs.folder import ATTEMPT_FILE
 from mmadapter.runs.process import process_start
-from mmadapter.training.requeue import own_job
+from mmadapter.training.preemption import own_job, signal_of
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")
 LOCK_FILE = ".running"
@@ -105,7 +104,7 @@ def this_attempt(world_size: int) -> dict[str, Any]:
 def ending(error: BaseException) -> dict[str, Any]:
     """State and reason of an attempt that `error` ended."""
     if isinstance(error, KeyboardInterrupt):  # outside of the training loop
-        return {"state": "stopped", "signal": ended_by(error).name}
+        return {"state": "stopped", "signal": signal_of(error).name}
     if isinstance(error, SystemExit):  # the loop has saved; a cluster's handler exits with a code of its own
         code = error.code if isinstance(error.code, int) else 0
         name = signal.Signals(code - 128).name if code - 128 in set(signal.Signals) else None
@@ -129,7 +128,7 @@ def clear_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def versions(ranks: Processes) -> dict[str, Any]:
+def versions(ranks: Ranks) -> dict[str, Any]:
     """Packages, Python, machine, processes, git revision of the checkout, command."""
     from mmadapter import __version__
 
@@ -140,7 +139,7 @@ def versions(ranks: Processes) -> dict[str, Any]:
         "git": git_revision(),
         "device": device_name(),
         "threads": torch.get_num_threads(),
-        "processes": ranks.count,
+        "processes": ranks.world_size,
         "launcher": ranks.launcher,
         "platform": platform.platform(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -1,4 +1,4 @@
-"""Random generators as plain values, random streams of their own, deterministic algorithms: the same run, the same bits.
+"""Random states as plain values, random streams of their own, deterministic algorithms: same run, same bits.
 
 A resumed run draws the numbers that the uninterrupted one would have drawn. On a GPU `engine.deterministic` makes torch
 choose deterministic algorithms; on a CPU all of them are.
@@ -85,7 +85,9 @@ def deterministic(asked: bool, strictly: bool = True) -> Iterator[None]:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
-        raise InputError(f"engine.deterministic=true: {str(error).splitlines()[0]} To fix: engine.deterministic=false") from error
+        raise InputError(
+            f"engine.deterministic=true: {str(error).splitlines()[0]} To fix: engine.deterministic=false"
+        ) from error
     finally:
         torch.set_deterministic_debug_mode(before)
         if set_here:

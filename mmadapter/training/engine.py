@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmadapter.adapters.roles import Group, TrainableParameter
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
+from mmadapter.training.determinism import own_stream
 from mmadapter.training.optimizer import (
     build_adamw,
     gradient_norm,
@@ -21,7 +23,6 @@ from mmadapter.training.optimizer import (
     scale_gradients,
     set_lr,
 )
-from mmadapter.training.determinism import own_stream
 from mmadapter.training.settings import EngineConf, OptimizerConf
 
 
@@ -85,6 +86,7 @@ class SingleDeviceEngine:
         device: torch.device | str = "cpu",
         seed: int = 0,
         engine: EngineConf | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.groups, self.settings, self.seed = model, list(groups), settings, seed
         self.steps_done = 0

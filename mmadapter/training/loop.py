@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mmadapter.data.batches import Batch
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
-from mmadapter.processes import Processes, leave
 from mmadapter.terminal import Display, duration, losses_text
-from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
 from mmadapter.training.determinism import random_state, restore_random_state
 from mmadapter.training.engine import Engine, StepResult
 from mmadapter.training.journal import Journal, perplexity
@@ -57,7 +57,7 @@ class Loop:
     checkpoints: CheckpointFolder
     journal: Journal
     display: Display
-    ranks: Processes
+    ranks: Ranks
     settings: TrainingConf
     effective_batch: int  # samples of one optimizer step
     max_nonfinite_steps: int
@@ -88,7 +88,7 @@ class Loop:
 
         Raises InputError where the checkpoints belong to another schedule, type of the host or data.
         """
-        snapshot, messages = self.ranks.decide(self.checkpoints.load_newest)
+        snapshot, messages = self._newest_checkpoint()
         place = self.position if snapshot is None else snapshot.position
         if snapshot is not None:
             self._refuse_another_run(place)
@@ -114,6 +114,21 @@ class Loop:
         facts = {"step": place.step, **self.engine_facts} | ({"changed": changed} if changed else {})
         self.journal.event("resumed", **facts)
 
+    def _newest_checkpoint(self) -> tuple[Snapshot | None, list[str]]:
+        """What rank 0 reads, on every rank: the newest whole checkpoint, and what to say of damaged ones."""
+        if self.ranks.world_size == 1:
+            return self.checkpoints.load_newest()
+        messages: list[str] = []
+
+        def read() -> dict[str, bytes]:
+            snapshot, found = self.checkpoints.load_newest()
+            messages.extend(found)
+            return {} if snapshot is None else snapshot_files(snapshot)
+
+        files = self.ranks.decide_files(read)
+        snapshot = snapshot_of(self.checkpoints.folder, files.__getitem__) if files else None
+        return snapshot, self.ranks.broadcast(messages)
+
     def run(self) -> dict[str, Any]:
         """Train to the end of the schedule, and return a summary.
 
@@ -123,7 +138,7 @@ class Loop:
         try:
             self.journal.open_boards(self.position.step)
             self.model.train()
-            with stop_on_signals() as stop:
+            with stop_on_signals(self.ranks) as stop:
                 while True:
                     improved = self._validate_if_due(stop)
                     if stop.agreed():
@@ -291,10 +306,12 @@ class Loop:
         with self.explain_memory("while a checkpoint was saved"):
             state = self.engine.state_dict()  # collective
             self.saved_step = place.step
-            if self.ranks.is_first:
-                self.checkpoints.save(Snapshot(place, state, tensors, values))
-                if self.save_adapter is not None:
-                    self.save_adapter(self.summary())
+            self.ranks.decide(lambda: self._write(Snapshot(place, state, tensors, values)))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        self.checkpoints.save(snapshot)
+        if self.save_adapter is not None:
+            self.save_adapter(self.summary())
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         assert stop.signal is not None
@@ -306,7 +323,6 @@ class Loop:
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
             f"is saved. {self.way_on} to go on from here."
         )
-        leave()
         stop.finish(self.display.say)
 
     def _closing_lines(self, summary: dict[str, Any]) -> str:

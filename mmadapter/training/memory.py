@@ -15,7 +15,7 @@ from torch import nn
 
 from mmadapter.adapters.adapter import Adapter
 from mmadapter.config.host import HostConf
-from mmadapter.processes import Processes
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.terminal import readable_bytes
 from mmadapter.training.settings import EngineConf, OptimizerConf
 
@@ -114,7 +114,9 @@ class Stored:
     offloaded: int = 0  # in the machine's memory instead of the device's
 
 
-def stored_by(engine: EngineConf, processes: int, frozen: int, trainable_parameters: int, gathered_bytes: int) -> Stored:
+def stored_by(
+    engine: EngineConf, processes: int, frozen: int, trainable_parameters: int, gathered_bytes: int
+) -> Stored:
     """What `engine` stores on each of `processes` for a host of `frozen` bytes.
 
     `gathered_bytes` of the frozen weights are whole at a time under ZeRO-3, and are counted twice: DeepSpeed gathers
@@ -173,7 +175,11 @@ def memory_needed(
 
 def lowest_adapted_layer(adapter: Adapter, layers: int) -> int:
     """From this layer on the backward pass needs activations."""
-    found = [int(index) for part in (adapter.layers, adapter.early, adapter.linears, adapter.norms, adapter.lora) for index in part]
+    found = [
+        int(index)
+        for part in (adapter.layers, adapter.early, adapter.linears, adapter.norms, adapter.lora)
+        for index in part
+    ]
     return min((index for index in found if index >= 0), default=layers)
 
 
@@ -228,7 +234,7 @@ def peak_memory() -> dict[str, int]:
     return peak
 
 
-def peak_of_ranks(ranks: Processes) -> dict[str, Any]:
+def peak_of_ranks(ranks: Ranks) -> dict[str, Any]:
     """The highest of all ranks' peaks; where there are several, also each one's (`processes`). Collective."""
     of_all = ranks.gather(peak_memory())
     highest: dict[str, Any] = {name: max(peak[name] for peak in of_all) for name in of_all[0]}

@@ -13,7 +13,6 @@ from mmadapter.adapters.roles import Group, TrainableParameter, decays
 from mmadapter.errors import InputError
 from mmadapter.training.settings import OptimizerConf
 
-
 EPSILON = 1e-8  # of AdamW, torch's default
 
 

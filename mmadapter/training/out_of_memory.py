@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from mmadapter.deepspeed_library import Zero
+from mmadapter.distributed.deepspeed import Zero
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError, is_out_of_memory
-from mmadapter.processes import here
-from mmadapter.training.memory import readable_peak
 from mmadapter.training.loop import way_on
+from mmadapter.training.memory import readable_peak
 
 NAMED_SWITCHES = 3
 CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=changed"
@@ -92,9 +92,9 @@ def _of_the_engine(engine: Any) -> list[str]:
     sharded = zero.stage == 3
     switches = []
     if sharded:
-        switches.append(f"more than {here().count} processes (each keeps a smaller part of the frozen weights)")
-    elif here().count > 1:
-        switches.append(f"engine=zero3 (each of the {here().count} processes keeps its part of the frozen weights)")
+        switches.append(f"more than {here().world_size} processes (each keeps a smaller part of the frozen weights)")
+    elif here().world_size > 1:
+        switches.append(f"engine=zero3 (each of the {here().world_size} ranks keeps its part of the frozen weights)")
     elif torch.cuda.device_count() > 1:
         switches.append("engine=zero3 launch.processes=N, on N GPUs (each keeps its part of the frozen weights)")
     if on_gpu and not (sharded and zero.offload):

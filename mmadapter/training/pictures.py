@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapter.processes import here
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+
+from mmadapter.distributed.ranks import here
 from mmadapter.terminal import Display
 from mmadapter.training.out_of_memory import memory_explained, of_pictures
 
@@ -26,17 +29,21 @@ def prepare_images(conf: Any, assistant: Any, paths: Sequence[Path], display: Di
 def _prepare(assistant: Any, paths: Sequence[Path], display: Display) -> None:
     """What another process has encoded is found in the cache folder; else it is sent, as far as memory keeps it."""
     processes = here()
-    own = paths[processes.rank :: processes.count]
+    own = paths[processes.rank :: processes.world_size]
     assistant.prepare_images(own, lambda done, total: display.report("image features", done, total))
-    if processes.count == 1 or assistant.features is None:
+    if processes.world_size == 1 or assistant.features is None:
         return
     if assistant.features.folder is not None:
-        processes.wait()
+        processes.barrier()
         assistant.prepare_images(paths)  # encodes only what a folder of another machine has
         return
-    most = -(-len(paths) // processes.count)  # of a process
+    processes.barrier()
+    most = -(-len(paths) // processes.world_size)  # of a process
     size = max(1, EXCHANGED_BYTES // assistant.features.bytes_per_image)
     for start in range(0, most, size):
         piece = assistant.features.in_memory(own[start : start + size])
-        for received in processes.gather(piece):
-            assistant.features.take(received)
+        paths_of_all = processes.gather([[str(path), digest] for path, (digest, _) in piece.items()])
+        tensors_of_all = processes.gather_bytes(tensors_to_bytes(dict(piece.values())))
+        for listed, content in zip(paths_of_all, tensors_of_all, strict=True):
+            tensors = tensors_from_bytes(content)
+            assistant.features.take({Path(path): (digest, tensors[digest]) for path, digest in listed})

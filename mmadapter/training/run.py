@@ -21,11 +21,10 @@ import torch
 from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups, trainable_table
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run import RunConf
-from mmadapter.config.signals import ended_by
-from mmadapter.deepspeed_library import end_engines
+from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
-from mmadapter.processes import Processes, joined
 from mmadapter.runs.attempt import attempt, clear_leftovers, note, only_process, versions, wall_time
 from mmadapter.runs.folder import (
     FINISHED_FILE,
@@ -47,12 +46,11 @@ from mmadapter.training.movement import RunStart
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.out_of_memory import memory_explained, of_a_task
 from mmadapter.training.pictures import prepare_images
-from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
-from mmadapter.training.requeue import refuse_anew
+from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
 from mmadapter.training.sources import encode, read_samples
-from mmadapter.training.summary import show_results
+from mmadapter.training.summary import results_of, show_results
 
 
 def run(conf: RunConf) -> dict[str, Any]:
@@ -67,54 +65,54 @@ def run(conf: RunConf) -> dict[str, Any]:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     device = device_of(conf.engine.device)
     needs_group = conf.engine.name != "single" and not conf.dry_run
-    with joined(device, needs_group, conf.launch.meet_seconds) as ranks, deterministic(conf.engine.deterministic):
+    with connected(device, conf.launch, needs_group) as ranks, deterministic(conf.engine.deterministic):
         reset_peak()
         refuse_other_ranks(conf, ranks)
         display = Display(None if ranks.is_first else quiet_console(), conf.training.log_every_steps)
         quieten_libraries(display, ranks)
-        with termination_interrupts():
+        with interrupts():
             try:
                 release_signals()
                 if conf.dry_run:
                     return train_and_evaluate(conf, None, ranks, display)
                 return run_whole(conf, ranks, display)
             except KeyboardInterrupt as error:
-                number = ended_by(error)
                 display.close()
-                display.say(f"interrupted by {number.name}. {way_on(conf.resume)} to go on from the last checkpoint.")
-                end_attempt(number, interrupt, display.say)
+                end_interrupted(ranks, error, way_on(conf.resume), display.say)
             finally:
                 display.close()
 
 
-def run_whole(conf: RunConf, ranks: Processes, display: Display) -> dict[str, Any]:
+def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
     """The run and the runs beside it, in a folder that this command alone works in; then reports and the table."""
     # A folder for these settings; a finished run is shown.
-    ranks.decide(lambda: refuse_anew(conf.resume))
-    folder = ranks.decide(lambda: run_folder(conf))
+    ranks.decide(lambda: refuse_new_folders(conf.resume))
+    folder = Path(ranks.decide(lambda: str(run_folder(conf))))
     if ranks.decide(lambda: is_finished(folder, conf)):
-        summary = read_json(folder / FINISHED_FILE) or {}
+        stored: dict[str, Any] = read_json(folder / FINISHED_FILE) or {}
         display.say(
             f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never."
         )
-        show_results(folder, summary, display)
-        return {**summary, "folder": folder}
+        if ranks.is_first:
+            show_results(folder, stored, display)
+        return {**stored, "folder": folder}
 
     # The embedded world, where the settings ask for it.
-    check_tiny_models(conf.host.path, conf.vision.model if conf.vision.enabled else None)
-    ranks.decide(lambda: make_missing_data(conf.data, display))
+    check_tiny_models(conf)
+    ranks.decide(lambda: make_missing_data(conf, display))
     display.say(f"run folder: {folder}")
 
     with contextlib.ExitStack() as held:
         if ranks.is_first:
             held.enter_context(only_process(folder))
-            held.enter_context(attempt(folder, ranks.count))
-        ranks.wait()  # for the lock
+            held.enter_context(attempt(folder, ranks.world_size))
+        ranks.barrier()  # for the lock
 
         # The run itself; with variants, these are the runs.
         summary: dict[str, Any] = {"experiment": conf.experiment, "images": conf.vision.enabled}
         if not conf.variants:
             summary |= train_and_evaluate(conf, folder, ranks, display)
+            end_engines()
         elif ranks.is_first:
             save_config(conf, folder)
             write_json(folder / "versions.json", versions(ranks))
@@ -127,8 +125,9 @@ def run_whole(conf: RunConf, ranks: Processes, display: Display) -> dict[str, An
             if ranks.decide(partial(is_finished, own_folder, part)):
                 continue
             display.say(f"{kind} {name}: {own_folder}")
-            with attempt(own_folder, ranks.count) if ranks.is_first else contextlib.nullcontext():
+            with attempt(own_folder, ranks.world_size) if ranks.is_first else contextlib.nullcontext():
                 own = train_and_evaluate(part, own_folder, ranks, display, trains)
+                end_engines()
                 own |= {"peak": peak_of_ranks(ranks), "images": part.vision.enabled}
                 if ranks.is_first:
                     own |= wall_time(own_folder)
@@ -147,7 +146,7 @@ def run_whole(conf: RunConf, ranks: Processes, display: Display) -> dict[str, An
 
 
 def train_and_evaluate(
-    conf: RunConf, folder: Path | None, ranks: Processes, display: Display, trains: bool = True
+    conf: RunConf, folder: Path | None, ranks: Ranks, display: Display, trains: bool = True
 ) -> dict[str, Any]:
     """One model from settings to scores, in `folder`; it continues where an earlier attempt ended.
 
@@ -203,10 +202,10 @@ def train_and_evaluate(
 
     # 5. A dry run stops here, with what it would take.
     if folder is None:
-        memory = memory_needed(conf.optimizer, conf.host, conf.engine, conf.launch.processes or 1, shape, host_dtype(conf))
-        of_each = f", each of {conf.launch.processes} processes, engine={conf.engine.name}"
-        several = (conf.launch.processes or 1) > 1
-        display.table(f"memory estimate for training{of_each if several else ''}", ["", "bytes"], memory.rows())
+        count = conf.launch.processes or 1
+        memory = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, host_dtype(conf))
+        of_each = f", each of {count} processes, engine={conf.engine.name}" if count > 1 else ""
+        display.table(f"memory estimate for training{of_each}", ["", "bytes"], memory.rows())
         display.say(
             "An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top."
         )
@@ -245,6 +244,7 @@ def train_and_evaluate(
             model.device,
             conf.seed,
             conf.engine,
+            ranks,
         )
 
         def begun() -> list[str]:
@@ -271,7 +271,7 @@ def train_and_evaluate(
             resume_changed=conf.resume == "changed",
             engine_facts={
                 "engine": conf.engine.name,
-                "processes": ranks.count,
+                "processes": ranks.world_size,
                 "micro_batch_size": conf.optimizer.micro_batch_size,
             },
             explain_memory=out_of_memory,
@@ -294,8 +294,8 @@ def train_and_evaluate(
 
         # 9. Train, and save the adapter.
         training = None if loop is None else loop.run()
-    if training is not None and ranks.is_first:
-        save_adapter(model, folder / "adapter", training)
+    if training is not None:
+        ranks.decide(lambda: save_adapter(model, folder / "adapter", training))
 
     # 10. Evaluate every task.
     for name, asked in questions.items():
@@ -309,8 +309,6 @@ def train_and_evaluate(
 
             root = task.root or conf.data.root
             evaluate(model, task, asked, folder / "eval" / name, progress=progress, root=root)
-    del model, loop
-    end_engines()
     return {"training": training, "evaluation": scores_in(folder)}
 
 
@@ -332,9 +330,9 @@ def host_dtype(conf: RunConf) -> str:
     return "bfloat16" if device_of(conf.engine.device) == "cuda" else "float32"
 
 
-def refuse_other_ranks(conf: RunConf, ranks: Processes) -> None:
+def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
     """Raises InputError where the settings do not fit the ranks that were started."""
-    count, wanted = ranks.count, conf.launch.processes
+    count, wanted = ranks.world_size, conf.launch.processes
     if wanted is not None and wanted != count and not conf.dry_run:
         raise InputError(
             f"launch.processes={wanted}, but {ranks.launcher} has started {count}. Leave launch.processes away: with "
@@ -347,7 +345,7 @@ def refuse_other_ranks(conf: RunConf, ranks: Processes) -> None:
         )
 
 
-def quieten_libraries(display: Display, ranks: Processes) -> None:
+def quieten_libraries(display: Display, ranks: Ranks) -> None:
     """Keep other libraries' bars off anything that is no terminal, and their remarks to one rank."""
     if not display.console.is_terminal:
         from mmadapter.assistant import hide_library_bars
@@ -370,11 +368,11 @@ def groups_of(conf: RunConf, model: Any) -> list[Group]:
 def lr_line(conf: RunConf, schedule: Schedule, data_is_read: bool) -> str:
     """One line that says how the actual learning rate came about, and how long the run is."""
     settings = conf.optimizer
-    text = f"learning rate {schedule.lr:.4g} = base {settings.base_lr:g} x effective batch {settings.batch_size} / 256; "
+    text = f"learning rate {schedule.lr:.4g} = base {settings.base_lr:g} x effective batch {settings.batch_size} / 256"
     if not data_is_read:
-        return f"{text}micro-batches of {settings.micro_batch_size}"
+        return f"{text}; micro-batches of {settings.micro_batch_size}"
     steps = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs of {schedule.steps_per_epoch:,}"
-    return text + steps
+    return f"{text}; {steps}"
 
 
 def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
@@ -398,7 +396,7 @@ def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
     display.table("what trains", columns, lines, text_columns=("role", "sources"))
 
 
-def open_tasks(conf: RunConf, folder: Path, ranks: Processes, all_of_them: bool = False) -> dict[str, list[Any]]:
+def open_tasks(conf: RunConf, folder: Path, ranks: Ranks, all_of_them: bool = False) -> dict[str, list[Any]]:
     """The samples of every task of `evaluate` that no earlier attempt has finished."""
     from mmadapter.evaluation.recreate import samples_of_task
 
@@ -415,8 +413,7 @@ def open_tasks(conf: RunConf, folder: Path, ranks: Processes, all_of_them: bool 
 def scores_in(folder: Path) -> dict[str, dict[str, Any]]:
     """Task -> the scores of its metrics.json, for all tasks that the run folder holds results of."""
     keys = ("accuracy", "likelihood_accuracy", "exact_match", "followed", "named", "counts", "unanswered")
-    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
-    return {name: {key: m[key] for key in keys if key in m} for name, m in found.items() if m is not None}
+    return {name: {key: one[key] for key in keys if key in one} for name, one in results_of(folder).items()}
 
 
 def write_reports(folder: Path, variants: list[str]) -> None:

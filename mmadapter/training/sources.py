@@ -16,8 +16,8 @@ from mmadapter.data.own_part import OwnPart
 from mmadapter.data.samples import Sample
 from mmadapter.data.samples_digest import samples_digest
 from mmadapter.data.tokens import Encoded, SampleEncoder
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
-from mmadapter.processes import here
 
 
 class TrainingData(Protocol):
@@ -127,12 +127,12 @@ def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunD
 def own_part(conf: Any) -> OwnPart:
     """This process's part of every step. Raises InputError where a step has fewer samples than there are processes."""
     processes, size = here(), conf.optimizer.batch_size
-    if size < processes.count:
+    if size < processes.world_size:
         raise InputError(
-            f"optimizer.batch_size={size} is shared out over {processes.count} processes: some would have nothing to "
-            f"do in every step. Start at most {size} processes (or set optimizer.batch_size={processes.count})."
+            f"optimizer.batch_size={size} is shared out over {processes.world_size} processes: some would have nothing "
+            f"to do in every step. Start at most {size} processes (or set optimizer.batch_size={processes.world_size})."
         )
-    return OwnPart(processes.rank, processes.count)
+    return OwnPart(processes.rank, processes.world_size)
 
 
 def mixture_of(

@@ -10,7 +10,6 @@ from typing import Any
 
 from mmadapter.files import read_json
 from mmadapter.terminal import Display, duration, readable_bytes
-from mmadapter.training.record import results_of
 
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
 SHOWN_CAPTIONS = SHOWN_ANSWERS = 3
@@ -118,6 +117,7 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     return [f"python eval.py task={task} run={folder}", f"tensorboard --logdir {folder / 'tensorboard'}"]
 
 
-def stored_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run that came to its end; None before that."""
-    return read_json(folder / "finished.json")
+def results_of(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Task -> metrics, from the evaluations that a run folder holds."""
+    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
+    return {name: metrics for name, metrics in found.items() if metrics is not None}

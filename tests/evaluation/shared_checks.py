@@ -11,13 +11,13 @@ import torch
 
 from mmadapter.config import TaskConf
 from mmadapter.data.samples import Sample, Segment
-from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.distributed.deepspeed import load_deepspeed
+from mmadapter.distributed.ranks import here
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.evaluation.recreate import samples_of_task
 from mmadapter.evaluation.run import evaluate
 from mmadapter.evaluation.shared_out import answers_of_all, own_batches
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
-from mmadapter.processes import here
 from tests.assistants import assistant_on, picture
 from tests.evaluation.test_evaluate import Parrot
 
@@ -80,7 +80,7 @@ def shared_assistant(name: str):
     deepspeed = load_deepspeed("cpu")
     deepspeed.zero.Init(module=shared.host, config_dict_or_path=Sharding().settings(torch.float32))
     gather_in_forward(shared.host)
-    assert is_sharded(shared.host) and shared.in_step == (here().count > 1)
+    assert is_sharded(shared.host) and shared.in_step == (here().world_size > 1)
     return plain, shared
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmadapter.evaluation.shared_out import OwnBatch, answers_of_all, own_batches
-from tests.checks_together import HELD, outcomes
 from tests.data.small_files import problem, write_scienceqa
+from tests.distributed.checks_together import HELD, outcomes
 from tests.evaluation.shared_checks import checks
 
 

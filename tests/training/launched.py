@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mmadapter.errors import InputError
 from mmadapter.training.journal import read_metrics
 from mmadapter.training.run import run, run_for_metric
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training.tiny_run import tiny_conf
 
 SHORT = ("evaluate=[]", "engine.name=zero1", "training.save_every_steps=4", "optimizer.epochs=1")

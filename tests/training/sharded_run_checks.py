@@ -16,10 +16,10 @@ from mmadapter.assistant import Assistant
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.deepspeed_library import end_engines
+from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import here
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.hosts.sharded import held_bytes, size
-from mmadapter.processes import here
 from mmadapter.store import save_adapter
 from mmadapter.training.assembly import build_engine, groups_of
 from tests.assistants import picture
@@ -69,7 +69,7 @@ def trained(conf, samples: list[Sample], asked_after: int | None):
     assistant = opened(conf)
     engine = build_engine(conf, assistant, groups_of(conf, assistant))
     encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
-    mine = [encoder.encode(sample) for sample in samples][here().rank :: here().count]
+    mine = [encoder.encode(sample) for sample in samples][here().rank :: here().world_size]
     batch = dataclasses.replace(make_batch(mine, assistant.tokenizer.pad_token_id), visual=True)
     results, said = [], []
     assistant.train()
@@ -92,7 +92,7 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     assistant, engine, results, (said,) = trained(conf, samples, None)
     frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
     assert 4 * sum(map(size, frozen)) == whole_bytes
-    if here().count > 1:
+    if here().world_size > 1:
         assert held_bytes(frozen) < 0.8 * whole_bytes, "the frozen base is not shared out"
     again, other_engine, other_results, said_twice = trained(conf, samples, 2)
     assert results == other_results, "answering in between has changed the losses"
@@ -108,7 +108,7 @@ def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample],
     """What the first process saves is whole, and a plain process that opens it is the same model."""
     if here().is_first:
         save_adapter(assistant, folder / "adapter")
-    here().wait()
+    here().barrier()
     plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu").assistant
     ours = {item.name: item.parameter for item in assistant.trainable()}
     theirs = {item.name: item.parameter for item in plain.trainable()}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmadapter.data.images import image_digest
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import here
 from mmadapter.training.journal import Journal
 from tests.training.launched import adapter, at_step, folder_of, losses, run_here, several, short
 from tests.training.tiny_run import save_inputs
@@ -87,7 +87,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_they_go_on_as_if_noth
 
 def launcher_that_requeues(rank):
     def requeue(number, frame):
-        print(f"requeued by {here().count}")
+        print(f"requeued by {here().world_size}")
         if rank == 0:
             sys.exit(77)
 

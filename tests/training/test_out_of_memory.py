@@ -11,7 +11,6 @@ import torch
 from mmadapter.assistant import Assistant
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.evaluation import run as evaluation
-from mmadapter.processes import Processes
 from mmadapter.training import one_run, out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.journal import read_metrics
@@ -25,7 +24,7 @@ from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine
 from mmadapter.vision.features import FeatureStore
 from tests.config.composing import eval_conf
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training.launched import adapter, folder_of, losses, run_like_the_entry, short
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -70,7 +69,7 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
     assert "the peak was" in said[-1] and "of memory" in said[-1] and "Traceback" not in "".join(said)
     message = said[-1].partition("error: ")[2]
     assert message.count("\n  ") == 3 and "\n  optimizer.micro_batch_size=2 " in said[-1]
-    assert ("\n  engine=zero3 (each of the 2 processes" in said[-1]) is (count == 2)
+    assert ("\n  engine=zero3 (each of the 2 ranks" in said[-1]) is (count == 2)
     if count == 2:
         assert "stopped, because process 1 ended: Out of memory in a micro-batch" in said[0]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from mmadapter.config import RunConf
+from mmadapter.distributed.ranks import connected, here
 from mmadapter.errors import InputError
-from mmadapter.processes import here, joined
 from mmadapter.training.preemption import RunStopped, end_attempt, interrupt, stop_on_signals, termination_interrupts
 from mmadapter.training.requeue import refuse_anew, requeue, requeue_is_due
 from mmadapter.training.run import run
-from tests.several import Several
+from tests.distributed.several import Several
 
 RUNNING = "JobId=7 JobName=a b JobState=RUNNING Requeue=1 BatchFlag=1 PreemptTime=None"
 SCRIPT = """#!/bin/sh
@@ -135,7 +135,7 @@ def be_told_to_stop(gets, place, has_launcher):
 
     if has_launcher:
         signal.signal(signal.SIGUSR2, launcher)
-    with joined("cpu"), termination_interrupts():
+    with connected("cpu"), termination_interrupts():
         first = here().broadcast(os.getpid())
         try:
             if not here().is_first:
@@ -145,7 +145,7 @@ def be_told_to_stop(gets, place, has_launcher):
                     os.kill(first, signal.SIGUSR2)
                 os.kill(os.getpid(), signal.SIGUSR2)
             if place == "a collective":
-                here().wait()
+                here().barrier()
             time.sleep(60)
         except KeyboardInterrupt as error:
             end_attempt(error.args[0], interrupt, print)

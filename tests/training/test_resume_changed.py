@@ -11,8 +11,7 @@ from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.training import loop
 from mmadapter.training.journal import read_metrics
-from mmadapter.training.one_run import device_of
-from mmadapter.training.run import run
+from mmadapter.training.run import device_of, run
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -142,7 +141,7 @@ def test_changed_needs_the_name_of_a_run(inputs, runs):
 
 
 def test_another_engine_or_number_of_processes_is_no_change(inputs, runs):
-    from mmadapter.config.run_folder import changed_settings
+    from mmadapter.runs.folder import changed_settings
 
     conf = conf_of(inputs, runs, "evaluate=[scienceqa]", "engine.name=zero2", "launch.processes=2")
     assert changed_settings(runs / "mine", conf) == []

@@ -12,7 +12,7 @@ import torch
 
 from mmadapter.training import loop
 from mmadapter.training.run import run
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training.launched import run_like_the_entry, short
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf, tiny_overrides

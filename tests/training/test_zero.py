@@ -8,12 +8,11 @@ import math
 import pytest
 import torch
 
-from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.distributed.deepspeed import load_deepspeed
 from mmadapter.errors import InputError
-from mmadapter.processes import joined
 from mmadapter.training import deepspeed_start
 from mmadapter.training.deepspeed_start import ZeroSettings
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
 from tests.training.zero_worker import cases, work
@@ -223,7 +222,7 @@ def test_cpu_adam_without_a_compiler_is_refused(monkeypatch):
 
 def both_adams(folder):
     torch.set_num_threads(1)
-    with joined("cpu", group_of_one=True):
+    with connected("cpu", group_of_one=True):
         found = [zero_cases.toy("zero2_offload", folder, cpu_adam) for cpu_adam in (False, True)]
         torch.save(found, folder / "found.pt")
 

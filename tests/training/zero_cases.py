@@ -12,7 +12,7 @@ import torch
 
 from mmadapter.adapters.roles import GroupSettings, parameter_groups
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import here
 from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
 from mmadapter.training.settings import OptimizerConf
@@ -48,7 +48,7 @@ def own_part(encoded: Sequence, single: bool) -> Batch:
     """Every `count`-th sample of a micro-batch, or a filler where that is none."""
     if single:
         return make_batch(encoded, 0)
-    mine = encoded[here().rank :: here().count]
+    mine = encoded[here().rank :: here().world_size]
     visual = any(item.sample.image is not None for item in encoded)
     return dataclasses.replace(make_batch(mine or encoded[:1], 0), filler=not mine, visual=visual)
 

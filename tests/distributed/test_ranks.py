@@ -12,7 +12,7 @@ from mmadapter import meeting, processes
 from mmadapter.errors import InputError
 from mmadapter.launch.start import free_port
 from mmadapter.processes import Processes, here, join, joined, leave
-from tests.several import Several
+from tests.distributed.several import Several
 
 
 def test_alone_every_question_is_answered_at_once():
@@ -26,14 +26,14 @@ def test_alone_every_question_is_answered_at_once():
 def test_a_process_that_was_started_alone_stays_as_it_is(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    with joined("cpu") as alone:
+    with connected("cpu") as alone:
         assert (alone.count, alone.launcher) == (1, "python") and not dist.is_initialized()
 
 
 def test_a_group_of_one_for_deepspeed_is_gone_afterwards_with_its_variables():
     before = dict(os.environ)
     for _ in range(2):
-        with joined("cpu", group_of_one=True):
+        with connected("cpu", group_of_one=True):
             assert dist.get_world_size() == 1 and os.environ["RANK"] == "0"
             assert join("cpu") is here()  # a second time: nothing
         assert not dist.is_initialized() and dict(os.environ) == before
@@ -41,7 +41,7 @@ def test_a_group_of_one_for_deepspeed_is_gone_afterwards_with_its_variables():
 
 def talk():
     for _ in range(2):  # a sweep: the same processes join again
-        with joined("cpu"):
+        with connected("cpu"):
             me = here()
             assert me.sum([me.rank, 0.5]) == [3.0, 1.5]
             assert me.sum([(1e16, 1.0, -1e16)[me.rank]] * 5) == [0.0] * 5  # in their order, whatever the place
@@ -50,7 +50,7 @@ def talk():
             assert me.decide(lambda: os.getpid()) == me.gather(os.getpid())[0]
             me.wait()
         leave()  # a second time: nothing
-        assert here().count == 1
+        assert here().world_size == 1
     print("talked")
 
 
@@ -66,7 +66,7 @@ def talk_as_tasks_of_srun(job):
         del os.environ[name]
     step = {"SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
     os.environ.update(step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
-    with joined("cpu"):
+    with connected("cpu"):
         assert os.environ["RANK"] == rank and os.environ["MASTER_PORT"]  # for DeepSpeed
         print(here().launcher, here().sum([here().rank + 1]))
     assert "RANK" not in os.environ
@@ -79,12 +79,12 @@ def test_tasks_of_an_srun_step_meet_without_anything_being_said(tmp_path):
 
 
 def trouble(what, which):
-    with joined("cpu"):
+    with connected("cpu"):
         if which in (here().rank, "all"):
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise {"bug": ValueError("a bug"), "input": InputError("no such file"), "exit": SystemExit(0)}[what]
-        here().wait()  # for ever
+        here().barrier()  # for ever
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_process_in_trouble_ends_all_within_seconds_and_the_first_says_why(wha
 
 
 def lose_the_first():
-    with joined("cpu"):
+    with connected("cpu"):
         if here().is_first:
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("Connection closed by peer")  # as gloo says it, before the watch has heard
@@ -168,7 +168,7 @@ def die_before_connecting(killed):
         owner, name = {"before": (meeting, "Watch"), "after": (dist, "init_process_group")}[killed]
         setattr(owner, name, dies)
     with joined("cpu", meet_seconds=2):
-        here().wait()
+        here().barrier()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def meet_behind_a_firewall():
         watch = meeting.Watch
         meeting.Watch = lambda address, *rest: watch(address | {"port": free_port()}, *rest)
     with joined("cpu", meet_seconds=2):
-        here().wait()
+        here().barrier()
 
 
 def test_one_that_cannot_reach_the_first_says_where_and_does_not_call_it_dead(tmp_path):

@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mmadapter.processes import here, joined
-from tests.several import Several
+from mmadapter.distributed.ranks import connected, here
+from tests.distributed.several import Several
 
 HELD = "held"
 HANGS = 150.0  # seconds on a busy machine; then every process says where it stands
@@ -35,7 +35,7 @@ def carry_out(checks: Callable[[Path], Checks], folder: Path) -> None:
     """Runs the checks in this process."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
     found: dict[str, str] = {}
-    with joined("cpu", group_of_one=True):
+    with connected("cpu", group_of_one=True):
         for name, check in checks(folder).items():
             try:
                 check()
@@ -45,4 +45,4 @@ def carry_out(checks: Callable[[Path], Checks], folder: Path) -> None:
                 raise
             finally:
                 (folder / f"outcome-{here().rank}.json").write_text(json.dumps(found))
-            here().wait()
+            here().barrier()
