@@ -56,12 +56,12 @@ def test_what_a_user_has_set_before_stays_also_after_an_error(inputs, tmp_path, 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        with pytest.raises(RuntimeError, match="broken"), deterministic(conf):
+        with pytest.raises(RuntimeError, match="broken"), deterministic(True):
             assert state() == (2, ":16:8")
             raise RuntimeError("broken")
         assert state() == (1, ":16:8")
         text = "put_() does not have a deterministic implementation, but you set ..."
-        with pytest.raises(InputError, match="engine.deterministic=true: put_"), deterministic(conf):
+        with pytest.raises(InputError, match="engine.deterministic=true: put_"), deterministic(True):
             raise RuntimeError(text)
     finally:
         torch.use_deterministic_algorithms(False)

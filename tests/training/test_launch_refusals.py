@@ -38,12 +38,12 @@ def test_a_full_disk_on_the_first_process_ends_all_with_its_message(inputs, tmp_
 
 def broken_for_one(rank):
     if rank == 1:
-        from mmadapter.training import one_run
+        from mmadapter.training import run as page
 
         def missing(conf):
             raise InputError("items.json is missing on this machine")
 
-        one_run.read_samples = missing
+        page.read_samples = missing
 
 
 def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):

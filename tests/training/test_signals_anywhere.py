@@ -104,7 +104,7 @@ def test_a_signal_in_the_last_moment_of_the_loop_is_not_lost(inputs, undisturbed
     """It comes when nobody asks for it any more: while the last checkpoint is written."""
 
     def body():
-        signal_before(loop.Training, "_save", signal.SIGUSR1, lambda arguments: arguments[0].position.step == 3)
+        signal_before(loop.Loop, "_save", signal.SIGUSR1, lambda arguments: arguments[0].position.step == 3)
         run(conf_of(inputs, tmp_path))
 
     process = in_own_process(body, output=tmp_path / "output")
