@@ -126,21 +126,24 @@ class Ranks:
         if self.world_size == 1:
             last_words()
             return status
+        spoken: int | None = None
         with contextlib.suppress(RuntimeError):  # the store has gone together with rank 0: each speaks for itself
-            self._store.add("ending", 1)
             if self.is_first:
                 self._store.set("rank 0 is ending", "")
             rank_0_speaks = not self.is_first and self._wait_in_store(["rank 0 is ending"], RANK_0_SECONDS)
             another_speaks = rank_0_speaks or self._store.add("speaker", 1) > 1
             if another_speaks and self._wait_in_store(["status"], LAST_WORDS_SECONDS):
-                return int(self._store.get("status"))
-        last_words()
+                spoken = int(self._store.get("status"))
+        if spoken is None:
+            last_words()
         with contextlib.suppress(RuntimeError):
-            self._store.set("status", str(status))
-            deadline = time.monotonic() + 2 * RANK_0_SECONDS
-            while self._has_store and self._store.add("ending", 0) < self.world_size and time.monotonic() < deadline:
+            if spoken is None:
+                self._store.set("status", str(status))
+            ended, deadline = self._store.add("ended", 1), time.monotonic() + 2 * RANK_0_SECONDS
+            while self._has_store and ended < self.world_size and time.monotonic() < deadline:
                 time.sleep(0.05)
-        return status
+                ended = self._store.add("ended", 0)
+        return status if spoken is None else spoken
 
     def _wait_for_first(self, work: Callable[[], Value]) -> Value | None:
         """Rank 0 does the work; the others wait for its end in the store."""
@@ -322,7 +325,8 @@ def _lost_connection(ranks: Ranks, error: BaseException, launch: LaunchConf) -> 
     """What to say of an exception of torch.distributed; None for any other."""
     if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))):
         return None
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent.name != "distributed"]
+    inner = (Path(__file__).parent, Path(dist.__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent not in inner]
     frame = ([f for f in frames if PACKAGE in Path(f.filename).parents] or frames)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno} ({frame.name})"
     if "timed out" not in str(error).lower():
