@@ -17,6 +17,7 @@ from typing import Any
 from mmadapter.distributed.launchers import RENDEZVOUS, STARTER
 from tests.training.toy import in_own_process
 
+OURS = "launch.processes"
 DEADLINE = 60.0  # seconds in which all must have ended
 GRACE_SECONDS = 10.0  # for the others, once one has ended with an error
 
@@ -28,12 +29,17 @@ class Several:
     """
 
     def __init__(
-        self, count: int, function: Callable[..., Any], *arguments: Any, folder: Path, launcher: str = "launch.processes"
+        self,
+        count: int,
+        function: Callable[..., Any],
+        *arguments: Any,
+        folder: Path,
+        launcher: str = OURS,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.processes = folder, list[BaseProcess]()
         shared: dict[str, Any] = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-        if launcher == "launch.processes":
+        if launcher == OURS:
             shared = {STARTER: os.getpid(), RENDEZVOUS: folder / f"store-{time.monotonic_ns()}"}
         for rank in range(count):
             environment = shared | {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": "lo"}

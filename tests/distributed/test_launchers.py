@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmadapter.errors import InputError
 from mmadapter.distributed.launchers import PORTS, RENDEZVOUS, STARTER, first_host, launched
+from mmadapter.errors import InputError
 
 TORCHRUN = {
     "RANK": "3",

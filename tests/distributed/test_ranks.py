@@ -166,7 +166,9 @@ def test_at_the_deadline_a_rank_says_where_it_waits_and_for_whom(tmp_path):
     group, started = Several(3, keep_others_waiting, 60, folder=tmp_path), time.monotonic()
     assert group.end() == [1, -9, 1] and time.monotonic() - started < 30
     said = group.said(0)
-    assert "rank 0 of 3 has waited 0.0166667 minutes in test_ranks.py, line " in said and "(keep_others_waiting)" in said
+    assert (
+        "rank 0 of 3 has waited 0.0166667 minutes in test_ranks.py, line " in said and "(keep_others_waiting)" in said
+    )
     assert "for rank 1. To fix: " in said and "launch.timeout_minutes" in said and "Traceback" not in said
     assert group.said(2) == ""
 
