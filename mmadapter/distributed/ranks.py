@@ -37,6 +37,10 @@ NOTE_SECONDS = 5.0  # for the other ranks to note that they wait, too
 PACKAGE = Path(__file__).parents[1]
 
 
+class LostRank(RuntimeError):
+    """Another rank has ended because of an error, for which it has spoken itself."""
+
+
 class Ranks:
     """This rank among the `world_size` ranks of a run; alone unless `connected` has found others.
 
@@ -167,11 +171,16 @@ class Ranks:
         return [str(rank) for rank, name in enumerate(names) if not self._store.check([name])]
 
     def _wait_in_store(self, names: list[str], seconds: float = float("inf")) -> bool:
-        """Waits until all names are set; False where the time is over. (`Store.wait` sees no signals, and is noisy.)"""
+        """Waits until all names are set; False where the time is over. (`Store.wait` sees no signals, and is noisy.)
+
+        Without a limit it also ends, by LostRank, where another rank has ended.
+        """
         pause, deadline = 0.001, time.monotonic() + seconds
         while not self._store.check(names):
             if time.monotonic() > deadline:
                 return False
+            if seconds == float("inf") and self._store.check(["status"]):
+                raise LostRank("another rank has ended")
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
         return True
@@ -323,7 +332,8 @@ def _end_with(ranks: Ranks, error: BaseException, launch: LaunchConf) -> None:
 
 def _lost_connection(ranks: Ranks, error: BaseException, launch: LaunchConf) -> str | None:
     """What to say of an exception of torch.distributed; None for any other."""
-    if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))):
+    is_from_gloo = isinstance(error, RuntimeError) and "gloo/" in str(error)
+    if not (is_from_gloo or isinstance(error, LostRank | dist.DistError)):
         return None
     inner = (Path(__file__).parent, Path(dist.__file__).parent)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent not in inner]

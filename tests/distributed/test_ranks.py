@@ -173,6 +173,20 @@ def test_at_the_deadline_a_rank_says_where_it_waits_and_for_whom(tmp_path):
     assert group.said(2) == ""
 
 
+def fail_where_the_others_wait(place):
+    with connected("cpu") as me:
+        if me.rank == 1:
+            raise InputError("no such file")
+        me.barrier() if place == "a barrier" else me.decide(lambda: time.sleep(60))
+
+
+@pytest.mark.parametrize("place,statuses", [("a barrier", [2, 1, 2]), ("rank 0's work", [-9, 1, 2])])
+def test_an_error_also_ends_those_that_wait_outside_of_a_collective(place, statuses, tmp_path):
+    group, began = Several(3, fail_where_the_others_wait, place, folder=tmp_path), time.monotonic()
+    assert group.end() == statuses and time.monotonic() - began < 30
+    assert (group.said(0), group.said(2)) == ("", "") and "rank 1: no such file" in group.said(1)
+
+
 def let_rank_0_work_for_long():
     with connected("cpu", LaunchConf(timeout_minutes=1 / 60)) as me:
         assert me.decide(lambda: time.sleep(3) or "scored") == "scored"
