@@ -37,6 +37,10 @@ NOTE_SECONDS = 5.0  # for the other ranks to note that they wait, too
 PACKAGE = Path(__file__).parents[1]
 
 
+class LostRank(RuntimeError):
+    """Another rank has ended because of an error, for which it has spoken itself."""
+
+
 class Ranks:
     """This rank among the `world_size` ranks of a run; alone unless `connected` has found others.
 
@@ -126,21 +130,24 @@ class Ranks:
         if self.world_size == 1:
             last_words()
             return status
+        spoken: int | None = None
         with contextlib.suppress(RuntimeError):  # the store has gone together with rank 0: each speaks for itself
-            self._store.add("ending", 1)
             if self.is_first:
                 self._store.set("rank 0 is ending", "")
             rank_0_speaks = not self.is_first and self._wait_in_store(["rank 0 is ending"], RANK_0_SECONDS)
             another_speaks = rank_0_speaks or self._store.add("speaker", 1) > 1
             if another_speaks and self._wait_in_store(["status"], LAST_WORDS_SECONDS):
-                return int(self._store.get("status"))
-        last_words()
+                spoken = int(self._store.get("status"))
+        if spoken is None:
+            last_words()
         with contextlib.suppress(RuntimeError):
-            self._store.set("status", str(status))
-            deadline = time.monotonic() + 2 * RANK_0_SECONDS
-            while self._has_store and self._store.add("ending", 0) < self.world_size and time.monotonic() < deadline:
+            if spoken is None:
+                self._store.set("status", str(status))
+            ended, deadline = self._store.add("ended", 1), time.monotonic() + 2 * RANK_0_SECONDS
+            while self._has_store and ended < self.world_size and time.monotonic() < deadline:
                 time.sleep(0.05)
-        return status
+                ended = self._store.add("ended", 0)
+        return status if spoken is None else spoken
 
     def _wait_for_first(self, work: Callable[[], Value]) -> Value | None:
         """Rank 0 does the work; the others wait for its end in the store."""
@@ -164,11 +171,16 @@ class Ranks:
         return [str(rank) for rank, name in enumerate(names) if not self._store.check([name])]
 
     def _wait_in_store(self, names: list[str], seconds: float = float("inf")) -> bool:
-        """Waits until all names are set; False where the time is over. (`Store.wait` sees no signals, and is noisy.)"""
+        """Waits until all names are set; False where the time is over. (`Store.wait` sees no signals, and is noisy.)
+
+        Without a limit it also ends, by LostRank, where another rank has ended.
+        """
         pause, deadline = 0.001, time.monotonic() + seconds
         while not self._store.check(names):
             if time.monotonic() > deadline:
                 return False
+            if seconds == float("inf") and self._store.check(["status"]):
+                raise LostRank("another rank has ended")
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
         return True
@@ -320,9 +332,11 @@ def _end_with(ranks: Ranks, error: BaseException, launch: LaunchConf) -> None:
 
 def _lost_connection(ranks: Ranks, error: BaseException, launch: LaunchConf) -> str | None:
     """What to say of an exception of torch.distributed; None for any other."""
-    if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))):
+    is_from_gloo = isinstance(error, RuntimeError) and "gloo/" in str(error)
+    if not (is_from_gloo or isinstance(error, LostRank | dist.DistError)):
         return None
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent.name != "distributed"]
+    inner = (Path(__file__).parent, Path(dist.__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent not in inner]
     frame = ([f for f in frames if PACKAGE in Path(f.filename).parents] or frames)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno} ({frame.name})"
     if "timed out" not in str(error).lower():

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mmadapter.distributed.launchers import PORTS, RENDEZVOUS, STARTER, first_host, launched
 from mmadapter.errors import InputError
-from mmadapter.launch.environment import PORTS, find_place, first_host
 
 TORCHRUN = {
     "RANK": "3",
@@ -27,25 +27,31 @@ STEP = JOB | {
 
 
 def test_torchrun_tells_rank_place_and_that_it_holds_the_port():
-    place = find_place(TORCHRUN)
-    assert (place.rank, place.count, place.local_rank, place.address, place.port) == (3, 4, 1, "node1", 2345)
-    assert place.launcher == "torchrun" and place.port_is_taken and place.attempt == 2
+    place = launched(TORCHRUN)
+    assert (place.rank, place.world_size, place.local_rank, place.address, place.port) == (3, 4, 1, "node1", 2345)
+    assert place.launcher == "torchrun" and place.agent_has_store and place.attempt == 2
 
 
 def test_the_deepspeed_launcher_leaves_the_port_to_the_first_process():
     variables = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
-    place = find_place(variables | {"CROSS_RANK": "0"})
-    assert place.launcher == "deepspeed" and not place.port_is_taken
+    place = launched(variables | {"CROSS_RANK": "0"})
+    assert place.launcher == "deepspeed" and not place.agent_has_store
+
+
+def test_launch_processes_gives_a_file_in_place_of_an_address():
+    variables = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    place = launched(variables | {STARTER: "12", RENDEZVOUS: "/tmp/x/store", "MASTER_PORT": "0"})
+    assert (place.launcher, place.file, place.rank, place.world_size) == ("launch.processes", "/tmp/x/store", 3, 4)
 
 
 def test_a_task_of_srun_finds_the_first_host_and_a_port_of_its_step():
-    place = find_place(STEP)
-    assert (place.rank, place.count, place.local_rank, place.address) == (2, 4, 0, "n1")
+    place = launched(STEP)
+    assert (place.rank, place.world_size, place.local_rank, place.address) == (2, 4, 0, "n1")
     assert place.launcher == "srun" and place.port in PORTS
-    assert find_place(STEP | {"SLURM_PROCID": "0"}).port == place.port
-    assert find_place(STEP | {"SLURM_STEP_ID": "1"}).port != place.port
-    assert find_place(STEP | {"SLURM_STEP_NUM_NODES": "1"}).address == "127.0.0.1"
-    assert find_place(STEP | {"MASTER_ADDR": "head", "MASTER_PORT": "99"}).address == "head"
+    assert launched(STEP | {"SLURM_PROCID": "0"}).port == place.port
+    assert launched(STEP | {"SLURM_STEP_ID": "1"}).port != place.port
+    assert launched(STEP | {"SLURM_STEP_NUM_NODES": "1"}).address == "127.0.0.1"
+    assert launched(STEP | {"MASTER_ADDR": "head", "MASTER_PORT": "99"}).address == "head"
 
 
 @pytest.mark.parametrize(
@@ -60,11 +66,11 @@ def test_a_task_of_srun_finds_the_first_host_and_a_port_of_its_step():
     ],
 )
 def test_a_process_that_no_srun_has_started_with_others_is_alone(environment):
-    assert find_place(environment) is None
+    assert launched(environment) is None
 
 
 def test_one_process_of_a_launcher_needs_no_address():
-    assert find_place({"RANK": "0", "WORLD_SIZE": "1"}).count == 1
+    assert launched({"RANK": "0", "WORLD_SIZE": "1"}).world_size == 1
 
 
 @pytest.mark.parametrize(
@@ -72,14 +78,14 @@ def test_one_process_of_a_launcher_needs_no_address():
     [
         ({"RANK": "1", "WORLD_SIZE": "2"}, "RANK=1, WORLD_SIZE=2, but not MASTER_ADDR, MASTER_PORT"),
         ({"WORLD_SIZE": "2"}, "but not RANK, MASTER_ADDR"),
-        (TORCHRUN | {"MASTER_PORT": "0"}, "MASTER_PORT=0, at which nobody can meet(.|\n)*--standalone"),
+        (TORCHRUN | {"MASTER_PORT": "0"}, "MASTER_PORT=0, at which no rank can listen(.|\n)*--standalone"),
         (TORCHRUN | {"RANK": "one"}, "RANK=one, which is no number"),
-        (TORCHRUN | {"RANK": "4"}, "RANK=4 of WORLD_SIZE=4"),
+        (TORCHRUN | {"RANK": "4"}, "RANK=4 and WORLD_SIZE=4"),
     ],
 )
 def test_half_an_environment_is_refused(environment, message):
     with pytest.raises(InputError, match=message):
-        find_place(environment)
+        launched(environment)
 
 
 @pytest.mark.parametrize(

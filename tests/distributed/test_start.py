@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from mmadapter.launch.environment import NAMES_OF_LAUNCHERS
-from mmadapter.launch.start import exit_status, free_port, start_processes
+from mmadapter.distributed.launchers import OTHER_LAUNCHERS
+from mmadapter.distributed.start import exit_status, start_ranks
 
 CHILD = """
 import os, signal, sys, time
-from mmadapter.launch.start import end_with_parent
+from mmadapter.distributed.start import end_with_parent
 
 end_with_parent(os.environ)
 rank, does = os.environ["RANK"], sys.argv[1]
@@ -32,13 +32,11 @@ time.sleep(60)
 """
 PARENT = f"""
 import os, signal, sys
-from mmadapter.launch import start
+from mmadapter.distributed import start
 
-start.OTHERS_SECONDS = 2.0
-if len(sys.argv) > 2:
-    signal.signal(signal.SIGUSR1, lambda number, frame: print("the launcher's own handler", number, flush=True))
+start.GRACE_SECONDS = 2.0
 command = [sys.executable, "-c", {CHILD!r}, sys.argv[1]]
-sys.exit(start.start_processes(command, 2, os.environ | {{"OMP_NUM_THREADS": "1"}}))
+sys.exit(start.start_ranks(command, 2, os.environ | {{"OMP_NUM_THREADS": "1"}}))
 """
 
 
@@ -78,7 +76,7 @@ def test_one_that_ends_badly_takes_the_others_with_it_and_gives_its_status(does,
     numbers = [int(line[4]) for line in lines_of_both(process)]
     assert process.wait(20) == status
     assert not any(map(is_alive, numbers))
-    assert ("process 1 was ended by SIGKILL" in process.stderr.read()) == (does == "kill")
+    assert ("rank 1 was ended by SIGKILL" in process.stderr.read()) == (does == "kill")
 
 
 @pytest.mark.parametrize("name,status", [("SIGUSR1", 138), ("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR2", 140)])
@@ -89,12 +87,14 @@ def test_a_signal_is_passed_on_once_and_the_status_is_that_of_a_single_process(n
     assert process.wait(20) in (status, 1 if name == "SIGINT" else status)  # bare Python ends with 1 at Ctrl-C
 
 
-def test_an_earlier_handler_is_called_when_all_have_ended():
-    process = parent("wait", "with a handler")
-    lines_of_both(process)
-    process.send_signal(signal.SIGUSR1)
-    assert process.stdout.read() == f"the launcher's own handler {int(signal.SIGUSR1)}\n"
-    assert process.wait(20) == 138
+def test_handlers_that_were_there_before_are_there_again():
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        mine = signal.getsignal(signal.SIGUSR1)
+        assert start_ranks([sys.executable, "-c", ""], 1, os.environ) == 0
+        assert signal.getsignal(signal.SIGUSR1) is mine
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_processes_do_not_outlive_a_killed_parent():
@@ -107,7 +107,7 @@ def test_processes_do_not_outlive_a_killed_parent():
 
 ORPHAN = """
 import os, sys, time
-from mmadapter.launch import start
+from mmadapter.distributed import start
 
 start.PARENT_SECONDS = 0.05
 start.end_with_parent(os.environ)
@@ -120,7 +120,7 @@ time.sleep(60)
 def test_only_what_a_launcher_has_started_ends_with_it(variable, ends):
     """A run that somebody started alone goes on when the shell is closed."""
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ORPHAN!r}])"
-    environment = {k: v for k, v in os.environ.items() if k not in NAMES_OF_LAUNCHERS} | {variable: "0"}
+    environment = {k: v for k, v in os.environ.items() if k not in OTHER_LAUNCHERS} | {variable: "0"}
     process = subprocess.Popen([sys.executable, "-c", launcher], env=environment, stdout=subprocess.PIPE, text=True)
     number = int(process.stdout.readline())
     process.kill()
@@ -135,7 +135,7 @@ def test_only_what_a_launcher_has_started_ends_with_it(variable, ends):
 
 STUBBORN = """
 import os, signal, sys, time
-from mmadapter.launch import start
+from mmadapter.distributed import start
 
 start.PARENT_SECONDS, start.SAVE_SECONDS = 0.05, 0.5
 signal.signal(signal.SIGTERM, lambda number, frame: print("asked to stop", flush=True))
@@ -153,10 +153,10 @@ def test_without_its_launcher_a_process_is_asked_to_save_before_it_is_ended(laun
     else:
         started_by = f"""
 import os, sys
-from mmadapter.launch.start import start_processes
-start_processes([sys.executable, '-c', {STUBBORN!r}], 1, os.environ)
+from mmadapter.distributed.start import start_ranks
+start_ranks([sys.executable, '-c', {STUBBORN!r}], 1, os.environ)
 """
-    environment = {k: v for k, v in os.environ.items() if k not in NAMES_OF_LAUNCHERS}
+    environment = {k: v for k, v in os.environ.items() if k not in OTHER_LAUNCHERS}
     if launcher == "torchrun":
         environment["TORCHELASTIC_RUN_ID"] = "0"
     process = subprocess.Popen([sys.executable, "-c", started_by], env=environment, stdout=subprocess.PIPE, text=True)
@@ -167,14 +167,10 @@ start_processes([sys.executable, '-c', {STUBBORN!r}], 1, os.environ)
     wait_until_gone([number])
 
 
-def test_a_port_that_is_free_lies_below_those_the_system_gives_away():
-    assert 15_000 <= free_port() < 32_000
-
-
 def test_a_signals_status_is_the_shells():
     assert (exit_status(-9), exit_status(2)) == (137, 2)
 
 
 def test_a_command_that_is_not_there_ends_what_has_started():
     with pytest.raises(FileNotFoundError):
-        start_processes(["/no/such/program"], 2, os.environ)
+        start_ranks(["/no/such/program"], 2, os.environ)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmadapter.assistant import Assistant
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.evaluation import run as evaluation
 from mmadapter.training import one_run, out_of_memory
@@ -229,7 +230,7 @@ def test_only_switches_that_are_still_open_are_named():
     ],
 )
 def test_frozen_weights_are_shared_out_or_offloaded_where_that_helps(monkeypatch, engine, gpus, expected):
-    monkeypatch.setattr(out_of_memory, "here", lambda: Processes(1, 2))
+    monkeypatch.setattr(out_of_memory, "here", lambda: Ranks(1, 2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert named(settings(engine))[: len(expected) + 1] == [*expected, "host.max_tokens=512"]
