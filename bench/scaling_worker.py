@@ -31,7 +31,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Everything that is measured on this process."""
     conf = composed(case["overrides"])
     torch.set_num_threads(case["threads"])
-    device = device_of(conf)
+    device = device_of(conf.engine.device)
     with connected(device, group_of_one=conf.engine.name != "single") as ranks:
         return measure_rank(case, conf, device, ranks)
 

@@ -21,7 +21,8 @@ from mmadapter.distributed.ranks import here
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.store import save_adapter
-from mmadapter.training.assembly import build_engine, groups_of
+from mmadapter.training.run import groups_of
+from mmadapter.training.settings import ENGINES
 from tests.assistants import picture
 from tests.test_load import PRESETS, conf_of
 
@@ -67,7 +68,9 @@ def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
 def trained(conf, samples: list[Sample], asked_after: int | None):
     """Four steps; the assistant, what each step gave, and what it answered between two of them and at the end."""
     assistant = opened(conf)
-    engine = build_engine(conf, assistant, groups_of(conf, assistant))
+    groups, trainable = groups_of(conf, assistant), assistant.trainable()
+    build = ENGINES.load(conf.engine.name)
+    engine = build(assistant, groups, trainable, conf.optimizer, assistant.device, conf.seed, conf.engine, here())
     encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
     mine = [encoder.encode(sample) for sample in samples][here().rank :: here().world_size]
     batch = dataclasses.replace(make_batch(mine, assistant.tokenizer.pad_token_id), visual=True)

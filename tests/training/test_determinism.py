@@ -51,8 +51,7 @@ def test_a_run_trains_under_it_and_leaves_nothing_behind(inputs, tmp_path, monke
     assert names[0] == names[1], "it is the same run"
 
 
-def test_what_a_user_has_set_before_stays_also_after_an_error(inputs, tmp_path, monkeypatch):
-    conf = short(inputs, tmp_path, "engine.deterministic=true")
+def test_what_a_user_has_set_before_stays_also_after_an_error(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)

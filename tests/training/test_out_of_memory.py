@@ -12,7 +12,7 @@ from mmadapter.assistant import Assistant
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.evaluation import run as evaluation
-from mmadapter.training import one_run, out_of_memory
+from mmadapter.training import out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.journal import read_metrics
 from mmadapter.training.out_of_memory import (
@@ -76,12 +76,16 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
 
 
 def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch):
-    def too_large(*arguments, **keywords):
+    build = Assistant.build
+
+    def too_large(conf, device=None, sharded=False):
+        if device == "meta":
+            return build(conf, device=device)
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(Assistant, "build", too_large)
     with pytest.raises(InputError, match=r"Out of memory while the host was loaded: the peak was .*\n  host.dtype=b"):
-        one_run.run_one(short(inputs, tmp_path, "engine.name=single"), tmp_path / "mine", SilentDisplay(), trains=True)
+        run(short(inputs, tmp_path, "engine.name=single"))
 
 
 def test_the_advised_micro_batch_goes_on_where_memory_ran_out_with_the_same_curve(inputs, tmp_path, monkeypatch):

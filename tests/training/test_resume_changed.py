@@ -108,7 +108,9 @@ def test_other_data_under_the_same_name_is_refused_and_let_through(inputs, runs,
 def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, monkeypatch):
     """`auto` on a machine with a GPU: there is none here, so only what it stands for is another."""
     run(conf_of(inputs, tmp_path, "host.dtype=auto"))
-    monkeypatch.setattr(run_module, "host_dtype", lambda conf: "bfloat16" if conf.host.dtype == "auto" else conf.host.dtype)
+    monkeypatch.setattr(
+        run_module, "host_dtype", lambda conf: "bfloat16" if conf.host.dtype == "auto" else conf.host.dtype
+    )
     told = "host was float32 .* is bfloat16 here .*resume=changed, with host.dtype=float32"
     with pytest.raises(InputError, match=told):
         run(conf_of(inputs, unfinished(tmp_path), "host.dtype=auto"))

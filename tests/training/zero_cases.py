@@ -13,9 +13,8 @@ import torch
 from mmadapter.adapters.roles import GroupSettings, parameter_groups
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.distributed.ranks import here
-from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
-from mmadapter.training.settings import OptimizerConf
+from mmadapter.training.settings import EngineConf, OptimizerConf
 from mmadapter.training.zero import ZeroEngine
 from tests.training.toy import ToyAssistant, toy_sample
 
@@ -41,7 +40,7 @@ def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam:
     parts = (assistant, groups, assistant.trainable(), OptimizerConf(weight_decay=0.3, clip_norm=clip))
     if name == "single":
         return SingleDeviceEngine(*parts)
-    return ZeroEngine(*parts, zero=ZeroSettings.of(name, cpu_adam=cpu_adam))
+    return ZeroEngine(*parts, "cpu", 0, EngineConf(name, cpu_adam=cpu_adam), here())
 
 
 def own_part(encoded: Sequence, single: bool) -> Batch:
