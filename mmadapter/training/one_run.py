@@ -13,11 +13,11 @@ from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_
 from mmadapter.deepspeed_library import end_engines
 from mmadapter.errors import InputError
 from mmadapter.processes import here
+from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note
 from mmadapter.training.determinism import deterministic
 from mmadapter.training.display import Display
-from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
 from mmadapter.training.out_of_memory import memory_explained, of_a_task
 from mmadapter.training.pictures import prepare_images
