@@ -1,12 +1,15 @@
-"""What a run folder holds, read for the report; whatever is missing (unfinished run, no evaluation) reads as empty."""
+"""What a run folder holds, read for tables and pages; what is missing (unfinished run, no evaluation) reads as empty."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from mmadapter.runs.journal import read_metrics
 
 Record = dict[str, Any]
 
@@ -44,11 +47,6 @@ class RunFiles:
     def with_images(self) -> bool:
         return bool((self.config.get("vision") or {}).get("enabled"))
 
-    def accuracy(self, task: str = "scienceqa") -> Mapping[str, float | None] | None:
-        """The score columns of a task, None where it was not evaluated."""
-        evaluation = self.evaluations.get(task)
-        return evaluation.metrics.get("accuracy") if evaluation else None
-
     @property
     def best_validation_loss(self) -> float | None:
         losses = [record["loss"] for record in self.validation if record["loss"] is not None]  # null: not finite
@@ -57,55 +55,36 @@ class RunFiles:
 
 def read_run(folder: Path, *, whole: bool = True) -> RunFiles:
     """Reads a run folder and the runs in its comparison/ and variants/; not `whole`: neither those nor predictions."""
-    import yaml
-
     folder = Path(folder)
-    config_text = _text(folder / "config.yaml")
-    records = _lines(folder / "metrics.jsonl")
-    trainable = _json(folder / "trainable.json")
+    config_file = folder / "config.yaml"
+    config_text = config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
     run = RunFiles(
         folder=folder,
         config_text=config_text,
-        config=yaml.safe_load(config_text) or {} if config_text else {},
+        config=yaml.safe_load(config_text) or {},
         versions=_json(folder / "versions.json") or {},
-        trainable=trainable if isinstance(trainable, list) else [],
+        trainable=_json(folder / "trainable.json") or [],
         summary=_json(folder / "summary.json") or _json(folder / "finished.json") or {},
     )
+    records = read_metrics(folder / "metrics.jsonl")
     for kind, into in (("train", run.train), ("validation", run.validation), ("event", run.events)):
         into += [record for record in records if record.get("kind") == kind]
     for path in sorted(folder.glob("eval/*/metrics.json")):
-        metrics = _json(path)
-        if isinstance(metrics, dict):
-            predictions = _lines(path.with_name("predictions.jsonl")) if whole else []
+        if metrics := _json(path):
+            predictions = read_metrics(path.with_name("predictions.jsonl")) if whole else []
             run.evaluations[path.parent.name] = Evaluation(metrics, predictions)
-    if not whole:
-        return run
-    run.comparison = {path.name: read_run(path) for path in sorted(folder.glob("comparison/*")) if path.is_dir()}
-    order = list(run.config.get("variants") or ())
-    variants = {path.name: path for path in sorted(folder.glob("variants/*")) if path.is_dir()}
-    named = [name for name in order if name in variants]
-    run.variants = {name: read_run(variants[name]) for name in dict.fromkeys([*named, *variants])}
+    if whole:
+        order = list(run.config.get("variants") or ())
+        for kind, runs in (("comparison", run.comparison), ("variants", run.variants)):
+            found = {path.name: path for path in sorted(folder.glob(f"{kind}/*")) if path.is_dir()}
+            named = [name for name in order if name in found]
+            runs |= {name: read_run(found[name]) for name in dict.fromkeys([*named, *found])}
     return run
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
 def _json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none, or half of one (a run that goes on)."""
     try:
-        return json.loads(_text(path) or "null")
-    except ValueError:  # half-written by a run that is going on
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-
-
-def _lines(path: Path) -> list[Record]:
-    found = []
-    for line in _text(path).split("\n"):
-        try:
-            record = json.loads(line) if line.strip() else None
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    return found
