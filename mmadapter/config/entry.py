@@ -19,8 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config.compose import Conf, explained, typed
-from mmadapter.config.keys import nearest, refuse_unknown
+from mmadapter.config.compose import Conf, refuse_unknown, typed
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.signals import early_interrupts, ended_by, hold_signals, ignore_signals
 from mmadapter.config.sweep_folder import sweep_name
@@ -29,6 +28,7 @@ from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import OUR_LAUNCHER, find_place
 from mmadapter.launch.signals import STOPS
 from mmadapter.launch.start import start_processes
+from mmadapter.settings import composed_schema, explained, nearest
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -39,8 +39,8 @@ Act = Callable[[Any], Any]
 def register_schemas() -> None:
     """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=RunConf)
-    store.store(name="eval_schema", node=EvalConf)
+    store.store(name="train_schema", node=composed_schema(RunConf))
+    store.store(name="eval_schema", node=composed_schema(EvalConf))
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
@@ -206,7 +206,7 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
         chain.append(inner)
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
-            return explained(link, schema, _names_to_suggest(schema, script), script.name)
+            return explained(link, schema, _names_to_suggest(schema, script), "", script.name)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_choice(link)
     if isinstance(error, OverrideParseException):

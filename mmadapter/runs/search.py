@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.locked import locked
+from mmadapter.files import locked
 
 STUDY_FILE = "study.sqlite"
 LOCK_FILE = ".searching"

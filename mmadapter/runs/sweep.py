@@ -12,10 +12,10 @@ from typing import Any
 
 from mmadapter.config.run_folder import is_finished
 from mmadapter.config.sweep import VALIDATION_LOSS, direction_of
-from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
 from mmadapter.evaluation.scales import number_text
 from mmadapter.evaluation.table import format_table
+from mmadapter.files import write_atomically
 from mmadapter.runs.listing import Queue, job_state
 from mmadapter.runs.objective import all_scores, main_scores, value_of
 from mmadapter.runs.state import RunState

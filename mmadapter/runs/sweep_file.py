@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.evaluation.predictions import write_atomically
+from mmadapter.files import write_atomically
 
 SWEEP_FILE = "sweep.json"
 
