@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from mmadapter.terminal import number_text
+
 Point = tuple[float, float]
 Tick = tuple[float, str]
 WIDTH, HEIGHT = 480, 250
@@ -80,17 +82,6 @@ def round_step(rough: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-
-
-def number_text(value: float) -> str:
-    """A short number: 1,200, 0.05, 2e-05."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
-    return f"{value:.4g}"
 
 
 def smoothed(points: Sequence[Point], window: int = 21) -> list[Point]:
@@ -227,7 +218,9 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, from_zer
     caption = Markup('<span class="what">{}</span>').format(y_label)
     if len(shown) > 1:
         key = Markup('<span class="key"><i class="c{}"></i>{}</span>')
-        caption += Markup('<span class="legend">{}</span>').format(joined(key.format(one.colour, one.name) for one in shown))
+        caption += Markup('<span class="legend">{}</span>').format(
+            joined(key.format(one.colour, one.name) for one in shown)
+        )
     return figure(caption, drawing, hover_data(shown, x, x_label, WIDTH))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmadapter.evaluation.predictions import write_atomically
+from mmadapter.files import write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Series, finite, smoothed
 from mmadapter.reports.page import render, sections_of

@@ -14,10 +14,10 @@ from PIL import Image
 
 from mmadapter.data.images import read_image
 from mmadapter.errors import InputError
-from mmadapter.reports.charts import number_text
 from mmadapter.runs.run_files import RunFiles
 from mmadapter.tasks import coco_caption_section, instruct_section, scienceqa_section, visual_instruct_section
 from mmadapter.tasks.section import LABELS, Result, Section
+from mmadapter.terminal import number_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_SIDE = 288
@@ -80,7 +80,3 @@ def sections_of(run: RunFiles) -> dict[str, Section]:
             section = report_section(results, bool((run.config.get("data") or {}).get("made")))
             found[name] = section if name == kind else replace(section, title=f"{section.title}: {name}")
     return found
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

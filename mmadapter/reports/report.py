@@ -9,14 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmadapter.evaluation.predictions import write_atomically
+from mmadapter.files import write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Point, Series, finite, smoothed
 from mmadapter.reports.comparison import write_comparison
-from mmadapter.reports.page import gigabytes, render, sections_of
+from mmadapter.reports.page import render, sections_of
 from mmadapter.runs.run_files import Record, RunFiles, read_run
 from mmadapter.tasks.section import Section, Tile
-from mmadapter.training.display import duration
+from mmadapter.terminal import duration, readable_bytes
 
 GATE_LAYERS_SHOWN = 32
 
@@ -76,8 +76,8 @@ def tiles(run: RunFiles) -> list[Tile]:
     if peak.get("host_bytes"):
         remark = f"of the largest of {len(peak['processes'])} processes" if peak.get("processes") else "of the process"
         if peak.get("gpu_bytes"):
-            remark = f"and {gigabytes(peak['gpu_bytes'])} on the GPU, {remark}"
-        found.append(Tile("Peak memory", gigabytes(peak["host_bytes"]), remark))
+            remark = f"and {readable_bytes(peak['gpu_bytes'])} on the GPU, {remark}"
+        found.append(Tile("Peak memory", readable_bytes(peak["host_bytes"]), remark))
     return found
 
 

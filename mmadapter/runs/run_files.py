@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mmadapter.files import read_json
 from mmadapter.runs.journal import read_metrics
 
 Record = dict[str, Any]
@@ -62,15 +62,15 @@ def read_run(folder: Path, *, whole: bool = True) -> RunFiles:
         folder=folder,
         config_text=config_text,
         config=yaml.safe_load(config_text) or {},
-        versions=_json(folder / "versions.json") or {},
-        trainable=_json(folder / "trainable.json") or [],
-        summary=_json(folder / "summary.json") or _json(folder / "finished.json") or {},
+        versions=read_json(folder / "versions.json") or {},
+        trainable=read_json(folder / "trainable.json") or [],
+        summary=read_json(folder / "summary.json") or read_json(folder / "finished.json") or {},
     )
     records = read_metrics(folder / "metrics.jsonl")
     for kind, into in (("train", run.train), ("validation", run.validation), ("event", run.events)):
         into += [record for record in records if record.get("kind") == kind]
     for path in sorted(folder.glob("eval/*/metrics.json")):
-        if metrics := _json(path):
+        if metrics := read_json(path):
             predictions = read_metrics(path.with_name("predictions.jsonl")) if whole else []
             run.evaluations[path.parent.name] = Evaluation(metrics, predictions)
     if whole:
@@ -80,11 +80,3 @@ def read_run(folder: Path, *, whole: bool = True) -> RunFiles:
             named = [name for name in order if name in found]
             runs |= {name: read_run(found[name]) for name in dict.fromkeys([*named, *found])}
     return run
-
-
-def _json(path: Path) -> Any:
-    """The content of a JSON file; None where there is none, or half of one (a run that goes on)."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -25,11 +25,17 @@ def report_section(results: Sequence[Result], made_world: bool) -> Section:
     ]
     tables = []
     if rows:
-        about = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
+        about = (
+            "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
+        )
         rows.append(Row([about], "between"))
         for paper in CAPTION_ROWS:
             printed = {"BLEU-4": str(paper.bleu_4), "CIDEr": str(paper.cider)}
-            cells = [paper.pretraining_pairs, paper.fine_tuning_pairs, *(printed.get(name, "") for name in CAPTION_SCORES)]
+            cells = [
+                paper.pretraining_pairs,
+                paper.fine_tuning_pairs,
+                *(printed.get(name, "") for name in CAPTION_SCORES),
+            ]
             rows.append(Row([paper.model + " *" * bool(paper.note), *cells], "paper", paper.source))
         header = ["score × 100", "PT pairs", "FT pairs", *CAPTION_SCORES]
         notes = [f"* {paper.model}: {paper.note}." for paper in CAPTION_ROWS if paper.note]

@@ -80,6 +80,7 @@ CAPTION_ROWS: tuple[CaptionRow, ...] = (
 BESIDE_OURS = ("Random", "Human", "GPT-3 (CoT)", "MM-CoT", "LLaMA-Adapter (text)", "LLaMA-Adapter", "LLaVA-13B")
 """The rows printed beside ours by default; the report shows them all."""
 
+
 def scienceqa_rows(names: tuple[str, ...] = BESIDE_OURS) -> list[PaperRow]:
     """The ScienceQA rows of these models, in the table's order."""
     return [row for row in SCIENCEQA if row.model in names]

@@ -103,7 +103,7 @@ WRITERS = {
     "adapter": "mmadapter.store.write_adapter",
     "predictions": "mmadapter.evaluation.run.write_json_lines",
     "scores": "mmadapter.evaluation.run.write_json",
-    "report": "mmadapter.evaluation.report.write_report",
+    "report": "mmadapter.reports.report.write_report",
 }
 QUICK = ("settings", "checkpoint", "report")
 
