@@ -1,4 +1,4 @@
-"""The terminal: progress bars, quiet lines where there is no terminal, tables; times, sizes and numbers as people read them."""
+"""The terminal: bars, quiet lines where there is none, tables; times, sizes and numbers as people read them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from mmadapter.reports.charts import Point, Series, finite, smoothed
 from mmadapter.reports.comparison import write_comparison
 from mmadapter.reports.page import render, sections_of
 from mmadapter.runs.run_files import Record, RunFiles, read_run
-from mmadapter.tasks.section import Section, Tile
+from mmadapter.tasks.section import Tile
 from mmadapter.terminal import duration, readable_bytes
 
 GATE_LAYERS_SHOWN = 32

@@ -1,4 +1,4 @@
-"""What a run folder holds, read for tables and pages; what is missing (unfinished run, no evaluation) reads as empty."""
+"""What a run folder holds, read for tables and pages; a missing or half-written file reads as empty."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from mmadapter.config.run_folder import is_finished
 from mmadapter.config.sweep import VALIDATION_LOSS, direction_of
-from mmadapter.runs.run_files import RunFiles, read_run
 from mmadapter.evaluation.table import format_table
 from mmadapter.files import write_atomically
 from mmadapter.runs.listing import Queue, job_state
 from mmadapter.runs.objective import all_scores, main_scores, value_of
+from mmadapter.runs.run_files import RunFiles, read_run
 from mmadapter.runs.state import RunState
 from mmadapter.runs.sweep_file import read_sweep, run_of
 from mmadapter.terminal import number_text
