@@ -12,9 +12,8 @@ from markupsafe import Markup, escape
 
 from mmadapter.evaluation.report import duration, gigabytes, render
 from mmadapter.evaluation.scales import number_text
-from mmadapter.runs.listing import Listed, counts
-from mmadapter.runs.objective import main_scores
-from mmadapter.runs.sweep import Sweep, SweepJob, mean_text, over_seeds
+from mmadapter.runs.listing import counts
+from mmadapter.runs.sweep import Sweep, SweepJob
 from mmadapter.runs.sweep_plots import loss_curves, plots_of, short
 
 LOWER_IS_BETTER = "lower is better"
@@ -42,7 +41,7 @@ def page_of(sweep: Sweep) -> str:
         folder=str(sweep.folder),
         command=sweep.command,
         created=sweep.created,
-        counts=counts([Listed(job.state) for job in sweep.jobs]) or "no jobs yet",
+        counts=counts([job.state for job in sweep.jobs]) or "no jobs yet",
         trials=sweep.trials,
         metric=sweep.metric,
         better=LOWER_IS_BETTER if sweep.direction == "minimize" else "higher is better",
@@ -51,7 +50,7 @@ def page_of(sweep: Sweep) -> str:
         training=loss_curves(sweep, "train"),
         validation=loss_curves(sweep, "validation"),
         many=len(sweep.jobs) > 6,
-        seeds=[(list(group.settings.values()), mean_text(group)) for group in over_seeds(sweep)],
+        seeds=[(list(group.settings.values()), group.text) for group in sweep.over_seeds],
         seed_keys=[breakable(key) for key in sweep.keys if key != "seed"],
         columns=[(breakable(names[place]), names[place] in sweep.keys) for place in used],
         rows=rows,
@@ -82,7 +81,7 @@ def breakable(key: str) -> Markup:
 
 def row_of(sweep: Sweep, job: SweepJob) -> dict[str, Any]:
     """One row of the table; a dash where the run has no such number."""
-    scores = main_scores(job.metrics)
+    scores = job.run.scores(main=True)
     summary, validation = job.run.summary, job.run.validation
     training, peak = summary.get("training") or {}, summary.get("peak") or {}
     step, steps = job.state.step, job.state.steps

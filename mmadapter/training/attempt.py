@@ -15,7 +15,7 @@ from mmadapter.config.run_folder import ATTEMPT_FILE
 from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
 from mmadapter.processes import here
-from mmadapter.runs.process import process_start
+from mmadapter.runs.state import process_start
 from mmadapter.training.record import read_json, write_json
 from mmadapter.training.requeue import own_job
 
