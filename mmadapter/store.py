@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmadapter.assistant import Assistant
-from mmadapter.durable import make_folder, sync
 from mmadapter.errors import InputError
+from mmadapter.files import make_folder, sync
 from mmadapter.identity import adapter_settings, card_of, host_identity, vision_identity
 
 TENSORS, CARD = "adapter.safetensors", "adapter.json"

@@ -1,7 +1,7 @@
 """The settings of a run: schema, checks, digest, run folder. Imports neither torch nor transformers."""
 
 from mmadapter.config.adapter import ROLES, AdapterConf, GroupConf
-from mmadapter.config.compose import load_run_config, save_config, typed, with_overrides
+from mmadapter.config.compose import load_run_config, save_config, typed
 from mmadapter.config.data import READERS, DataConf, ReadingConf, SourceConf
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.digest import settings_digest
@@ -13,6 +13,7 @@ from mmadapter.config.task import GenerationConf, TaskConf
 from mmadapter.config.training import TrainingConf
 from mmadapter.config.validate import validate
 from mmadapter.config.vision import VisionConf
+from mmadapter.settings import with_overrides
 
 __all__ = [
     "READERS",

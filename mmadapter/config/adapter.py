@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mmadapter.config.fields import choice, listing, named, number, plain
+from mmadapter.settings import choice, listing, named, number, plain
 
 # What a trainable parameter can be.
 ROLES = ("prompt", "gate", "visual_projection", "early_gate", "norm", "bias", "scale", "lora")

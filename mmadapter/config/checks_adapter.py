@@ -9,10 +9,10 @@ from pathlib import Path
 from mmadapter.config.adapter import ROLES
 from mmadapter.config.derived import VARIANT
 from mmadapter.config.host import TINY
-from mmadapter.config.keys import meant
 from mmadapter.config.models import host_facts, host_file, host_folder, open_clip_files, tower_blocks
 from mmadapter.config.run import RunConf
 from mmadapter.config.run_folder import has_checkpoints, run_folder
+from mmadapter.settings import meant
 
 
 def adapter_problems(conf: RunConf) -> Iterator[str]:

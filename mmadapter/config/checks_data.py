@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmadapter.config.data import CAPTION_READERS, READERS, ReadingConf
-from mmadapter.config.keys import meant
 from mmadapter.config.mixture import mixture_problems
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
+from mmadapter.settings import meant
 
 TEXT_READERS = ("alpaca", "sharegpt")  # their samples never have a picture
 FILE_READERS = ("alpaca", "llava", "sharegpt", "v2_instructions", "visual_instructions")  # they read one file, `path`

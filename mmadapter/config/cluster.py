@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmadapter.config.fields import choice, listing, number
+from mmadapter.settings import choice, listing, number
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import choice, input_path, named, number
+from mmadapter.settings import choice, input_path, named, number
 
 CAPTION_READERS = ("coco_captions", "caption_table", "caption_shards", "llava_pretrain")  # nothing without pictures
 DIALOG_READERS = ("llava", "sharegpt", "v2_instructions")

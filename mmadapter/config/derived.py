@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config.adapter import VISUAL_ROLES
-from mmadapter.config.compose import with_overrides
 from mmadapter.config.data import CAPTION_READERS, ReadingConf
 from mmadapter.config.mixture import mixture_problems, samples_per_step
 from mmadapter.config.run import RunConf
 from mmadapter.errors import InputError
+from mmadapter.settings import with_overrides
 
 PICTURE_READERS = (*CAPTION_READERS, "visual_instructions")  # without a picture nothing is left to learn or to score
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run

@@ -10,7 +10,7 @@ from typing import Any
 from mmadapter.config.host import TINY
 from mmadapter.config.models import host_file
 from mmadapter.config.run import RunConf
-from mmadapter.config.walk import leaves
+from mmadapter.settings import leaves
 
 
 def settings_digest(conf: RunConf) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import choice, number, plain
+from mmadapter.settings import choice, number, plain
 
 ENGINES = ("single", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 

@@ -19,8 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config.compose import Conf, explained, typed
-from mmadapter.config.keys import nearest, refuse_unknown
+from mmadapter.config.compose import Conf, refuse_unknown, typed
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.signals import early_interrupts, ended_by, hold_signals, ignore_signals
 from mmadapter.config.sweep import metric_of
@@ -32,6 +31,7 @@ from mmadapter.launch.signals import STOPS
 from mmadapter.launch.start import start_processes
 from mmadapter.runs.state import RunFolder
 from mmadapter.runs.sweep import metric_value
+from mmadapter.settings import composed_schema, explained, nearest
 from mmadapter.sweeps import register_plugins
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
@@ -43,8 +43,8 @@ Act = Callable[[Any], Any]
 def register_schemas() -> None:
     """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=RunConf)
-    store.store(name="eval_schema", node=EvalConf)
+    store.store(name="train_schema", node=composed_schema(RunConf))
+    store.store(name="eval_schema", node=composed_schema(EvalConf))
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
@@ -214,7 +214,7 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
         chain.append(inner)
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
-            return explained(link, schema, _names_to_suggest(schema, script), script.name)
+            return explained(link, schema, _names_to_suggest(schema, script), "", script.name)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_choice(link)
     if isinstance(error, OverrideParseException):

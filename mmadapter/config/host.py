@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import choice, input_path, number, plain
+from mmadapter.settings import choice, input_path, number, plain
 
 TINY = "tiny"  # the name under which the models that ship with the package are asked for
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import listing, number
+from mmadapter.settings import listing, number
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any
 from mmadapter.config.compose import CONFIG_FILE, load_run_config, save_config
 from mmadapter.config.digest import differing_settings, settings_digest
 from mmadapter.config.run import RunConf
-from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
+from mmadapter.files import write_atomically
 
 FINISHED_FILE = "finished.json"
 ATTEMPT_FILE = "attempt.json"  # the first that a run writes
@@ -68,7 +68,7 @@ def take_over(folder: Path, conf: RunConf) -> list[str]:
 
 def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
     """Record that the run came to its end, with what there is to say about it."""
-    write_whole(Path(folder) / FINISHED_FILE, json.dumps(summary, indent=1) + "\n")
+    write_atomically(Path(folder) / FINISHED_FILE, json.dumps(summary, indent=1) + "\n")
 
 
 def _first_unused(folder: Path) -> Path:

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmadapter.config.fields import choice, number, plain
-from mmadapter.config.keys import nearest
 from mmadapter.config.scores import JAVA_SCORES, is_unscored_part, scores_of
 from mmadapter.config.task import TaskConf
+from mmadapter.settings import choice, nearest, number, plain
 
 VALIDATION_LOSS = "validation_loss"
 

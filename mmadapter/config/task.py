@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mmadapter.config.data import ReadingConf
-from mmadapter.config.fields import choice, input_path, number
+from mmadapter.settings import choice, input_path, number
 
 TASKS = ("scienceqa", "coco_caption", "instruct", "visual_instruct")
 

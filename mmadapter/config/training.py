@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import number, plain
+from mmadapter.settings import number, plain
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,44 +23,21 @@ from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.sweep import sweep_problems
 from mmadapter.config.task import TASKS, TaskConf
-from mmadapter.config.walk import Leaf, leaves
 from mmadapter.errors import InputError
+from mmadapter.settings import problems_of
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
-BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-    "at_least": ("at least", lambda value, bound: value >= bound),
-    "above": ("above", lambda value, bound: value > bound),
-    "at_most": ("at most", lambda value, bound: value <= bound),
-}
 
 
 def validate(conf: RunConf | EvalConf) -> None:
     """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to mend it."""
-    found = list(dict.fromkeys(value_problems(conf)))
+    found = list(dict.fromkeys(problems_of(conf)))
     if not found:
         found = list(dict.fromkeys(run_problems(conf) if isinstance(conf, RunConf) else eval_problems(conf)))
     if len(found) == 1:
         raise InputError(found[0])
     if found:
         raise InputError(f"{len(found)} settings cannot be used:\n" + "\n".join(f"- {problem}" for problem in found))
-
-
-def value_problems(conf: RunConf | EvalConf) -> Iterator[str]:
-    """Values outside of what their own field allows."""
-    for leaf in leaves(conf):
-        allowed = leaf.metadata.get("allowed")
-        if allowed is not None and leaf.value not in allowed:
-            named = ", ".join("null" if value is None else str(value) for value in allowed)
-            yield f"{leaf.key}={leaf.value}: allowed are {named}."
-        elif leaf.value is not None:
-            yield from _bound_problems(leaf)
-
-
-def _bound_problems(leaf: Leaf) -> Iterator[str]:
-    for name, (words, holds) in BOUNDS.items():
-        bound = leaf.metadata.get(name)
-        if bound is not None and isinstance(leaf.value, int | float) and not holds(leaf.value, bound):
-            yield f"{leaf.key}={leaf.value}: must be {words} {bound:g}."
 
 
 def run_problems(conf: RunConf) -> Iterator[str]:
@@ -81,7 +58,7 @@ def run_problems(conf: RunConf) -> Iterator[str]:
         except InputError as error:
             yield str(error)
             continue
-        yield from _within(f"variants.{name}", [*value_problems(variant), *_own_problems(variant)], own)
+        yield from _within(f"variants.{name}", [*problems_of(variant), *_own_problems(variant)], own)
 
 
 def _within(where: str, problems: Iterable[str], said: Container[str]) -> Iterator[str]:

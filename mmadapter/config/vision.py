@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmadapter.config.fields import choice, input_path, listing, number, plain
+from mmadapter.settings import choice, input_path, listing, number, plain
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import Any
 from mmadapter.evaluation.caption_files import read_annotations, read_results
 from mmadapter.evaluation.caption_scores import caption_scores
 from mmadapter.evaluation.generation import Answers
-from mmadapter.evaluation.predictions import write_json, write_lines
 from mmadapter.evaluation.recreate import samples_of_task
 from mmadapter.evaluation.versions import Answered, versions
+from mmadapter.files import write_json, write_json_lines
 
 CAPTIONS_FILE = "captions.json"
 
@@ -70,7 +70,7 @@ def score_caption_file(conf: Any) -> dict[str, Any]:
             {"id": str(id), "image_id": id, "prompt": None, "output": caption, "references": references[id]}
             for id, caption in captions.items()
         ]
-        write_lines(Path(conf.output) / "predictions.jsonl", rows)
+        write_json_lines(Path(conf.output) / "predictions.jsonl", rows)
         write_json(Path(conf.output) / "metrics.json", metrics)
     return metrics
 

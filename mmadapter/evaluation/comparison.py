@@ -9,10 +9,10 @@ from typing import Any
 from mmadapter.evaluation import charts
 from mmadapter.evaluation.charts import Series
 from mmadapter.evaluation.papers import ABLATION_EPOCHS, ABLATION_INIT, ABLATION_LAYERS
-from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
 from mmadapter.evaluation.scales import finite, smoothed
 from mmadapter.evaluation.table import percent
+from mmadapter.files import write_atomically
 
 LAST_STEPS = 20
 PAPER_TABLES: dict[str, tuple[str, list[str], list[list[str]]]] = {

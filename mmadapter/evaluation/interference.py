@@ -16,8 +16,8 @@ from typing import Any
 
 from mmadapter.errors import InputError
 from mmadapter.evaluation.dot_plots import dot_plot
-from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
+from mmadapter.files import write_atomically
 
 Values = dict[int, float]
 """Seed -> value."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.json_file import read_json, read_json_lines
-from mmadapter.durable import write_whole
-from mmadapter.errors import NO_ROOM, InputError
+from mmadapter.errors import InputError
 from mmadapter.evaluation.questions import Question
 from mmadapter.evaluation.scienceqa import parse_answer
 
@@ -132,23 +130,3 @@ def _checked_index(path: Path, id: str, value: Any, question: Question) -> int |
             f"{len(question.choices) - 1}, or -1 or null for unanswered."
         )
     return value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or nothing. Raises InputError where the disk is full."""
-    try:
-        write_whole(path, text)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise InputError(f"{path}: cannot be written, {error.strerror}. Make room and run it again.") from error
-        raise
-
-
-def write_lines(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON lines, whole or not at all."""
-    write_atomically(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -16,10 +16,10 @@ from mmadapter.evaluation.curves import gate_map, gate_panels, loss_chart, lr_ch
 from mmadapter.evaluation.gallery import caption_cards, instruction_cards, question_cards
 from mmadapter.evaluation.movement import movement_chart, movement_rows
 from mmadapter.evaluation.papers import CAPTION_ROWS, SCIENCEQA, SCIENCEQA_COLUMNS, scienceqa_rows
-from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.run_files import RunFiles, read_run
 from mmadapter.evaluation.scales import number_text
 from mmadapter.evaluation.table import not_computed, percent
+from mmadapter.files import write_atomically
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
 

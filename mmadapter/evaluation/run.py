@@ -15,7 +15,7 @@ from mmadapter.evaluation.coco_caption import evaluate_captions, first_of_images
 from mmadapter.evaluation.generation import Answers, Progress, cut_prompts, generate_answers, most_likely_options
 from mmadapter.evaluation.out_of_memory import memory_explained, smaller_pictures, smaller_task
 from mmadapter.evaluation.papers import CAPTION_ROWS, scienceqa_rows
-from mmadapter.evaluation.predictions import read_predictions, write_json, write_lines
+from mmadapter.evaluation.predictions import read_predictions
 from mmadapter.evaluation.questions import read_questions
 from mmadapter.evaluation.recreate import samples_of_task, task_of_run
 from mmadapter.evaluation.report import write_report
@@ -28,6 +28,7 @@ from mmadapter.evaluation.tasks import (
 )
 from mmadapter.evaluation.versions import Answered
 from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
+from mmadapter.files import write_json, write_json_lines
 from mmadapter.rebuild import assistant_of_run, conf_of_run, run_folder
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
@@ -80,7 +81,7 @@ def score_file(conf: Any) -> dict[str, Any]:
         rows = [
             prediction_row(task, questions[id], predictions.outputs.get(id), index) for id, index in indices.items()
         ]
-        write_lines(folder / "predictions.jsonl", rows)
+        write_json_lines(folder / "predictions.jsonl", rows)
         write_json(folder / "metrics.json", metrics)
     print_scores(metrics, papers=scienceqa_rows())
     if conf.output:
@@ -173,7 +174,7 @@ def evaluate(
         metrics, rows = TASKS[task.name](answers, task, samples, folder, root)
         metrics["cut_prompts"] = cut
         metrics["seconds"] = round(time.perf_counter() - started, 2)
-        write_lines(folder / "predictions.jsonl", rows)
+        write_json_lines(folder / "predictions.jsonl", rows)
         write_json(folder / "metrics.json", metrics)
         if not quiet:
             if cut:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmadapter.durable import make_folder, sync
 from mmadapter.errors import InputError
+from mmadapter.files import make_folder, sync
 
 METRICS_FILE = "metrics.jsonl"
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "perplexity")

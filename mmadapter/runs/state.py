@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -18,8 +17,9 @@ from typing import Any
 import yaml
 
 from mmadapter.config.scores import SCORES_OF
-from mmadapter.evaluation.report import duration
+from mmadapter.files import read_json
 from mmadapter.runs.journal import METRICS_FILE, last_record, read_metrics
+from mmadapter.terminal import duration
 
 SILENT_SECONDS = 600  # a run on another machine that wrote nothing for so long is no longer believed to run
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
@@ -101,10 +101,7 @@ class RunFolder:
 
 
 def _read_json(file: Path) -> Record:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    content = read_json(file)
     return content if isinstance(content, dict) else {}
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from mmadapter.config.sweep import VALIDATION_LOSS, direction_of
 from mmadapter.errors import InputError
-from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.scales import number_text
+from mmadapter.files import write_atomically
 from mmadapter.runs.state import Queue, Record, RunFolder, RunState, state_of
 
 SWEEP_FILE = "sweep.json"

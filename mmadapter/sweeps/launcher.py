@@ -7,7 +7,6 @@ its log, and is FAILED for SLURM too.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import shutil
@@ -29,8 +28,8 @@ from omegaconf import OmegaConf
 from mmadapter.config import RunConf, typed
 from mmadapter.config.run_folder import is_finished, run_folder
 from mmadapter.config.sweep import metric_of
-from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
+from mmadapter.files import read_json, write_json
 from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import located_run, metric_value, note_jobs, read_sweep, sweeps_in
 
@@ -110,7 +109,7 @@ class SlurmJobs(SlurmLauncher):
             traceback.print_exception(error)
         message = str(error) if bad_input else f"{type(error).__name__}: {error}"
         left = {"message": message, "bad_input": bad_input}
-        write_whole(JobEnvironment().paths.folder / FAILED_FILE, json.dumps(left))
+        write_json(JobEnvironment().paths.folder / FAILED_FILE, left)
         sys.exit(2 if bad_input else 1)
 
     def _submit(self, jobs: list[Job]) -> None:
@@ -238,9 +237,9 @@ def wait_for(jobs: list[Job]) -> dict[int, Exception]:
 def _failure(job: Job) -> Exception | None:
     """The error that a job has left, if any."""
     file = None if job.log is None else job.log.with_name(FAILED_FILE)
-    if file is None or not file.is_file():
+    left = None if file is None else read_json(file)
+    if left is None:
         return None
-    left = json.loads(file.read_text(encoding="utf-8"))
     return InputError(left["message"]) if left["bad_input"] else RuntimeError(left["message"])
 
 

@@ -7,9 +7,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mmadapter.evaluation.predictions import write_atomically
 from mmadapter.evaluation.scales import number_text
 from mmadapter.evaluation.table import format_table
+from mmadapter.files import write_atomically
 from mmadapter.runs.state import Queue
 from mmadapter.runs.sweep import Sweep, SweepJob, read_results
 from mmadapter.runs.sweep_page import page_of

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from mmadapter.errors import InputError
-from mmadapter.locked import locked
+from mmadapter.files import locked
 
 STUDY_FILE = "study.sqlite"
 LOCK_FILE = ".searching"

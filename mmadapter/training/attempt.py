@@ -14,9 +14,9 @@ from typing import Any
 from mmadapter.config.run_folder import ATTEMPT_FILE
 from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
+from mmadapter.files import read_json, write_json
 from mmadapter.processes import here
 from mmadapter.runs.state import process_start
-from mmadapter.training.record import read_json, write_json
 from mmadapter.training.requeue import own_job
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")

@@ -14,7 +14,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from mmadapter import durable
+from mmadapter import files
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.training.engine import EngineState
 
@@ -66,20 +66,20 @@ class CheckpointFolder:
         """Writes one checkpoint and updates the pointers. Raises InputError where the disk is full; nothing is lost."""
         name = step_name(snapshot.position.step)
         temporary = self.folder / f"{WRITING}{name}"
-        files = snapshot_files(snapshot)
+        contents = snapshot_files(snapshot)
         try:
-            durable.make_folder(self.folder)
+            files.make_folder(self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            for file_name, content in files.items():
-                durable.write_durably(temporary / file_name, content)
-            durable.sync(temporary)
+            for file_name, content in contents.items():
+                files.write_durably(temporary / file_name, content)
+            files.sync(temporary)
             self._make_final(temporary, self.folder / name)
             self._write_pointers(snapshot.position)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if error.errno in NO_ROOM:
-                raise InputError(self._no_room(error, sum(map(len, files.values())))) from error
+                raise InputError(self._no_room(error, sum(map(len, contents.values())))) from error
             raise
         self._prune(snapshot.position)
         return self.folder / name
@@ -130,7 +130,7 @@ class CheckpointFolder:
             shutil.rmtree(aside, ignore_errors=True)
             final.rename(aside)
         temporary.rename(final)
-        durable.sync(self.folder)
+        files.sync(self.folder)
         shutil.rmtree(final.with_name(REPLACED + final.name), ignore_errors=True)
 
     def _write_pointers(self, position: Position) -> None:
@@ -140,7 +140,7 @@ class CheckpointFolder:
             self._write_pointer("best.json", best)
 
     def _write_pointer(self, name: str, content: dict[str, Any]) -> None:
-        durable.write_whole(self.folder / name, json.dumps(content) + "\n")
+        files.write_atomically(self.folder / name, json.dumps(content) + "\n")
 
     def _prune(self, position: Position) -> None:
         kept = {path.name for path in self.steps()[-self.keep :]}
@@ -178,7 +178,7 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob(f"{WRITING}*"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.glob(durable.LEFTOVERS):
+        for path in self.folder.glob(files.LEFTOVERS):
             path.unlink(missing_ok=True)
 
     def _no_room(self, error: OSError, needed: int) -> str:
@@ -200,7 +200,7 @@ def snapshot_files(snapshot: Snapshot) -> dict[str, bytes]:
     """File names and contents of a checkpoint; state.json holds the digests of the others and of itself."""
     state = snapshot.engine
     optimizer = {f"{kind}/{name}": t for kind, tensors in state.moments.items() for name, t in tensors.items()}
-    files = {
+    contents = {
         "trainable.safetensors": tensors_to_bytes(state.parameters),
         "optimizer.safetensors": tensors_to_bytes(optimizer),
         "random.safetensors": tensors_to_bytes(snapshot.random_tensors),
@@ -210,11 +210,11 @@ def snapshot_files(snapshot: Snapshot) -> dict[str, bytes]:
         "position": asdict(snapshot.position),
         "adam_steps": state.steps,
         "random": snapshot.random_values,
-        "digests": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "digests": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
     body = json.dumps(content)
     whole = json.dumps({"digest": hashlib.sha256(body.encode()).hexdigest(), "body": body})
-    return files | {STATE_FILE: whole.encode()}
+    return contents | {STATE_FILE: whole.encode()}
 
 
 def read_snapshot(folder: Path) -> Snapshot:
@@ -228,19 +228,19 @@ def read_snapshot(folder: Path) -> Snapshot:
         raise InputError(
             f"{folder} has checkpoint format {content['format']}; this version of mmadapter reads {FORMAT}."
         )
-    files = {}
+    contents = {}
     for name, digest in content["digests"].items():
         data = (folder / name).read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"{name} does not match its digest")
-        files[name] = tensors_from_bytes(data)
+        contents[name] = tensors_from_bytes(data)
     moments: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
-    for key, tensor in files["optimizer.safetensors"].items():
+    for key, tensor in contents["optimizer.safetensors"].items():
         kind, name = key.split("/", 1)
         moments[kind][name] = tensor
     position = Position(**known_entries(folder, content["position"]))
-    engine = EngineState(files["trainable.safetensors"], moments, content["adam_steps"], position.step)
-    return Snapshot(position, engine, files["random.safetensors"], content["random"])
+    engine = EngineState(contents["trainable.safetensors"], moments, content["adam_steps"], position.step)
+    return Snapshot(position, engine, contents["random.safetensors"], content["random"])
 
 
 def known_entries(folder: Path, entries: dict[str, Any]) -> dict[str, Any]:

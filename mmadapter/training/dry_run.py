@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmadapter.terminal import Display
 from mmadapter.training.assembly import groups_of, host_dtype
-from mmadapter.training.display import Display
 from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape, kept_by_parts
 from mmadapter.training.schedule import actual_lr
 from mmadapter.training.table import show_trainable, trainable_rows

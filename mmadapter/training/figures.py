@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mmadapter.terminal import duration
 from mmadapter.training.checkpoint import Position
-from mmadapter.training.display import duration
 from mmadapter.training.engine import StepResult
 from mmadapter.training.memory import peak_memory
 from mmadapter.training.movement import Moved, moved_text

@@ -8,7 +8,7 @@ from typing import Any
 from mmadapter.config.host import TINY
 from mmadapter.config.models import SHIPPED
 from mmadapter.errors import InputError
-from mmadapter.training.display import Display
+from mmadapter.terminal import Display
 
 
 def check_tiny_models(conf: Any) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmadapter.adapters.adapter import Adapter
 from mmadapter.processes import here
+from mmadapter.terminal import readable_bytes
 from mmadapter.training.stored import stored_by
 
 
@@ -155,15 +156,6 @@ def peak_of_processes() -> dict[str, Any]:
     of_all = here().gather(peak_memory())
     highest: dict[str, Any] = {name: max(peak[name] for peak in of_all) for name in of_all[0]}
     return highest | {"processes": of_all} if len(of_all) > 1 else highest
-
-
-def readable_bytes(size: float) -> str:
-    """Bytes with a unit: 512 B, 1.4 MB, 13.5 GB."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def readable_peak() -> str:

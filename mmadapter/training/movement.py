@@ -13,8 +13,8 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from mmadapter.adapters.roles import Group, TrainableParameter
-from mmadapter.durable import write_whole
 from mmadapter.errors import InputError
+from mmadapter.files import write_atomically
 from mmadapter.processes import here
 from mmadapter.training.shares import write_value
 
@@ -42,7 +42,9 @@ class RunStart:
     def save(self) -> None:
         """Writes the start down: a new run. Only the first process does."""
         if here().is_first:
-            write_whole(self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()}))
+            write_atomically(
+                self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()})
+            )
 
     def restore(self, digest: str | None) -> list[str]:
         """Takes up the start that was written down, whose digest a checkpoint has kept; says what was mended.

@@ -12,17 +12,18 @@ import torch
 from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
 from mmadapter.deepspeed_library import end_engines
 from mmadapter.errors import InputError
+from mmadapter.files import write_json
 from mmadapter.processes import here
 from mmadapter.runs.journal import Journal, NoJournal
+from mmadapter.terminal import Display
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note
 from mmadapter.training.determinism import deterministic
-from mmadapter.training.display import Display
 from mmadapter.training.loop import train
 from mmadapter.training.out_of_memory import memory_explained, of_a_task
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.random_state import seed_all
-from mmadapter.training.record import clear_leftovers, results_of, versions, write_json
+from mmadapter.training.record import clear_leftovers, results_of, versions
 from mmadapter.training.sources import Samples, encode, read_samples
 from mmadapter.training.table import show_trainable, trainable_rows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.processes import here
-from mmadapter.training.display import Display
+from mmadapter.terminal import Display
 from mmadapter.training.out_of_memory import memory_explained, of_pictures
 
 EXCHANGED_BYTES = 16 * 2**20  # of each process at a time: what is on its way stands in all processes' memory

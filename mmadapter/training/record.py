@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import shlex
 import subprocess
@@ -15,8 +14,7 @@ from typing import Any
 
 import torch
 
-from mmadapter.durable import LEFTOVERS, write_whole
-from mmadapter.locked import locked
+from mmadapter.files import LEFTOVERS, locked, read_json
 from mmadapter.processes import here
 
 LOCK_FILE = ".running"
@@ -31,16 +29,6 @@ PACKAGES = (
     "numpy",
     "deepspeed",
 )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file under its name only when it is whole."""
-    write_whole(path, json.dumps(content, indent=2, default=str) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def versions() -> dict[str, Any]:

@@ -16,16 +16,17 @@ from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
 from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
+from mmadapter.files import write_json
 from mmadapter.processes import here, joined
+from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.attempt import attempt, wall_time
 from mmadapter.training.determinism import deterministic
-from mmadapter.training.display import Display, quiet_console
 from mmadapter.training.dry_run import dry_run
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import peak_of_processes, reset_peak
 from mmadapter.training.one_run import device_of, run_one
 from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
-from mmadapter.training.record import only_process, versions, write_json
+from mmadapter.training.record import only_process, versions
 from mmadapter.training.requeue import refuse_anew
 from mmadapter.training.summary import show_results, stored_summary
 from mmadapter.training.trouble import the_way_on

@@ -8,9 +8,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from mmadapter.training.display import Display, duration
-from mmadapter.training.memory import readable_bytes
-from mmadapter.training.record import read_json, results_of
+from mmadapter.files import read_json
+from mmadapter.terminal import Display, duration, readable_bytes
+from mmadapter.training.record import results_of
 
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
 SHOWN_CAPTIONS = SHOWN_ANSWERS = 3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmadapter.adapters.roles import Group, trainable_table
-from mmadapter.training.display import Display
+from mmadapter.terminal import Display
 
 
 def trainable_rows(conf: Any, assistant: Any, groups: Sequence[Group], lr: float) -> list[dict[str, Any]]:

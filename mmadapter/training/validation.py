@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmadapter.processes import here
-from mmadapter.training.display import Display
+from mmadapter.terminal import Display
 from mmadapter.training.engine import Engine
 from mmadapter.training.preemption import StopRequest
 

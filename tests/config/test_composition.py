@@ -10,7 +10,7 @@ import yaml
 from mmadapter.config import READERS, load_run_config, save_config
 from mmadapter.config.adapter import ROLES, AdapterConf, ProjectionConf
 from mmadapter.config.task import TASKS
-from mmadapter.config.walk import leaves
+from mmadapter.settings import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf
 
 RUN_GROUPS = ["host", "vision", "adapter", "data", "optimizer", "training", "engine", "cluster"]

@@ -7,8 +7,8 @@ from hydra.errors import HydraException
 
 from mmadapter.config import EvalConf, RunConf, load_run_config, typed
 from mmadapter.config.entry import composition_message
-from mmadapter.config.keys import known_keys, nearest, unknown_keys
 from mmadapter.errors import InputError
+from mmadapter.settings import known_keys, nearest, unknown_keys
 from tests.config.composing import CONF, composed, eval_conf, run_conf
 
 SCRIPT = CONF.parent / "train.py"

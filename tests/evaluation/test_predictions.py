@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmadapter import durable
+from mmadapter import files
 from mmadapter.errors import InputError
-from mmadapter.evaluation.predictions import read_predictions, write_json
+from mmadapter.evaluation.predictions import read_predictions
 from mmadapter.evaluation.questions import question_of_problem, read_questions
 from mmadapter.evaluation.run import run
+from mmadapter.files import write_json
 
 PROBLEM = {
     "question": "Which one?", "choices": ["red", "blue"], "answer": 1, "hint": "", "image": None,
@@ -152,8 +153,8 @@ def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path, monkeypat
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable.os, "fsync", full_disk)
-    with pytest.raises(InputError, match="No space left on device"):
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
         write_json(path, {"accuracy": 2})
     assert json.loads(path.read_text()) == {"accuracy": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]

@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from mmadapter import durable
+from mmadapter import files
 from mmadapter.errors import InputError
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, read_snapshot
 from mmadapter.training.engine import EngineState
@@ -129,7 +129,7 @@ def test_leftovers_of_a_killed_save_are_ignored_and_removed(tmp_path):
 def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_half_written(tmp_path, monkeypatch, failing):
     folder = CheckpointFolder(tmp_path, keep=1)
     folder.save(snapshot_at(4))
-    original, calls = durable.write_durably, []
+    original, calls = files.write_durably, []
 
     def full(path, content):
         calls.append(path)
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_half_written(tmp
             raise OSError(errno.ENOSPC, "No space left on device")
         original(path, content)
 
-    monkeypatch.setattr(durable, "write_durably", full)
+    monkeypatch.setattr(files, "write_durably", full)
     with pytest.raises(InputError, match=r"No room to save a checkpoint in .*step-00000\d is intact"):
         folder.save(snapshot_at(8))
     monkeypatch.undo()

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from mmadapter.training import display as module
-from mmadapter.training.display import Display, duration
+from mmadapter import terminal as module
+from mmadapter.terminal import Display, duration
 
 RECORD = {"epoch": 0.5, "loss": 1.25, "lr": 1e-3, "tokens_per_s": 1234.0}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmadapter import durable
+from mmadapter import files
 from mmadapter.errors import InputError
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.loop import train
@@ -155,7 +155,7 @@ def test_killed_at_any_point_of_a_save_then_continued_gives_the_same_run(undistu
         return wrapper
 
     for name in ("write_durably", "sync"):
-        monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
+        monkeypatch.setattr(files, name, dying(getattr(files, name)))
     monkeypatch.setattr(Path, "rename", dying(Path.rename))
     with pytest.raises(Killed):
         run_toy(tmp_path / "run", EPOCHS)

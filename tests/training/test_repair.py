@@ -7,13 +7,14 @@ import shutil
 import pytest
 import torch
 
-from mmadapter import durable
+from mmadapter import files
 from mmadapter.config.run_folder import mark_finished
 from mmadapter.errors import InputError
+from mmadapter.files import write_json
 from mmadapter.runs.journal import read_metrics
 from mmadapter.store import recover_adapter
 from mmadapter.training.checkpoint import CheckpointFolder
-from mmadapter.training.record import only_process, write_json
+from mmadapter.training.record import only_process
 from tests.training.test_checkpoint import damage, names, snapshot_at
 from tests.training.test_loop import EPOCHS, assert_same_run, curve
 from tests.training.toy import run_toy
@@ -49,14 +50,14 @@ def order(monkeypatch):
         monkeypatch.setattr(owner, name, wrapper)
 
     for name in ("write_durably", "sync"):
-        noted(durable, name)
+        noted(files, name)
     for name in ("rename", "replace"):
-        noted(durable.Path, name)
+        noted(files.Path, name)
     return calls
 
 
 def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_next_step(tmp_path, order):
-    durable.write_whole(tmp_path / "new" / "file.json", "content")
+    files.write_atomically(tmp_path / "new" / "file.json", "content")
     kinds = [call[0] for call in order]
     assert kinds == ["sync", "write_durably", "replace", "sync"]  # of the new folder's name, the file, its name
     assert names(tmp_path / "new") == ["file.json"]
@@ -112,14 +113,14 @@ def test_a_folder_that_somebody_put_there_is_left_alone(tmp_path):
 def test_killed_while_a_step_is_saved_again_keeps_the_earlier_save(tmp_path, monkeypatch):
     folder = CheckpointFolder(tmp_path)
     folder.save(snapshot_at(4))
-    original = durable.Path.rename
+    original = files.Path.rename
 
     def killed(path, target):
         if path.name.startswith(".writing-"):
             raise KeyboardInterrupt
         return original(path, target)
 
-    monkeypatch.setattr(durable.Path, "rename", killed)
+    monkeypatch.setattr(files.Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
         folder.save(snapshot_at(4))
     monkeypatch.undo()

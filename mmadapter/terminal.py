@@ -1,4 +1,4 @@
-"""What the user sees while a run goes: bars on a terminal, quiet lines elsewhere."""
+"""The terminal: progress bars, quiet lines where there is no terminal, tables; times and sizes as people read them."""
 
 from __future__ import annotations
 
@@ -148,3 +148,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def readable_bytes(size: float) -> str:
+    """Bytes with a unit: 512 B, 1.4 MB, 13.5 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,130 @@
+"""Files: atomic and durable writes, JSON, JSON lines, a lock on a folder.
+
+A rename alone is not durable: a file system may write the new name before the content, and after a power cut the name
+then stands for an empty file. So the content goes to the disk first, then the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mmadapter.errors import InputError
+
+LEFTOVERS = ".*.writing"  # pattern of the temporary files that a killed process leaves
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks (Lustre without flock)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file in place and wait until its content is on the disk; its name is not, before `sync`."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file that appears whole or not at all, and make its folder where there is none.
+
+    Until then it is called .NAME.MACHINE.PROCESS.writing (`LEFTOVERS`), as several processes may write the same file on
+    a shared disk. A write that fails removes it.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.writing")
+    try:
+        write_durably(temporary, content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents; their names are on the disk when this returns."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON atomically; what JSON does not know (a path) is written as text."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that we wrote; None where there is no file, or half of one (a run is going on)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value a line, atomically."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a JSON-lines file that we wrote, without a torn last line; empty where there is no file."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().split(b"\n"):  # not splitlines: a text may hold U+2028
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold an advisory lock on the file `path` while inside; the file is removed afterwards.
+
+    The lock ends with the process that holds it. Raises InputError with the text `busy` where another process of this
+    machine holds it. Where system or file system have no locks, it only makes the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        yield
+        return
+    while True:
+        with open(path, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise InputError(busy) from error
+            else:
+                if not _is_still_there(file, path):
+                    continue  # its last owner removed the file while it was opened here: another may lock a new one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_still_there(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that the path names."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
