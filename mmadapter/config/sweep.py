@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mmadapter.config.scores import JAVA_SCORES, is_unscored_part, scores_of
 from mmadapter.config.task import TaskConf
@@ -48,6 +49,19 @@ def _why_not(score: str, scores: list[str], name: str, task: TaskConf) -> str:
     own = [f"{name}.{one}" for one in scores]
     near = nearest(f"{name}.{score}", own, most=1)
     return f"{name} has no such score. " + (f"Did you mean {near[0]}? " if near else "") + f"It has: {', '.join(own)}"
+
+
+def metric_of(conf: Any) -> str | None:
+    """`sweep.metric`; not set: the first score of the first task of `evaluate` with a score, else the validation loss.
+
+    None for a run that will have no such number.
+    """
+    if conf.sweep.metric is not None:
+        return conf.sweep.metric
+    for name in conf.evaluate:
+        if scores := scores_of(conf.tasks[name]):
+            return f"{name}.{scores[0]}"
+    return VALIDATION_LOSS if conf.data.validation else None
 
 
 def direction_of(metric: str, asked: str | None) -> str:

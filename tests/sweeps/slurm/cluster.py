@@ -17,7 +17,7 @@ from typing import Any
 
 from mmadapter.launch.signals import TERMINATIONS
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("cluster.sh")
 PROGRAMS = ("slurmctld", "slurmd", "srun", "munged")
 
@@ -28,7 +28,7 @@ def reason_not_to_run() -> str | None:
         return "not run: a SLURM of its own needs root"
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
-        return f"not run: {', '.join(missing)} missing; tests/slurm/cluster.sh install (Debian, Ubuntu) puts them there"
+        return f"not run: {', '.join(missing)} missing; to install them (Debian, Ubuntu): {SCRIPT} install"
     return None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.slurm.cluster import wait_until
-from tests.slurm.tiny_sweep import (
+from tests.sweeps.slurm.cluster import wait_until
+from tests.sweeps.slurm.tiny_sweep import (
     CONTINUED,
     assert_same_result,
     hold_at,

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.slurm.cluster import wait_until
-from tests.slurm.tiny_sweep import CONTINUED, assert_same_result, hold_at, log_of, settings, submit, sweep_jobs
+from tests.sweeps.slurm.cluster import wait_until
+from tests.sweeps.slurm.tiny_sweep import CONTINUED, assert_same_result, hold_at, log_of, settings, submit, sweep_jobs
 
 pytestmark = pytest.mark.slurm
 TWO_NODES = ["engine=zero2", "cluster.nodes=2", "cluster.tasks_per_node=1", "optimizer.epochs=20"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import CHECKOUT, Cluster
-from tests.slurm.tiny_sweep import CONTINUED, assert_same_result, hold_at, settings
+from tests.sweeps.slurm.cluster import CHECKOUT, Cluster
+from tests.sweeps.slurm.tiny_sweep import CONTINUED, assert_same_result, hold_at, settings
 
 pytestmark = pytest.mark.slurm
 

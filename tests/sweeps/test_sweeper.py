@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 
 from mmadapter.config import RunConf
 from mmadapter.config import entry as entry_module
 from mmadapter.config.run_folder import run_folder
-from mmadapter.runs.sweep_file import read_sweep
+from mmadapter.runs.sweep import read_sweep
 from tests.made_runs import made_run
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 SCIENCEQA = ["evaluate=[scienceqa]", "sweep.metric=scienceqa.Avg"]
 RATES = "optimizer.base_lr=tag(log,interval(1e-3,1e-1))"
 
@@ -24,6 +27,7 @@ def finished(conf):
     folder = run_folder(conf)
     if not folder.exists():
         made_run(folder, "finished", score=40.0 + conf.seed)
+    return {"folder": folder}
 
 
 @pytest.fixture
@@ -144,3 +148,50 @@ def test_the_sweeps_file_holds_a_command_that_can_be_pasted_and_what_was_swept(t
     assert shlex.split(noted["command"])[:3] == ["python", "train.py", "-m"]
     assert "optimizer.base_lr=choice(1e-3, 2e-3)" in shlex.split(noted["command"])
     assert noted["swept"] == ["seed", "optimizer.base_lr"]
+
+
+class OtherSweeper(Sweeper):
+    """A sweeper of somebody else, which goes by what the jobs return."""
+
+    returned: list[float] = []
+
+    def __init__(self, **settings):
+        pass
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        jobs = [[*arguments, f"seed={seed}"] for seed in (1, 2)]
+        self.returned.extend(result.return_value for result in self.launcher.launch(jobs, 0))
+
+
+@pytest.mark.parametrize("metric,values", [("scienceqa.Avg", [41, 42]), ("validation_loss", [1.59, 1.58])])
+def test_other_sweepers_get_the_metric_of_each_job(train, monkeypatch, metric, values):
+    monkeypatch.setitem(Plugins.instance().class_name_to_class, "hydra_plugins.other.Sweeper", OtherSweeper)
+    monkeypatch.setattr(OtherSweeper, "returned", [])
+    words = ["evaluate=[scienceqa]", f"sweep.metric={metric}", "hydra.sweeper._target_=hydra_plugins.other.Sweeper"]
+    status, told, _, started = train(*words)
+    assert (status, started) == (0, 2), told
+    assert OtherSweeper.returned == pytest.approx(values)
+
+
+def modules_after(code: str, folder: Path) -> set[str]:
+    code = f"import runpy, sys; {code}; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True)
+    return set(told.stdout.splitlines()[-1].split())
+
+
+def test_a_run_that_is_no_sweep_imports_no_sweeper(tmp_path):
+    script = CHECKOUT / "train.py"
+    run = f"sys.argv[:] = ['train.py', '--cfg', 'job']; runpy.run_path({str(script)!r}, run_name='__main__')"
+    imported = modules_after(run, tmp_path)
+    assert "mmadapter.sweeps" in imported
+    assert imported.isdisjoint({"mmadapter.sweeps.sweeper", "mmadapter.sweeps.launcher", "submitit", "optuna"})
+
+
+def test_hydras_scan_for_plugins_imports_no_code_of_ours(tmp_path):
+    imported = modules_after("from hydra.core.plugins import Plugins; Plugins.instance()", tmp_path)
+    assert not {name for name in imported if name.startswith("mmadapter")}

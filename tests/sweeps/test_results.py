@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from mmadapter.config import RunConf, TaskConf
-from mmadapter.config.sweep import SweepConf, direction_of, sweep_problems
+from mmadapter.config.sweep import SweepConf, direction_of, metric_of, sweep_problems
 from mmadapter.config.sweep_folder import sweep_name
-from mmadapter.runs.objective import metric_of
-from mmadapter.runs.sweep import over_seeds, read_results, write_sweep
-from mmadapter.runs.sweep_file import begin_sweep, note_jobs, read_sweep
-from tests.evaluation.sweep_output import GRID, page_of, rows_of
+from mmadapter.runs.sweep import begin_sweep, note_jobs, read_results, read_sweep
+from mmadapter.sweeps.results import write_sweep
 from tests.made_runs import made_sweep
+from tests.sweeps.sweep_output import GRID, page_of, rows_of
 from tests.training.tiny_run import save_inputs
 
 CHECKOUT = Path(__file__).parents[2]
@@ -40,7 +39,7 @@ def test_the_best_job_follows_the_direction(tmp_path):
     folder = made_sweep(tmp_path, GRID)
     best = read_results(folder).best
     assert best is not None and best.number == 1
-    begin_sweep(folder, "x", direction="minimize")
+    begin_sweep(folder, "x", ["optimizer.base_lr"], direction="minimize")
     assert read_results(folder).best.number == 0
     assert (direction_of("validation_loss", None), direction_of("a.Avg", None)) == ("minimize", "maximize")
     assert direction_of("validation_loss", "maximize") == "maximize"
@@ -59,7 +58,7 @@ def test_means_over_seeds_are_of_finished_jobs_by_setting(tmp_path):
         "optimizer.base_lr=1e-2 seed=0": ("finished", 50),
         "optimizer.base_lr=1e-2 seed=1": ("failed", 0),
     }
-    one, other = over_seeds(read_results(made_sweep(tmp_path, jobs)))
+    one, other = read_results(made_sweep(tmp_path, jobs)).over_seeds
     assert (one.settings, one.mean, one.deviation) == (
         {"optimizer.base_lr": "1e-3"},
         42,
@@ -71,8 +70,7 @@ def test_means_over_seeds_are_of_finished_jobs_by_setting(tmp_path):
 def test_columns_are_the_swept_keys_where_the_sweep_names_them(tmp_path):
     equal = {"seed=0 adapter.layers=1": ("finished", 40), "seed=1 adapter.layers=1": ("finished", 60)}
     folder = made_sweep(tmp_path, equal)
-    assert read_results(folder).keys == ["seed"], "an older file: what differs"
-    begin_sweep(folder, "x", swept=["adapter.layers", "+seed"])
+    begin_sweep(folder, "x", ["adapter.layers", "+seed"])
     assert read_results(folder).keys == ["adapter.layers", "seed"]
     write_sweep(folder)
     assert list(rows_of(folder)[0])[:4] == ["job", "adapter.layers", "seed", "state"]
@@ -85,11 +83,11 @@ def test_what_a_single_job_has_besides_is_no_column(tmp_path, swept, columns):
 
 
 def test_the_sweeps_file_keeps_what_others_noted(tmp_path):
-    begin_sweep(tmp_path, "first", metric="m")
+    begin_sweep(tmp_path, "first", ["a"], metric="m")
     note_jobs(tmp_path, {0: {"overrides": ["a=1"], "run": "runs/x"}})
     note_jobs(tmp_path, {0: {"slurm_job": "12_0"}})
     created = read_sweep(tmp_path)["created"]
-    begin_sweep(tmp_path, "again", metric="m")
+    begin_sweep(tmp_path, "again", ["a"], metric="m")
     note_jobs(tmp_path, {0: {"overrides": ["a=1"], "run": "runs/x", "failed": None}})
     assert read_sweep(tmp_path)["jobs"] == [
         {"number": 0, "slurm_job": "12_0", "failed": None, "overrides": ["a=1"], "run": "runs/x"}

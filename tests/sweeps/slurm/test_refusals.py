@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from tests.slurm.cluster import CHECKOUT, wait_until
-from tests.slurm.tiny_sweep import log_of, settings, submit, sweep_jobs
+from tests.sweeps.slurm.cluster import CHECKOUT, wait_until
+from tests.sweeps.slurm.tiny_sweep import log_of, settings, submit, sweep_jobs
 
 pytestmark = pytest.mark.slurm
 SHORT = ["optimizer.epochs=2", "evaluate=[]"]

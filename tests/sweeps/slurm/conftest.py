@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.slurm.cluster import Cluster, reason_not_to_run
-from tests.slurm.tiny_sweep import settings, sweep_jobs
+from tests.sweeps.slurm.cluster import Cluster, reason_not_to_run
+from tests.sweeps.slurm.tiny_sweep import settings, sweep_jobs
 from tests.training.tiny_run import save_inputs
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.cluster import Cluster, hold_until_signalled, wait_until
+from tests.sweeps.slurm.cluster import Cluster, hold_until_signalled, wait_until
 
 NUMBER = re.compile(r"job (\d+): SLURM job (\S+)")
 CONTINUED = re.compile(r"continuing at step (\d+)")

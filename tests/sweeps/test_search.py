@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from hydra_plugins.mmadapter_sweeps.spaces import combinations, fixed_overrides, spaces_of
-from hydra_plugins.mmadapter_sweeps.sweeper import consecutive, without_repeats
 from mmadapter.errors import InputError
-from mmadapter.runs.search import Search, Span, Trial, only_search
 from mmadapter.runs.sweep import read_results
+from mmadapter.sweeps.search import Search, Span, only_search, spaces_of
+from mmadapter.sweeps.sweeper import batches, combinations, fixed_words
 from tests.training.tiny_run import save_inputs
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 SPACES = {"lr": Span(1e-4, 1e-1, log=True), "layers": ["10", "20", "30"], "width": Span(1, 8, whole=True)}
 
 
@@ -125,7 +124,7 @@ def test_spaces_come_from_the_command_line():
         "d": ["x", "y"],
         "e": Span(2, 8, whole=True, step=3),
     }
-    assert fixed_overrides(words) == ["f=1"]
+    assert fixed_words(words) == ["f=1"]
 
 
 def test_a_grid_is_every_combination_the_last_key_fastest():
@@ -135,10 +134,9 @@ def test_a_grid_is_every_combination_the_last_key_fastest():
         combinations(parsed("a=interval(0,1)"))
 
 
-def test_two_jobs_of_one_batch_never_have_the_same_values():
-    one, two, three = Trial(0, {"a": "1"}), Trial(1, {"a": "2"}), Trial(2, {"a": "1"})
-    assert without_repeats([one, two, three]) == ([one, two], [three])
-    assert consecutive([0, 1, 3, 4, 7]) == [(0, 2), (3, 5), (7, 8)]
+def test_a_launcher_gets_consecutive_numbers():
+    assert batches([0, 1, 3, 4, 7]) == [[0, 1], [3, 4], [7]]
+    assert batches([0, 1, 2, 3, 4], most=2) == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.slow
