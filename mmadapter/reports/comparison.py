@@ -41,33 +41,27 @@ PAPER_TABLES = {  # V1, tables 4 to 6; 32 layers: arXiv v3 only; arXiv v1 prints
 
 
 def write_comparison(run: ReportedRun) -> Path:
-    """Writes RUN/report.html and RUN/loss_curves.svg about the runs in RUN/variants/."""
+    """Writes RUN/report.html and RUN/loss_curves.svg about the runs in RUN/variants/.
+
+    Training and validation curves overlaid, final numbers, the paper's table where there is one.
+    """
     title = run.config.get("experiment") or run.folder.name
-    return compare_runs(run.variants, run.folder / "report.html", title=title, config_text=run.config_text)
-
-
-def compare_folders(folders: Mapping[str, Path], out: Path, *, title: str = "Comparison") -> Path:
-    """Writes one page (and `loss_curves.svg` beside it) about several run folders, given by label."""
-    return compare_runs({label: ReportedRun(folder) for label, folder in folders.items()}, out, title=title)
-
-
-def compare_runs(runs: Mapping[str, ReportedRun], out: Path, *, title: str, config_text: str = "") -> Path:
-    """The page itself: training and validation curves overlaid, final numbers, the paper's table where there is one."""
-    training, validation = loss_lines(runs, "train"), loss_lines(runs, "validation")
+    training, validation = loss_lines(run.variants, "train"), loss_lines(run.variants, "validation")
     curves = charts.standalone(training, x_label="step", y_label="training loss per token")
-    write_atomically(out.with_name("loss_curves.svg"), curves)
+    write_atomically(run.folder / "loss_curves.svg", curves)
     page = render(
         "comparison.html.jinja",
         title=title,
-        folder=str(out.parent),
+        folder=str(run.folder),
         training_chart=charts.line_chart(training, x_label="step", y_label="Training loss per token"),
         validation_chart=charts.line_chart(validation, x_label="step", y_label="Validation loss per token"),
-        numbers=numbers_of(runs),
+        numbers=numbers_of(run.variants),
         paper=next((table for name, table in PAPER_TABLES.items() if title.startswith(name)), None),
-        config_text=config_text,
+        config_text=run.config_text,
     )
-    write_atomically(out, page)
-    return out
+    target = run.folder / "report.html"
+    write_atomically(target, page)
+    return target
 
 
 def loss_lines(runs: Mapping[str, ReportedRun], kind: str) -> list[Series]:

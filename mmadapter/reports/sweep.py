@@ -190,9 +190,9 @@ def score_plot(sweep: Sweep, against: str, texts: Sequence[str], line: Sequence[
     The axis is logarithmic where positive numbers span a factor of 20.
     """
     different = in_order(texts)
-    numbers = [as_number(text) for text in different]
-    is_numeric = None not in numbers
-    places = dict(zip(different, numbers if is_numeric else range(len(different)), strict=True))
+    numbers = [number for text in different if (number := as_number(text)) is not None]
+    is_numeric = len(numbers) == len(different)
+    places = dict(zip(different, numbers if is_numeric else map(float, range(len(different))), strict=True))
     low, high = min(places.values()), max(places.values())
     is_log = is_numeric and low > 0 and high / low >= 20
     room = 0.08 * ((high - low) or abs(high) or 1.0)
@@ -210,7 +210,8 @@ def score_plot(sweep: Sweep, against: str, texts: Sequence[str], line: Sequence[
         colour, radius = (2, 5) if job is sweep.best else (1, 4)
         dots.append(Dot(places[text], value, name, colour, radius))
     dots.sort(key=lambda dot: dot.radius)  # the best one on top
-    return charts.dot_chart(sweep.metric, against, dots, x, ticks, [(places[text], value) for text, value in line])
+    points = [(places[text], value) for text, value in line]
+    return charts.dot_chart(sweep.metric, against, dots, x, ticks, points)
 
 
 def in_order(texts: Iterable[str]) -> list[str]:

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from mmadapter.reports.charts import Scale, smoothed
-from mmadapter.reports.comparison import compare_folders
 from mmadapter.reports.report import write_report
 
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
@@ -176,10 +175,30 @@ def test_variants_are_compared_on_one_page_and_in_an_svg_file(tmp_path):
     assert "zero_init" in (tmp_path / "loss_curves.svg").read_text()
 
 
-def test_any_run_folders_can_be_compared_by_label(tmp_path):
-    add_training(tmp_path / "a")
-    page = compare_folders({"one <run>": tmp_path / "a", "empty": tmp_path / "b"}, tmp_path / "out.html").read_text()
-    assert "one &lt;run&gt;" in page and "empty" in page
+def test_a_variant_that_has_not_begun_is_a_row_and_names_are_escaped(tmp_path):
+    put(tmp_path / "config.yaml", "experiment: mine\n")
+    add_training(tmp_path / "variants" / "one <run>")
+    (tmp_path / "variants" / "empty").mkdir()
+    page = page_of(tmp_path)
+    assert "<td>one &lt;run&gt;</td>" in page
+    assert "<td>empty</td><td>0</td><td>–</td><td>–</td><td>–</td><td>–</td></tr>" in page
+
+
+def test_a_task_of_a_name_of_its_own_has_a_section_and_a_quick_look_has_none(tmp_path):
+    put(tmp_path / "config.yaml", "tasks: {instruct_with_picture: {}}\n")
+    for name, instruction in (("instruct_with_picture", "Say red."), ("instruct-first-20", "Say blue.")):
+        put(tmp_path / "eval" / name / "metrics.json", {"task": "instruct"})
+        row = {"instruction": instruction, "output": "red", "reference": "red", "exact": True}
+        put(tmp_path / "eval" / name / "predictions.jsonl", lines([row]))
+    page = page_of(tmp_path)
+    assert "<h2>Answers to instructions: instruct_with_picture</h2>" in page and "Say red." in page
+    assert "Say blue." not in page
+
+
+def test_gates_that_were_not_finite_leave_the_report_whole(tmp_path):
+    records = [{"kind": "train", "step": step, "loss": 1.0, "lr": 0.1, "gates": [[None, 0.5]]} for step in (1, 2)]
+    put(tmp_path / "metrics.jsonl", lines(records))
+    assert "adapted layer 1" in page_of(tmp_path)
 
 
 def test_smoothing_does_not_lag_behind_a_straight_line():
