@@ -44,9 +44,22 @@ BELOW = {
     "card_settings": {"config"},
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
     "library": {"assistant", "generation", "data"},
-    "evaluation": {"processes", "assistant", "generation", "store", "data", "config", "interop", "rebuild"},
+    "tasks": {"config", "evaluation"},
+    "evaluation": {
+        "processes",
+        "assistant",
+        "generation",
+        "store",
+        "data",
+        "config",
+        "interop",
+        "rebuild",
+        "tasks",
+        "reports",
+    },
     "runs": {"config", "evaluation"},
-    "sweeps": {"config", "evaluation", "runs"},
+    "reports": {"data", "runs", "tasks"},
+    "sweeps": {"config", "evaluation", "runs", "reports"},
     "training": {
         "launch",
         "runs",
@@ -58,6 +71,7 @@ BELOW = {
         "config",
         "adapters",
         "evaluation",
+        "reports",
     },
 }
 # who may know what from outside; a package that is not named here may be imported anywhere
