@@ -55,7 +55,7 @@ def made_sweep(root: Path, jobs: dict[str, tuple[str, float]], **facts: Any) -> 
     each = [dict(word.lstrip("+~").partition("=")[::2] for word in overrides.split()) for overrides in jobs]
     keys = dict.fromkeys(key for one in each for key in one)
     swept = [key for key in keys if len(each) == 1 or len({one.get(key) for one in each}) > 1]
-    known = {"metric": "scienceqa.Avg", "direction": None, "trials": None, "swept": swept}
+    known = {"metric": "scienceqa.Avg", "direction": "maximize", "trials": None, "swept": swept}
     begin_sweep(folder, "python train.py -m ...", **{**known, **facts})
     noted = {}
     for number, (overrides, (state, score)) in enumerate(jobs.items()):

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, refuse_unknown, typed
+from mmadapter.config.digest import settings_digest
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.run_folder import is_finished, run_folder
+from mmadapter.config.scores import scores_of
 from mmadapter.config.signals import early_interrupts, ended_by, hold_signals, ignore_signals
-from mmadapter.config.sweep import metric_of
-from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import OUR_LAUNCHER, find_place
@@ -33,6 +34,8 @@ from mmadapter.runs.state import RunFolder
 from mmadapter.runs.sweep import metric_value
 from mmadapter.settings import composed_schema, explained, nearest
 from mmadapter.sweeps import register_plugins
+from mmadapter.sweeps.job import PlannedRun
+from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -96,7 +99,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             if isinstance(conf, RunConf):
                 hold_signals()
             result = act(conf)
-            if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := metric_of(conf)) is None:
+            if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := _metric(conf)) is None:
                 return None
             return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
         except InputError as error:  # here, because Hydra would print a line of its own
@@ -111,6 +114,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
                 raise InputError(message) from error
             _stop(message, error, wants_trace)
 
+    vars(job)["planned_run"] = planned_run  # what a sweep asks about a run before it starts
     try:
         with early_interrupts():
             hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
@@ -124,6 +128,25 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
         number = ended_by(error)
         print(f"interrupted by {number.name}", file=sys.stderr)
         sys.exit(128 + number)
+
+
+def planned_run(composed: DictConfig) -> PlannedRun:
+    """What a sweep must know of the run of these settings. Raises InputError for an unknown key, and for `run=` of a
+    folder that holds something else."""
+    conf = typed(composed, RunConf)
+    error = None
+    try:
+        validate(conf)
+    except InputError as refusal:
+        error = refusal
+    folder, metric = run_folder(conf), _metric(conf) if error is None else None
+    direction, finished = direction_of(metric, conf.sweep.direction), partial(is_finished, folder, conf)
+    return PlannedRun(folder, settings_digest(conf), metric, direction, finished, error)
+
+
+def _metric(conf: RunConf) -> str | None:
+    scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate}
+    return metric_of(conf.sweep.metric, scores, validated=bool(conf.data.validation))
 
 
 def starts_processes(conf: RunConf) -> bool:

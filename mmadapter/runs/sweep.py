@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.sweep import VALIDATION_LOSS, direction_of
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
+from mmadapter.runs.journal import VALIDATION_LOSS
 from mmadapter.runs.state import Queue, Record, RunFolder, RunState, state_of
 from mmadapter.terminal import number_text
 
@@ -196,15 +196,14 @@ class Sweep:
 def read_results(folder: Path, queue: Queue = None) -> Sweep:
     """Reads a sweep and its runs. Raises InputError where `folder` holds no sweep."""
     content = read_sweep(folder)
-    metric = content.get("metric") or VALIDATION_LOSS
     return Sweep(
         folder=folder,
         command=content.get("command", ""),
         created=content.get("created", ""),
         jobs=jobs_of(folder, queue),
         keys=[key.lstrip("+~") for key in content.get("swept", ())],
-        metric=metric,
-        direction=direction_of(metric, content.get("direction")),
+        metric=content.get("metric") or VALIDATION_LOSS,
+        direction=content.get("direction") or "minimize",
         trials=content.get("trials"),
     )
 

@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 def register_plugins() -> None:
     """Makes the sweeper and the SLURM launcher known to Hydra, under the names that conf/ gives them.
 
+    Both ask the task function that Hydra runs what they must know of a run, by its attribute `planned_run`.
     `Plugins.register` alone does not do: Hydra makes only plugins whose name begins with "hydra_plugins.".
     """
     from hydra.core.plugins import Plugins
 
-    makers: Any = {"hydra_plugins.mmadapter.Sweeps": _sweeps, "hydra_plugins.mmadapter.SlurmJobs": _slurm_jobs}
+    makers: Any = {"hydra_plugins.mmadapter.Sweeps": sweeps, "hydra_plugins.mmadapter.SlurmJobs": slurm_jobs}
     Plugins.instance().class_name_to_class.update(makers)
 
 
-def _sweeps(**settings: Any) -> Sweeper:
+def sweeps(**settings: Any) -> Sweeper:
     from mmadapter.sweeps.sweeper import Sweeps
 
     return Sweeps(**settings)
 
 
-def _slurm_jobs(**settings: Any) -> Launcher:
+def slurm_jobs(**settings: Any) -> Launcher:
     from mmadapter.sweeps.launcher import SlurmJobs
 
     return SlurmJobs(**settings)

@@ -15,7 +15,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,11 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import OmegaConf
 
-from mmadapter.config import RunConf, typed
-from mmadapter.config.run_folder import is_finished, run_folder
-from mmadapter.config.sweep import metric_of
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import located_run, metric_value, note_jobs, read_sweep, sweeps_in
+from mmadapter.sweeps.job import Job, job_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # SIGUSR2 tells a job to save, and ends a process that has no handler yet: blocked until the run has one.
@@ -45,50 +42,34 @@ QUEUE_SECONDS = 20  # between two questions to the controller, which serves ever
 LATE_SECONDS = 20  # a shared disk may show a file that long after its job is gone
 
 
-@dataclass
-class Job:
-    """A job of the sweep as its client sees it."""
-
-    number: int
-    overrides: list[str]  # its whole command line
-    conf: RunConf
-    run: Path  # its run folder
-    slurm_job: str | None = None  # its number in SLURM, once it is submitted
-    log: Path | None = None
-
-    @property
-    def finished(self) -> bool:
-        return is_finished(self.run, self.conf)
-
-
 class SlurmJobs(SlurmLauncher):
     """Submits the jobs of a sweep and waits for them; runs one of them in the job."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits what is neither finished nor queued; waits for all, unless cluster.wait=false."""
-        assert self.config is not None and self.hydra_context is not None
-        if self.config.dry_run:
+        config, context, task_function = self.config, self.hydra_context, self.task_function
+        assert config is not None and context is not None and task_function is not None
+        if config.dry_run:
             raise InputError("dry_run=true submits nothing. Add cluster=local.")
-        sweep, runs_root = Path(str(self.config.hydra.sweep.dir)), Path(str(self.config.runs_root))
-        jobs = []
-        for number, words in enumerate(job_overrides, initial_job_idx):
-            conf = typed(self.hydra_context.config_loader.load_sweep_config(self.config, list(words)), RunConf)
-            jobs.append(Job(number, list(words), conf, run_folder(conf)))
-        finished = {job.number for job in jobs if job.finished}
+        sweep, runs_root = Path(str(config.hydra.sweep.dir)), Path(str(config.runs_root))
+        numbered = enumerate(job_overrides, initial_job_idx)
+        jobs = [job_of(number, list(words), task_function, context, config) for number, words in numbered]
+        finished = {job.number for job in jobs if job.run.is_finished()}
         open_jobs = [job for job in jobs if job.number not in finished]
 
         find_in_queue(sweep, runs_root, open_jobs)
         self._submit([job for job in open_jobs if job.slurm_job is None])
         note_slurm_jobs(sweep, open_jobs)
 
-        common = set.intersection(*(set(job.overrides) for job in jobs))
+        common = set.intersection(*(set(job.words) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
-            own = " ".join(word for word in job.overrides if word not in common)
+            own = " ".join(word for word in job.words if word not in common)
             state = "finished" if job.number in finished else f"SLURM job {job.slurm_job}"
-            print("  ".join(word for word in (f"job {job.number}: {state}", own, str(job.run)) if word), flush=True)
-        if not self.config.cluster.wait:
+            print("  ".join(word for word in (f"job {job.number}: {state}", own, str(job.run.folder)) if word))
+        if not config.cluster.wait:
             print("Not waiting: the same command again waits, shows what is finished, and submits what is missing.")
-            return [JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED) for job in jobs]
+            return [JobReturn(overrides=job.words, status=JobStatus.COMPLETED) for job in jobs]
+        sys.stdout.flush()
         failed = wait_for(open_jobs)
         return [_result(job, failed.get(job.number)) for job in jobs]
 
@@ -139,7 +120,7 @@ class SlurmJobs(SlurmLauncher):
             **{name if name in common else f"slurm_{name}": value for name, value in settings.items()}
         )
         state = Singleton.get_state()
-        arguments = [(job.overrides, "hydra.sweep.dir", job.number, str(job.number), state) for job in jobs]
+        arguments = [(job.words, "hydra.sweep.dir", job.number, str(job.number), state) for job in jobs]
         try:
             submitted = executor.map_array(self, *zip(*arguments, strict=True))
         except (FailedJobError, subprocess.CalledProcessError) as error:
@@ -169,7 +150,7 @@ def find_in_queue(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
         for entry in noted:
             if (run := located_run(folder, entry.get("slurm_run"))) is not None:
                 submitted.setdefault(run.resolve(), []).append((entry["slurm_job"], entry.get("slurm_log")))
-    known = [job for job in jobs if job.run.resolve() in submitted]
+    known = [job for job in jobs if job.run.folder.resolve() in submitted]
     if not known:
         return
     queue = jobs_in_queue()
@@ -179,7 +160,7 @@ def find_in_queue(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
             f"{len(known)} of the {len(jobs)} open jobs were submitted before, and may still wait or run."
         )
     for job in known:
-        for slurm_job, log in submitted[job.run.resolve()]:
+        for slurm_job, log in submitted[job.run.folder.resolve()]:
             if slurm_job in queue:
                 job.slurm_job, job.log = slurm_job, None if log is None else Path(log)
 
@@ -189,7 +170,7 @@ def note_slurm_jobs(sweep: Path, jobs: list[Job]) -> None:
     note_jobs(
         sweep,
         {
-            job.number: {"slurm_job": job.slurm_job, "slurm_run": str(job.run), "slurm_log": str(job.log)}
+            job.number: {"slurm_job": job.slurm_job, "slurm_run": str(job.run.folder), "slurm_log": str(job.log)}
             for job in jobs
             if job.slurm_job is not None
         },
@@ -214,7 +195,7 @@ def wait_for(jobs: list[Job]) -> dict[int, Exception]:
                         gone_since.setdefault(job.number, asked)
             for job in list(waiting):
                 error: Exception | None = None
-                if not job.finished:
+                if not job.run.is_finished():
                     error = _failure(job)
                     if error is None and asked - gone_since.get(job.number, asked) < LATE_SECONDS:
                         continue
@@ -222,7 +203,7 @@ def wait_for(jobs: list[Job]) -> dict[int, Exception]:
                         "it left the queue without a result: cancelled, or killed from outside"
                     )
                 waiting.remove(job)
-                ended = "failed" if job.number in failed else f"is finished: {job.run}"
+                ended = "failed" if job.number in failed else f"is finished: {job.run.folder}"
                 print(f"job {job.number} {ended}; its log: {job.log}", flush=True)
             if waiting:
                 time.sleep(FILE_SECONDS)
@@ -245,8 +226,7 @@ def _failure(job: Job) -> Exception | None:
 
 def _result(job: Job, error: Exception | None) -> JobReturn:
     """What the launcher returns of a job: its metric, for other sweepers than ours, or its error."""
-    result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED if error is None else JobStatus.FAILED)
-    metric = metric_of(job.conf)
-    value = None if metric is None else metric_value(RunFolder(job.run), metric)
+    result = JobReturn(overrides=job.words, status=JobStatus.COMPLETED if error is None else JobStatus.FAILED)
+    value = None if job.run.metric is None else metric_value(RunFolder(job.run.folder), job.run.metric)
     result.return_value = value if error is None else error
     return result

@@ -12,9 +12,10 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from mmadapter.config import RunConf, validate
+from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.runs.sweep import begin_sweep
+from mmadapter.sweeps.job import Job, PlannedRun
 from tests.config.composing import run_conf
 from tests.made_runs import made_run
 
@@ -95,18 +96,19 @@ def say(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
 
 
-def jobs_of(launcher, root: Path, *seeds: int):
-    return [
-        launcher.Job(number, [f"seed={seed}"], RunConf(seed=seed), root / f"run-{seed}")
-        for number, seed in enumerate(seeds)
-    ]
+def planned(folder: Path) -> PlannedRun:
+    return PlannedRun(folder, "", "scienceqa.Avg", "maximize", lambda: (folder / "finished.json").is_file(), None)
+
+
+def jobs_of(root: Path, *seeds: int):
+    return [Job(number, [f"seed={seed}"], planned(root / f"run-{seed}")) for number, seed in enumerate(seeds)]
 
 
 def submitted(launcher, root: Path, name: str = "first"):
     """A sweep whose two jobs, 12_0 and 12_1, a start has submitted."""
     sweep = root / "sweeps" / name
     begin_sweep(sweep, "python train.py -m seed=0,1", ["seed"])
-    jobs = jobs_of(launcher, root, 0, 1)
+    jobs = jobs_of(root, 0, 1)
     for job in jobs:
         job.slurm_job, job.log = f"12_{job.number}", sweep / "slurm" / f"12_{job.number}" / "log.out"
         job.log.parent.mkdir(parents=True)
@@ -117,7 +119,7 @@ def submitted(launcher, root: Path, name: str = "first"):
 def test_jobs_in_the_queue_are_found_again_under_another_number(launcher, tmp_path, monkeypatch):
     sweep, _ = submitted(launcher, tmp_path)
     say(tmp_path, monkeypatch, "echo '12_1|PENDING|Resources'")
-    turned = jobs_of(launcher, tmp_path, 1, 0)
+    turned = jobs_of(tmp_path, 1, 0)
     launcher.find_in_queue(sweep, tmp_path, turned)
     assert [job.slurm_job for job in turned] == ["12_1", None]
 
@@ -128,7 +130,7 @@ def test_jobs_that_another_sweep_submitted_are_not_submitted_again(launcher, tmp
     wider = tmp_path / "sweeps" / "a-wider-one"
     for _ in range(2):  # the second start finds what the first one has noted, too
         begin_sweep(wider, "python train.py -m seed=0,1,2", ["seed"])
-        jobs = jobs_of(launcher, tmp_path, 0, 1, 2)
+        jobs = jobs_of(tmp_path, 0, 1, 2)
         launcher.find_in_queue(wider, tmp_path, jobs)
         assert [job.slurm_job for job in jobs] == ["12_0", "12_1", None]
         assert jobs[1].log == first / "slurm" / "12_1" / "log.out", "its log is where it was submitted"
@@ -140,7 +142,7 @@ def test_a_damaged_file_of_another_sweep_is_named_and_keeps_nobody_waiting(launc
     (tmp_path / "sweeps" / "other").mkdir()
     (tmp_path / "sweeps" / "other" / "sweep.json").write_text("{")
     say(tmp_path, monkeypatch, "echo '12_0|PENDING|Resources'")
-    again = jobs_of(launcher, tmp_path, 0)
+    again = jobs_of(tmp_path, 0)
     launcher.find_in_queue(sweep, tmp_path, again)
     assert again[0].slurm_job == "12_0" and "other/sweep.json is damaged" in capsys.readouterr().err
 
@@ -149,17 +151,16 @@ def test_nothing_is_submitted_while_the_queue_does_not_answer(launcher, tmp_path
     sweep, _ = submitted(launcher, tmp_path)
     say(tmp_path, monkeypatch, "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1")
     with pytest.raises(InputError, match="queue does not answer; nothing was submitted; give the command again"):
-        launcher.find_in_queue(sweep, tmp_path, jobs_of(launcher, tmp_path, 0, 1))
-    launcher.find_in_queue(sweep, tmp_path, jobs_of(launcher, tmp_path, 2))  # never submitted: nothing to ask for
+        launcher.find_in_queue(sweep, tmp_path, jobs_of(tmp_path, 0, 1))
+    launcher.find_in_queue(sweep, tmp_path, jobs_of(tmp_path, 2))  # never submitted: nothing to ask for
 
 
 def test_waiting_ends_with_finished_failed_and_lost_jobs(launcher, tmp_path, monkeypatch, capsys):
     """Job 0 is finished, job 1 has left an error, job 2 is gone from the queue; the queue knows of none of them."""
     sweep, jobs = submitted(launcher, tmp_path)
-    lost = jobs_of(launcher, tmp_path, 0, 1, 2)[2]
+    lost = jobs_of(tmp_path, 0, 1, 2)[2]
     lost.slurm_job, lost.log = "12_2", sweep / "slurm" / "12_2" / "log.out"
-    made_run(jobs[0].run, "finished")
-    (jobs[0].run / "config.yaml").unlink()  # as if of these settings
+    made_run(jobs[0].run.folder, "finished")
     jobs[1].log.with_name("failed.json").write_text('{"message": "no such file", "bad_input": true}')
     say(tmp_path, monkeypatch, "exit 0")
     for name in ("FILE_SECONDS", "QUEUE_SECONDS", "LATE_SECONDS"):

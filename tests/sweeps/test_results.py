@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mmadapter.config import RunConf, TaskConf
-from mmadapter.config.sweep import SweepConf, direction_of, metric_of, sweep_problems
-from mmadapter.config.sweep_folder import sweep_name
+from mmadapter.config import TaskConf
+from mmadapter.config.scores import scores_of, why_no_score
 from mmadapter.runs.sweep import begin_sweep, note_jobs, read_results, read_sweep
 from mmadapter.sweeps.results import write_sweep
+from mmadapter.sweeps.settings import direction_of, metric_of, metric_problems, sweep_name
 from tests.made_runs import made_sweep
 from tests.sweeps.sweep_output import GRID, page_of, rows_of
 from tests.training.tiny_run import save_inputs
@@ -46,7 +46,12 @@ def test_the_best_job_follows_the_direction(tmp_path):
 
 
 def test_an_unfinished_job_is_never_the_best(tmp_path):
-    folder = made_sweep(tmp_path, {"seed=0": ("finished", 40), "seed=1": ("stopped", 90)}, metric="validation_loss")
+    folder = made_sweep(
+        tmp_path,
+        {"seed=0": ("finished", 40), "seed=1": ("stopped", 90)},
+        metric="validation_loss",
+        direction="minimize",
+    )
     sweep = read_results(folder)
     assert sweep.best.number == 0 and len(sweep.valued) == 1
 
@@ -108,11 +113,16 @@ def test_the_folders_name_depends_on_what_is_swept_and_not_on_where():
     assert sweep_name("quickstart", ["experiment=alpaca,joint"]).startswith("sweep-")
 
 
+def problems(metric, tasks):
+    scores = {name: scores_of(task) for name, task in tasks.items()}
+    return list(metric_problems(metric, scores, lambda name, score: why_no_score(tasks[name], f"tasks.{name}", score)))
+
+
 def test_a_metric_that_no_job_will_have_is_refused():
     tasks = {name: TaskConf(name=name) for name in ("scienceqa", "instruct", "coco_caption")}
 
     def refused(metric, **evaluated):
-        return " ".join(sweep_problems(SweepConf(metric=metric), evaluated or tasks))
+        return " ".join(problems(metric, evaluated or tasks))
 
     for metric in ("scienceqa.Avg", "scienceqa.G1-6", "instruct.exact_match", "coco_caption.BLEU-1", "validation_loss"):
         assert not refused(metric)
@@ -125,12 +135,19 @@ def test_a_metric_that_no_job_will_have_is_refused():
 
 def test_captions_of_a_part_of_the_split_are_no_metric_unless_they_are_to_be_scored():
     part = TaskConf(name="coco_caption", limit=4)
-    (problem,) = sweep_problems(SweepConf(metric="c.CIDEr"), {"c": part})
+    (problem,) = problems("c.CIDEr", {"c": part})
     assert "tasks.c.allow_subset=true" in problem
-    conf = RunConf(evaluate=["c"], tasks={"c": part})
-    assert metric_of(conf) is None
+    assert metric_of(None, {"c": scores_of(part)}, validated=False) is None
     part.allow_subset = True
-    assert not list(sweep_problems(SweepConf(metric="c.CIDEr"), {"c": part})) and metric_of(conf) == "c.CIDEr"
+    assert not problems("c.CIDEr", {"c": part})
+    assert metric_of(None, {"c": scores_of(part)}, validated=False) == "c.CIDEr"
+
+
+def test_without_a_metric_jobs_are_compared_by_the_first_score_else_by_the_validation_loss():
+    scores = {"captions": [], "scienceqa": ["Avg", "IMG"]}
+    assert metric_of(None, scores, validated=True) == "scienceqa.Avg"
+    assert metric_of("scienceqa.IMG", scores, validated=True) == "scienceqa.IMG"
+    assert metric_of(None, {}, validated=True) == "validation_loss" and metric_of(None, {}, validated=False) is None
 
 
 @pytest.fixture(scope="module")

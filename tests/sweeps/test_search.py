@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mmadapter.errors import InputError
 from mmadapter.runs.sweep import read_results
+from mmadapter.sweeps.job import Job, PlannedRun
 from mmadapter.sweeps.search import Search, Span, only_search, spaces_of
 from mmadapter.sweeps.sweeper import batches, combinations, fixed_words
 from tests.training.tiny_run import save_inputs
@@ -134,9 +135,13 @@ def test_a_grid_is_every_combination_the_last_key_fastest():
         combinations(parsed("a=interval(0,1)"))
 
 
-def test_a_launcher_gets_consecutive_numbers():
-    assert batches([0, 1, 3, 4, 7]) == [[0, 1], [3, 4], [7]]
-    assert batches([0, 1, 2, 3, 4], most=2) == [[0, 1], [2, 3], [4]]
+def test_a_launcher_gets_jobs_of_consecutive_numbers():
+    def numbers(*jobs, most=None):
+        made = [Job(number, [], PlannedRun(Path(), "", None, "minimize", bool, None)) for number in jobs]
+        return [[job.number for job in batch] for batch in batches(made, most)]
+
+    assert numbers(0, 1, 3, 4, 7) == [[0, 1], [3, 4], [7]]
+    assert numbers(0, 1, 2, 3, 4, most=2) == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.slow
