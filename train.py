@@ -11,13 +11,10 @@ from mmadapter.config.entry import entry
 
 
 @entry("train", RunConf)
-def main(conf: RunConf) -> float | None:
-    from mmadapter.runs.objective import metric_of, value_in
+def main(conf: RunConf) -> object:
     from mmadapter.training.run import run
 
-    summary = run(conf)
-    # What a sweep compares its jobs by: sweep.metric.
-    return None if conf.dry_run else value_in(summary["folder"], metric_of(conf))
+    return run(conf)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,12 +21,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, refuse_unknown, typed
 from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.config.sweep_folder import sweep_name
+from mmadapter.config.scores import scores_of
 from mmadapter.config.validate import validate
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, start_ranks
 from mmadapter.errors import InputError, disk_trouble
+from mmadapter.runs.folder import is_finished, run_folder, settings_digest
+from mmadapter.runs.state import RunFolder
+from mmadapter.runs.sweep import metric_value
 from mmadapter.settings import composed_schema, explained, nearest
+from mmadapter.sweeps import register_plugins
+from mmadapter.sweeps.job import PlannedRun
+from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
@@ -72,6 +78,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
+    register_plugins()
     _refuse_before_printing(script, config_name, schema)
 
     def job(composed: DictConfig) -> Any:
@@ -91,7 +98,10 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             started = True
             if isinstance(conf, RunConf):
                 hold_signals()
-            return act(conf)
+            result = act(conf)
+            if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := _metric(conf)) is None:
+                return None
+            return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
         except InputError as error:  # here, because Hydra would print a line of its own
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise  # the other jobs of the sweep go on
@@ -104,6 +114,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
                 raise InputError(message) from error
             _stop(message, error, wants_trace)
 
+    vars(job)["planned_run"] = planned_run  # what a sweep asks about a run before it starts
     try:
         with interrupts():
             hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
@@ -117,6 +128,25 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
         number = signal_of(error)
         print(f"interrupted by {number.name}", file=sys.stderr)
         sys.exit(128 + number)
+
+
+def planned_run(composed: DictConfig) -> PlannedRun:
+    """What a sweep must know of the run of these settings. Raises InputError for an unknown key, and for `run=` of a
+    folder that holds something else."""
+    conf = typed(composed, RunConf)
+    error = None
+    try:
+        validate(conf)
+    except InputError as refusal:
+        error = refusal
+    folder, metric = run_folder(conf), _metric(conf) if error is None else None
+    direction, finished = direction_of(metric, conf.sweep.direction), partial(is_finished, folder, conf)
+    return PlannedRun(folder, settings_digest(conf), metric, direction, finished, error)
+
+
+def _metric(conf: RunConf) -> str | None:
+    scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate}
+    return metric_of(conf.sweep.metric, scores, validated=bool(conf.data.validation))
 
 
 def starts_processes(conf: RunConf) -> bool:

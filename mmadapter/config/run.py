@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
-from mmadapter.config.cluster import ClusterConf
 from mmadapter.config.data import DataConf
 from mmadapter.config.host import HostConf
-from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.vision import VisionConf
 from mmadapter.distributed.settings import LaunchConf
 from mmadapter.settings import choice, chosen, input_path, listing, named, number, plain
+from mmadapter.sweeps.settings import ClusterConf, SweepConf
 from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, TrainingConf
 
 
@@ -44,7 +43,8 @@ class RunConf:
     tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME
-    variants: dict[str, list[str]] = named()  # name -> overrides (key=value, ~key); a run of its own, RUN/variants/NAME
+    # name -> overrides (key=value, ~key, or an earlier name for all of its overrides); a run, RUN/variants/NAME
+    variants: dict[str, list[str]] = named()
 
 
 @dataclass

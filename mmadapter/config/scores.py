@@ -25,6 +25,18 @@ def scores_of(task: TaskConf) -> list[str]:
     return [name for name in dict.fromkeys([*main, *others]) if name not in left_out]
 
 
+def why_no_score(task: TaskConf, key: str, score: str) -> str | None:
+    """Why a task of these settings will not have a score that it could have; None where there is no such score."""
+    if is_unscored_part(task):
+        return (
+            f"{key}.limit={task.limit} leaves a part of the split, which is not scored. "
+            f"Set {key}.allow_subset=true, or {key}.limit=null"
+        )
+    if task.name == "coco_caption" and score in JAVA_SCORES:
+        return f"{score} is computed with {key}.java_metrics=true only (slow; needs Java)."
+    return None
+
+
 def is_unscored_part(task: TaskConf) -> bool:
     """Whether `limit` makes the captions a part of the split, which nobody asked to score."""
     return task.name == "coco_caption" and bool(task.limit) and not task.allow_subset

@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
-from mmadapter.config.checks_cluster import cluster_problems
 from mmadapter.config.checks_data import (
     data_problems,
     lies_below,
@@ -19,10 +18,11 @@ from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.mixture import holds_every_source
 from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.config.sweep import sweep_problems
+from mmadapter.config.scores import scores_of, why_no_score
 from mmadapter.config.task import TASKS, TaskConf
 from mmadapter.errors import InputError
 from mmadapter.settings import problems_of
+from mmadapter.sweeps.settings import cluster_problems, metric_problems
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
@@ -42,8 +42,13 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     """What does not fit together in the settings of one run, its comparison runs and its variants."""
     own = list(_own_problems(conf))
     yield from own
-    yield from cluster_problems(conf)
-    yield from sweep_problems(conf.sweep, {name: conf.tasks[name] for name in conf.evaluate if name in conf.tasks})
+    yield from cluster_problems(
+        conf.cluster, resume=conf.resume, engine=conf.engine.name, processes=conf.launch.processes
+    )
+    scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate if name in conf.tasks}
+    yield from metric_problems(
+        conf.sweep.metric, scores, lambda name, score: why_no_score(conf.tasks[name], f"tasks.{name}", score)
+    )
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:

@@ -19,11 +19,11 @@ from torch import Tensor
 from mmadapter.data.batches import Batch
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
+from mmadapter.runs.journal import Journal, perplexity
 from mmadapter.terminal import Display, duration, losses_text
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
 from mmadapter.training.determinism import random_state, restore_random_state
 from mmadapter.training.engine import Engine, StepResult
-from mmadapter.training.journal import Journal, perplexity
 from mmadapter.training.memory import peak_memory
 from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.preemption import StopRequest, stop_on_signals

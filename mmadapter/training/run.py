@@ -35,10 +35,10 @@ from mmadapter.runs.folder import (
     run_folder,
     take_over,
 )
+from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
-from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import Loop, way_on
 from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import memory_needed, peak_of_ranks, reset_peak
@@ -85,6 +85,8 @@ def run(conf: RunConf) -> dict[str, Any]:
 
 def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
     """The run and the runs beside it, in a folder that this command alone works in; then reports and the table."""
+    from mmadapter.reports.report import write_report  # an optional room
+
     # A folder for these settings; a finished run is shown.
     ranks.decide(lambda: refuse_new_folders(conf.resume))
     folder = Path(ranks.decide(lambda: str(run_folder(conf))))
@@ -138,7 +140,7 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
         summary |= ranks.decide(lambda: wall_time(folder)) | {"peak": peak_of_ranks(ranks)}
         if ranks.is_first:
             write_json(folder / "summary.json", summary)
-            write_reports(folder, list(conf.variants))
+            write_report(folder)
             mark_finished(folder, summary)
     if ranks.is_first:
         show_results(folder, summary, display)
@@ -179,7 +181,7 @@ def train_and_evaluate(
     samples, questions = None, {}
     try:
         samples = read_samples(conf) if trains else None
-        questions = open_tasks(conf, folder, ranks, all_of_them=bool(changed)) if folder is not None else {}
+        questions = open_tasks(conf, folder, ranks, all_of_them=bool(changed))
         tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
         data = None if samples is None else encode(conf, samples, tokenizer, shape.max_tokens)
     except InputError as error:
@@ -396,14 +398,14 @@ def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
     display.table("what trains", columns, lines, text_columns=("role", "sources"))
 
 
-def open_tasks(conf: RunConf, folder: Path, ranks: Ranks, all_of_them: bool = False) -> dict[str, list[Any]]:
-    """The samples of every task of `evaluate` that no earlier attempt has finished."""
+def open_tasks(conf: RunConf, folder: Path | None, ranks: Ranks, all_of_them: bool = False) -> dict[str, list[Any]]:
+    """The samples of every task of `evaluate` that no earlier attempt has finished; of all tasks without a folder."""
     from mmadapter.evaluation.recreate import samples_of_task
 
-    def unfinished() -> list[str]:
-        return [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
-
-    waiting = conf.evaluate if all_of_them else ranks.decide(unfinished)
+    waiting = conf.evaluate
+    if folder is not None and not all_of_them:
+        results = folder / "eval"
+        waiting = ranks.decide(lambda: [n for n in conf.evaluate if not (results / n / "metrics.json").is_file()])
     read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
     if conf.vision.enabled:
         return read
@@ -414,14 +416,3 @@ def scores_in(folder: Path) -> dict[str, dict[str, Any]]:
     """Task -> the scores of its metrics.json, for all tasks that the run folder holds results of."""
     keys = ("accuracy", "likelihood_accuracy", "exact_match", "followed", "named", "counts", "unanswered")
     return {name: {key: one[key] for key in keys if key in one} for name, one in results_of(folder).items()}
-
-
-def write_reports(folder: Path, variants: list[str]) -> None:
-    """report.html of the run, or of each of its variants, and the comparison of these."""
-    from mmadapter.evaluation.comparison import write_comparison
-    from mmadapter.evaluation.report import write_report
-
-    for part in [folder / "variants" / name for name in variants] or [folder]:
-        write_report(part)
-    if variants:
-        write_comparison(folder)

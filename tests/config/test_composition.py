@@ -162,7 +162,9 @@ def test_every_setting_is_commented_in_the_schema():
                 checked += 1
                 if "#" in beside:
                     for_more = "here and below" in beside
-                assert "#" in beside or above.startswith("#") or for_more, f"{file.name}, {schema.name}: {beside.strip()}"
+                assert "#" in beside or above.startswith("#") or for_more, (
+                    f"{file.name}, {schema.name}: {beside.strip()}"
+                )
     assert checked > 100
 
 

@@ -9,8 +9,8 @@ import torch
 from mmadapter.assistant import Assistant
 from mmadapter.config import validate
 from mmadapter.errors import InputError
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training import run as run_module
-from mmadapter.training.journal import read_metrics
 from mmadapter.training.run import device_of, run
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mmadapter.config import GroupConf, save_config
 from mmadapter.errors import InputError
 from mmadapter.runs.attempt import only_process, versions
-from mmadapter.training.journal import Journal, read_metrics
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.run import run
 from tests.training.tiny_run import SIZES, save_inputs, tiny_conf

@@ -26,9 +26,9 @@ from mmadapter.data.samples_digest import samples_digest
 from mmadapter.data.tokens import Encoded
 from mmadapter.distributed.ranks import here
 from mmadapter.runs.folder import take_over
+from mmadapter.runs.journal import Journal
 from mmadapter.terminal import Display
 from mmadapter.training.checkpoint import CheckpointFolder
-from mmadapter.training.journal import Journal
 from mmadapter.training.loop import Loop, way_on
 from mmadapter.training.movement import RunStart
 from mmadapter.training.optimizer import check_sources

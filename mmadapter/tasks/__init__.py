@@ -1,0 +1,1 @@
+"""Benchmarks: what each reads, asks, parses, scores and shows."""
