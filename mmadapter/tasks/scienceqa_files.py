@@ -1,4 +1,4 @@
-"""Predictions files: upstream's, LLaVA's and our own layouts, read for scoring; ours written, whole or not at all."""
+"""ScienceQA predictions files: upstream's, LLaVA's and our own layouts, read for scoring."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from mmadapter.data.readers.json_file import read_json, read_json_lines
 from mmadapter.errors import InputError
-from mmadapter.evaluation.questions import Question
-from mmadapter.evaluation.scienceqa import parse_answer
+from mmadapter.tasks.scienceqa_scores import Question, parse_answer
 
 LAYOUTS = """recognised layouts:
   1. JSON {"results": {id: option index}, "outputs": {id: text}, ...}: ScienceQA's and LLaVA's result files
@@ -38,8 +37,6 @@ def read_predictions(
     not among `questions`, an id that comes twice, or an index out of range is an InputError with file and id; -1 and
     null mean unanswered.
     """
-    if predictions_from not in ("results", "outputs"):
-        raise InputError(f"task.predictions_from is {predictions_from!r}, allowed: results, outputs.")
     indices, outputs, remarks = _read_layout(path)
     use = predictions_from
     if use == "results" and not indices and outputs:

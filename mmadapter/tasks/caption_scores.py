@@ -17,9 +17,10 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
-from mmadapter.config.scores import CAPTION_SCORES, JAVA_SCORES
-from mmadapter.evaluation.ptb_tokens import tokenize_captions
+from mmadapter.tasks.ptb_tokens import tokenize_captions
 
+CAPTION_SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
+JAVA_SCORES = ("METEOR", "SPICE")
 METEOR_JAR, SPICE_JAR = "meteor-1.5.jar", "spice-1.0.jar"
 SPICE_PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 

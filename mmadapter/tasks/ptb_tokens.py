@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from mmadapter.evaluation.ptb_characters import LETTERS, MARKS, SYMBOLS, character_class
+from mmadapter.tasks.ptb_characters import LETTERS, MARKS, SYMBOLS, character_class
 
 REMOVED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Dropped after tokenising. The reference also lists brackets (-LRB- ...), but lower-cased ones do not match its list:

@@ -1,14 +1,81 @@
-"""ScienceQA: one answer parser and the accuracy by nine columns (Lu et al. 2022, table 3)."""
+"""ScienceQA's questions, one parser of answers, and the accuracy by nine columns (Lu et al. 2022, table 3). No torch."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mmadapter.evaluation.questions import Question
+from mmadapter.data.readers.scienceqa import checked_problem, find_file, read_problems, read_splits, split_ids
+from mmadapter.data.samples import Sample
+from mmadapter.errors import InputError
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question: its options, the right one, and the flags that decide its score columns."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    subject: str
+    grade: str
+    has_hint: bool
+    has_image: bool
+    topic: str = ""
+
+
+def question_of_problem(id: str, problem: Mapping[str, Any]) -> Question:
+    """From a checked upstream problem; it has a hint where that is not empty, an image where that is not null."""
+    same = {name: problem[name] for name in ("question", "answer", "subject", "grade")}
+    flags = {"has_hint": bool(problem["hint"]), "has_image": problem["image"] is not None}
+    return Question(id, choices=tuple(problem["choices"]), topic=problem.get("topic", ""), **same, **flags)
+
+
+def questions_of_samples(samples: Iterable[Sample]) -> dict[str, Question]:
+    """The questions behind samples that the ScienceQA reader made, by id."""
+    found = {}
+    for sample in samples:
+        meta = sample.meta
+        known = {name: meta[name] for name in ("question", "answer", "subject", "grade", "has_hint", "has_image")}
+        found[sample.id] = Question(sample.id, choices=tuple(meta["choices"]), topic=meta.get("topic", ""), **known)
+    return found
+
+
+def read_questions(
+    split: str, *, root: Path | None = None, problems: Path | None = None, pid_splits: Path | None = None
+) -> tuple[dict[str, Question], int]:
+    """The questions of one split that the problems file holds, and how many questions the whole split has.
+
+    The split's list of ids is pid_splits.json (named, or found beside the problems or under the root); without it the
+    problems' own `split` fields decide.
+    """
+    if root is None and problems is None:
+        raise InputError("task=scienceqa needs the questions: set task.problems=FILE or task.root=FOLDER.")
+    root = Path(problems).parent if root is None else Path(root)  # type: ignore[arg-type]
+    file = find_file(root, problems, "problems.json")
+    content = read_problems(file)
+    ids = split_ids(root, file, content, split, pid_splits)
+    questions = {id: question_of_problem(id, checked_problem(file, id, content[id], "QCM-A")) for id in ids}
+    return questions, split_size(split, root, pid_splits) or len(ids)
+
+
+def split_size(split: str, root: Path, pid_splits: Path | None = None) -> int | None:
+    """How many questions the splits list for a split; None where there is no such file or list.
+
+    With another file named, the longer list counts, so that a file of fewer questions is known as a subset.
+    """
+    sizes = []
+    for named in dict.fromkeys((pid_splits, None)):
+        with suppress(InputError):
+            splits = read_splits(find_file(root, named, "pid_splits.json"))
+            sizes += [len(splits[split])] if split in splits else []
+    return max(sizes, default=None)
 
 COLUMNS: dict[str, Callable[[Question], bool]] = {
     "NAT": lambda question: question.subject == "natural science",
