@@ -1,4 +1,4 @@
-"""The terminal: progress bars, quiet lines where there is no terminal, tables; times and sizes as people read them."""
+"""The terminal: bars, quiet lines where there is none, tables; times, sizes and numbers as people read them."""
 
 from __future__ import annotations
 
@@ -157,3 +157,14 @@ def readable_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def number_text(value: float) -> str:
+    """A short number: 1,200, 0.05, 2e-05."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.4g}"

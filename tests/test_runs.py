@@ -152,7 +152,7 @@ def test_a_damaged_sweep_is_named_and_hides_no_other_run(tmp_path, capsys, conte
 
 
 def test_the_command_imports_nothing_heavy():
-    code = "import mmadapter.runs.__main__, mmadapter.runs.sweep_page, sys; print(sorted({'torch'} & set(sys.modules)))"
+    code = "import mmadapter.runs.__main__, mmadapter.reports.sweep, sys; print(sorted({'torch'} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, check=True)
     assert told.stdout.strip() == "[]"
 

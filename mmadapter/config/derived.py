@@ -38,12 +38,13 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
 def variant_conf(conf: RunConf, name: str, folder: Path | None = None) -> RunConf:
     """The settings of the variant `name`: this run's, with the variant's overrides.
 
-    `key=value` sets, `~key` takes an entry of a named list away (`~data.sources.captions`). An `adapter.start` of
+    `key=value` sets, `~key` takes an entry of a named list away (`~data.sources.captions`), and the name of a variant
+    before this one stands for all that that one says. An `adapter.start` of
     `variant:OTHER` becomes the folder of that variant below the run's `folder`, and null where no folder is given (the
     settings are only to be checked). Raises InputError for what cannot be applied, and for a start at a variant that
     does not come before this one.
     """
-    where, overrides = f"variants.{name}", list(conf.variants[name])
+    where, overrides = f"variants.{name}", _overrides_of(conf, name)
     removed = [override[1:] for override in overrides if override.startswith("~")]
     set_ = [override for override in overrides if not override.startswith("~")]
     derived = with_overrides(_alone(conf), set_, where)
@@ -51,17 +52,27 @@ def variant_conf(conf: RunConf, name: str, folder: Path | None = None) -> RunCon
         _remove_entry(derived, key, where)
     start = derived.adapter.start
     if start is not None and start.startswith(VARIANT):
-        earlier = list(conf.variants)[: list(conf.variants).index(name)]
-        other = _known_variant(start.removeprefix(VARIANT), earlier, where)
+        other = _variant_before(conf, start.removeprefix(VARIANT), name, f"adapter.start={start}")
         derived.adapter.start = None if folder is None else str(folder / "variants" / other)
     return derived
 
 
-def _known_variant(name: str, earlier: list[str], where: str) -> str:
-    if name not in earlier:
+def _overrides_of(conf: RunConf, name: str) -> list[str]:
+    """The variant's overrides, with those of the variants that it names."""
+    found = []
+    for override in conf.variants[name]:
+        is_one = "=" in override or override.startswith("~")
+        found += [override] if is_one else _overrides_of(conf, _variant_before(conf, override, name, override))
+    return found
+
+
+def _variant_before(conf: RunConf, wanted: str, name: str, text: str) -> str:
+    """`wanted`, if it is a variant before `name`; else InputError about `text`."""
+    earlier = list(conf.variants)[: list(conf.variants).index(name)]
+    if wanted not in earlier:
         before = ", ".join(earlier) or "none"
-        raise InputError(f"{where}: adapter.start={VARIANT}{name} is no variant before this one. Before it: {before}.")
-    return name
+        raise InputError(f"variants.{name}: {text} is no variant before this one. Before it: {before}.")
+    return wanted
 
 
 def _remove_entry(conf: RunConf, key: str, where: str) -> None:

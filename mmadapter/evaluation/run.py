@@ -14,11 +14,9 @@ from mmadapter.errors import InputError
 from mmadapter.evaluation.coco_caption import evaluate_captions, first_of_images, score_caption_file
 from mmadapter.evaluation.generation import Answers, Progress, cut_prompts, generate_answers, most_likely_options
 from mmadapter.evaluation.out_of_memory import memory_explained, smaller_pictures, smaller_task
-from mmadapter.evaluation.papers import CAPTION_ROWS, scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions
 from mmadapter.evaluation.questions import read_questions
 from mmadapter.evaluation.recreate import samples_of_task, task_of_run
-from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.table import print_caption_scores, print_scores
 from mmadapter.evaluation.tasks import (
     evaluate_instructions,
@@ -30,6 +28,8 @@ from mmadapter.evaluation.versions import Answered
 from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
 from mmadapter.files import write_json, write_json_lines
 from mmadapter.rebuild import assistant_of_run, conf_of_run, run_folder
+from mmadapter.reports.report import write_report
+from mmadapter.tasks.papers import CAPTION_ROWS, scienceqa_rows
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
 SAME_RESULTS = (

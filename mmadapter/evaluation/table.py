@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from mmadapter.config.scores import CAPTION_SCORES, JAVA_SCORES
-from mmadapter.evaluation.papers import SCIENCEQA_COLUMNS, CaptionRow, PaperRow
-
-
-def percent(value: float | None) -> str:
-    """Two decimals, or "n/a" where there was nothing to score."""
-    return "n/a" if value is None else f"{value:.2f}"
+from mmadapter.evaluation.scienceqa import COLUMNS
+from mmadapter.tasks.papers import CaptionRow, PaperRow
+from mmadapter.tasks.section import percent
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str] | None]) -> str:
@@ -30,12 +27,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str] | None]) ->
 def score_table(ours: Mapping[str, Mapping[str, float | None]], papers: Sequence[PaperRow] = ()) -> str:
     """ScienceQA accuracy in percent: `ours` maps a label to its nine columns; the papers' rows come below a line."""
     rows: list[Sequence[str] | None] = [
-        [label, *(percent(accuracy.get(column)) for column in SCIENCEQA_COLUMNS)] for label, accuracy in ours.items()
+        [label, *(percent(accuracy.get(column)) for column in COLUMNS)] for label, accuracy in ours.items()
     ]
     if papers:
         rows.append(None)
         rows += [[f"{row.model} [paper]", *(percent(value) for value in row.values)] for row in papers]
-    return format_table(["accuracy, %", *SCIENCEQA_COLUMNS], rows)
+    return format_table(["accuracy, %", *COLUMNS], rows)
 
 
 def print_scores(metrics: Mapping[str, object], file: TextIO | None = None, *, papers: Sequence[PaperRow] = ()) -> None:
@@ -48,7 +45,7 @@ def print_scores(metrics: Mapping[str, object], file: TextIO | None = None, *, p
         ours["  by option likelihood"] = likelihood
     print(f"ScienceQA, {metrics['label']}", file=file)
     print(score_table(ours, papers), file=file)
-    print("questions: " + ", ".join(f"{name} {counts[name]}" for name in SCIENCEQA_COLUMNS), file=file)
+    print("questions: " + ", ".join(f"{name} {counts[name]}" for name in COLUMNS), file=file)
     unanswered = metrics["unanswered"]
     if unanswered:
         how = f"replaced by random choices ({metrics['fallback']})" if metrics.get("guessed") else "counted as wrong"

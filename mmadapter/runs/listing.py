@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.evaluation.report import duration
 from mmadapter.evaluation.table import format_table
 from mmadapter.runs.state import RunState, state_of
 from mmadapter.runs.sweep_file import SWEEP_FILE, read_sweep, run_of, sweeps_in
+from mmadapter.terminal import duration
 
 RUN_FILES = ("config.yaml", "attempt.json", "finished.json")
 Queue = Mapping[str, tuple[str, str]] | None

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmadapter.config.scores import SCORES_OF, scores_of
 from mmadapter.config.sweep import VALIDATION_LOSS
-from mmadapter.evaluation.run_files import RunFiles, read_run
+from mmadapter.runs.run_files import RunFiles, read_run
 
 
 def main_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from mmadapter.evaluation.report import duration
 from mmadapter.runs.objective import main_scores
 from mmadapter.runs.process import is_alive
+from mmadapter.terminal import duration
 
 SILENT_SECONDS = 600  # a run elsewhere that has written nothing for so long may be dead: its word alone is not trusted
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")

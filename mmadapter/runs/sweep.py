@@ -12,14 +12,14 @@ from typing import Any
 
 from mmadapter.config.run_folder import is_finished
 from mmadapter.config.sweep import VALIDATION_LOSS, direction_of
-from mmadapter.evaluation.run_files import RunFiles, read_run
-from mmadapter.evaluation.scales import number_text
 from mmadapter.evaluation.table import format_table
 from mmadapter.files import write_atomically
 from mmadapter.runs.listing import Queue, job_state
 from mmadapter.runs.objective import all_scores, main_scores, value_of
+from mmadapter.runs.run_files import RunFiles, read_run
 from mmadapter.runs.state import RunState
 from mmadapter.runs.sweep_file import read_sweep, run_of
+from mmadapter.terminal import number_text
 
 SEED = "seed"
 
@@ -115,7 +115,7 @@ def write_sweep(folder: Path, queue: Queue = None) -> Sweep:
 
     Jobs that end at the same moment write them, too: each writer looks again, so the last one has seen all.
     """
-    from mmadapter.runs.sweep_page import page_of
+    from mmadapter.reports.sweep import page_of
 
     seen = finished_runs(folder)
     while True:

@@ -12,13 +12,13 @@ from typing import Any
 from mmadapter.config.run_folder import take_over
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.processes import here, leave
+from mmadapter.runs.journal import Journal, perplexity
 from mmadapter.terminal import Display, losses_text
 from mmadapter.training import trouble
 from mmadapter.training.assembly import build_engine, groups_of, host_dtype, schedule_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
 from mmadapter.training.engine import StepResult
 from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
-from mmadapter.training.journal import Journal, perplexity
 from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.out_of_memory import memory_explained

@@ -14,11 +14,11 @@ from mmadapter.deepspeed_library import end_engines
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
 from mmadapter.processes import here
+from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.terminal import Display
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note
 from mmadapter.training.determinism import deterministic
-from mmadapter.training.journal import Journal, NoJournal
 from mmadapter.training.loop import train
 from mmadapter.training.out_of_memory import memory_explained, of_a_task
 from mmadapter.training.pictures import prepare_images

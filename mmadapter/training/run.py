@@ -122,7 +122,9 @@ def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
     }
     if here().is_first:
         write_json(folder / "summary.json", summary)
-        write_reports(conf, folder, display)
+        from mmadapter.reports.report import write_report  # an optional room
+
+        write_report(folder)
         mark_finished(folder, summary)
     return summary
 
@@ -146,17 +148,6 @@ def run_parts(conf: Any, folder: Path, display: Display) -> None:
                 summary |= wall_time(own_folder)
                 write_json(own_folder / "summary.json", summary)
                 mark_finished(own_folder, summary)
-
-
-def write_reports(conf: Any, folder: Path, display: Display) -> None:
-    """report.html of the run, of its variants, and the comparison of the variants."""
-    from mmadapter.evaluation.comparison import write_comparison
-    from mmadapter.evaluation.report import write_report
-
-    for part in [folder / "variants" / name for name in conf.variants] or [folder]:
-        write_report(part)
-    if conf.variants:
-        write_comparison(folder)
 
 
 def show_finished(folder: Path, display: Display) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from mmadapter.config.scores import CAPTION_SCORES as SCORES
 from mmadapter.errors import InputError
 from mmadapter.evaluation.caption_files import read_annotations, read_results
 from mmadapter.evaluation.recreate import samples_of_task
-from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.run import evaluate, run
+from mmadapter.reports.report import write_report
 from tests.config.composing import eval_conf
 from tests.data.small_files import write_karpathy
 from tests.data.tokenizers_at_hand import byte_level

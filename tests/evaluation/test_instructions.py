@@ -8,8 +8,8 @@ import torch
 from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation.recreate import samples_of_task
-from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.run import evaluate, show_results
+from mmadapter.reports.report import write_report
 from tests.assistants import assistant_on
 from tests.config.composing import eval_conf
 from tests.data.tokenizers_at_hand import byte_level

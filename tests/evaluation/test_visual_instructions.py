@@ -10,9 +10,9 @@ from PIL import Image
 from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation.recreate import samples_of_task
-from mmadapter.evaluation.report import write_report
 from mmadapter.evaluation.run import evaluate
 from mmadapter.evaluation.visual_instructions import outcome
+from mmadapter.reports.report import write_report
 from tests.assistants import assistant_on
 from tests.config.composing import eval_conf, run_conf
 from tests.evaluation.test_instructions import Parrot, rows_of

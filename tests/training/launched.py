@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.errors import InputError
-from mmadapter.training.journal import read_metrics
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training.run import run, run_for_metric
 from tests.several import Several
 from tests.training.tiny_run import tiny_conf

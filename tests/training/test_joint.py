@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mmadapter.config import GroupConf
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.journal import Journal, read_metrics
 from mmadapter.training.loop import train
 from tests.training.toy import ToyAssistant, ToyData, in_own_process, toy_conf
 

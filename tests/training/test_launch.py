@@ -12,7 +12,7 @@ import torch
 
 from mmadapter.data.images import image_digest
 from mmadapter.processes import here
-from mmadapter.training.journal import Journal
+from mmadapter.runs.journal import Journal
 from tests.training.launched import adapter, at_step, folder_of, losses, run_here, several, short
 from tests.training.tiny_run import save_inputs
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmadapter.errors import InputError
-from mmadapter.training.journal import read_metrics
+from mmadapter.runs.journal import read_metrics
 from tests.training.launched import folder_of, run_here, several, short
 from tests.training.tiny_run import save_inputs
 

@@ -14,7 +14,7 @@ import torch
 
 from mmadapter import files
 from mmadapter.errors import InputError
-from mmadapter.training.journal import Journal, read_metrics
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.loop import train
 from mmadapter.training.preemption import RunStopped
 from tests.training.toy import ToyAssistant, ToyData, in_own_process, run_toy, toy_conf

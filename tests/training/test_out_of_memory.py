@@ -12,9 +12,9 @@ from mmadapter.assistant import Assistant
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.evaluation import run as evaluation
 from mmadapter.processes import Processes
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training import one_run, out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.journal import read_metrics
 from mmadapter.training.out_of_memory import (
     cheapest_switches,
     memory_explained,

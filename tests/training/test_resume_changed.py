@@ -9,8 +9,8 @@ import torch
 from mmadapter.assistant import Assistant
 from mmadapter.config import validate
 from mmadapter.errors import InputError
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training import loop
-from mmadapter.training.journal import read_metrics
 from mmadapter.training.one_run import device_of
 from mmadapter.training.run import run
 from tests.training.test_run import assert_same_adapter, losses

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mmadapter.config import GroupConf, save_config
 from mmadapter.errors import InputError
-from mmadapter.training.journal import Journal, read_metrics
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.record import only_process, versions
 from mmadapter.training.run import run

@@ -56,8 +56,8 @@ def signal_before(owner, name, number, when=lambda arguments: True):
 def moments():
     """What a run does outside of the loop: where it is found, and when it counts."""
     from mmadapter.assistant import Assistant
-    from mmadapter.evaluation import report
     from mmadapter.evaluation import run as evaluation
+    from mmadapter.reports import report
     from mmadapter.vision.features import FeatureStore
 
     return {

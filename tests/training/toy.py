@@ -23,7 +23,7 @@ from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.samples_digest import samples_digest
 from mmadapter.data.tokens import Encoded
-from mmadapter.training.journal import Journal
+from mmadapter.runs.journal import Journal
 from mmadapter.training.loop import train
 
 VOCABULARY, WIDTH = 13, 6

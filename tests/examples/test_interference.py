@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
+from examples.interference.gather import ARMS, gather, main
 from mmadapter.errors import InputError
-from mmadapter.evaluation.interference import ARMS, gather, main
 
 
 def put_run(folder, seed, scores, moved=()):
@@ -84,3 +87,22 @@ def test_the_same_seed_twice_and_other_runs_are_refused(tmp_path, capsys):
     assert main([str(tmp_path / "other"), "--output", str(tmp_path / "out")]) == 2
     assert "no whole run of experiment=interference" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_arms_of_the_experiment_are_those_that_are_gathered(checkout):
+    command = [sys.executable, "train.py", "--config-dir", "examples/interference", "experiment=interference"]
+    printed = subprocess.run([*command, "--cfg", "job"], cwd=checkout, check=True, capture_output=True, text=True)
+    assert set(yaml.safe_load(printed.stdout)["variants"]) == {arm.name for arm in ARMS}
+
+
+def test_the_page_is_made_by_a_command(checkout, tmp_path):
+    put_run(tmp_path / "run", 0, scores(80.0, 70.0))
+    command = [
+        sys.executable,
+        "examples/interference/gather.py",
+        str(tmp_path / "run"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    assert table_of(tmp_path / "out")["v2", "with_picture"]["mean"] == "70.0000"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCIENCEQA_COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
-
 LU_2022 = "ScienceQA (Lu et al. 2022), table 3"
 V1 = "LLaMA-Adapter (Zhang et al. 2023), table 2"
 V1_ARXIV_V3 = "LLaMA-Adapter, arXiv v3 / ICLR 2024, table 2"
@@ -14,17 +12,13 @@ LLAVA = "LLaVA (Liu et al. 2023), table 7; equal to the scores of its published 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One printed row of ScienceQA test accuracies (percent), in SCIENCEQA_COLUMNS' order."""
+    """One printed row of ScienceQA test accuracies (percent): NAT, SOC, LAN, TXT, IMG, NO, G1-6, G7-12, average."""
 
     model: str
     parameters: str
     values: tuple[float, float, float, float, float, float, float, float, float]
     source: str
     note: str = ""
-
-    @property
-    def accuracy(self) -> dict[str, float]:
-        return dict(zip(SCIENCEQA_COLUMNS, self.values, strict=True))
 
 
 RANDOM_NOTE = (
@@ -85,14 +79,6 @@ CAPTION_ROWS: tuple[CaptionRow, ...] = (
 
 BESIDE_OURS = ("Random", "Human", "GPT-3 (CoT)", "MM-CoT", "LLaMA-Adapter (text)", "LLaMA-Adapter", "LLaVA-13B")
 """The rows printed beside ours by default; the report shows them all."""
-
-# V1, ablations on ScienceQA's validation split (tables 4 to 6 of the paper), validation accuracy in percent.
-ABLATION_LAYERS = {10: 55.95, 20: 73.36, 30: 83.85, 32: 81.03}
-"""Adapted layers -> accuracy (32: arXiv v3 only)."""
-ABLATION_INIT = {"random": 40.77, "zero": 83.85}
-"""Attention initialisation -> accuracy (arXiv v1 prints 84.04 for zero)."""
-ABLATION_EPOCHS = {15: (0.022, 0.136, 82.08), 30: (0.004, 0.241, 83.85), 60: (0.001, 0.282, 83.94)}
-"""Epochs -> (training loss, validation loss, accuracy)."""
 
 
 def scienceqa_rows(names: tuple[str, ...] = BESIDE_OURS) -> list[PaperRow]:

@@ -2,9 +2,9 @@
 
 import re
 
-from mmadapter.evaluation.movement import colours_of, movement_records
-from mmadapter.evaluation.run_files import read_run
-from tests.evaluation.test_report import lines, page_of, put
+from mmadapter.reports.report import group_colours, movement_records
+from mmadapter.runs.run_files import read_run
+from tests.reports.test_report import lines, page_of, put
 
 
 def moved(visual, instruction, start=10.0):
@@ -49,10 +49,10 @@ def test_each_group_has_a_curve_and_a_row_with_its_sources(tmp_path):
 def test_a_group_has_the_colour_of_the_source_that_it_learns_from(tmp_path):
     add_joint_training(tmp_path)
     run = read_run(tmp_path)
-    assert colours_of(run, ["instruction", "visual"]) == {"visual": 1, "instruction": 2}
+    assert group_colours(run, ["instruction", "visual"]) == {"visual": 1, "instruction": 2}
     for row in run.trainable:
         row["sources"] = "all"
-    assert colours_of(run, ["instruction", "visual"]) == {"instruction": 1, "visual": 2}
+    assert group_colours(run, ["instruction", "visual"]) == {"instruction": 1, "visual": 2}
 
 
 def test_losses_are_drawn_by_source_in_training_and_validation(tmp_path):

@@ -1,6 +1,6 @@
 """What learning captions costs: the arms of experiment=interference over several seeds, as one page and one table.
 
-python -m mmadapter.evaluation.interference runs/interference-A runs/interference-B --output DIR
+python examples/interference/gather.py runs/interference-A runs/interference-B --output DIR
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+from safetensors.numpy import load_file
+
 from mmadapter.errors import InputError
-from mmadapter.evaluation.dot_plots import dot_plot
-from mmadapter.evaluation.run_files import RunFiles, read_run
 from mmadapter.files import write_atomically
+from mmadapter.reports.charts import Scale, figure, row_rule, rule, svg, tick_text
+from mmadapter.reports.page import render
+from mmadapter.runs.run_files import RunFiles, read_run
+from mmadapter.tasks.section import Row, Table
+from mmadapter.terminal import number_text
 
 Values = dict[int, float]
 """Seed -> value."""
+WIDTH, ROW, TOP, BOTTOM, LEFT, RIGHT = 480, 22, 8, 24, 190, 466  # of a plot
 
 
 @dataclass(frozen=True)
@@ -55,27 +62,18 @@ ARMS = (
     Arm("v2_late", "(d) V2, no early fusion", "v2_continued", 2),
     Arm("v2_shared", "(e) V2, shared groups", "v2_continued", 4),
 )
+EXACT, OPEN, PICTURE = ("exact_match",), "visual_instruct", "instruct_with_picture"
 MEASURES = (
     Measure("cider", "captions: CIDEr", "coco_caption", ("CIDEr",)),
     Measure("bleu4", "captions: BLEU-4", "coco_caption", ("BLEU-4",)),
-    Measure("following", "(i) instructions, no picture: exact, %", "instruct", ("exact_match",)),
-    Measure(
-        "following_change", "(i) change against instructions alone", "instruct", ("exact_match",), of="following"
-    ),
-    Measure(
-        "with_picture", "(ii) instructions, irrelevant picture: exact, %", "instruct_with_picture", ("exact_match",)
-    ),
-    Measure(
-        "with_picture_change",
-        "(ii) change against instructions alone",
-        "instruct_with_picture",
-        ("exact_match",),
-        of="following",
-    ),
-    Measure("open_followed", "(iii) open visual instructions: followed, %", "visual_instruct", ("followed",)),
-    Measure("open_named", "(iii) open visual instructions: right word, %", "visual_instruct", ("named",)),
+    Measure("following", "(i) instructions, no picture: exact, %", "instruct", EXACT),
+    Measure("following_change", "(i) change against instructions alone", "instruct", EXACT, of="following"),
+    Measure("with_picture", "(ii) instructions, irrelevant picture: exact, %", PICTURE, EXACT),
+    Measure("with_picture_change", "(ii) change against instructions alone", PICTURE, EXACT, of="following"),
+    Measure("open_followed", "(iii) open visual instructions: followed, %", OPEN, ("followed",)),
+    Measure("open_named", "(iii) open visual instructions: right word, %", OPEN, ("named",)),
     Measure("scienceqa", "ScienceQA format, likeliest option, %", "scienceqa", ("likelihood_accuracy", "Avg")),
-)  # fmt: skip
+)
 
 
 def gather(folders: Sequence[Path], output: Path) -> Path:
@@ -85,10 +83,8 @@ def gather(folders: Sequence[Path], output: Path) -> Path:
     """
     runs = runs_by_seed(folders)
     table = {arm.name: {measure.name: values_of(runs, arm, measure) for measure in MEASURES} for arm in ARMS}
-    same = {arm.name: instruction_tensors_equal(runs, arm) for arm in ARMS}
-    output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "interference.csv", csv_text(table, list(runs)))
-    write_atomically(output / "interference.html", page(table, same, runs))
+    write_atomically(output / "interference.html", page(table, runs))
     return output / "interference.html"
 
 
@@ -130,24 +126,22 @@ def metric(run: RunFiles, measure: Measure) -> float | None:
     return None if value is None else float(value)
 
 
-def instruction_tensors_equal(runs: Mapping[int, RunFiles], arm: Arm) -> bool | None:
-    """Whether every tensor of the arm's reference is the same, to the bit, in the arm; None without a reference."""
+def unchanged(runs: Mapping[int, RunFiles], arm: Arm) -> str:
+    """Whether every tensor of the arm's reference is the same, to the bit, in the arm: yes, no, – without one."""
     if arm.reference is None:
-        return None
-    from safetensors.numpy import load_file
-
+        return "–"
     for run in runs.values():
         own, reference = (
             load_file(run.variants[name].folder / "adapter" / "adapter.safetensors")
             for name in (arm.name, arm.reference)
         )
         if any(name not in own or own[name].tobytes() != held.tobytes() for name, held in reference.items()):
-            return False
-    return True
+            return "no"
+    return "yes"
 
 
-def mean(values: Values) -> float | None:
-    return sum(values.values()) / len(values) if values else None
+def mean(values: Values) -> float:
+    return sum(values.values()) / len(values)
 
 
 def csv_text(table: Mapping[str, Mapping[str, Values]], seeds: Sequence[int]) -> str:
@@ -158,54 +152,69 @@ def csv_text(table: Mapping[str, Mapping[str, Values]], seeds: Sequence[int]) ->
     for arm, measures in table.items():
         for name, values in measures.items():
             if values:
-                cells = [values.get(seed) for seed in seeds]
-                writer.writerow(
-                    [arm, name, *("" if cell is None else f"{cell:.4f}" for cell in (mean(values), *cells))]
-                )
+                cells = [f"{values[seed]:.4f}" if seed in values else "" for seed in seeds]
+                writer.writerow([arm, name, f"{mean(values):.4f}", *cells])
     return text.getvalue()
 
 
-def page(
-    table: Mapping[str, Mapping[str, Values]], same: Mapping[str, bool | None], runs: Mapping[int, RunFiles]
-) -> str:
+def page(table: Mapping[str, Mapping[str, Values]], runs: Mapping[int, RunFiles]) -> str:
     """The page: a plot a measure, the table of all arms and seeds, the settings."""
-    from mmadapter.evaluation.report import render
-
-    plots = [
-        dot_plot(
-            measure.label,
-            [(arm.label, table[arm.name][measure.name], arm.colour) for arm in ARMS if shown(arm, measure)],
-        )
-        for measure in MEASURES
-    ]
-    rows = [
-        {
-            "label": arm.label,
-            "cells": [(mean(values), [values.get(seed) for seed in runs]) for values in table[arm.name].values()],
-            "same": {None: "–", True: "yes", False: "no"}[same[arm.name]],
-        }
-        for arm in ARMS
-    ]
+    plots = []
+    for measure in MEASURES:
+        # references have no captions and no change; they are drawn where they have a value of their own
+        of_references = measure.of is None and measure.task == "instruct"
+        arms = [arm for arm in ARMS if arm.reference is not None or of_references]
+        if any(table[arm.name][measure.name] for arm in arms):
+            plots.append(dot_plot(measure.label, [(arm, table[arm.name][measure.name]) for arm in arms]))
+    cell = Markup('<b>{:.2f}</b><br><span class="soft">{}</span>')
+    rows = []
+    for arm in ARMS:
+        cells = [
+            cell.format(mean(values), " ".join(f"{values[seed]:.2f}" if seed in values else "–" for seed in runs))
+            if values
+            else "–"
+            for values in table[arm.name].values()
+        ]
+        rows.append(Row([arm.label, *cells, unchanged(runs, arm)]))
+    header = ["arm", *(measure.label for measure in MEASURES), "tensors of its reference unchanged"]
+    about = (
+        "Bold: the mean; below it each seed. A change is the arm's percentage less that of its architecture's adapter "
+        "that saw the same instructions, without a picture, and no caption."
+    )
     return render(
         "interference.html.jinja",
+        Path(__file__).parent,
         title="interference",
         folders=[str(run.folder) for run in runs.values()],
         seeds=list(runs),
-        measures=[measure.label for measure in MEASURES],
-        plots=[plot for plot in plots if plot],
-        rows=rows,
+        plots=plots,
+        numbers=Table(header, rows, notes=[about]),
         config_text=next(iter(runs.values())).config_text,
     )
 
 
-def shown(arm: Arm, measure: Measure) -> bool:
-    """References have no captions and no change; they are drawn where they have a value of their own."""
-    return arm.reference is not None or (measure.of is None and measure.task == "instruct")
+def dot_plot(title: str, rows: Sequence[tuple[Arm, Values]]) -> Markup:
+    """One row an arm: one dot a seed, a stroke at their mean; rows without a value stay empty."""
+    values = [value for _, by_seed in rows for value in by_seed.values()]
+    low, high = min(0.0, *values), max(0.0, *values)
+    room = 0.04 * ((high - low) or 1.0)
+    x = Scale(low - (room if low < 0 else 0), high + room, LEFT, RIGHT)
+    bottom = TOP + ROW * len(rows)
+    parts = [rule("axis" if tick == 0 else "grid", x(tick), x(tick), TOP, bottom) for tick in x.ticks()]
+    parts += [tick_text(x(tick), bottom + 16, number_text(tick)) for tick in x.ticks()]
+    dot = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="4"><title>{}, seed {}: {:.2f}</title></circle>')
+    for number, (arm, by_seed) in enumerate(rows):
+        y = TOP + ROW * (number + 0.5)
+        parts.append(row_rule("grid", LEFT, RIGHT, y, arm.label))
+        parts += [dot.format(arm.colour, x(value), y, arm.label, seed, value) for seed, value in by_seed.items()]
+        if by_seed:
+            parts.append(rule(f"line c{arm.colour}", x(mean(by_seed)), x(mean(by_seed)), y - 7, y + 7))
+    return figure(Markup('<span class="what">{}</span>').format(title), svg(WIDTH, bottom + BOTTOM, title, parts))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit code 2 on a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m mmadapter.evaluation.interference", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python examples/interference/gather.py", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders of experiment=interference, one a seed")
     parser.add_argument("--output", type=Path, required=True, help="folder for interference.html and interference.csv")
     options = parser.parse_args(arguments)

@@ -6,10 +6,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from mmadapter.runs import sweep_page
+from mmadapter.reports import sweep as sweep_page
+from mmadapter.reports.sweep import score_plots
 from mmadapter.runs.sweep import read_results, sweep_text, write_sweep
 from mmadapter.runs.sweep_file import note_jobs
-from mmadapter.runs.sweep_plots import plots_of
 from tests.evaluation.sweep_output import GRID, page_of, rows_of
 from tests.made_runs import made_run, made_sweep
 
@@ -42,7 +42,7 @@ def test_reports_are_linked_wherever_runs_and_sweep_are(tmp_path):
 def test_dots_of_seeds_are_not_joined(tmp_path):
     def lines(name: str, key: str) -> int:
         jobs = {f"{key}={number}": ("finished", 40 + number) for number in range(3)}
-        return plots_of(read_results(made_sweep(tmp_path / name, jobs)))[0].count("<polyline")
+        return score_plots(read_results(made_sweep(tmp_path / name, jobs)), [key])[0].count("<polyline")
 
     assert (lines("seeds", "seed"), lines("layers", "adapter.layers")) == (0, 1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmadapter.training.journal import Journal, read_metrics
+from mmadapter.runs.journal import Journal, read_metrics
 
 
 def write_steps(journal, *steps):
