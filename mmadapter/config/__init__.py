@@ -2,7 +2,6 @@
 
 from mmadapter.config.adapter import ROLES, AdapterConf, GroupConf
 from mmadapter.config.compose import load_run_config, save_config, typed
-from mmadapter.config.data import READERS, DataConf, ReadingConf, SourceConf
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.digest import settings_digest
 from mmadapter.config.engine import EngineConf
@@ -16,20 +15,16 @@ from mmadapter.config.vision import VisionConf
 from mmadapter.settings import with_overrides
 
 __all__ = [
-    "READERS",
     "ROLES",
     "AdapterConf",
     "ComparisonConf",
-    "DataConf",
     "EngineConf",
     "EvalConf",
     "GenerationConf",
     "GroupConf",
     "HostConf",
     "OptimizerConf",
-    "ReadingConf",
     "RunConf",
-    "SourceConf",
     "TaskConf",
     "TrainingConf",
     "VisionConf",

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.cluster import ClusterConf
-from mmadapter.config.data import DataConf
 from mmadapter.config.engine import EngineConf, LaunchConf
 from mmadapter.config.host import HostConf
 from mmadapter.config.optimizer import OptimizerConf
@@ -12,6 +11,7 @@ from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.training import TrainingConf
 from mmadapter.config.vision import VisionConf
+from mmadapter.data.settings import DataConf
 from mmadapter.settings import choice, input_path, listing, named, number, plain
 
 

@@ -1,9 +1,9 @@
 """conf/task: one evaluation: what is read, how it is generated, how it is scored."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from mmadapter.config.data import ReadingConf
-from mmadapter.settings import choice, input_path, number
+from mmadapter.data.settings import READERS, ReaderSettings
+from mmadapter.settings import choice, field_types, input_path, number
 
 TASKS = ("scienceqa", "coco_caption", "instruct", "visual_instruct")
 
@@ -14,6 +14,40 @@ class GenerationConf:
     temperature: float = number(0.0, at_least=0)  # 0 = greedy (ScienceQA); paper: 0.1 for instructions
     top_p: float = number(1.0, above=0, at_most=1)  # nucleus; paper: 0.75 for instructions
     beams: int = number(1, at_least=1)  # 1 = no beam search
+
+
+@dataclass
+class ReadingConf:
+    """The keys of all readers at once: until each task has a settings class of its own."""
+
+    reader: str = ""
+    root: str | None = input_path()
+    path: str | None = input_path()
+    split: str = "train"
+    limit: int | None = number(None, at_least=1)
+    prompt_format: str | None = None
+    captions: str | None = input_path()
+    template: str | None = choice(None, "alpaca", "plain", "chat")
+    system: str | None = None
+    instruction: str | None = choice(None, "own", "caption")
+    captions_per_image: str | None = choice(None, "all", "one")
+    split_lists: str | None = input_path()
+    on_bad: str | None = choice(None, "error", "skip")
+    images: bool = True
+    missing_image: str = choice("error", "skip", "no_image")
+    problems: str | None = input_path()
+    pid_splits: str | None = input_path()
+
+    def as_reader(self) -> ReaderSettings:
+        """The settings of the reader that is named."""
+        schema = READERS.settings(self.reader)
+        return schema(
+            **{
+                f.name: getattr(self, f.name)
+                for f in fields(ReadingConf)
+                if getattr(self, f.name) is not None and (f.name in field_types(schema))
+            }
+        )
 
 
 @dataclass

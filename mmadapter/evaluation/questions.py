@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.scienceqa import checked_problem, find_file, read_problems, read_splits, split_ids
+from mmadapter.data.readers.scienceqa import checked_problems, find_file, read_problems, read_splits, split_ids
 from mmadapter.errors import InputError
 
 
@@ -61,7 +61,8 @@ def read_questions(
     file = find_file(root, problems, "problems.json")
     content = read_problems(file)
     ids = split_ids(root, file, content, split, pid_splits)
-    questions = {id: question_of_problem(id, checked_problem(file, id, content[id], "QCM-A")) for id in ids}
+    checked = checked_problems(file, content, ids, "QCM-A")
+    questions = {id: question_of_problem(id, problem) for id, problem in checked.items()}
     return questions, split_size(split, root, pid_splits) or len(ids)
 
 
