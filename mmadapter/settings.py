@@ -14,7 +14,7 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.errors import InputError
@@ -241,6 +241,22 @@ def composed_schema(schema: type) -> Any:
         is_factory = item.default is MISSING
         made.append((item.name, kind, field(default_factory=default) if is_factory else field(default=default)))
     return make_dataclass(schema.__name__, made)
+
+
+def composed_node(schema: type) -> DictConfig:
+    """What Hydra starts from: `composed_schema`, whose registered entries take any key (`typed` judges them later)."""
+    node = OmegaConf.structured(composed_schema(schema))
+    _open_entries(node, schema)
+    return node
+
+
+def _open_entries(node: DictConfig, schema: type) -> None:
+    for item in fields(schema):
+        kind = field_types(schema)[item.name]
+        if "register" in item.metadata:
+            OmegaConf.set_struct(node if item.metadata["beside"] else node[item.name], False)
+        elif is_dataclass(kind):
+            _open_entries(node[item.name], kind)  # type: ignore[arg-type]
 
 
 def typed(schema: type[Settings], content: Mapping[str, Any], key: str = "", entry: str = "train.py") -> Settings:

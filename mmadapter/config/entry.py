@@ -28,7 +28,7 @@ from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import OUR_LAUNCHER, find_place
 from mmadapter.launch.signals import STOPS
 from mmadapter.launch.start import start_processes
-from mmadapter.settings import composed_schema, explained, nearest
+from mmadapter.settings import composed_node, explained, nearest
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -39,8 +39,8 @@ Act = Callable[[Any], Any]
 def register_schemas() -> None:
     """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=composed_schema(RunConf))
-    store.store(name="eval_schema", node=composed_schema(EvalConf))
+    store.store(name="train_schema", node=composed_node(RunConf))
+    store.store(name="eval_schema", node=composed_node(EvalConf))
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 

@@ -4,15 +4,16 @@ from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.cluster import ClusterConf
-from mmadapter.config.data import DataConf
 from mmadapter.config.engine import EngineConf, LaunchConf
 from mmadapter.config.host import HostConf
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.sweep import SweepConf
-from mmadapter.config.task import TaskConf
 from mmadapter.config.training import TrainingConf
 from mmadapter.config.vision import VisionConf
-from mmadapter.settings import choice, input_path, listing, named, number, plain
+from mmadapter.data.settings import DataConf
+from mmadapter.settings import choice, chosen, entries, input_path, listing, named, number, plain
+from mmadapter.tasks import TASKS
+from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings
 
 
 @dataclass
@@ -42,7 +43,7 @@ class RunConf:
     launch: LaunchConf = field(default_factory=LaunchConf)
     cluster: ClusterConf = field(default_factory=ClusterConf, metadata={"without_influence": True})
     sweep: SweepConf = field(default_factory=SweepConf)
-    tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
+    tasks: dict[str, TaskSettings] = entries(TASKS, chosen_by="name")  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME
     # name -> overrides (key=value, ~key, or an earlier name for all of its overrides); a run, RUN/variants/NAME
@@ -66,8 +67,8 @@ class VisionOverride:
 
 @dataclass
 class EvalConf:
-    task: TaskConf = field(default_factory=TaskConf)
-    run: str | None = None  # run folder: a name under runs_root, or a path
+    task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
+    run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
     given: list[str] = listing()  # filled by eval.py: the task's keys on the command line; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run

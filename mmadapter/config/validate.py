@@ -9,23 +9,17 @@ from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
 from mmadapter.config.checks_cluster import cluster_problems
-from mmadapter.config.checks_data import (
-    data_problems,
-    lies_below,
-    picture_problems,
-    reader_problems,
-    reading_problems,
-)
 from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
-from mmadapter.config.mixture import holds_every_source
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.sweep import sweep_problems
 from mmadapter.config.task import TASKS, TaskConf
+from mmadapter.data.settings import READERS, ReaderSettings, samples_per_step, sharing_problems
 from mmadapter.errors import InputError
 from mmadapter.settings import problems_of
 
+SCIENCEQA_FOLDERS = ("data/scienceqa", "scienceqa", "data")  # where upstream puts problems.json
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
 
@@ -51,7 +45,8 @@ def run_problems(conf: RunConf) -> Iterator[str]:
         if unknown:
             yield _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
         elif compared.train:
-            yield from _within(f"comparison.{name}", _own_problems(comparison_conf(conf, name)), own)
+            alone = comparison_conf(conf, name)
+            yield from _within(f"comparison.{name}", [*problems_of(alone), *_own_problems(alone)], own)
     for name in conf.variants:
         try:
             variant = variant_conf(conf, name)
@@ -73,7 +68,7 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
     yield from adapter_problems(conf)
     yield from projection_problems(conf)
     yield from group_problems(conf)
-    yield from data_problems(conf)
+    yield from sharing_problems(conf.data.sources, conf.optimizer.batch_size, group_sources(conf))
     yield from picture_problems(conf)
     yield from _task_problems(conf)
     yield from _machine_problems(conf)
@@ -83,7 +78,10 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
 
 def optimizer_problems(conf: RunConf) -> Iterator[str]:
     optimizer = conf.optimizer
-    if optimizer.batch_size % optimizer.micro_batch_size and not holds_every_source(conf):
+    shares = (
+        samples_per_step(conf.data.sources, optimizer.batch_size, group_sources(conf)) if conf.data.sources else None
+    )
+    if optimizer.batch_size % optimizer.micro_batch_size and shares is None:
         fitting = [n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0][0]
         yield (
             f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
@@ -115,6 +113,37 @@ def _warmup_problems(optimizer: OptimizerConf) -> Iterator[str]:
         )
 
 
+def picture_problems(conf: RunConf) -> Iterator[str]:
+    """Pictures are read if and only if there is an encoder for them."""
+    readings: dict[str, ReaderSettings] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
+    readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
+    tasks = {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
+    readings |= {key: task.as_reader() for key, task in tasks.items() if task.reader in READERS}
+    with_pictures = [key for key, reading in readings.items() if reading.uses_pictures]
+    attached = [key for key, task in tasks.items() if task.attach_images is not None]
+    if attached and not conf.vision.enabled:
+        yield f"{attached[0]}.attach_images is set, but vision.enabled is false. Leave the task out of evaluate."
+    if attached and not tasks[attached[0]].images:
+        yield f"{attached[0]}.attach_images is set, but {attached[0]}.images is false. Set {attached[0]}.images=true"
+    if with_pictures and not conf.vision.enabled:
+        keys = ", ".join(f"{key}.images" for key in with_pictures)
+        yield (
+            f"vision.enabled is false, but pictures are asked for by {keys}. "
+            "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
+        )
+    learns = conf.vision.enabled and "visual_projection" not in conf.adapter.frozen
+    if learns and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
+        yield (
+            "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "
+            "learn. Set vision=none adapter=v1, or images=true on a source."
+        )
+
+
+def group_sources(conf: RunConf) -> dict[str, list[str] | None]:
+    """Group -> the sources that move it; None: all."""
+    return {name: group.sources for name, group in conf.adapter.groups.items()}
+
+
 def _task_problems(conf: RunConf) -> Iterator[str]:
     unknown = [name for name in conf.evaluate if name not in conf.tasks]
     if unknown:
@@ -123,14 +152,15 @@ def _task_problems(conf: RunConf) -> Iterator[str]:
         if name in conf.tasks:
             task, key = conf.tasks[name], f"tasks.{name}"
             yield from task_problems(task, key)
-            if not conf.dry_run:
-                yield from reading_problems(task, key, conf.data.root, conf.data.made is not None)
 
 
 def task_problems(task: TaskConf, key: str) -> Iterator[str]:
     if task.name not in TASKS:
         yield f"{key}.name={task.name!r}: allowed are {', '.join(TASKS)}."
-    yield from reader_problems(task, key)
+    if task.reader not in READERS:
+        yield f"{key}.reader={task.reader!r}. {READERS.refusal(task.reader)}"
+    else:
+        yield from problems_of(task.as_reader(), key)
     if task.generation.beams > 1 and task.generation.temperature > 0:
         yield (
             f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: "
@@ -186,7 +216,7 @@ def eval_problems(conf: EvalConf) -> Iterator[str]:
         beside = conf.task.root or (conf.task.problems and str(Path(conf.task.problems).parent))
         for key in ("problems", "pid_splits", "captions"):
             named = getattr(conf.task, key)
-            if named is not None and not lies_below(beside, named):
+            if named is not None and not (beside and _lies_below(Path(beside), named)):
                 yield from _missing_file(f"task.{key}", named)
         return
     assert conf.run is not None
@@ -206,6 +236,11 @@ def _caption_file_problems(task: TaskConf) -> Iterator[str]:
         )
     yield from _missing_file("task.annotations", task.annotations)
     yield from _missing_file("task.split_list", task.split_list)
+
+
+def _lies_below(folder: Path, named: str) -> bool:
+    """Whether a file is named as it lies in the folder that is read (upstream's data/scienceqa included)."""
+    return any((folder.expanduser() / upstream / named).exists() for upstream in ("", *SCIENCEQA_FOLDERS))
 
 
 def _missing_file(key: str, path: str | None) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,10 @@ def task_of_run(asked: Any, own: Any, given: Sequence[str]) -> Any:
 
 def samples_of_task(task: Any, root: str | None) -> list[Any]:
     """The task's samples, read for evaluation (no answer segment); `root` is used where the task names no place."""
-    from mmadapter import data
-    from mmadapter.config.data import ReadingConf
     from mmadapter.data.attached_images import with_attached_images
+    from mmadapter.data.readers import read
 
-    settings = {field.name: getattr(task, field.name) for field in fields(ReadingConf)}
-    if settings["root"] is None and settings["path"] is None and settings["problems"] is None:
-        settings["root"] = root
-        if root is None:
-            raise InputError(f"task {task.name} has no place to read from. Set task.root=FOLDER.")
-    if settings["root"] is None and settings["problems"]:
-        settings["root"] = str(Path(settings["problems"]).parent)
-    reader = settings.pop("reader")
-    samples = data.read(reader, source=task.name, training=False, **settings)
+    samples = read(task.as_reader(), root, source=task.name, training=False, key=f"tasks.{task.name}")
     if task.attach_images is None:
         return samples
     if not task.images:

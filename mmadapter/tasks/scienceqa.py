@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +42,6 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
     MAIN_SCORES = ("Avg", "IMG")
     IN_SUMMARY = ("accuracy", "likelihood_accuracy", "counts", "unanswered")
 
-    def __init__(self, settings: ScienceqaTaskSettings, data_root: str | None = None) -> None:
-        if settings.root is None and settings.problems:
-            settings = replace(settings, root=str(Path(settings.problems).parent))
-        super().__init__(settings, data_root)
-
     def ask(self, model: Assistant, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
         texts = super().ask(model, samples, progress).texts
         if not self.settings.likelihood:
@@ -82,7 +76,8 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
 
     def score_file(self, file: Path) -> Scored:
         settings = self.settings
-        places = {name: Path(value) for name in ("root", "problems", "pid_splits") if (value := getattr(settings, name))}
+        named = {name: getattr(settings, name) for name in ("root", "problems", "pid_splits")}
+        places = {name: Path(value) for name, value in named.items() if value}
         questions, size = read_questions(settings.split, **places)
         predictions = read_predictions(file, questions, predictions_from=settings.predictions_from)
         chosen = set(list(questions)[: settings.limit])
@@ -98,8 +93,9 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         """How many questions the whole split has: from pid_splits.json; without one all samples that were read, unless
         the settings leave some out."""
         settings = self.settings
+        folder = settings.root or self.data_root or (settings.problems and str(Path(settings.problems).parent))
         named = Path(settings.pid_splits) if settings.pid_splits else None
-        listed = split_size(settings.split, Path(settings.root), named) if settings.root else None
+        listed = split_size(settings.split, Path(folder), named) if folder else None
         if listed is not None:
             return listed
         return None if settings.limit or settings.missing_image == "skip" else samples
@@ -120,7 +116,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         }
 
     def row(self, question: Question, output: str | None, prediction: int | None) -> dict[str, Any]:
-        """One line of predictions.jsonl; what counts as correct is what was scored, the guess of the fallback included."""
+        """One line of predictions.jsonl; `correct` says what was scored, the guess of the fallback included."""
         guessed = prediction is None and self.settings.fallback == "random"
         scored = random_choice(question, self.settings.seed) if guessed else prediction
         return {

@@ -1,4 +1,4 @@
-"""ScienceQA's questions, one parser of answers, and the accuracy by nine columns (Lu et al. 2022, table 3). No torch."""
+"""ScienceQA's questions, one parser of answers, accuracy by nine columns (Lu et al. 2022, table 3). No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.scienceqa import checked_problem, find_file, read_problems, read_splits, split_ids
+from mmadapter.data.readers.scienceqa import checked_problems, find_file, read_problems, read_splits, split_ids
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
@@ -61,7 +61,8 @@ def read_questions(
     file = find_file(root, problems, "problems.json")
     content = read_problems(file)
     ids = split_ids(root, file, content, split, pid_splits)
-    questions = {id: question_of_problem(id, checked_problem(file, id, content[id], "QCM-A")) for id in ids}
+    checked = checked_problems(file, content, ids, "QCM-A")
+    questions = {id: question_of_problem(id, problem) for id, problem in checked.items()}
     return questions, split_size(split, root, pid_splits) or len(ids)
 
 

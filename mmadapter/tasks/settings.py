@@ -40,7 +40,7 @@ class TaskSettings(ReaderSettings):
             if getattr(self, name, None) is not None:
                 yield f"{key}.{name} is for data.sources: a task reads everything once. Leave it away."
 
-    def reading(self) -> ReaderSettings:
+    def as_reader(self) -> ReaderSettings:
         """The settings of the task's reader alone."""
         reader = READERS.settings(self.reader)
         own = {item.name: getattr(self, item.name) for item in fields(reader) if hasattr(self, item.name)}
@@ -65,7 +65,8 @@ class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
 
     def missing_for_predictions(self, key: str) -> Iterator[str]:
         if self.problems is None and self.root is None:
-            yield f"predictions= needs the questions they answer: give {key}.problems=problems.json or {key}.root=FOLDER"
+            places = f"{key}.problems=problems.json or {key}.root=FOLDER"
+            yield f"predictions= needs the questions they answer: give {places}"
         folder = self.root or (self.problems and str(Path(self.problems).parent))
         for name in ("problems", "pid_splits", "captions"):
             if (file := getattr(self, name)) is not None and not (folder and lies_below(folder, file)):

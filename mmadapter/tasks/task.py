@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from mmadapter import data
+from mmadapter.data.readers import read
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 from mmadapter.files import write_json, write_json_lines
@@ -70,18 +70,16 @@ class Task(Generic[Settings]):
     PACKAGES: ClassVar[tuple[str, ...]] = ()  # whose versions decide the scores, too
 
     def __init__(self, settings: Settings, data_root: str | None = None) -> None:
-        if settings.root is None and settings.path is None:
-            settings = replace(settings, root=data_root)
         self.settings = settings
+        self.data_root = data_root  # what is read where the settings name no place
 
     # With a model.
 
     def read(self) -> list[Sample]:
         """The samples to ask, without answers; the prompt is that of the reader's template."""
         settings = self.settings
-        if settings.root is None and settings.path is None:
-            raise InputError(f"task {settings.name} has no place to read from. Set task.root=FOLDER.")
-        samples = data.read(settings.reading(), source=settings.name, training=False)
+        reader, key = settings.as_reader(), f"tasks.{settings.name}"
+        samples = read(reader, self.data_root, source=settings.name, training=False, key=key)
         if settings.attach_images is None:
             return samples
         if not settings.images:
@@ -112,7 +110,7 @@ class Task(Generic[Settings]):
         return list(dict.fromkeys([*self.MAIN_SCORES, *self.SCORES]))
 
     def why_no_score(self, score: str, key: str) -> str | None:
-        """Why these settings (which stand at `key`) give no score of that name, and how to get it; None: no such one."""
+        """Why these settings (at `key`) give no score of that name, and how to get it; None: there is no such score."""
         return None
 
     # From metrics.json.

@@ -10,30 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmadapter.data.packed_images import picture_exists
+from mmadapter.data.readers.defects import EXAMPLES
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
-MISSING_IMAGE = ("error", "skip", "no_image", "blank")  # "blank", the older word, means "no_image"
-NAMED = 5
-
-
-def check_missing_image(policy: str) -> None:
-    """Raises InputError where `policy` is none of error, skip, no_image (or blank)."""
-    if policy not in MISSING_IMAGE:
-        raise InputError(f"missing_image is {policy!r}; allowed: {', '.join(MISSING_IMAGE)}.")
 
 
 def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> list[Sample]:
-    """Applies `policy` to samples whose picture is not on the disk; "no_image" keeps them without one."""
-    check_missing_image(policy)
+    """Applies `policy` (error, skip or no_image: kept without one) to samples whose picture is not on the disk."""
     # Each picture is looked for once, however many captions it has.
     pictures = dict.fromkeys(sample.image for sample in samples if sample.image is not None)
     gone = {picture for picture in pictures if not picture_exists(picture)}
-    absent = {place for place, sample in enumerate(samples) if sample.image in gone}
-    if not absent:
+    if not gone:
         return list(samples)
-    first = ", ".join([str(picture) for picture in pictures if picture in gone][:NAMED])
+    first = ", ".join([str(picture) for picture in pictures if picture in gone][:EXAMPLES])
     count = f"{what}: {len(gone)} of {len(pictures)} pictures are missing, the first: {first}"
     if policy == "error":
         raise InputError(
@@ -42,15 +33,15 @@ def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> 
         )
     if policy == "skip":
         log.warning("%s; these items are left out (missing_image=skip).", count)
-        return [sample for place, sample in enumerate(samples) if place not in absent]
+        return [sample for sample in samples if sample.image not in gone]
     log.warning("%s; these items are kept without a picture (missing_image=no_image).", count)
-    return [replace(sample, image=None) if place in absent else sample for place, sample in enumerate(samples)]
+    return [replace(sample, image=None) if sample.image in gone else sample for sample in samples]
 
 
 class ImageFolders:
-    """Finds pictures by the names that caption files give them; each folder is listed once, not asked per picture."""
+    """Finds pictures by the names that files of data give them; each folder is listed once, not asked per picture."""
 
-    COCO = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12}\.jpg)")
+    COCO = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -75,8 +66,10 @@ class ImageFolders:
         if match := self.COCO.fullmatch(file):
             for above in ("", "images/"):
                 for year in ("train", "val"):
-                    yield f"{above}{year}2014", f"COCO_{year}2014_{match[1]}"
-                    yield f"{above}{year}2017", match[1]
+                    yield f"{above}{year}2014", f"COCO_{year}2014_{match[1]}.jpg"
+                    yield f"{above}{year}2017", f"{match[1]}.jpg"
+        for coco in ("train2017", "train2014"):  # LLaVA-Instruct names COCO's pictures without their folder
+            yield os.path.join(coco, folder), file
 
     def _listing(self, folder: str) -> frozenset[str]:
         names = self._names.get(folder)
