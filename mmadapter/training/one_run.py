@@ -10,10 +10,15 @@ from typing import Any
 import torch
 
 from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
+from mmadapter.data.samples import Sample
 from mmadapter.deepspeed_library import end_engines
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
 from mmadapter.processes import here
+from mmadapter.tasks import task_of
+from mmadapter.tasks.asking import cut_prompts
+from mmadapter.tasks.section import results_of
+from mmadapter.tasks.task import Task, evaluate
 from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.terminal import Display
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
@@ -23,11 +28,9 @@ from mmadapter.training.loop import train
 from mmadapter.training.out_of_memory import memory_explained, of_a_task
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.random_state import seed_all
-from mmadapter.training.record import clear_leftovers, results_of, versions
+from mmadapter.training.record import clear_leftovers, versions
 from mmadapter.training.sources import Samples, encode, read_samples
 from mmadapter.training.table import show_trainable, trainable_rows
-
-SCORES = ("accuracy", "likelihood_accuracy", "exact_match", "followed", "named", "counts", "unanswered")
 
 
 def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str, Any]:
@@ -46,7 +49,8 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
             take_over(folder, conf)
             write_json(folder / "versions.json", versions())
     samples = read_samples(conf) if trains else None
-    questions = open_tasks(conf, folder, all_of_them=bool(changed))
+    tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
+    questions = open_tasks(conf, tasks, folder, all_of_them=bool(changed))
     with memory_explained(conf, "while the host was loaded"):
         assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
     if not trains:
@@ -59,12 +63,11 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
     for name, asked in questions.items():
-        evaluate_task(conf, assistant, name, asked, folder, display)
+        evaluate_task(conf, assistant, tasks[name], name, asked, folder, display)
     del assistant
     end_engines()
-    scores = {
-        name: {key: metrics[key] for key in SCORES if key in metrics} for name, metrics in results_of(folder).items()
-    }
+    results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
+    scores = {name: tasks[name].summary(metrics) for name, metrics in results.items()}
     return {"training": training, "evaluation": scores}
 
 
@@ -107,22 +110,21 @@ def open_journal(conf: Any, folder: Path) -> Journal:
     return Journal(folder, tensorboard=settings.tensorboard, wandb=settings.wandb, name=name)
 
 
-def open_tasks(conf: Any, folder: Path, all_of_them: bool = False) -> dict[str, list[Any]]:
+def open_tasks(
+    conf: Any, tasks: dict[str, Task[Any]], folder: Path, all_of_them: bool = False
+) -> dict[str, list[Sample]]:
     """The samples of every task of `evaluate` that no earlier attempt has finished."""
-    from mmadapter.evaluation.recreate import samples_of_task
 
     def unfinished() -> list[str]:
         return [name for name in conf.evaluate if not (folder / "eval" / name / "metrics.json").is_file()]
 
     waiting = conf.evaluate if all_of_them else here().decide(unfinished)
-    read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
+    read = {name: tasks[name].read() for name in waiting}
     return read if conf.vision.enabled else {name: without_images(samples) for name, samples in read.items()}
 
 
 def check_lengths(conf: Any, assistant: Any, questions: dict[str, list[Any]], display: Display) -> None:
     """Says how many prompts of each task are too long and will be cut. Raises InputError where one cannot be cut."""
-    from mmadapter.evaluation.generation import cut_prompts
-
     for name, samples in questions.items():
         if cut := cut_prompts(assistant, samples, conf.tasks[name]):
             display.say(f"task {name}: {cut:,} of {len(samples):,} prompts are too long and will be cut")
@@ -134,19 +136,19 @@ def images_of(questions: dict[str, list[Any]]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def evaluate_task(conf: Any, assistant: Any, name: str, samples: Sequence[Any], folder: Path, display: Display) -> None:
+def evaluate_task(
+    conf: Any, assistant: Any, task: Task[Any], name: str, samples: Sequence[Any], folder: Path, display: Display
+) -> None:
     """One task into FOLDER/eval/NAME."""
-    from mmadapter.evaluation.run import evaluate
 
     def progress(what: str, done: int, total: int) -> None:
         display.report(f"{name}: {what}", done, total)
 
-    task = conf.tasks[name]
     assistant.eval()
-    target, root = folder / "eval" / name, task.root or conf.data.root
-    explained = memory_explained(conf, f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", task))
+    smaller = of_a_task(f"tasks.{name}", task.settings)
+    explained = memory_explained(conf, f"while task {name} was evaluated", smaller=smaller)
     with explained, deterministic(conf, strictly=False):  # top_p has no deterministic algorithm on a GPU
-        evaluate(assistant, task, samples, target, progress=progress, root=root)
+        evaluate(assistant, task, samples, folder / "eval" / name, progress)
 
 
 def device_of(conf: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from mmadapter.deepspeed_library import Zero
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.processes import here
+from mmadapter.tasks.settings import TaskSettings
 from mmadapter.training.memory import readable_peak
 from mmadapter.training.trouble import the_way_on
 
@@ -27,16 +28,23 @@ def memory_explained(
 
     `smaller`: switches for what was being done, which are named before those of the whole run.
     """
+    anew = f"\n{the_way_on(conf)}, and one of these." if conf.resume == "never" else ""
+    place = doing or batch_shape(batches)
+    with explain_memory(place, lambda: [*smaller, *cheapest_switches(conf, in_steps=bool(batches))], anew):
+        yield
+
+
+@contextlib.contextmanager
+def explain_memory(doing: str, switches: Callable[[], Sequence[str]], at_the_end: str = "") -> Iterator[None]:
+    """Makes an InputError of running out of memory while inside: what was done, the peak, the cheapest `switches`."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        place = doing or batch_shape(batches)
-        switches = "\n  ".join([*smaller, *cheapest_switches(conf, in_steps=bool(batches))][:NAMED_SWITCHES])
-        anew = f"\n{the_way_on(conf)}, and one of these." if conf.resume == "never" else ""
+        named = "\n  ".join(switches()[:NAMED_SWITCHES])
         raise InputError(
-            f"Out of memory {place}: the peak was {readable_peak()}. The cheapest switches:\n  {switches}{anew}"
+            f"Out of memory {doing}: the peak was {readable_peak()}. The cheapest switches:\n  {named}{at_the_end}"
         ) from error
 
 
@@ -59,12 +67,12 @@ def cheapest_switches(conf: Any, *, in_steps: bool) -> list[str]:
     return switches
 
 
-def of_a_task(key: str, task: Any) -> list[str]:
-    """The switches of one evaluation, whose settings stand under `key`."""
+def of_a_task(key: str, task: TaskSettings, changes: str = CHANGES) -> list[str]:
+    """The switches of one evaluation, whose settings stand under `key`; `changes`: what fewer beams mean."""
     size, beams = task.batch_size, task.generation.beams
     switches = [f"{key}.batch_size={size // 2} (the same odds, fewer samples at a time)"] if size > 1 else []
     if beams > 1:
-        switches.append(f"{key}.generation.beams={beams // 2} ({CHANGES})")
+        switches.append(f"{key}.generation.beams={beams // 2} ({changes})")
     return switches
 
 

@@ -7,14 +7,13 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmadapter.files import LEFTOVERS, locked, read_json
+from mmadapter.files import LEFTOVERS, locked
 from mmadapter.processes import here
 
 LOCK_FILE = ".running"
@@ -92,9 +91,3 @@ def only_process(folder: Path) -> contextlib.AbstractContextManager[None]:
     """While inside, no other process of this machine works in the run folder. Raises InputError where one does."""
     busy = f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: run=NAME"
     return locked(folder / LOCK_FILE, busy)
-
-
-def results_of(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Task name -> metrics, from the evaluations that a run folder holds."""
-    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
-    return {name: metrics for name, metrics in found.items() if metrics is not None}
