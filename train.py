@@ -11,10 +11,10 @@ from mmadapter.config.entry import entry
 
 
 @entry("train", RunConf)
-def main(conf: RunConf) -> float | None:
-    from mmadapter.training.run import run_for_metric
+def main(conf: RunConf) -> object:
+    from mmadapter.training.run import run
 
-    return run_for_metric(conf)  # what a sweep compares its jobs by: sweep.metric
+    return run(conf)
 
 
 if __name__ == "__main__":

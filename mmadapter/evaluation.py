@@ -5,7 +5,6 @@ Scoring a file of predictions loads neither torch nor Java.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import is_dataclass, replace
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config import EvalConf, load_run_config
+from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.run_folder import FINISHED_FILE
 from mmadapter.errors import InputError
-from mmadapter.rebuild import assistant_of_run, conf_of_run, run_folder
+from mmadapter.rebuild import assistant_of_run, conf_of_run
 from mmadapter.reports.report import write_report
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
-from mmadapter.tasks.task import Scored, evaluate, with_versions
+from mmadapter.tasks.task import evaluate, with_versions
 from mmadapter.terminal import Display
 
 SAME_RESULTS = ("root", "problems", "annotations", "batch_size", "split", "limit")
@@ -53,7 +53,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
 
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
     if conf.run:
-        folder = run_folder(conf.run, conf.runs_root)
+        folder = named_run(conf.run, Path(conf.runs_root))
     else:
         folder = newest_run(conf.task.name, Path(conf.runs_root))
         display.say(f"run: {folder}, the newest finished one that evaluates {conf.task.name}")
@@ -92,6 +92,18 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     if (folder / "report.html").is_file() and not conf.output:
         display.say(f"written: {write_report(folder)}")
     return scored.metrics
+
+
+def named_run(run: str, runs_root: Path) -> Path:
+    """The run folder that `run=` names: a path, or a name under runs_root. Raises InputError where there is none."""
+    for folder in (Path(run), runs_root / run):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    names = sorted(file.parent.name for file in runs_root.glob(f"*/{CONFIG_FILE}"))
+    raise InputError(
+        f"run={run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. In {runs_root}: "
+        f"{', '.join(names) or 'none'}."
+    )
 
 
 def newest_run(task: str, runs_root: Path) -> Path:

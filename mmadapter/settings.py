@@ -254,7 +254,7 @@ def _open_entries(node: DictConfig, schema: type) -> None:
     for item in fields(schema):
         kind = field_types(schema)[item.name]
         if "register" in item.metadata:
-            OmegaConf.set_struct(node if item.metadata["beside"] else node[item.name], False)
+            OmegaConf.set_struct(node if item.metadata.get("beside") else node[item.name], False)
         elif is_dataclass(kind):
             _open_entries(node[item.name], kind)  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
 from mmadapter.reports.charts import Scale, figure, row_rule, rule, svg, tick_text
 from mmadapter.reports.page import render
-from mmadapter.runs.run_files import RunFiles, read_run
+from mmadapter.reports.run import ReportedRun
 from mmadapter.tasks.section import Row, Table
 from mmadapter.terminal import number_text
 
@@ -88,11 +88,11 @@ def gather(folders: Sequence[Path], output: Path) -> Path:
     return output / "interference.html"
 
 
-def runs_by_seed(folders: Sequence[Path]) -> dict[int, RunFiles]:
+def runs_by_seed(folders: Sequence[Path]) -> dict[int, ReportedRun]:
     """The runs in order of their seeds."""
-    runs: dict[int, RunFiles] = {}
+    runs: dict[int, ReportedRun] = {}
     for folder in folders:
-        run = read_run(folder)
+        run = ReportedRun(folder)
         missing = [arm.name for arm in ARMS if arm.name not in run.variants]
         if missing:
             raise InputError(f"{folder} has no variants/{missing[0]}; it is no whole run of experiment=interference.")
@@ -103,7 +103,7 @@ def runs_by_seed(folders: Sequence[Path]) -> dict[int, RunFiles]:
     return dict(sorted(runs.items()))
 
 
-def values_of(runs: Mapping[int, RunFiles], arm: Arm, measure: Measure) -> Values:
+def values_of(runs: Mapping[int, ReportedRun], arm: Arm, measure: Measure) -> Values:
     """A measure of an arm by seed; seeds where it was not taken are left out."""
     found: Values = {}
     for seed, run in runs.items():
@@ -117,16 +117,15 @@ def values_of(runs: Mapping[int, RunFiles], arm: Arm, measure: Measure) -> Value
     return found
 
 
-def metric(run: RunFiles, measure: Measure) -> float | None:
+def metric(run: ReportedRun, measure: Measure) -> float | None:
     """The number in the run's eval/TASK/metrics.json, None where it is not there."""
-    evaluation = run.evaluations.get(measure.task)
-    value: Any = evaluation.metrics if evaluation is not None else None
+    value: Any = run.evaluations.get(measure.task)
     for key in measure.keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return None if value is None else float(value)
 
 
-def unchanged(runs: Mapping[int, RunFiles], arm: Arm) -> str:
+def unchanged(runs: Mapping[int, ReportedRun], arm: Arm) -> str:
     """Whether every tensor of the arm's reference is the same, to the bit, in the arm: yes, no, – without one."""
     if arm.reference is None:
         return "–"
@@ -157,7 +156,7 @@ def csv_text(table: Mapping[str, Mapping[str, Values]], seeds: Sequence[int]) ->
     return text.getvalue()
 
 
-def page(table: Mapping[str, Mapping[str, Values]], runs: Mapping[int, RunFiles]) -> str:
+def page(table: Mapping[str, Mapping[str, Values]], runs: Mapping[int, ReportedRun]) -> str:
     """The page: a plot a measure, the table of all arms and seeds, the settings."""
     plots = []
     for measure in MEASURES:

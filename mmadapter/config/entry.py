@@ -22,13 +22,17 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapter.config.compose import Conf, refuse_unknown, typed
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.signals import early_interrupts, ended_by, hold_signals, ignore_signals
+from mmadapter.config.sweep import metric_of
 from mmadapter.config.sweep_folder import sweep_name
 from mmadapter.config.validate import validate
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.launch.environment import OUR_LAUNCHER, find_place
 from mmadapter.launch.signals import STOPS
 from mmadapter.launch.start import start_processes
+from mmadapter.runs.state import RunFolder
+from mmadapter.runs.sweep import metric_value
 from mmadapter.settings import composed_node, explained, nearest
+from mmadapter.sweeps import register_plugins
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -71,6 +75,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
+    register_plugins()
     _refuse_before_printing(script, config_name, schema)
 
     def job(composed: DictConfig) -> Any:
@@ -90,7 +95,10 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             started = True
             if isinstance(conf, RunConf):
                 hold_signals()
-            return act(conf)
+            result = act(conf)
+            if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := metric_of(conf)) is None:
+                return None
+            return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
         except InputError as error:  # here, because Hydra would print a line of its own
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise  # the other jobs of the sweep go on

@@ -1,5 +1,6 @@
 """The two whole configurations: one run of train.py, one run of eval.py."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
@@ -13,7 +14,7 @@ from mmadapter.config.vision import VisionConf
 from mmadapter.data.settings import DataConf
 from mmadapter.settings import choice, chosen, entries, input_path, listing, named, number, plain
 from mmadapter.tasks import TASKS
-from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings
+from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings, missing_file
 
 
 @dataclass
@@ -77,3 +78,12 @@ class EvalConf:
     device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
     host: HostOverride = field(default_factory=HostOverride)
     vision: VisionOverride = field(default_factory=VisionOverride)
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.predictions is None:
+            yield from self.task.only_for_predictions("task")
+            return
+        if self.run is not None:
+            yield "run= (a model to ask) and predictions= (answers to score) are both given. Give one of them."
+        yield from missing_file("predictions", self.predictions)
+        yield from self.task.missing_for_predictions("task")

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from mmadapter.config.scores import JAVA_SCORES, is_unscored_part, scores_of
-from mmadapter.config.task import TaskConf
 from mmadapter.settings import choice, nearest, number, plain
+from mmadapter.tasks import scores_of, task_of
+from mmadapter.tasks.settings import TaskSettings
 
 VALIDATION_LOSS = "validation_loss"
 
@@ -21,7 +22,7 @@ class SweepConf:
     seed: int = number(0, at_least=0, influence=False)  # of the search's proposals
 
 
-def sweep_problems(sweep: SweepConf, evaluated: Mapping[str, TaskConf]) -> Iterator[str]:
+def sweep_problems(sweep: SweepConf, evaluated: Mapping[str, TaskSettings]) -> Iterator[str]:
     """A metric that no job will have; `evaluated` are the tasks that run after the training."""
     if sweep.metric is None or sweep.metric == VALIDATION_LOSS:
         return
@@ -36,18 +37,26 @@ def sweep_problems(sweep: SweepConf, evaluated: Mapping[str, TaskConf]) -> Itera
         yield f"sweep.metric={sweep.metric}: {_why_not(score, scores, name, evaluated[name])}"
 
 
-def _why_not(score: str, scores: list[str], name: str, task: TaskConf) -> str:
+def _why_not(score: str, scores: list[str], name: str, task: TaskSettings) -> str:
     """Why a task that is evaluated will not have this score, and what to do."""
-    if is_unscored_part(task):
-        return (
-            f"tasks.{name}.limit={task.limit} leaves a part of the split, which is not scored. "
-            f"Set tasks.{name}.allow_subset=true, or tasks.{name}.limit=null"
-        )
-    if task.name == "coco_caption" and score in JAVA_SCORES:
-        return f"{score} is computed with tasks.{name}.java_metrics=true only (slow; needs Java)."
+    if reason := task_of(task).why_no_score(score, f"tasks.{name}"):
+        return reason
     own = [f"{name}.{one}" for one in scores]
     near = nearest(f"{name}.{score}", own, most=1)
     return f"{name} has no such score. " + (f"Did you mean {near[0]}? " if near else "") + f"It has: {', '.join(own)}"
+
+
+def metric_of(conf: Any) -> str | None:
+    """`sweep.metric`; not set: the first score of the first task of `evaluate` with a score, else the validation loss.
+
+    None for a run that will have no such number.
+    """
+    if conf.sweep.metric is not None:
+        return conf.sweep.metric
+    for name in conf.evaluate:
+        if scores := scores_of(conf.tasks[name]):
+            return f"{name}.{scores[0]}"
+    return VALIDATION_LOSS if conf.data.validation else None
 
 
 def direction_of(metric: str, asked: str | None) -> str:

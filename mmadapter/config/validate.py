@@ -9,25 +9,22 @@ from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
 from mmadapter.config.checks_cluster import cluster_problems
-from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.sweep import sweep_problems
-from mmadapter.config.task import TASKS, TaskConf
-from mmadapter.data.settings import READERS, ReaderSettings, samples_per_step, sharing_problems
+from mmadapter.data.settings import ReaderSettings, samples_per_step, sharing_problems
 from mmadapter.errors import InputError
 from mmadapter.settings import problems_of
 
-SCIENCEQA_FOLDERS = ("data/scienceqa", "scienceqa", "data")  # where upstream puts problems.json
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
 
 def validate(conf: RunConf | EvalConf) -> None:
     """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to mend it."""
     found = list(dict.fromkeys(problems_of(conf)))
-    if not found:
-        found = list(dict.fromkeys(run_problems(conf) if isinstance(conf, RunConf) else eval_problems(conf)))
+    if not found and isinstance(conf, RunConf):
+        found = list(dict.fromkeys(run_problems(conf)))
     if len(found) == 1:
         raise InputError(found[0])
     if found:
@@ -118,7 +115,7 @@ def picture_problems(conf: RunConf) -> Iterator[str]:
     readings: dict[str, ReaderSettings] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
     readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
     tasks = {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
-    readings |= {key: task.as_reader() for key, task in tasks.items() if task.reader in READERS}
+    readings |= tasks
     with_pictures = [key for key, reading in readings.items() if reading.uses_pictures]
     attached = [key for key, task in tasks.items() if task.attach_images is not None]
     if attached and not conf.vision.enabled:
@@ -148,24 +145,6 @@ def _task_problems(conf: RunConf) -> Iterator[str]:
     unknown = [name for name in conf.evaluate if name not in conf.tasks]
     if unknown:
         yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
-    for name in conf.evaluate:
-        if name in conf.tasks:
-            task, key = conf.tasks[name], f"tasks.{name}"
-            yield from task_problems(task, key)
-
-
-def task_problems(task: TaskConf, key: str) -> Iterator[str]:
-    if task.name not in TASKS:
-        yield f"{key}.name={task.name!r}: allowed are {', '.join(TASKS)}."
-    if task.reader not in READERS:
-        yield f"{key}.reader={task.reader!r}. {READERS.refusal(task.reader)}"
-    else:
-        yield from problems_of(task.as_reader(), key)
-    if task.generation.beams > 1 and task.generation.temperature > 0:
-        yield (
-            f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: "
-            f"beam search does not sample. Set {key}.generation.temperature=0 or {key}.generation.beams=1"
-        )
 
 
 def _machine_problems(conf: RunConf) -> Iterator[str]:
@@ -194,58 +173,6 @@ def gpu_seems_present() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     return any(Path(device).exists() for device in GPU_DEVICES)
-
-
-def eval_problems(conf: EvalConf) -> Iterator[str]:
-    """What does not fit together in the settings of one evaluation."""
-    if (conf.run is None) == (conf.predictions is None):
-        got = "neither is given" if conf.run is None else "both are given"
-        yield f"run= (a model to ask) or predictions= (answers to score): {got}. Give one of them, e.g. run=runs/NAME"
-        return
-    yield from task_problems(conf.task, "task")
-    if conf.predictions is not None:
-        yield from _missing_file("predictions", conf.predictions)
-        if conf.task.name == "coco_caption":
-            yield from _caption_file_problems(conf.task)
-            return
-        if conf.task.name != "scienceqa":
-            yield f"predictions= can be scored for task=scienceqa and task=coco_caption, not for task={conf.task.name}."
-            return
-        if conf.task.problems is None and conf.task.root is None:
-            yield "predictions= needs the questions they answer: give task.problems=problems.json or task.root=FOLDER"
-        beside = conf.task.root or (conf.task.problems and str(Path(conf.task.problems).parent))
-        for key in ("problems", "pid_splits", "captions"):
-            named = getattr(conf.task, key)
-            if named is not None and not (beside and _lies_below(Path(beside), named)):
-                yield from _missing_file(f"task.{key}", named)
-        return
-    assert conf.run is not None
-    if conf.task.annotations is not None or conf.task.split_list is not None:
-        yield "task.annotations and task.split_list go with predictions=; a run reads task.root, or task.path."
-    if not any((folder / CONFIG_FILE).is_file() for folder in (Path(conf.run), Path(conf.runs_root) / conf.run)):
-        runs = sorted(file.parent.name for file in Path(conf.runs_root).glob(f"*/{CONFIG_FILE}"))
-        there = f"In {conf.runs_root}: {', '.join(runs) or 'none'}."
-        yield f"run={conf.run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. {there}"
-
-
-def _caption_file_problems(task: TaskConf) -> Iterator[str]:
-    if task.annotations is None:
-        yield (
-            "predictions= needs the captions that they are scored against: give task.annotations=FILE "
-            "(captions_val2014.json, or dataset_coco.json with task.split=test)"
-        )
-    yield from _missing_file("task.annotations", task.annotations)
-    yield from _missing_file("task.split_list", task.split_list)
-
-
-def _lies_below(folder: Path, named: str) -> bool:
-    """Whether a file is named as it lies in the folder that is read (upstream's data/scienceqa included)."""
-    return any((folder.expanduser() / upstream / named).exists() for upstream in ("", *SCIENCEQA_FOLDERS))
-
-
-def _missing_file(key: str, path: str | None) -> Iterator[str]:
-    if path is not None and not Path(path).expanduser().is_file():
-        yield f"{key}={path}: no such file."
 
 
 def _no_such(key: str, unknown: list[str], known: list[str], where: str) -> str:

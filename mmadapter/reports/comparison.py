@@ -9,7 +9,7 @@ from mmadapter.files import write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Series, finite, smoothed
 from mmadapter.reports.page import render, sections_of
-from mmadapter.runs.run_files import RunFiles, read_run
+from mmadapter.reports.run import ReportedRun
 from mmadapter.tasks.section import Row, Table
 
 LAST_STEPS = 20
@@ -40,7 +40,7 @@ PAPER_TABLES = {  # V1, tables 4 to 6; 32 layers: arXiv v3 only; arXiv v1 prints
 }
 
 
-def write_comparison(run: RunFiles) -> Path:
+def write_comparison(run: ReportedRun) -> Path:
     """Writes RUN/report.html and RUN/loss_curves.svg about the runs in RUN/variants/."""
     title = run.config.get("experiment") or run.folder.name
     return compare_runs(run.variants, run.folder / "report.html", title=title, config_text=run.config_text)
@@ -48,10 +48,10 @@ def write_comparison(run: RunFiles) -> Path:
 
 def compare_folders(folders: Mapping[str, Path], out: Path, *, title: str = "Comparison") -> Path:
     """Writes one page (and `loss_curves.svg` beside it) about several run folders, given by label."""
-    return compare_runs({label: read_run(folder) for label, folder in folders.items()}, out, title=title)
+    return compare_runs({label: ReportedRun(folder) for label, folder in folders.items()}, out, title=title)
 
 
-def compare_runs(runs: Mapping[str, RunFiles], out: Path, *, title: str, config_text: str = "") -> Path:
+def compare_runs(runs: Mapping[str, ReportedRun], out: Path, *, title: str, config_text: str = "") -> Path:
     """The page itself: training and validation curves overlaid, final numbers, the paper's table where there is one."""
     training, validation = loss_lines(runs, "train"), loss_lines(runs, "validation")
     curves = charts.standalone(training, x_label="step", y_label="training loss per token")
@@ -70,7 +70,7 @@ def compare_runs(runs: Mapping[str, RunFiles], out: Path, *, title: str, config_
     return out
 
 
-def loss_lines(runs: Mapping[str, RunFiles], kind: str) -> list[Series]:
+def loss_lines(runs: Mapping[str, ReportedRun], kind: str) -> list[Series]:
     """One line a run; training losses smoothed, over their raw values where there are only two runs."""
     lines: list[Series] = []
     for number, (label, run) in enumerate(runs.items()):
@@ -85,7 +85,7 @@ def loss_lines(runs: Mapping[str, RunFiles], kind: str) -> list[Series]:
     return lines
 
 
-def numbers_of(runs: Mapping[str, RunFiles]) -> Table:
+def numbers_of(runs: Mapping[str, ReportedRun]) -> Table:
     """Final numbers, one row a run: size, steps, losses, and what the tasks show at the top of a run's page."""
     sections = {label: sections_of(run) for label, run in runs.items()}
     scores = {

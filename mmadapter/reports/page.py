@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmadapter.data.images import read_image
 from mmadapter.errors import InputError
-from mmadapter.runs.run_files import RunFiles
+from mmadapter.reports.run import ReportedRun
 from mmadapter.tasks import TASKS
 from mmadapter.tasks.section import LABELS, Result, Section
 from mmadapter.terminal import number_text
@@ -51,7 +51,7 @@ def data_uri(file: str) -> str | None:
     return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
 
 
-def sections_of(run: RunFiles) -> dict[str, Section]:
+def sections_of(run: ReportedRun) -> dict[str, Section]:
     """What the tasks show of a run, beside the runs in its comparison/: task's name -> section, in the tasks' order.
 
     Left out: evaluations that the run did not ask for by that name (eval/scienceqa-first-20).
@@ -59,14 +59,15 @@ def sections_of(run: RunFiles) -> dict[str, Section]:
     named = run.config.get("tasks") or {}
     order = [*LABELS, *(name for name in run.comparison if name not in LABELS)]
     compared = [(LABELS.get(name, name), run.comparison[name]) for name in order if name in run.comparison]
-    own_label = "Adapter with images" if run.with_images else "Adapter"
+    with_images = (run.config.get("vision") or {}).get("enabled")
+    own_label = "Adapter with images" if with_images else "Adapter"
     found = {}
     for kind in TASKS.names():
-        for name, evaluation in run.evaluations.items():
-            if evaluation.metrics.get("task", name) != kind or (name != kind and name not in named):
+        for name, metrics in run.evaluations.items():
+            if metrics.get("task", name) != kind or (name != kind and name not in named):
                 continue
             results = [
-                Result(label, one.evaluations[name].metrics, one.evaluations[name].predictions)
+                Result(label, one.evaluations[name], one.predictions(name))
                 for label, one in [*compared, (own_label, run)]
                 if name in one.evaluations
             ]

@@ -14,7 +14,8 @@ from mmadapter.reports import charts
 from mmadapter.reports.charts import Point, Series, finite, smoothed
 from mmadapter.reports.comparison import write_comparison
 from mmadapter.reports.page import render, sections_of
-from mmadapter.runs.run_files import Record, RunFiles, read_run
+from mmadapter.reports.run import ReportedRun
+from mmadapter.runs.state import Record
 from mmadapter.tasks.section import Tile
 from mmadapter.terminal import duration, readable_bytes
 
@@ -27,7 +28,7 @@ def write_report(folder: Path) -> Path:
     A run of variants has a page for each of them, and its own compares them. Works on unfinished runs: parts that have
     no files yet are left out.
     """
-    run = read_run(folder)
+    run = ReportedRun(Path(folder))
     if run.variants:
         for variant in run.variants.values():
             write_report(variant.folder)
@@ -37,7 +38,7 @@ def write_report(folder: Path) -> Path:
         "report.html.jinja",
         title=run.config.get("experiment") or run.folder.name,
         folder=str(run.folder),
-        finished=run.finished,
+        finished=bool(run.summary),
         tiles=[*(tile for section in sections for tile in section.tiles), *tiles(run)],
         sections=sections,
         loss_chart=loss_chart(run),
@@ -56,7 +57,7 @@ def write_report(folder: Path) -> Path:
     return target
 
 
-def tiles(run: RunFiles) -> list[Tile]:
+def tiles(run: ReportedRun) -> list[Tile]:
     """Loss, size, time and memory of the run."""
     found = []
     if run.best_validation_loss is not None:
@@ -71,7 +72,7 @@ def tiles(run: RunFiles) -> list[Tile]:
         remark = f"{last['step']:,} training steps" if last else "no training"
         if (attempts := run.summary.get("attempts", 1)) > 1:
             remark += f"; sum over {attempts} attempts"
-        found.append(Tile("Wall time" if run.finished else "Training time", duration(seconds), remark))
+        found.append(Tile("Wall time" if run.summary else "Training time", duration(seconds), remark))
     peak = run.summary.get("peak") or {}
     if peak.get("host_bytes"):
         remark = f"of the largest of {len(peak['processes'])} processes" if peak.get("processes") else "of the process"
@@ -81,7 +82,7 @@ def tiles(run: RunFiles) -> list[Tile]:
     return found
 
 
-def loss_chart(run: RunFiles) -> Markup:
+def loss_chart(run: ReportedRun) -> Markup:
     """Training loss by source (smoothed over its raw values) and validation loss, dashed where it has sources, too."""
     colours, lines = {}, []
     for colour, (source, points) in enumerate(losses_by_source(run.train).items(), start=1):
@@ -107,13 +108,13 @@ def losses_by_source(records: Iterable[Record]) -> dict[str, list[Point]]:
     }
 
 
-def lr_chart(run: RunFiles) -> Markup:
+def lr_chart(run: ReportedRun) -> Markup:
     """The learning rate over steps."""
     points = finite((record["step"], record.get("lr")) for record in run.train)
     return charts.line_chart([Series("lr", points, 4)], x_label="step", y_label="Learning rate", from_zero=True)
 
 
-def gate_panels(run: RunFiles) -> Markup:
+def gate_panels(run: ReportedRun) -> Markup:
     """The gates of every head over steps, one small chart a layer."""
     records = [record for record in run.train if record.get("gates")]
     panels = []
@@ -126,7 +127,7 @@ def gate_panels(run: RunFiles) -> Markup:
     return charts.small_multiples(panels, x_label="step")
 
 
-def gate_map(run: RunFiles) -> Markup:
+def gate_map(run: ReportedRun) -> Markup:
     """The last recorded gates, one row a layer (the highest layer first), one cell a head."""
     gates = next((record["gates"] for record in reversed(run.train) if record.get("gates")), None)
     if gates is None:
@@ -135,7 +136,7 @@ def gate_map(run: RunFiles) -> Markup:
     return charts.heat_map(gates[::-1], names[::-1], "head")
 
 
-def movement_records(run: RunFiles) -> list[Record]:
+def movement_records(run: ReportedRun) -> list[Record]:
     """The lines of metrics.jsonl that tell how far each group has moved, in the order of the steps, one a step."""
     by_step = {
         record["step"]: record
@@ -146,7 +147,7 @@ def movement_records(run: RunFiles) -> list[Record]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def movement_chart(run: RunFiles) -> Markup:
+def movement_chart(run: ReportedRun) -> Markup:
     """Each group's distance from its start over steps; relative to the start's norm where every group has one."""
     records = movement_records(run)
     if not records:
@@ -162,7 +163,7 @@ def movement_chart(run: RunFiles) -> Markup:
     return charts.line_chart(lines, x_label="step", y_label=label, from_zero=True)
 
 
-def group_colours(run: RunFiles, groups: list[str]) -> dict[str, int]:
+def group_colours(run: ReportedRun, groups: list[str]) -> dict[str, int]:
     """Page colours: a group that learns from one source has that source's colour in the chart of losses."""
     trained = list(losses_by_source(run.train))
     sources = {row.get("group"): row.get("sources", "") for row in run.trainable}
@@ -172,7 +173,7 @@ def group_colours(run: RunFiles, groups: list[str]) -> dict[str, int]:
     return own
 
 
-def movement_rows(run: RunFiles) -> list[dict[str, Any]]:
+def movement_rows(run: ReportedRun) -> list[dict[str, Any]]:
     """One row a group: what it learned from, how far it is from its start at the last recorded step."""
     records = movement_records(run)
     sources = {row.get("group"): row.get("sources", "") for row in run.trainable}

@@ -15,9 +15,8 @@ from markupsafe import Markup, escape
 from mmadapter.reports import charts
 from mmadapter.reports.charts import LEFT, RIGHT, WIDTH, Dot, Point, Scale, Series, finite, smoothed
 from mmadapter.reports.page import render
-from mmadapter.runs.listing import Listed, counts
-from mmadapter.runs.objective import main_scores
-from mmadapter.runs.sweep import SEED, Sweep, SweepJob, mean_text, over_seeds
+from mmadapter.runs.listing import counts
+from mmadapter.runs.sweep import SEED, Sweep, SweepJob
 from mmadapter.tasks.section import Tile
 from mmadapter.terminal import duration, number_text, readable_bytes
 
@@ -47,7 +46,7 @@ def page_of(sweep: Sweep) -> str:
         folder=str(sweep.folder),
         command=sweep.command,
         created=sweep.created,
-        counts=counts([Listed(job.state) for job in sweep.jobs]) or "no jobs yet",
+        counts=counts([job.state for job in sweep.jobs]) or "no jobs yet",
         trials=sweep.trials,
         metric=sweep.metric,
         better="lower is better" if sweep.direction == "minimize" else "higher is better",
@@ -57,7 +56,7 @@ def page_of(sweep: Sweep) -> str:
         training=loss_curves(sweep, "train"),
         validation=loss_curves(sweep, "validation"),
         many=len(sweep.jobs) > NAMED_CURVES,
-        seeds=[(list(group.settings.values()), mean_text(group)) for group in over_seeds(sweep)],
+        seeds=[(list(group.settings.values()), group.text) for group in sweep.over_seeds],
         seed_keys=[breakable(key) for key in sweep.keys if key != SEED],
         columns=[breakable(names[place]) for place in used],
         rows=rows,
@@ -98,7 +97,7 @@ class Cell:
 
 def table_row(sweep: Sweep, job: SweepJob) -> dict[str, Any]:
     """One row of the table; a dash where the run has no such number."""
-    scores = main_scores(job.metrics)
+    scores = job.run.scores(main=True)
     summary, validation = job.run.summary, job.run.validation
     training, peak = summary.get("training") or {}, summary.get("peak") or {}
     step, steps = job.state.step, job.state.steps
@@ -211,9 +210,7 @@ def score_plot(sweep: Sweep, against: str, texts: Sequence[str], line: Sequence[
         colour, radius = (2, 5) if job is sweep.best else (1, 4)
         dots.append(Dot(places[text], value, name, colour, radius))
     dots.sort(key=lambda dot: dot.radius)  # the best one on top
-    return charts.dot_chart(
-        sweep.metric or "", against, dots, x, ticks, [(places[text], value) for text, value in line]
-    )
+    return charts.dot_chart(sweep.metric, against, dots, x, ticks, [(places[text], value) for text, value in line])
 
 
 def in_order(texts: Iterable[str]) -> list[str]:

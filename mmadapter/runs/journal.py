@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics.jsonl always, TensorBoard by default, W&B only when asked."""
+"""metrics.jsonl, what a run writes down while it goes, and its readers; TensorBoard by default, W&B when asked."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Journal:
         make_folder(folder)
         self.folder, self.path, self.name = folder, folder / METRICS_FILE, name
         self.wants_tensorboard, self.wants_wandb = tensorboard, wandb
-        self._file = open(self.path, "ab")  # noqa: SIM115 (open as long as the run)
+        self._file = open(self.path, "ab")  # noqa: SIM115 (open as long as the run lasts)
         sync(folder)  # checkpoints count its bytes: after a power cut it must be there
         self._tensorboard: Any = None
         self._wandb: Any = None
 
     def open_boards(self, step: int) -> None:
-        """Opens TensorBoard and W&B, where wanted; points that a killed attempt wrote after `step` are hidden."""
+        """Opens TensorBoard and W&B, where wanted; points that a killed attempt wrote after `step` are purged."""
         if self.wants_tensorboard and self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -70,7 +70,8 @@ class Journal:
     def cut_back(self, position: int, step: int) -> list[str]:
         """Removes what came after the last checkpoint (of `step`, when the file was `position` bytes long).
 
-        A file that is shorter than it was then (edited, or lost) keeps what is left of the steps before; that is said.
+        A file that is shorter than it was then (edited, or lost) keeps what is left of the steps before. Returns
+        messages that say so.
         """
         self._file.flush()
         size, messages = self.path.stat().st_size, []
@@ -82,7 +83,7 @@ class Journal:
         return messages
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what a full disk did not take was told when it was written
+        with contextlib.suppress(OSError):  # a full disk was reported when the line was written
             self._file.close()
         if self._tensorboard is not None:
             with contextlib.suppress(OSError):
@@ -106,7 +107,7 @@ class Journal:
 
 
 class NoJournal(Journal):
-    """Of a process that is not the first: nothing is written."""
+    """The journal of a rank other than 0: nothing is written."""
 
     def __init__(self) -> None:
         return
@@ -167,12 +168,27 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file, or those of one kind."""
-    if not path.exists():
+    """All whole lines of a metrics file, or those of one kind; none where there is no such file."""
+    return [record for line in _lines(path, kind) if (record := _of_kind(line, kind)) is not None]
+
+
+def last_record(path: Path, kind: str) -> dict[str, Any]:
+    """The last whole line of one kind, empty where there is none; only this line is parsed."""
+    return next((record for line in reversed(_lines(path, kind)) if (record := _of_kind(line, kind))), {})
+
+
+def _lines(path: Path, kind: str | None) -> list[bytes]:
+    """The lines that may be of this kind."""
+    if not path.is_file():
         return []
+    named = b"" if kind is None else f'"{kind}"'.encode()
     with open(path, "rb") as file:
-        records = [record for line in file if (record := parse_line(line)) is not None]
-    return [record for record in records if kind is None or record.get("kind") == kind]
+        return [line for line in file if named in line]
+
+
+def _of_kind(line: bytes, kind: str | None) -> dict[str, Any] | None:
+    record = parse_line(line)
+    return record if record is not None and kind in (None, record.get("kind")) else None
 
 
 def perplexity(loss: float) -> float:

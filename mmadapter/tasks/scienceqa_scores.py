@@ -78,6 +78,7 @@ def split_size(split: str, root: Path, pid_splits: Path | None = None) -> int | 
             sizes += [len(splits[split])] if split in splits else []
     return max(sizes, default=None)
 
+
 COLUMNS: dict[str, Callable[[Question], bool]] = {
     "NAT": lambda question: question.subject == "natural science",
     "SOC": lambda question: question.subject == "social science",

@@ -114,11 +114,11 @@ def shortened(text: str | None, most: int) -> str:
 
 def results_of(folder: Path) -> dict[str, Result]:
     """Task's name -> what RUN/eval/NAME holds, of all evaluations of a run folder."""
-    files = {path.parent.name: path for path in sorted(folder.glob("eval/*/metrics.json"))}
-    found = {name: (read_json(path), path.with_name("predictions.jsonl")) for name, path in files.items()}
-    return {
-        name: Result("", metrics, read_json_lines(rows)) for name, (metrics, rows) in found.items() if metrics is not None
-    }
+    found = {}
+    for file in sorted(folder.glob("eval/*/metrics.json")):
+        if (metrics := read_json(file)) is not None:
+            found[file.parent.name] = Result("", metrics, read_json_lines(file.with_name("predictions.jsonl")))
+    return found
 
 
 SHOWN_CARDS, SHOWN_CHARACTERS = 3, 120  # at a terminal

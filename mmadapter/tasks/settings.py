@@ -32,7 +32,7 @@ class TaskSettings(ReaderSettings):
 
     @property
     def uses_pictures(self) -> bool:
-        return self.images and (READERS.settings(self.reader).has_pictures or self.attach_images is not None)
+        return self.images and READERS.settings(self.reader).has_pictures
 
     def contradictions(self, key: str) -> Iterator[str]:
         yield from super().contradictions(key)

@@ -16,7 +16,7 @@ from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.processes import here
-from mmadapter.runs.process import process_start
+from mmadapter.runs.state import process_start
 from mmadapter.training.requeue import own_job
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")

@@ -15,11 +15,11 @@ from mmadapter.deepspeed_library import end_engines
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
 from mmadapter.processes import here
+from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.section import results_of
 from mmadapter.tasks.task import Task, evaluate
-from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.terminal import Display
 from mmadapter.training.assembly import groups_of, lr_line, schedule_of
 from mmadapter.training.attempt import note

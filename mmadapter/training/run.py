@@ -18,7 +18,6 @@ from mmadapter.config.signals import ended_by
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
 from mmadapter.processes import here, joined
-from mmadapter.runs.objective import metric_of, value_in
 from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.attempt import attempt, wall_time
 from mmadapter.training.determinism import deterministic
@@ -80,12 +79,6 @@ def run_here(conf: Any, display: Display) -> dict[str, Any]:
             end_attempt(number, interrupt, display.say)
         finally:
             display.close()
-
-
-def run_for_metric(conf: Any) -> float | None:
-    """Does what `run` does; returns the number that `sweep.metric` names, None where the run has none."""
-    summary = run(conf)
-    return None if conf.dry_run else value_in(summary["folder"], metric_of(conf))
 
 
 def run_whole(conf: Any, display: Display) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> 
     report = folder / "report.html"
     if report.is_file():
         display.say(f"report: {report}")
-    display.say("next:\n  " + "\n  ".join(next_commands(folder, summary)))
+    if commands := next_commands(folder, summary):
+        display.say("next:\n  " + "\n  ".join(commands))
 
 
 def show_scores(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
@@ -59,15 +60,16 @@ def facts_line(summary: Mapping[str, Any]) -> str:
 
 
 def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    """The two next commands to try."""
+    """The next commands to try."""
     variants = sorted((folder / "variants").glob("*"))
     folder = variants[0] if variants else folder
     evaluated = next(iter(summary.get("evaluation") or results_of(folder)), None)
     commands = [f"python eval.py task={evaluated} run={folder}"] if evaluated else []
     if summary.get("experiment") == "quickstart":
-        experiment = "experiment=scienceqa host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai"
-        return [*(f"{command} task.limit=20" for command in commands), f"python train.py {experiment}"]
-    return [*commands, f"tensorboard --logdir {folder / 'tensorboard'}"]
+        real = "host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai"
+        return [*(f"{line} task.limit=20" for line in commands), f"python train.py experiment=scienceqa {real}"]
+    boards = folder / "tensorboard"
+    return [*commands, f"tensorboard --logdir {boards}"] if boards.is_dir() else commands
 
 
 def stored_summary(folder: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import re
 
 from mmadapter.reports.report import group_colours, movement_records
-from mmadapter.runs.run_files import read_run
+from mmadapter.reports.run import ReportedRun
 from tests.reports.test_report import lines, page_of, put
 
 
@@ -43,12 +43,12 @@ def test_each_group_has_a_curve_and_a_row_with_its_sources(tmp_path):
     assert "Distance from the start, % of the start&#39;s norm" in page
     assert cells(page, "visual") == ("captions", "3", "30 %")
     assert cells(page, "instruction") == ("instructions", "0.6", "6 %")
-    assert [record["step"] for record in movement_records(read_run(tmp_path))] == [10, 15, 20, 30]
+    assert [record["step"] for record in movement_records(ReportedRun(tmp_path))] == [10, 15, 20, 30]
 
 
 def test_a_group_has_the_colour_of_the_source_that_it_learns_from(tmp_path):
     add_joint_training(tmp_path)
-    run = read_run(tmp_path)
+    run = ReportedRun(tmp_path)
     assert group_colours(run, ["instruction", "visual"]) == {"visual": 1, "instruction": 2}
     for row in run.trainable:
         row["sources"] = "all"
@@ -71,7 +71,7 @@ def test_a_start_at_zero_is_measured_in_distances(tmp_path):
 def test_a_distance_that_was_not_finite_leaves_its_point_out(tmp_path):
     add_joint_training(tmp_path, broken=True)
     page_of(tmp_path)
-    assert [record["step"] for record in movement_records(read_run(tmp_path))] == [10, 20, 30]
+    assert [record["step"] for record in movement_records(ReportedRun(tmp_path))] == [10, 20, 30]
 
 
 def test_a_run_without_movement_has_no_such_section(tmp_path):

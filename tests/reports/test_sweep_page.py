@@ -6,12 +6,11 @@ from urllib.parse import unquote
 
 import pytest
 
-from mmadapter.reports import sweep as sweep_page
 from mmadapter.reports.sweep import score_plots
-from mmadapter.runs.sweep import read_results, sweep_text, write_sweep
-from mmadapter.runs.sweep_file import note_jobs
-from tests.evaluation.sweep_output import GRID, page_of, rows_of
+from mmadapter.runs.sweep import note_jobs, read_results
+from mmadapter.sweeps.results import sweep_text, write_sweep
 from tests.made_runs import made_run, made_sweep
+from tests.sweeps.sweep_output import GRID, page_of, rows_of
 
 
 def test_a_page_shows_map_table_states_and_curves(tmp_path):
@@ -45,21 +44,6 @@ def test_dots_of_seeds_are_not_joined(tmp_path):
         return score_plots(read_results(made_sweep(tmp_path / name, jobs)), [key])[0].count("<polyline")
 
     assert (lines("seeds", "seed"), lines("layers", "adapter.layers")) == (0, 1)
-
-
-def test_a_page_shows_jobs_that_ended_while_it_was_written(tmp_path, monkeypatch):
-
-    folder = made_sweep(tmp_path, {"seed=0": ("finished", 50), "seed=1": ("", 0)})
-
-    def page_and_an_end(sweep):
-        if not (tmp_path / "made-1").exists():
-            made_run(tmp_path / "made-1", "finished")
-        return page_of_sweep(sweep)
-
-    page_of_sweep = sweep_page.page_of
-    monkeypatch.setattr(sweep_page, "page_of", page_and_an_end)
-    assert len(write_sweep(folder).valued) == 2
-    assert [row["state"] for row in rows_of(folder)] == ["finished", "finished"]
 
 
 def test_text_from_settings_is_escaped(tmp_path):

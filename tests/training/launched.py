@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mmadapter.errors import InputError
 from mmadapter.runs.journal import read_metrics
-from mmadapter.training.run import run, run_for_metric
+from mmadapter.training.run import run
 from tests.several import Several
 from tests.training.tiny_run import tiny_conf
 
@@ -30,7 +30,7 @@ def run_like_the_entry(conf, disturb=None):
     if disturb is not None:
         disturb(int(os.environ["RANK"]))
     try:
-        run_for_metric(conf)
+        run(conf)
     except InputError as error:
         print(f"error: {error}")
         sys.exit(2)
