@@ -180,8 +180,8 @@ def evaluate(
     # Ask, in evaluation mode.
     cut = cut_prompts(model, samples, settings)
     started = time.perf_counter()
-    was_training = model.training
-    model.eval()
+    if was_training := model.training:
+        model.eval()
     try:
         answers = task.ask(model, samples, progress)
     finally:
