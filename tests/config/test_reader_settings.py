@@ -38,10 +38,16 @@ def test_the_recipe_composes_and_its_parts_follow_each_other():
     ],
 )
 def test_settings_that_a_reader_does_not_have_are_refused_by_name(reader, name):
-    override = f"{KEY}.{name}=x"
-    with pytest.raises(InputError, match=f"There is no setting '{KEY}.{name}'.*") as refused:
-        run_conf("data=coco_caption", f"{KEY}.reader={reader}", f"~{KEY}.template", f"~{KEY}.split_lists", override)
-    assert f"{KEY} has: reader, root, path" in str(refused.value)
+    given = ("data=alpaca", f"data.sources.alpaca.reader={reader}", f"data.sources.alpaca.{name}=x")
+    with pytest.raises(InputError, match=f"There is no setting 'data.sources.alpaca.{name}'.*") as refused:
+        run_conf(*given)
+    assert "data.sources.alpaca has: reader, root, path" in str(refused.value)
+
+
+def test_null_is_the_default_so_that_another_reader_takes_a_files_settings_over():
+    conf = run_conf("data=coco_caption", f"{KEY}.reader=caption_shards", f"{KEY}.captions_per_image=null")
+    shards = conf.data.sources["captions"]
+    assert type(shards) is READERS.settings("caption_shards") and (shards.template, shards.on_bad) == ("plain", "error")
 
 
 @pytest.mark.parametrize(
