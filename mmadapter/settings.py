@@ -71,6 +71,14 @@ def entries(register: Register, chosen_by: str | None = None, beside: bool = Fal
     return field(default_factory=dict, metadata={"register": register, "chosen_by": chosen_by, "beside": beside})
 
 
+def chosen(register: Register, by: str, default: type) -> Any:
+    """A field that holds one settings object, whose class the register gives by the object's own key `by`.
+
+    `default` is the class of an object that does not say (vision.encoder=open_clip).
+    """
+    return field(default_factory=default, metadata={"register": register, "chosen_by": by, "single": default})
+
+
 def _influence(influence: bool) -> dict[str, bool]:
     return {} if influence else {"without_influence": True}
 
@@ -130,7 +138,7 @@ class Register:
 
     def refusal(self, name: str) -> str:
         """What to say of a name that is not registered."""
-        return f"{meant(name, self.names())}A {self.kind} is one of: {', '.join(self.names())}."
+        return f"{meant(name, self.names())}Registered {self.kind}s: {', '.join(self.names())}."
 
     def _find(self, name: str) -> Component:
         if name not in self._components:
@@ -156,7 +164,7 @@ def leaves(settings: Any, prefix: str = "", inherited: Mapping[str, Any] | None 
         yield from _leaves_of(getattr(settings, item.name), key, metadata)
 
 
-_STRUCTURE = ("register", "chosen_by", "beside")
+_STRUCTURE = ("register", "chosen_by", "beside", "single")
 
 
 def _leaves_of(value: Any, key: str, metadata: Mapping[str, Any]) -> Iterator[Leaf]:
@@ -245,8 +253,8 @@ def composed_node(schema: type) -> DictConfig:
 def _open_entries(node: DictConfig, schema: type) -> None:
     for item in fields(schema):
         kind = field_types(schema)[item.name]
-        if "register" in item.metadata:
-            OmegaConf.set_struct(node if item.metadata["beside"] else node[item.name], False)
+        if "register" in item.metadata or (is_dataclass(kind) and get_origin(composed_schema(kind)) is dict):
+            OmegaConf.set_struct(node[item.name], False)
         elif is_dataclass(kind):
             _open_entries(node[item.name], kind)  # type: ignore[arg-type]
 
@@ -269,7 +277,11 @@ def _build(schema: type[Settings], content: Mapping[str, Any], key: str, entry: 
     plain_fields = {}
     for item in fields(schema):  # type: ignore[arg-type]
         kind, below = field_types(schema)[item.name], f"{key}.{item.name}".lstrip(".")  # type: ignore[arg-type]
-        if (register := item.metadata.get("register")) is not None:
+        register = item.metadata.get("register")
+        if register is not None and "single" in item.metadata:
+            given = own.get(item.name) or {}
+            values[item.name] = _build(_chosen_class(item.metadata, given, below), given, below, entry)
+        elif register is not None:
             place = key if item.metadata["beside"] else below
             chosen_by = item.metadata["chosen_by"]
             values[item.name] = {}
@@ -307,7 +319,7 @@ def _plain_values(schema: type, plain_fields: Mapping[str, Any], own: Mapping[st
 
 def _split(schema: type, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The values of a class's own fields, and the entries of each of its register fields."""
-    registers = [item for item in fields(schema) if "register" in item.metadata]
+    registers = [item for item in fields(schema) if "beside" in item.metadata]
     own_names = {item.name for item in fields(schema)} - {item.name for item in registers}
     registered: dict[str, dict[str, Any]] = {}
     for item in registers:
@@ -316,6 +328,16 @@ def _split(schema: type, content: Mapping[str, Any]) -> tuple[dict[str, Any], di
         else:
             registered[item.name] = dict(content.get(item.name) or {})
     return {name: value for name, value in content.items() if name in own_names}, registered
+
+
+def _chosen_class(metadata: Mapping[str, Any], content: Any, key: str) -> type:
+    """The settings class of a `chosen` field. Raises InputError where its content names no component."""
+    name = content.get(metadata["chosen_by"]) if isinstance(content, Mapping) else None
+    if name is None:
+        return metadata["single"]
+    if name not in metadata["register"]:
+        raise InputError(f"{key}.{metadata['chosen_by']}={name!r}. {metadata['register'].refusal(name)}")
+    return metadata["register"].settings(name)
 
 
 def _without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,9 +359,9 @@ def component_settings(
     chosen = content.get(chosen_by)
     if not isinstance(chosen, str) or chosen not in register:
         if not chosen:
-            near = get_close_matches(name, [other for other in entries if other != name], n=1)
-            asked = f" Did you mean {key}.{near[0]}?" if near else ""
-            raise InputError(f"{key}.{name}.{chosen_by} is not set.{asked} {register.refusal('')}")
+            if near := get_close_matches(name, [other for other in entries if other != name], n=1):
+                raise InputError(f"There is no setting '{key}.{name}'. Did you mean {key}.{near[0]}?")
+            raise InputError(f"{key}.{name}.{chosen_by} is not set. {register.refusal('')}")
         raise InputError(f"{key}.{name}.{chosen_by}={chosen!r}. {register.refusal(str(chosen))}")
     return register.settings(chosen)
 
@@ -406,8 +428,9 @@ def unknown_keys(node: Any, schema: type, prefix: str = "") -> Iterator[str]:
     if not isinstance(node, Mapping):
         return
     types, own_and_registered = field_types(schema), _split(schema, node)
+    singles = {item.name: item.metadata for item in fields(schema) if "single" in item.metadata}
     for item in fields(schema):
-        if "register" not in item.metadata:
+        if "beside" not in item.metadata:
             continue
         place = prefix if item.metadata["beside"] else f"{prefix}{item.name}."
         register, chosen_by = item.metadata["register"], item.metadata["chosen_by"]
@@ -423,6 +446,9 @@ def unknown_keys(node: Any, schema: type, prefix: str = "") -> Iterator[str]:
         if name not in types:
             if not open_mapping:
                 yield f"{prefix}{name}"
+        elif name in singles:
+            schema_here = _chosen_class(singles[name], value, f"{prefix}{name}")
+            yield from unknown_keys(value or {}, schema_here, f"{prefix}{name}.")
         elif is_dataclass(types[name]):
             yield from unknown_keys(value or {}, types[name], f"{prefix}{name}.")  # type: ignore[arg-type]
         elif (of_each := entry_schema(types[name])) is not None and name in own_and_registered[0]:
@@ -443,6 +469,12 @@ def known_keys(schema: type, node: Any = None, prefix: str = "") -> Iterator[str
                 yield from known_keys(register.settings(name), None, f"{place}{name}.")
             continue
         yield key
+        if "single" in item.metadata:
+            content = node.get(item.name)
+            name = (content or {}).get(chosen_by)
+            here = register.settings(name) if register and name in register else item.metadata["single"]
+            yield from known_keys(here, content, f"{key}.")
+            continue
         if is_dataclass(kind):
             yield from known_keys(kind, node.get(item.name), f"{key}.")  # type: ignore[arg-type]
             continue

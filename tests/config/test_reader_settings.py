@@ -68,7 +68,7 @@ def test_settings_that_do_not_fit(reader, settings, told):
 
 
 def test_an_unknown_reader_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match=rf"{KEY}.reader='coco_caption'\. Did you mean coco_captions\? A reader is one"):
+    with pytest.raises(InputError, match=rf"{KEY}.reader='coco_caption'\. Did you mean coco_captions\? Registered"):
         run_conf("data=coco_caption", f"{KEY}.reader=coco_caption")
 
 
