@@ -20,11 +20,8 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
     """The settings of the comparison run `name`: fewer sources, and without pictures where it says so."""
     compared = conf.comparison[name]
     derived = _alone(conf)
-    sharing = (
-        conf.data.sources,
-        conf.optimizer.batch_size,
-        {key: one.sources for key, one in conf.adapter.groups.items()},
-    )
+    groups = {key: group.sources for key, group in conf.adapter.groups.items()}
+    sharing = conf.data.sources, conf.optimizer.batch_size, groups
     shares = None if any(sharing_problems(*sharing)) else samples_per_step(*sharing)
     if compared.sources is not None:
         derived.data.sources = {key: derived.data.sources[key] for key in compared.sources}

@@ -75,9 +75,7 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
 
 def optimizer_problems(conf: RunConf) -> Iterator[str]:
     optimizer = conf.optimizer
-    shares = (
-        samples_per_step(conf.data.sources, optimizer.batch_size, group_sources(conf)) if conf.data.sources else None
-    )
+    shares = samples_per_step(conf.data.sources, optimizer.batch_size, group_sources(conf))
     if optimizer.batch_size % optimizer.micro_batch_size and shares is None:
         fitting = [n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0][0]
         yield (

@@ -237,7 +237,8 @@ def samples_per_step(
     given = {name: source.samples_per_step for name, source in sources.items() if source.samples_per_step is not None}
     if given:
         return given
-    return dict.fromkeys(sources, batch_size // len(sources)) if narrowed_group(sources, groups) else None
+    narrowed = sources and narrowed_group(sources, groups)
+    return dict.fromkeys(sources, batch_size // len(sources)) if narrowed else None
 
 
 def narrowed_group(sources: Mapping[str, ReaderSettings], groups: GroupSources) -> str | None:
