@@ -61,7 +61,7 @@ def test_the_quick_start_holds_together(conf):
         (["vision.model=ViT-L-14"], ["vision.pretrained is not set", "vision.pretrained=openai"]),
         (["vision.model=ViT-L-14", "vision.pretrained=/no/such.pt"], ["vision.pretrained=/no/such.pt", "no such file"]),
         (["data.sources.questions.prompt_format=QXM-A"], ["data.sources.questions.prompt_format", "QXM-A", "QCM-A"]),
-        (["tasks.scienceqa.reader=vqa"], ["tasks.scienceqa.reader='vqa'", "scienceqa, alpaca, coco_captions"]),
+        (["tasks.scienceqa.reader=vqa"], ["tasks.scienceqa.reader=vqa", "allowed are scienceqa"]),
         (["optimizer.batch_size=32", "optimizer.micro_batch_size=5"], ["does not divide", "micro_batch_size=4"]),
         (["optimizer.epochs=1", "optimizer.warmup_epochs=2"], ["optimizer.warmup_epochs=2 exceeds optimizer.epochs=1"]),
         (["optimizer.betas=[0.9]"], ["optimizer.betas=[0.9]", "[0.9,0.95]"]),
@@ -164,19 +164,9 @@ def test_the_ablations_hold_together_with_all_their_variants(experiment, tmp_pat
 @pytest.mark.parametrize(
     "overrides,told",
     [
-        ([], "neither is given"),
         (["run=a", "predictions=b"], "both are given"),
-        (["run=nothing"], "run=nothing: no run folder"),
         (["predictions=/no/file", "task.root=/"], "predictions=/no/file: no such file"),
     ],
 )
 def test_eval_says_what_it_needs(overrides, told):
     assert told in refusal(eval_conf(*overrides))
-
-
-def test_eval_finds_a_run_by_name_and_by_path(tmp_path):
-    (tmp_path / "first").mkdir()
-    (tmp_path / "first" / "config.yaml").write_text("{}")
-    validate(eval_conf("run=first", f"runs_root={tmp_path}"))
-    validate(eval_conf(f"run={tmp_path / 'first'}"))
-    assert "first" in refusal(eval_conf("run=second", f"runs_root={tmp_path}"))

@@ -12,6 +12,7 @@ import torch
 
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.generation import GenerationSettings
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
 from mmadapter.processes import here
 from mmadapter.tasks import task_of
@@ -39,7 +40,9 @@ def check_every_index_is_asked_once(_: Path) -> None:
         for in_step in (False, True):
             asked.clear()
             told: list[tuple] = []
-            answers = ask_in_batches(ask, lengths, samples, size, in_step, "x", lambda *what, told=told: told.append(what))
+            answers = ask_in_batches(
+                ask, lengths, samples, size, in_step, "x", lambda *what, told=told: told.append(what)
+            )
             assert answers == [index * 10 for index in range(len(lengths))]
             if here().is_first:
                 done = [done for _, done, _ in told]
@@ -106,8 +109,8 @@ def questions(folder: Path, pictures: set[int]) -> list[Sample]:
 
 
 def settings(**changes) -> SimpleNamespace:
-    generation = {"max_new_tokens": 7, "temperature": 0.0, "top_p": 1.0, "beams": 1} | changes
-    return SimpleNamespace(name="test", generation=SimpleNamespace(**generation), batch_size=2, seed=3)
+    generation = GenerationSettings(**{"max_new_tokens": 7, **changes})
+    return SimpleNamespace(name="test", generation=generation, batch_size=2, seed=3)
 
 
 def check_shared_host(folder: Path, name: str) -> None:

@@ -150,7 +150,7 @@ def test_annotations_must_be_named(files):
         validate(eval_conf("task=coco_caption", f"predictions={results}"))
     with pytest.raises(InputError, match="go with predictions="):
         validate(eval_conf("task=coco_caption", "run=any", f"task.annotations={results}"))
-    with pytest.raises(InputError, match="not for task=instruct"):
+    with pytest.raises(InputError, match="cannot be scored for task=instruct"):
         validate(eval_conf("task=instruct", f"predictions={results}"))
 
 

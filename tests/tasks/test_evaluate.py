@@ -8,6 +8,7 @@ import torch
 from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.errors import InputError
 from mmadapter.tasks import task_of
+from mmadapter.tasks.asking import most_likely_options
 from mmadapter.tasks.scienceqa_files import read_predictions
 from mmadapter.tasks.scienceqa_scores import read_questions
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, ScienceqaTaskSettings
@@ -109,8 +110,9 @@ def test_the_first_of_equally_likely_options_is_taken(root):
         def log_likelihood(self, batch):
             return torch.zeros(len(batch.samples))
 
-    task_ = task_of(task(root))
-    assert task_.ask(Undecided({"5": "", "6": "", "7": ""}), task_.read()).options == [0, 0, 0]
+    samples = task_of(task(root)).read()
+    options = [[" yes", " no", " perhaps"]] * len(samples)
+    assert most_likely_options(Undecided({}), samples, options, task(root)) == [0, 0, 0]
 
 
 def test_captions_are_written_in_the_coco_results_format(tmp_path):

@@ -109,7 +109,7 @@ def test_splits_of_ones_own_are_known_as_a_subset_of_the_whole_split(tmp_path):
 @pytest.mark.parametrize(("field", "value"), [("answer", 2), ("answer", "B"), ("subject", "art"), ("grade", "grade13")])
 def test_a_bad_question_is_refused_by_file_id_and_field(tmp_path, field, value):
     problems = saved(tmp_path, "problems.json", {"3": {**PROBLEM, field: value}})
-    with pytest.raises(InputError, match=rf"problems\.json, question 3: `{field}`"):
+    with pytest.raises(InputError, match=rf"problems\.json: .*question 3: `{field}`"):
         read_questions("test", problems=problems)
 
 

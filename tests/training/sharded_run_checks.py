@@ -17,10 +17,11 @@ from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.deepspeed_library import end_engines
-from mmadapter.evaluation.generation import generate_answers, most_likely_options
+from mmadapter.generation import GenerationSettings
 from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.processes import here
 from mmadapter.store import save_adapter
+from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.training.assembly import build_engine, groups_of
 from tests.assistants import picture
 from tests.test_load import PRESETS, conf_of
@@ -58,10 +59,11 @@ def opened(conf) -> Assistant:
 
 
 def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
-    generation = SimpleNamespace(max_new_tokens=4, temperature=0.0, top_p=1.0, beams=1)
+    generation = GenerationSettings(max_new_tokens=4)
     task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
     questions = [sample.without_answer() for sample in samples]
-    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, task)
+    options = [[f" The answer is {letter}." for letter in "AB"]] * len(questions)
+    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, options, task)
 
 
 def trained(conf, samples: list[Sample], asked_after: int | None):
