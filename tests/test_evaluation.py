@@ -135,7 +135,7 @@ def test_a_file_is_scored_into_metrics_json(tmp_path, capsys):
 def test_what_contradicts_itself_is_refused_all_at_once(tmp_path):
     with pytest.raises(InputError) as error:
         validate(eval_conf("task=scienceqa", "run=any", f"predictions={tmp_path / 'none.json'}"))
-    for text in ("are both given", "none.json: no such file", "give task.problems=problems.json or task.root=FOLDER"):
+    for text in ("both are given", "none.json: no such file", "give task.problems=problems.json or task.root=FOLDER"):
         assert text in str(error.value)
 
 

@@ -84,6 +84,6 @@ class EvalConf:
             yield from self.task.only_for_predictions("task")
             return
         if self.run is not None:
-            yield "run= (a model to ask) and predictions= (answers to score) are both given. Give one of them."
+            yield "run= (a model to ask) or predictions= (answers to score): both are given. Give one of them."
         yield from missing_file("predictions", self.predictions)
         yield from self.task.missing_for_predictions("task")
