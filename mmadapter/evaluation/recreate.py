@@ -28,8 +28,8 @@ def task_of_run(asked: Any, own: Any, given: Sequence[str]) -> Any:
 
 def samples_of_task(task: Any, root: str | None) -> list[Any]:
     """The task's samples, read for evaluation (no answer segment); `root` is used where the task names no place."""
-    from mmadapter.data.attached_images import with_attached_images
     from mmadapter.data.readers import read
+    from mmadapter.data.readers.pictures import with_attached_images
 
     samples = read(task.as_reader(), root, source=task.name, training=False, key=f"tasks.{task.name}")
     if task.attach_images is None:

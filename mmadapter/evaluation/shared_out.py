@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mmadapter.data.similar_lengths import batches_by_length
+from mmadapter.data.order import batches_by_length
 from mmadapter.processes import here
 
 Answer = TypeVar("Answer")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmadapter.data import read_llava_pretrain
 from mmadapter.errors import InputError
+from tests.data.reading import read_llava_pretrain
 from tests.data.small_captions import dialog, write_dialogs, write_json
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mmadapter.data import read_caption_shards
 from mmadapter.data.images import image_digest, read_image
 from mmadapter.data.packed_images import packed_path, picture_exists
 from mmadapter.errors import InputError
 from mmadapter.vision.features import FeatureStore
 from tests.assistants import random_encoder
+from tests.data.reading import read_caption_shards
 from tests.data.small_captions import save_picture, web_pair, write_shard, write_shards
 
 

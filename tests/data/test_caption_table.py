@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmadapter.data import read, read_caption_table
 from mmadapter.errors import InputError
+from tests.data.reading import read, read_caption_table
 from tests.data.small_captions import DIRTY, save_picture, write_table
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmadapter.data import read, read_llava, read_sharegpt, read_v2_instructions
 from mmadapter.data.readers.held_out import places_of_split
 from mmadapter.data.templates import CHAT_SYSTEM
 from mmadapter.errors import InputError
+from tests.data.reading import read, read_llava, read_sharegpt, read_v2_instructions
 
 
 def conversation(*texts: str, **fields) -> dict:
@@ -76,7 +76,7 @@ class TestLlava:
         items = [conversation(f"Who {number}?", "I.", image=f"{number % 30}.jpg") for number in range(90)]
         file = write(tmp_path / "l.json", items)
         sides = [
-            {int(sample.id) % 30 for sample in read_llava(file, training=True, split=split, with_images=False)}
+            {int(sample.id) % 30 for sample in read_llava(file, training=True, split=split, images=False)}
             for split in ("train", "val")
         ]
         assert len(sides[1]) == 3 and not sides[0] & sides[1] and len(sides[0]) == 27
@@ -101,7 +101,7 @@ class TestLlava:
     def test_bad_items_are_named(self, tmp_path, item, message):
         file = write(tmp_path / "l.json", [conversation("a", "b"), item])
         with pytest.raises(InputError, match=message):
-            read_llava(file, training=True, split="all", with_images=False)
+            read_llava(file, training=True, split="all", images=False)
 
     def test_a_cut_off_file_is_told_with_its_last_whole_item(self, tmp_path):
         whole = json.dumps([conversation("a", "b"), conversation("c", "d")])

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from mmadapter.data import read, read_scienceqa
 from mmadapter.errors import InputError
+from tests.data.reading import read, read_scienceqa
 from tests.data.small_files import problem, write_scienceqa
 
 
 def reading(root, split="train", **settings):
-    return read_scienceqa(root, split, **{"with_images": True, "training": True, **settings})
+    return read_scienceqa(root, split=split, **{"images": True, "training": True, **settings})
 
 
 def test_a_split_is_read_in_its_order(tmp_path):
@@ -86,7 +86,7 @@ def test_captions_join_the_context(tmp_path, caplog):
 def test_images_can_be_left_alone(tmp_path):
     write_scienceqa(tmp_path)
     (tmp_path / "images/train/2/image.png").unlink()
-    samples = reading(tmp_path, with_images=False)
+    samples = reading(tmp_path, images=False)
     assert [sample.image for sample in samples] == [None] * 3 and samples[1].meta["has_image"]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmadapter.config import TaskConf
-from mmadapter.data.similar_lengths import batches_by_length
+from mmadapter.data.order import batches_by_length
 from mmadapter.errors import InputError
 from mmadapter.evaluation.generation import most_likely_options
 from mmadapter.evaluation.predictions import read_predictions
