@@ -92,7 +92,7 @@ class TestOfficialWithLists:
         with (tmp_path / "karpathy_val_images.txt").open("a") as file:
             file.write(f"val2014/{coco_name(77)} 77\r\n")
         assert ids(read_coco_captions(tmp_path, split="val", training=False)) == ["3"]
-        assert "1 listed pictures that the caption files lack, the first: 77 (val)" in caplog.text
+        assert "listed pictures that the caption files lack: 1, the first: 77 (val)" in caplog.text
 
     def test_train_is_refused_with_one_list_only(self, tmp_path):
         (write_official_with_lists(tmp_path) / "karpathy_test_images.txt").unlink()
@@ -124,8 +124,8 @@ class TestOfficialWithLists:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            (lambda c: c["annotations"].append(c["annotations"][0]), "1 ids that stand twice.*annotation id 21"),
-            (lambda c: c["images"].append(c["images"][0]), "1 ids that stand twice.*image id 2"),
+            (lambda c: c["annotations"].append(c["annotations"][0]), "ids that stand twice: 1, .*annotation id 21"),
+            (lambda c: c["images"].append(c["images"][0]), "ids that stand twice: 1, .*image id 2"),
             (lambda c: c["annotations"][0].pop("caption"), r"annotations\[0\]: the field `caption` is missing"),
             (lambda c: c["images"][0].pop("file_name"), r"images\[0\]: the field `file_name` is missing"),
         ],
