@@ -124,7 +124,8 @@ def _without_pictures(readings: dict[str, Any]) -> dict[str, Any]:
     kept = {
         name: reading
         for name, reading in readings.items()
-        if not READERS.settings(reading.reader).needs_pictures and getattr(reading, "attach_images", None) is None
+        if not (reading.reader in READERS and READERS.settings(reading.reader).needs_pictures)
+        and getattr(reading, "attach_images", None) is None
     }
     for reading in kept.values():
         reading.images = False

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mmadapter.data.batches import make_batch
+from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, Sample, Segment
-from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.processes import here

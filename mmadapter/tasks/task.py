@@ -5,7 +5,6 @@ No torch is imported before a model is asked, so that files of predictions are s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mmadapter.data.readers import read
+from mmadapter.data.readers.pictures import with_attached_images
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 from mmadapter.files import write_json, write_json_lines
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", bound=TaskSettings)
 Progress = Callable[[str, int, int], None]
 """Called as progress("what is going on", done, total)."""
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 PACKAGES = ("mmadapter", "torch", "transformers", "open_clip_torch")
 
 
@@ -212,29 +211,6 @@ def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]
 def generation_facts(settings: TaskSettings) -> dict[str, Any]:
     """How the answers were generated, as metrics.json says it (the kind of cache changes no answer)."""
     return {name: value for name, value in to_plain(settings.generation).items() if name != "cache"}
-
-
-def with_attached_images(samples: Sequence[Sample], folder: Path) -> list[Sample]:
-    """The samples, each one that has no picture with one from `folder` that has nothing to do with it: does the answer
-    stay the same?
-
-    Which one depends on the sample's id and the files' names alone, so every model is shown the same. Raises
-    InputError where there is no picture.
-    """
-    pictures = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    chosen = [pictures[name] for name in sorted(pictures) if pictures[name].suffix.lower() in PICTURE_ENDINGS]
-    if not chosen:
-        raise InputError(
-            f"task.attach_images={folder}: there is no picture ({', '.join(PICTURE_ENDINGS)}) in this folder."
-        )
-
-    def number(name: str) -> int:
-        return int.from_bytes(hashlib.sha256(f"attached {name}".encode()).digest()[:8], "little")
-
-    return [
-        sample if sample.image is not None else replace(sample, image=chosen[number(sample.id) % len(chosen)])
-        for sample in samples
-    ]
 
 
 def is_number(value: Any) -> bool:

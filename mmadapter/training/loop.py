@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config.run_folder import take_over
+from mmadapter.data.training import TrainingData
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.processes import here, leave
 from mmadapter.runs.journal import Journal, perplexity
@@ -25,7 +26,6 @@ from mmadapter.training.out_of_memory import memory_explained
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.random_state import random_state, restore_random_state
-from mmadapter.training.sources import TrainingData
 from mmadapter.training.validation import token_average
 
 

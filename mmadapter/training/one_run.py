@@ -10,7 +10,10 @@ from typing import Any
 import torch
 
 from mmadapter.config.run_folder import changed_settings, has_checkpoints, take_over
+from mmadapter.config.validate import group_sources
 from mmadapter.data.samples import Sample
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.data.training import RunData, Samples, StepShape, read_samples
 from mmadapter.deepspeed_library import end_engines
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
@@ -29,7 +32,6 @@ from mmadapter.training.out_of_memory import memory_explained, of_a_task
 from mmadapter.training.pictures import prepare_images
 from mmadapter.training.random_state import seed_all
 from mmadapter.training.record import clear_leftovers, versions
-from mmadapter.training.sources import Samples, encode, read_samples
 from mmadapter.training.table import show_trainable, trainable_rows
 
 
@@ -48,7 +50,8 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
         if not (trains and changed):  # else the loop does, once it has really gone on
             take_over(folder, conf)
             write_json(folder / "versions.json", versions())
-    samples = read_samples(conf) if trains else None
+    step_shape(conf)  # before the work: what cannot be shared out over the processes is refused
+    samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed) if trains else None
     tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
     questions = open_tasks(conf, tasks, folder, all_of_them=bool(changed))
     with memory_explained(conf, "while the host was loaded"):
@@ -71,13 +74,20 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     return {"training": training, "evaluation": scores}
 
 
+def step_shape(conf: Any) -> StepShape:
+    """How samples become this process's part of the steps."""
+    sizes = conf.optimizer.batch_size, conf.optimizer.micro_batch_size
+    return StepShape(*sizes, conf.seed, here().rank, here().count)
+
+
 def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display: Display) -> dict[str, Any]:
     """Shows what trains, trains, and saves the adapter."""
     from mmadapter.store import save_adapter
 
     for item in assistant.trainable():  # what is frozen in this run needs no activations kept
         item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
-    data = encode(conf, samples, assistant.tokenizer, assistant.max_tokens)
+    encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens, conf.data.long_answers)
+    data = RunData(conf.data, samples, encoder, step_shape(conf), group_sources(conf))
     schedule = schedule_of(conf, data.steps_per_epoch)
     note(folder, total_steps=schedule.total_steps)
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), schedule.lr)

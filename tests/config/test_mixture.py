@@ -85,6 +85,23 @@ def test_weights_together_with_numbers_are_refused(shared):
     assert "samples_per_step" in told and "weight" in told and "Set one of them to null" in told
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("weight=0", "weight=0.0: must be above 0"),
+        ("weight=.nan", "weight=nan: must be above 0"),
+        ("samples_per_step=0", "samples_per_step=0: must be at least 1"),
+    ],
+)
+def test_a_share_is_a_number_above_nothing(shared, override, told):
+    assert f"data.sources.captions.{told}" in refusal(shared(f"data.sources.captions.{override}"))
+
+
+def test_weights_on_some_sources_only_are_refused(shared):
+    told = refusal(shared("data.sources.captions.weight=null"))
+    assert "data.sources.captions.weight is not set, but questions has one" in told
+
+
 def test_numbers_on_some_sources_only_are_refused(disjoint):
     told = refusal(disjoint(*NO_WEIGHTS, SHARES[0]))
     assert "data.sources.captions.samples_per_step is not set, but questions has one" in told

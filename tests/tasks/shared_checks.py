@@ -31,6 +31,7 @@ def check_every_index_is_asked_once(_: Path) -> None:
     lengths = [7, 1, 3, 9, 4, 4, 2, 8, 5]
     samples = [replace(BLANK, image=Path("a.png") if index == 3 else None) for index in range(len(lengths))]
     asked: list[tuple] = []
+    told: list[tuple] = []
 
     def ask(indices, visual):
         asked.append((list(indices), visual))
@@ -39,10 +40,8 @@ def check_every_index_is_asked_once(_: Path) -> None:
     for size in (1, 2, 4, 20):
         for in_step in (False, True):
             asked.clear()
-            told: list[tuple] = []
-            answers = ask_in_batches(
-                ask, lengths, samples, size, in_step, "x", lambda *what, told=told: told.append(what)
-            )
+            told.clear()
+            answers = ask_in_batches(ask, lengths, samples, size, in_step, "x", lambda *what: told.append(what))
             assert answers == [index * 10 for index in range(len(lengths))]
             if here().is_first:
                 done = [done for _, done, _ in told]
@@ -71,7 +70,7 @@ def check_files(folder: Path) -> None:
     parrot.in_step = False
     told: list[tuple] = []
     output = folder / "out" if here().is_first else Path("/proc/no/place")
-    metrics = evaluate(parrot, task_of(task), samples, output, progress=lambda *what, told=told: told.append(what))
+    metrics = evaluate(parrot, task_of(task), samples, output, progress=lambda *what: told.append(what))
     assert metrics["unanswered"] == 1 and metrics["likelihood_accuracy"]["Avg"] == 100.0
     assert bool(told) == here().is_first and parrot.training
     assert 0 < len(parrot.batches) < 3, "nothing was shared out"

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmadapter.data.similar_lengths import batches_by_length
+from mmadapter.data.order import batches_by_length
 from mmadapter.errors import InputError
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import most_likely_options

@@ -127,14 +127,10 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     assert (folder / "eval" / "scienceqa" / "metrics.json").is_file()
     alone = eval_conf("task=scienceqa", f"run={folder}", "task.batch_size=4")
     alone.given = ["batch_size"]
-    with pytest.raises(
-        InputError, match=r"while task scienceqa was evaluated: the peak was .*\n  task.batch_size=2 "
-    ):
+    with pytest.raises(InputError, match=r"while task scienceqa was evaluated: the peak was .*\n  task.batch_size=2 "):
         run_evaluation(alone)
     monkeypatch.setattr(FeatureStore, "encode_pixels", too_large)
-    with pytest.raises(
-        InputError, match=r"while pictures were encoded: the peak was .*\n  vision.batch_size=32 "
-    ):
+    with pytest.raises(InputError, match=r"while pictures were encoded: the peak was .*\n  vision.batch_size=32 "):
         run_evaluation(alone)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> list[Sample]:
@@ -81,3 +83,23 @@ class ImageFolders:
                 names = frozenset()
             self._names[folder] = names
         return names
+
+
+def with_attached_images(samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """The samples, each one that has no picture with one from `folder` (and the folders in it): does its answer change?
+
+    Which one depends on the sample's id and the files' names alone, so every model is shown the same. Raises
+    InputError where there is no picture.
+    """
+    pictures = sorted(
+        (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS),
+        key=lambda path: path.relative_to(folder).as_posix(),
+    )
+    if not pictures:
+        raise InputError(f"task.attach_images={folder}: there is no picture ({', '.join(ENDINGS)}) in this folder.")
+
+    def attached(sample: Sample) -> Path:
+        digest = hashlib.sha256(f"attached {sample.id}".encode()).digest()
+        return pictures[int.from_bytes(digest[:8], "little") % len(pictures)]
+
+    return [sample if sample.image is not None else replace(sample, image=attached(sample)) for sample in samples]
