@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mmadapter.settings import choice, number
 
-@dataclass(frozen=True)
+
+@dataclass
 class GenerationSettings:
     """How answers are generated. Temperature 0 is greedy; beams > 1 is beam search."""
 
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    beams: int = 1
-    cache: str = "dynamic"  # "dynamic", "static" or "none": the same answers, another speed
+    max_new_tokens: int = number(64, at_least=1)  # tokens of the answer
+    temperature: float = number(0.0, at_least=0)  # 0 = greedy (ScienceQA); paper: 0.1 for instructions
+    top_p: float = number(1.0, above=0, at_most=1)  # nucleus; paper: 0.75 for instructions
+    beams: int = number(1, at_least=1)  # 1 = no beam search
+    cache: str = choice("dynamic", "static", "none", influence=False)  # of keys and values: another speed
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.beams > 1 and self.temperature > 0:
+            yield (
+                f"{key}: beams={self.beams} with temperature={self.temperature:g}: beam search does not sample. "
+                f"Set {key}.temperature=0 or {key}.beams=1"
+            )
 
 
 def generation_config(settings: GenerationSettings, tokenizer: Any) -> Any:

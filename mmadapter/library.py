@@ -15,8 +15,8 @@ from torch import Tensor
 from mmadapter.assistant import Assistant
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.images import read_image, upright_rgb
+from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
-from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError

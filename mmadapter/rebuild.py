@@ -34,17 +34,6 @@ def open_folder(folder: Path, host: str | None, vision: str | None, device: str,
         return (assistant_of_run if is_run else assistant_of_adapter)(folder, conf, device)
 
 
-def run_folder(run: str, runs_root: str) -> Path:
-    """The run folder that `run=` names: a path, or a name under runs_root."""
-    for folder in (Path(run), Path(runs_root) / run):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise InputError(
-        f"run={run}: neither {run} nor {Path(runs_root) / run} is a run folder (a folder with a config.yaml). "
-        f"Give the path of one, or a name under runs_root={runs_root}."
-    )
-
-
 def conf_of_run(folder: Path, eval_conf: Any) -> Any:
     """The run's settings with what the EvalConf overrides (where the host and CLIP lie now, dtype, ...)."""
     from mmadapter.config.compose import load_run_config

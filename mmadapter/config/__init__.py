@@ -2,32 +2,24 @@
 
 from mmadapter.config.adapter import ROLES, AdapterConf, GroupConf
 from mmadapter.config.compose import load_run_config, save_config, typed
-from mmadapter.config.data import READERS, DataConf, ReadingConf, SourceConf
 from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.host import HostConf
 from mmadapter.config.run import ComparisonConf, EvalConf, RunConf
-from mmadapter.config.task import GenerationConf, TaskConf
 from mmadapter.config.validate import validate
 from mmadapter.config.vision import VisionConf
 from mmadapter.settings import with_overrides
 from mmadapter.training.settings import EngineConf, OptimizerConf, TrainingConf
 
 __all__ = [
-    "READERS",
     "ROLES",
     "AdapterConf",
     "ComparisonConf",
-    "DataConf",
     "EngineConf",
     "EvalConf",
-    "GenerationConf",
     "GroupConf",
     "HostConf",
     "OptimizerConf",
-    "ReadingConf",
     "RunConf",
-    "SourceConf",
-    "TaskConf",
     "TrainingConf",
     "VisionConf",
     "comparison_conf",

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config.adapter import VISUAL_ROLES
-from mmadapter.config.data import CAPTION_READERS, ReadingConf
-from mmadapter.config.mixture import mixture_problems, samples_per_step
 from mmadapter.config.run import RunConf
+from mmadapter.data.settings import READERS, samples_per_step, sharing_problems
 from mmadapter.errors import InputError
 from mmadapter.settings import with_overrides
 
-PICTURE_READERS = (*CAPTION_READERS, "visual_instructions")  # without a picture nothing is left to learn or to score
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 
 
@@ -22,7 +20,9 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
     """The settings of the comparison run `name`: fewer sources, and without pictures where it says so."""
     compared = conf.comparison[name]
     derived = _alone(conf)
-    shares = None if any(mixture_problems(conf)) else samples_per_step(conf)
+    groups = {key: group.sources for key, group in conf.adapter.groups.items()}
+    sharing = conf.data.sources, conf.optimizer.batch_size, groups
+    shares = None if any(sharing_problems(*sharing)) else samples_per_step(*sharing)
     if compared.sources is not None:
         derived.data.sources = {key: derived.data.sources[key] for key in compared.sources}
     if not compared.images:
@@ -121,10 +121,11 @@ def _remove_pictures(conf: RunConf) -> None:
 
 
 def _without_pictures(readings: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, ReadingConf] = {
+    kept = {
         name: reading
         for name, reading in readings.items()
-        if reading.reader not in PICTURE_READERS and getattr(reading, "attach_images", None) is None
+        if not (reading.reader in READERS and READERS.settings(reading.reader).needs_pictures)
+        and getattr(reading, "attach_images", None) is None
     }
     for reading in kept.values():
         reading.images = False

@@ -21,7 +21,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.config.compose import Conf, refuse_unknown, typed
 from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.config.scores import scores_of
 from mmadapter.config.validate import validate
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, start_ranks
@@ -29,10 +28,11 @@ from mmadapter.errors import InputError, disk_trouble
 from mmadapter.runs.folder import is_finished, run_folder, settings_digest
 from mmadapter.runs.state import RunFolder
 from mmadapter.runs.sweep import metric_value
-from mmadapter.settings import composed_schema, explained, nearest
+from mmadapter.settings import composed_node, explained, nearest
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import PlannedRun
 from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
+from mmadapter.tasks import scores_of
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
@@ -44,8 +44,8 @@ Act = Callable[[Any], Any]
 def register_schemas() -> None:
     """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=composed_schema(RunConf))
-    store.store(name="eval_schema", node=composed_schema(EvalConf))
+    store.store(name="train_schema", node=composed_node(RunConf))
+    store.store(name="eval_schema", node=composed_node(EvalConf))
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 

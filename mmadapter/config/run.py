@@ -1,15 +1,17 @@
 """The two whole configurations: one run of train.py, one run of eval.py."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
-from mmadapter.config.data import DataConf
 from mmadapter.config.host import HostConf
-from mmadapter.config.task import TaskConf
 from mmadapter.config.vision import VisionConf
+from mmadapter.data.settings import DataConf
 from mmadapter.distributed.settings import LaunchConf
-from mmadapter.settings import choice, chosen, input_path, listing, named, number, plain
+from mmadapter.settings import choice, chosen, entries, input_path, listing, named, number, plain
 from mmadapter.sweeps.settings import ClusterConf, SweepConf
+from mmadapter.tasks import TASKS
+from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings, missing_file
 from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, TrainingConf
 
 
@@ -40,7 +42,7 @@ class RunConf:
     launch: LaunchConf = field(default_factory=LaunchConf)
     cluster: ClusterConf = field(default_factory=ClusterConf, metadata={"without_influence": True})
     sweep: SweepConf = field(default_factory=SweepConf)
-    tasks: dict[str, TaskConf] = named()  # name -> evaluation, as conf/task describes it
+    tasks: dict[str, TaskSettings] = entries(TASKS, chosen_by="name")  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME
     # name -> overrides (key=value, ~key, or an earlier name for all of its overrides); a run, RUN/variants/NAME
@@ -64,8 +66,8 @@ class VisionOverride:
 
 @dataclass
 class EvalConf:
-    task: TaskConf = field(default_factory=TaskConf)
-    run: str | None = None  # run folder: a name under runs_root, or a path
+    task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
+    run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
     given: list[str] = listing()  # filled by eval.py: the task's keys on the command line; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
@@ -74,3 +76,12 @@ class EvalConf:
     device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
     host: HostOverride = field(default_factory=HostOverride)
     vision: VisionOverride = field(default_factory=VisionOverride)
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.predictions is None:
+            yield from self.task.only_for_predictions("task")
+            return
+        if self.run is not None:
+            yield "run= (a model to ask) or predictions= (answers to score): both are given. Give one of them."
+        yield from missing_file("predictions", self.predictions)
+        yield from self.task.missing_for_predictions("task")

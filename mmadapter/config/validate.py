@@ -7,22 +7,13 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
-from mmadapter.config.checks_data import (
-    data_problems,
-    lies_below,
-    picture_problems,
-    reader_problems,
-    reading_problems,
-)
-from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.config.derived import comparison_conf, variant_conf
-from mmadapter.config.mixture import holds_every_source
 from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.config.scores import scores_of, why_no_score
-from mmadapter.config.task import TASKS, TaskConf
+from mmadapter.data.settings import ReaderSettings, samples_per_step, sharing_problems
 from mmadapter.errors import InputError
 from mmadapter.settings import problems_of
 from mmadapter.sweeps.settings import cluster_problems, metric_problems
+from mmadapter.tasks import scores_of, task_of
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
@@ -30,8 +21,8 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows
 def validate(conf: RunConf | EvalConf) -> None:
     """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to mend it."""
     found = list(dict.fromkeys(problems_of(conf)))
-    if not found:
-        found = list(dict.fromkeys(run_problems(conf) if isinstance(conf, RunConf) else eval_problems(conf)))
+    if not found and isinstance(conf, RunConf):
+        found = list(dict.fromkeys(run_problems(conf)))
     if len(found) == 1:
         raise InputError(found[0])
     if found:
@@ -47,14 +38,15 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     )
     scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate if name in conf.tasks}
     yield from metric_problems(
-        conf.sweep.metric, scores, lambda name, score: why_no_score(conf.tasks[name], f"tasks.{name}", score)
+        conf.sweep.metric, scores, lambda name, score: task_of(conf.tasks[name]).why_no_score(score, f"tasks.{name}")
     )
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:
             yield _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
         elif compared.train:
-            yield from _within(f"comparison.{name}", _own_problems(comparison_conf(conf, name)), own)
+            alone = comparison_conf(conf, name)
+            yield from _within(f"comparison.{name}", [*problems_of(alone), *_own_problems(alone)], own)
     for name in conf.variants:
         try:
             variant = variant_conf(conf, name)
@@ -76,7 +68,7 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
     yield from adapter_problems(conf)
     yield from projection_problems(conf)
     yield from group_problems(conf)
-    yield from data_problems(conf)
+    yield from sharing_problems(conf.data.sources, conf.optimizer.batch_size, group_sources(conf))
     yield from picture_problems(conf)
     yield from _task_problems(conf)
     yield from _machine_problems(conf)
@@ -86,7 +78,8 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
 
 def optimizer_problems(conf: RunConf) -> Iterator[str]:
     optimizer = conf.optimizer
-    if optimizer.batch_size % optimizer.micro_batch_size and not holds_every_source(conf):
+    shares = samples_per_step(conf.data.sources, optimizer.batch_size, group_sources(conf))
+    if optimizer.batch_size % optimizer.micro_batch_size and shares is None:
         fitting = [n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0][0]
         yield (
             f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
@@ -94,27 +87,41 @@ def optimizer_problems(conf: RunConf) -> Iterator[str]:
         )
 
 
+def picture_problems(conf: RunConf) -> Iterator[str]:
+    """Pictures are read if and only if there is an encoder for them."""
+    readings: dict[str, ReaderSettings] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
+    readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
+    tasks = {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
+    readings |= tasks
+    with_pictures = [key for key, reading in readings.items() if reading.uses_pictures]
+    attached = [key for key, task in tasks.items() if task.attach_images is not None]
+    if attached and not conf.vision.enabled:
+        yield f"{attached[0]}.attach_images is set, but vision.enabled is false. Leave the task out of evaluate."
+    if attached and not tasks[attached[0]].images:
+        yield f"{attached[0]}.attach_images is set, but {attached[0]}.images is false. Set {attached[0]}.images=true"
+    if with_pictures and not conf.vision.enabled:
+        keys = ", ".join(f"{key}.images" for key in with_pictures)
+        yield (
+            f"vision.enabled is false, but pictures are asked for by {keys}. "
+            "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
+        )
+    learns = conf.vision.enabled and "visual_projection" not in conf.adapter.frozen
+    if learns and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
+        yield (
+            "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "
+            "learn. Set vision=none adapter=v1, or images=true on a source."
+        )
+
+
+def group_sources(conf: RunConf) -> dict[str, list[str] | None]:
+    """Group -> the sources that move it; None: all."""
+    return {name: group.sources for name, group in conf.adapter.groups.items()}
+
+
 def _task_problems(conf: RunConf) -> Iterator[str]:
     unknown = [name for name in conf.evaluate if name not in conf.tasks]
     if unknown:
         yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
-    for name in conf.evaluate:
-        if name in conf.tasks:
-            task, key = conf.tasks[name], f"tasks.{name}"
-            yield from task_problems(task, key)
-            if not conf.dry_run:
-                yield from reading_problems(task, key, conf.data.root, conf.data.made is not None)
-
-
-def task_problems(task: TaskConf, key: str) -> Iterator[str]:
-    if task.name not in TASKS:
-        yield f"{key}.name={task.name!r}: allowed are {', '.join(TASKS)}."
-    yield from reader_problems(task, key)
-    if task.generation.beams > 1 and task.generation.temperature > 0:
-        yield (
-            f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: "
-            f"beam search does not sample. Set {key}.generation.temperature=0 or {key}.generation.beams=1"
-        )
 
 
 def _machine_problems(conf: RunConf) -> Iterator[str]:
@@ -141,53 +148,6 @@ def gpu_seems_present() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     return any(Path(device).exists() for device in GPU_DEVICES)
-
-
-def eval_problems(conf: EvalConf) -> Iterator[str]:
-    """What does not fit together in the settings of one evaluation."""
-    if (conf.run is None) == (conf.predictions is None):
-        got = "neither is given" if conf.run is None else "both are given"
-        yield f"run= (a model to ask) or predictions= (answers to score): {got}. Give one of them, e.g. run=runs/NAME"
-        return
-    yield from task_problems(conf.task, "task")
-    if conf.predictions is not None:
-        yield from _missing_file("predictions", conf.predictions)
-        if conf.task.name == "coco_caption":
-            yield from _caption_file_problems(conf.task)
-            return
-        if conf.task.name != "scienceqa":
-            yield f"predictions= can be scored for task=scienceqa and task=coco_caption, not for task={conf.task.name}."
-            return
-        if conf.task.problems is None and conf.task.root is None:
-            yield "predictions= needs the questions they answer: give task.problems=problems.json or task.root=FOLDER"
-        beside = conf.task.root or (conf.task.problems and str(Path(conf.task.problems).parent))
-        for key in ("problems", "pid_splits", "captions"):
-            named = getattr(conf.task, key)
-            if named is not None and not lies_below(beside, named):
-                yield from _missing_file(f"task.{key}", named)
-        return
-    assert conf.run is not None
-    if conf.task.annotations is not None or conf.task.split_list is not None:
-        yield "task.annotations and task.split_list go with predictions=; a run reads task.root, or task.path."
-    if not any((folder / CONFIG_FILE).is_file() for folder in (Path(conf.run), Path(conf.runs_root) / conf.run)):
-        runs = sorted(file.parent.name for file in Path(conf.runs_root).glob(f"*/{CONFIG_FILE}"))
-        there = f"In {conf.runs_root}: {', '.join(runs) or 'none'}."
-        yield f"run={conf.run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. {there}"
-
-
-def _caption_file_problems(task: TaskConf) -> Iterator[str]:
-    if task.annotations is None:
-        yield (
-            "predictions= needs the captions that they are scored against: give task.annotations=FILE "
-            "(captions_val2014.json, or dataset_coco.json with task.split=test)"
-        )
-    yield from _missing_file("task.annotations", task.annotations)
-    yield from _missing_file("task.split_list", task.split_list)
-
-
-def _missing_file(key: str, path: str | None) -> Iterator[str]:
-    if path is not None and not Path(path).expanduser().is_file():
-        yield f"{key}={path}: no such file."
 
 
 def _no_such(key: str, unknown: list[str], known: list[str], where: str) -> str:

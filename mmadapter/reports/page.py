@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,12 @@ from PIL import Image
 from mmadapter.data.images import read_image
 from mmadapter.errors import InputError
 from mmadapter.reports.run import ReportedRun
-from mmadapter.tasks import coco_caption_section, instruct_section, scienceqa_section, visual_instruct_section
+from mmadapter.tasks import TASKS
 from mmadapter.tasks.section import LABELS, Result, Section
 from mmadapter.terminal import number_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_SIDE = 288
-SECTIONS: dict[str, Callable[[Sequence[Result], bool], Section]] = {
-    "scienceqa": scienceqa_section.report_section,
-    "coco_caption": coco_caption_section.report_section,
-    "instruct": instruct_section.report_section,
-    "visual_instruct": visual_instruct_section.report_section,
-}
 
 
 def render(template: str, *folders: Path, **content: Any) -> str:
@@ -69,7 +62,7 @@ def sections_of(run: ReportedRun) -> dict[str, Section]:
     with_images = (run.config.get("vision") or {}).get("enabled")
     own_label = "Adapter with images" if with_images else "Adapter"
     found = {}
-    for kind, report_section in SECTIONS.items():
+    for kind in TASKS.names():
         for name, metrics in run.evaluations.items():
             if metrics.get("task", name) != kind or (name != kind and name not in named):
                 continue
@@ -78,6 +71,6 @@ def sections_of(run: ReportedRun) -> dict[str, Section]:
                 for label, one in [*compared, (own_label, run)]
                 if name in one.evaluations
             ]
-            section = report_section(results, bool((run.config.get("data") or {}).get("made")))
+            section = TASKS.load(kind).report_section(results, bool((run.config.get("data") or {}).get("made")))
             found[name] = section if name == kind else replace(section, title=f"{section.title}: {name}")
     return found

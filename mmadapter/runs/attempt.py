@@ -22,7 +22,7 @@ from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.files import LEFTOVERS, locked, read_json, write_json
 from mmadapter.runs.folder import ATTEMPT_FILE
-from mmadapter.runs.process import process_start
+from mmadapter.runs.state import process_start
 from mmadapter.training.preemption import own_job, signal_of
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")

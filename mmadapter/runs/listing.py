@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.evaluation.table import format_table
 from mmadapter.runs.state import Queue, RunFolder, RunState, state_of
 from mmadapter.runs.sweep import SWEEP_FILE, jobs_of, sweeps_in
-from mmadapter.terminal import duration
+from mmadapter.terminal import duration, format_table
 
 RUN_FILES = ("config.yaml", "attempt.json", "finished.json")
 COLUMNS = ("run", "state", "step", "of", "%", "best val.", "score", "time", "last change", "where")

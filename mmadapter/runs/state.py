@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import socket
@@ -16,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from mmadapter.config.scores import SCORES_OF
 from mmadapter.files import read_json
 from mmadapter.runs.journal import METRICS_FILE, last_record, read_metrics
+from mmadapter.tasks import task_class
 from mmadapter.terminal import duration
 
 SILENT_SECONDS = 600  # a run on another machine that wrote nothing for so long is no longer believed to run
@@ -83,14 +82,12 @@ class RunFolder:
 
     def scores(self, *, main: bool) -> dict[str, float]:
         """TASK.SCORE -> value: the scores that stand in tables (`main`), or all of them, these first."""
-        found: dict[str, list[tuple[str, Any]]] = {"main": [], "other": []}
-        for task, metrics in self.evaluations.items():
-            part, mains, others = SCORES_OF.get(metrics.get("task", task), (None, (), ()))
-            values = metrics if part is None else metrics.get(part) or {}
-            found["main"] += [(f"{task}.{name}", values.get(name)) for name in mains]
-            found["other"] += [(f"{task}.{name}", values.get(name)) for name in others]
-        named = found["main"] + ([] if main else found["other"])
-        return {name: value for name, value in named if isinstance(value, int | float) and math.isfinite(value)}
+        mains, others = {}, {}
+        for name, metrics in self.evaluations.items():
+            if (task := task_class(metrics, name)) is not None:
+                for score, value in task.values(metrics).items():
+                    (mains if score in task.MAIN_SCORES else others)[f"{name}.{score}"] = value
+        return mains if main else mains | others
 
     @property
     def last_change(self) -> float | None:

@@ -7,12 +7,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mmadapter.evaluation.table import format_table
 from mmadapter.files import write_atomically
 from mmadapter.reports.sweep import page_of
 from mmadapter.runs.state import Queue
 from mmadapter.runs.sweep import Sweep, SweepJob, read_results
-from mmadapter.terminal import number_text
+from mmadapter.terminal import format_table, number_text
 
 
 def write_sweep(folder: Path, queue: Queue = None) -> Sweep:

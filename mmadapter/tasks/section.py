@@ -1,13 +1,17 @@
-"""What a task shows in a run's report, as plain data: numbers, bars, tables, and cards of single samples.
+"""What a task shows of its results, as plain data: numbers, bars, tables, and cards of single samples.
 
-A task's `report_section(results, made_world)` returns a `Section`; the report turns it into HTML.
+A task gives a `Section` for the terminal (`show_section` prints it) and one for a run's report (which makes it HTML).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from mmadapter.files import read_json, read_json_lines
+from mmadapter.terminal import Display
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
 """Names of runs in RUN/comparison, as tables and charts show them, in this order."""
@@ -106,3 +110,40 @@ def shortened(text: str | None, most: int) -> str:
     """The text, cut at a blank where it has more than `most` characters."""
     text = text or ""
     return text if len(text) <= most else f"{text[: most - 3].rsplit(' ', 1)[0]}..."
+
+
+def results_of(folder: Path) -> dict[str, Result]:
+    """Task's name -> what RUN/eval/NAME holds, of all evaluations of a run folder."""
+    found = {}
+    for file in sorted(folder.glob("eval/*/metrics.json")):
+        if (metrics := read_json(file)) is not None:
+            found[file.parent.name] = Result("", metrics, read_json_lines(file.with_name("predictions.jsonl")))
+    return found
+
+
+SHOWN_CARDS, SHOWN_CHARACTERS = 3, 120  # at a terminal
+
+
+def show_section(section: Section, display: Display) -> None:
+    """Print a section at a terminal: what it covers, the tables that are not folded, notes, some samples."""
+    display.say(f"{section.title}, {section.coverage}" if section.coverage else section.title)
+    for table in section.tables:
+        if table.is_folded:
+            continue
+        rows = [row for row in table.rows if len(row.cells) > 1]
+        labels = [f"{row.cells[0]} [paper]" if row.kind == "paper" else row.cells[0] for row in rows]
+        cells = [[label, *row.cells[1:]] for label, row in zip(labels, rows, strict=True)]
+        display.table(table.title, list(table.header), cells)
+        for note in table.notes:
+            display.say(note)
+    for note in section.notes:
+        display.say(note)
+    if section.cards:
+        columns, cells = ["sample", "answer", ""], []
+        for card in section.cards[:SHOWN_CARDS]:
+            asked = f"{card.question} {card.context}".strip() or Path(card.picture or "").name
+            texts = [asked, card.answer or "", " ".join([card.verdict, *card.foot])]
+            cells.append([shortened(" ".join(text.split()), SHOWN_CHARACTERS) for text in texts])
+        display.table("", columns, cells, text_columns=columns)
+    if section.cards_remark:
+        display.say(section.cards_remark)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mmadapter.data.batches import Batch
+from mmadapter.data.training import TrainingData
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.runs.journal import Journal, perplexity
@@ -29,7 +30,6 @@ from mmadapter.training.movement import RunStart, moved_text
 from mmadapter.training.preemption import StopRequest, stop_on_signals
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import TrainingConf
-from mmadapter.training.sources import TrainingData
 
 DETAILED_LINES = 100  # about this many lines of metrics.jsonl carry all gates and the groups' movement
 NAMED_SAMPLES = 8  # of a skipped step, in the journal

@@ -21,6 +21,10 @@ import torch
 from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups, trainable_table
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
 from mmadapter.config.run import RunConf
+from mmadapter.config.validate import group_sources
+from mmadapter.data.samples import Sample
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.data.training import RunData, StepShape, read_samples
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.errors import InputError
@@ -36,6 +40,9 @@ from mmadapter.runs.folder import (
     take_over,
 )
 from mmadapter.runs.journal import Journal, NoJournal
+from mmadapter.tasks import task_of
+from mmadapter.tasks.section import results_of
+from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
@@ -49,8 +56,7 @@ from mmadapter.training.pictures import prepare_images
 from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
-from mmadapter.training.sources import encode, read_samples
-from mmadapter.training.summary import results_of, show_results
+from mmadapter.training.summary import show_results
 
 
 def run(conf: RunConf) -> dict[str, Any]:
@@ -157,10 +163,9 @@ def train_and_evaluate(
     (on the meta device), then data. All ranks do the work, and rank 0 writes.
     """
     from mmadapter.assistant import Assistant  # here: `transformers` takes seconds to import
-    from mmadapter.evaluation.generation import cut_prompts
-    from mmadapter.evaluation.run import evaluate
     from mmadapter.hosts.load import host_folder, load_tokenizer
     from mmadapter.store import save_adapter, start_from
+    from mmadapter.tasks.asking import cut_prompts
 
     out_of_memory = partial(memory_explained, conf)
 
@@ -178,16 +183,28 @@ def train_and_evaluate(
     shape = Assistant.build(conf, device="meta")
 
     # 3. All data: training and validation samples, the questions of tasks that no earlier attempt has finished.
-    samples, questions = None, {}
+    tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
+    sizes = conf.optimizer.batch_size, conf.optimizer.micro_batch_size
+    steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
+    data: RunData | None = None
+    questions: dict[str, list[Sample]] = {}
     try:
-        samples = read_samples(conf) if trains else None
-        questions = open_tasks(conf, folder, ranks, all_of_them=bool(changed))
-        tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
-        data = None if samples is None else encode(conf, samples, tokenizer, shape.max_tokens)
+        if trains:
+            samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed)
+        waiting = list(tasks)
+        if folder is not None and not changed:
+            done = folder / "eval"
+            waiting = ranks.decide(lambda: [name for name in tasks if not (done / name / "metrics.json").is_file()])
+        questions = {name: tasks[name].read() for name in waiting}
+        if not conf.vision.enabled:
+            questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
+        if trains:
+            tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
+            encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
+            data = RunData(conf.data, samples, encoder, steps, group_sources(conf))
     except InputError as error:
         if folder is not None:
             raise
-        data = None
         display.say(f"data: not read, so steps and lengths are not known. {error}")
 
     # 4. What trains: groups of roles, the schedule, the table.
@@ -300,18 +317,15 @@ def train_and_evaluate(
         ranks.decide(lambda: save_adapter(model, folder / "adapter", training))
 
     # 10. Evaluate every task.
+    model.eval()
     for name, asked in questions.items():
-        task = conf.tasks[name]
-        model.eval()
-        doing = out_of_memory(f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", task))
+        doing = out_of_memory(
+            f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", tasks[name].settings)
+        )
         with doing, deterministic(conf.engine.deterministic, strictly=False):  # top_p has no deterministic algorithm
-
-            def progress(what: str, done: int, total: int, task: str = name) -> None:
-                display.report(f"{task}: {what}", done, total)
-
-            root = task.root or conf.data.root
-            evaluate(model, task, asked, folder / "eval" / name, progress=progress, root=root)
-    return {"training": training, "evaluation": scores_in(folder)}
+            evaluate(model, tasks[name], asked, folder / "eval" / name, partial(show_progress, display, name))
+    results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
+    return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
 
 
 # Steps of the page.
@@ -398,21 +412,6 @@ def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
     display.table("what trains", columns, lines, text_columns=("role", "sources"))
 
 
-def open_tasks(conf: RunConf, folder: Path | None, ranks: Ranks, all_of_them: bool = False) -> dict[str, list[Any]]:
-    """The samples of every task of `evaluate` that no earlier attempt has finished; of all tasks without a folder."""
-    from mmadapter.evaluation.recreate import samples_of_task
-
-    waiting = conf.evaluate
-    if folder is not None and not all_of_them:
-        results = folder / "eval"
-        waiting = ranks.decide(lambda: [n for n in conf.evaluate if not (results / n / "metrics.json").is_file()])
-    read = {name: samples_of_task(conf.tasks[name], conf.data.root) for name in waiting}
-    if conf.vision.enabled:
-        return read
-    return {name: [replace(sample, image=None) for sample in samples] for name, samples in read.items()}
-
-
-def scores_in(folder: Path) -> dict[str, dict[str, Any]]:
-    """Task -> the scores of its metrics.json, for all tasks that the run folder holds results of."""
-    keys = ("accuracy", "likelihood_accuracy", "exact_match", "followed", "named", "counts", "unanswered")
-    return {name: {key: one[key] for key in keys if key in one} for name, one in results_of(folder).items()}
+def show_progress(display: Display, task: str, what: str, done: int, total: int) -> None:
+    """A bar for what a task does."""
+    display.report(f"{task}: {what}", done, total)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from mmadapter.config import READERS, load_run_config, save_config
+from mmadapter.config import load_run_config, save_config
 from mmadapter.config.adapter import ROLES, AdapterConf, ProjectionConf
-from mmadapter.config.task import TASKS
+from mmadapter.data.settings import READERS, DataConf, ReaderSettings
 from mmadapter.settings import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf
 
@@ -127,16 +127,13 @@ def test_saved_settings_come_back_equal_and_resolved(tmp_path):
 def test_the_names_that_the_schema_repeats_are_those_of_the_rooms_that_own_them():
     from dataclasses import fields
 
-    from mmadapter import data, evaluation  # noqa: F401
+    from mmadapter import evaluation  # noqa: F401
     from mmadapter.adapters.adapter import PROMPT_PROJECTIONS
     from mmadapter.adapters.linear import SCALES, LinearShift, NormShift
     from mmadapter.adapters.zero_init import EarlyGate, PromptLayer
-    from mmadapter.evaluation.run import TASKS as KNOWN_TASKS
     from mmadapter.hosts.parts import NORMS, LoraPair
     from mmadapter.vision.projection import KINDS, MlpProjection
 
-    assert set(READERS) == set(data.READERS)
-    assert set(TASKS) == set(KNOWN_TASKS)
     declared = {role for owner in (PromptLayer, EarlyGate, LinearShift) for role in owner.ROLES.values()}
     declared |= {owner.ROLE for owner in (NormShift, LoraPair, MlpProjection)}
     assert declared == set(ROLES)
@@ -166,6 +163,18 @@ def test_every_setting_is_commented_in_the_schema():
                     f"{file.name}, {schema.name}: {beside.strip()}"
                 )
     assert checked > 100
+
+
+def test_every_setting_of_a_reader_is_commented_where_it_is_declared():
+    import inspect
+    import re
+
+    for schema in (DataConf, ReaderSettings, *map(READERS.settings, READERS.names())):
+        for owner in schema.__mro__[:-1]:
+            inherited = {name for above in owner.__mro__[1:-1] for name in above.__annotations__}
+            declared = re.findall(r"^    (\w+): (?!ClassVar)(.+)$", inspect.getsource(owner), re.MULTILINE)
+            bare = [name for name, rest in declared if name not in inherited and "  # " not in rest]
+            assert declared and not bare, f"{owner.__name__}: {bare}"
 
 
 def test_dotted_keys_reach_into_named_entries():

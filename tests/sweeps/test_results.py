@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mmadapter.config import TaskConf
-from mmadapter.config.scores import scores_of, why_no_score
 from mmadapter.runs.sweep import begin_sweep, note_jobs, read_results, read_sweep
 from mmadapter.sweeps.results import write_sweep
 from mmadapter.sweeps.settings import direction_of, metric_of, metric_problems, sweep_name
+from mmadapter.tasks import TASKS, scores_of, task_of
+from mmadapter.tasks.settings import CocoCaptionTaskSettings
 from tests.made_runs import made_sweep
 from tests.sweeps.sweep_output import GRID, page_of, rows_of
 from tests.training.tiny_run import save_inputs
@@ -115,11 +115,13 @@ def test_the_folders_name_depends_on_what_is_swept_and_not_on_where():
 
 def problems(metric, tasks):
     scores = {name: scores_of(task) for name, task in tasks.items()}
-    return list(metric_problems(metric, scores, lambda name, score: why_no_score(tasks[name], f"tasks.{name}", score)))
+    return list(
+        metric_problems(metric, scores, lambda name, score: task_of(tasks[name]).why_no_score(score, f"tasks.{name}"))
+    )
 
 
 def test_a_metric_that_no_job_will_have_is_refused():
-    tasks = {name: TaskConf(name=name) for name in ("scienceqa", "instruct", "coco_caption")}
+    tasks = {name: TASKS.settings(name)() for name in ("scienceqa", "instruct", "coco_caption")}
 
     def refused(metric, **evaluated):
         return " ".join(problems(metric, evaluated or tasks))
@@ -130,11 +132,11 @@ def test_a_metric_that_no_job_will_have_is_refused():
     assert "Did you mean instruct.exact_match?" in refused("instruct.exactmatch")
     assert "It has: scienceqa.Avg, scienceqa.IMG, scienceqa.NAT" in refused("scienceqa.nonsense")
     assert "tasks.coco_caption.java_metrics=true" in refused("coco_caption.SPICE")
-    assert not refused("c.SPICE", c=TaskConf(name="coco_caption", java_metrics=True))
+    assert not refused("c.SPICE", c=CocoCaptionTaskSettings(java_metrics=True))
 
 
 def test_captions_of_a_part_of_the_split_are_no_metric_unless_they_are_to_be_scored():
-    part = TaskConf(name="coco_caption", limit=4)
+    part = CocoCaptionTaskSettings(limit=4)
     (problem,) = problems("c.CIDEr", {"c": part})
     assert "tasks.c.allow_subset=true" in problem
     assert metric_of(None, {"c": scores_of(part)}, validated=False) is None

@@ -18,9 +18,10 @@ from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import here
-from mmadapter.evaluation.generation import generate_answers, most_likely_options
+from mmadapter.generation import GenerationSettings
 from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.store import save_adapter
+from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.training.run import groups_of
 from mmadapter.training.settings import ENGINES
 from tests.assistants import picture
@@ -59,10 +60,11 @@ def opened(conf) -> Assistant:
 
 
 def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
-    generation = SimpleNamespace(max_new_tokens=4, temperature=0.0, top_p=1.0, beams=1)
+    generation = GenerationSettings(max_new_tokens=4)
     task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
     questions = [sample.without_answer() for sample in samples]
-    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, task)
+    options = [[f" The answer is {letter}." for letter in "AB"]] * len(questions)
+    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, options, task)
 
 
 def trained(conf, samples: list[Sample], asked_after: int | None):

@@ -101,8 +101,8 @@ WRITERS = {
     "start": "mmadapter.training.movement.RunStart.save",
     "checkpoint": "mmadapter.training.checkpoint.CheckpointFolder.save",
     "adapter": "mmadapter.store.write_adapter",
-    "predictions": "mmadapter.evaluation.run.write_json_lines",
-    "scores": "mmadapter.evaluation.run.write_json",
+    "predictions": "mmadapter.tasks.task.write_json_lines",
+    "scores": "mmadapter.tasks.task.write_json",
     "report": "mmadapter.reports.report.write_report",
 }
 QUICK = ("settings", "checkpoint", "report")

@@ -11,7 +11,7 @@ import torch
 from mmadapter.assistant import Assistant
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError, is_out_of_memory
-from mmadapter.evaluation import run as evaluation
+from mmadapter.evaluation import run_evaluation
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training import out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
@@ -131,11 +131,11 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     assert (folder / "eval" / "scienceqa" / "metrics.json").is_file()
     alone = eval_conf("task=scienceqa", f"run={folder}", "task.batch_size=4")
     alone.given = ["batch_size"]
-    with pytest.raises(InputError, match=r"Out of memory while task scienceqa was evaluated\..*\n  task.batch_size=2 "):
-        evaluation.run(alone)
+    with pytest.raises(InputError, match=r"while task scienceqa was evaluated: the peak was .*\n  task.batch_size=2 "):
+        run_evaluation(alone)
     monkeypatch.setattr(FeatureStore, "encode_pixels", too_large)
-    with pytest.raises(InputError, match=r"Out of memory while pictures were encoded\..*\n  vision.batch_size=32 "):
-        evaluation.run(alone)
+    with pytest.raises(InputError, match=r"while pictures were encoded: the peak was .*\n  vision.batch_size=32 "):
+        run_evaluation(alone)
 
 
 def test_pictures_and_saves_without_memory_are_told(inputs, tmp_path, monkeypatch):

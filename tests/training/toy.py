@@ -22,8 +22,7 @@ from mmadapter.config import GroupConf, RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment
-from mmadapter.data.samples_digest import samples_digest
-from mmadapter.data.tokens import Encoded
+from mmadapter.data.tokens import Encoded, samples_digest
 from mmadapter.distributed.ranks import here
 from mmadapter.runs.folder import take_over
 from mmadapter.runs.journal import Journal
