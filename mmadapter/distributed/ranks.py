@@ -34,11 +34,12 @@ NCCL_SECONDS = 300.0  # to connect by NCCL, which starts the GPUs
 RANK_0_SECONDS = 1.0  # for rank 0 to fail in the same way as another rank, and to speak for it
 LAST_WORDS_SECONDS = 30.0  # for the rank that speaks for all to end, which may include asking SLURM for a requeue
 NOTE_SECONDS = 5.0  # for the other ranks to note that they wait, too
+LONG_WAIT_SECONDS = 1.0  # between two looks at whether another rank has failed
 PACKAGE = Path(__file__).parents[1]
 
 
 class LostRank(RuntimeError):
-    """Another rank has ended because of an error, for which it has spoken itself."""
+    """Another rank has failed, and has said so itself."""
 
 
 class Ranks:
@@ -112,7 +113,11 @@ class Ranks:
         """Waits until every rank is here, however long that takes."""
         if self.world_size == 1:
             return
-        self._absent(f"is at barrier {next(self._numbers)}", float("inf"))
+        number = next(self._numbers)
+        names = [f"rank {rank} is at barrier {number}" for rank in range(self.world_size)]
+        with contextlib.suppress(RuntimeError):
+            self._store.set(names[self.rank], "")
+        self._wait_long(names)
 
     def leave(self) -> None:
         """Waits until every rank has come to its end; then this one is alone. A second time: nothing."""
@@ -155,12 +160,25 @@ class Ranks:
             return work()
         name = f"work {next(self._numbers)}"
         if not self.is_first:
-            self._wait_in_store([name])
+            self._wait_long([name])
             return None
         try:
             return work()
         finally:  # after an error, too: the others then wait for this rank where they notice that it ends
-            self._store.set(name, "")
+            with contextlib.suppress(RuntimeError):
+                self._store.set(name, "")
+
+    def _wait_long(self, names: list[str]) -> None:
+        """Waits until all names are set, however long that takes. Raises LostRank where another rank has failed.
+
+        Where the store has gone (kill -9 of torchrun) nothing is waited for here, but in the exchange that comes next.
+        """
+        has_failed = False
+        with contextlib.suppress(RuntimeError):
+            while not has_failed and not self._wait_in_store(names, LONG_WAIT_SECONDS):
+                has_failed = self._store.check(["status"])
+        if has_failed:
+            raise LostRank("another rank has failed")
 
     def _absent(self, note: str, seconds: float) -> list[str]:
         """Leaves a note in the store, waits for that of every rank, and names the ranks that leave none in time."""
@@ -170,17 +188,12 @@ class Ranks:
             return []
         return [str(rank) for rank, name in enumerate(names) if not self._store.check([name])]
 
-    def _wait_in_store(self, names: list[str], seconds: float = float("inf")) -> bool:
-        """Waits until all names are set; False where the time is over. (`Store.wait` sees no signals, and is noisy.)
-
-        Without a limit it also ends, by LostRank, where another rank has ended.
-        """
+    def _wait_in_store(self, names: list[str], seconds: float) -> bool:
+        """Waits until all names are set; False where the time is over. (`Store.wait` sees no signals, and is noisy.)"""
         pause, deadline = 0.001, time.monotonic() + seconds
         while not self._store.check(names):
             if time.monotonic() > deadline:
                 return False
-            if seconds == float("inf") and self._store.check(["status"]):
-                raise LostRank("another rank has ended")
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
         return True

@@ -187,6 +187,28 @@ def test_an_error_also_ends_those_that_wait_outside_of_a_collective(place, statu
     assert (group.said(0), group.said(2)) == ("", "") and "rank 1: no such file" in group.said(1)
 
 
+def lose_the_store():
+    with connected("cpu") as me:
+        me._store = Gone()
+        assert me.decide(lambda: "saved") == "saved"
+        me.barrier()
+        assert me.sum([1.0]) == [2.0]
+
+
+class Gone(dist.Store):
+    """A store whose server, torchrun, is gone."""
+
+    def set(self, *_):
+        raise dist.DistNetworkError("gone")
+
+    check = add = get = set
+
+
+def test_ranks_whose_launcher_is_gone_with_its_store_can_still_save_and_end(tmp_path):
+    group = Several(2, lose_the_store, folder=tmp_path)
+    assert group.end() == [0, 0], group.said(0) + group.said(1)
+
+
 def let_rank_0_work_for_long():
     with connected("cpu", LaunchConf(timeout_minutes=1 / 60)) as me:
         assert me.decide(lambda: time.sleep(3) or "scored") == "scored"

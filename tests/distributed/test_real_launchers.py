@@ -15,7 +15,7 @@ import pytest
 
 from mmadapter.config import RunConf
 from mmadapter.config import entry as entry_module
-from mmadapter.launch.start import free_port
+from tests.distributed.several import free_port
 from tests.training.tiny_run import save_inputs
 
 CHECKOUT = Path(__file__).parents[2]
@@ -129,7 +129,7 @@ def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_th
 
     script = tmp_path / "train.py"
     (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
-    monkeypatch.setattr(entry_module, "start_processes", note)
+    monkeypatch.setattr(entry_module, "start_ranks", note)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the entry sets it
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -154,7 +154,7 @@ def test_a_sweeps_job_whose_processes_fail_is_a_failed_job_and_a_stopped_one_end
     def sweep(status):
         asked.clear()
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the entry sets it
-        monkeypatch.setattr(entry_module, "start_processes", lambda *a: asked.append(a) or status)
+        monkeypatch.setattr(entry_module, "start_ranks", lambda *a: asked.append(a) or status)
         monkeypatch.setattr(sys, "argv", [*words, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
         with pytest.raises(SystemExit) as ended:
             entry_module._run(lambda conf: pytest.fail("trained here"), tmp_path / "train.py", "train", RunConf)
