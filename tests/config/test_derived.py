@@ -85,7 +85,5 @@ def test_the_name_of_an_earlier_variant_stands_for_its_overrides():
     assert (list(most.data.sources), most.seed, most.adapter.layers) == (["questions"], 4, 3)
     assert variant_conf(whole, "more").adapter.layers == 2
     whole.variants["circle"] = ["circle"]
-    with pytest.raises(
-        InputError, match="variants.circle: circle is no variant before this one"
-    ):
+    with pytest.raises(InputError, match="variants.circle: circle is no variant before this one"):
         variant_conf(whole, "circle")
