@@ -50,8 +50,8 @@ def read_sweep(folder: Path) -> Record:
             f"{file} is damaged: {type(error).__name__}: {error}. "
             'It should hold {"jobs": [{"number": 0, ...}, ...], ...}. '
             "Delete it and give the sweep's command again: that writes it anew, and finished runs are found again. "
-            "SLURM jobs of this sweep that still wait or run are noted in this file alone: look at `squeue --me` first, "
-            "and end them with scancel."
+            "SLURM jobs of this sweep that still wait or run are noted in this file alone: look at `squeue --me` "
+            "first, and end them with scancel."
         ) from error
     return content
 
