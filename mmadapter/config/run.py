@@ -45,8 +45,8 @@ class RunConf:
     tasks: dict[str, TaskSettings] = entries(TASKS, chosen_by="name")  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME
-    # name -> overrides (key=value, ~key, or an earlier name for all of its overrides); a run, RUN/variants/NAME
-    variants: dict[str, list[str]] = named()
+    # an earlier variant's name among the overrides (key=value, ~key) stands for that one's
+    variants: dict[str, list[str]] = named()  # name -> overrides; a run of its own, RUN/variants/NAME
 
 
 @dataclass

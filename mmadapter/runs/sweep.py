@@ -47,10 +47,11 @@ def read_sweep(folder: Path) -> Record:
             raise ValueError("a job's number is no integer")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f'{file} is damaged: {error!r}. It should hold {{"jobs": [{{"number": 0, ...}}, ...], ...}}. Delete it and '
-            "give the sweep's command again: that writes it anew, and finished runs are found again. SLURM jobs of "
-            "this sweep that still wait or run are noted in this file alone: look at `squeue --me` first, and end them "
-            "with scancel."
+            f"{file} is damaged: {type(error).__name__}: {error}. "
+            'It should hold {"jobs": [{"number": 0, ...}, ...], ...}. '
+            "Delete it and give the sweep's command again: that writes it anew, and finished runs are found again. "
+            "SLURM jobs of this sweep that still wait or run are noted in this file alone: look at `squeue --me` "
+            "first, and end them with scancel."
         ) from error
     return content
 

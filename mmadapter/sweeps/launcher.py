@@ -167,14 +167,12 @@ def find_in_queue(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
 
 def note_slurm_jobs(sweep: Path, jobs: list[Job]) -> None:
     """Writes the SLURM jobs, the run folders that they work for, and their logs into the sweep's file."""
-    note_jobs(
-        sweep,
-        {
-            job.number: {"slurm_job": job.slurm_job, "slurm_run": str(job.run.folder), "slurm_log": str(job.log)}
-            for job in jobs
-            if job.slurm_job is not None
-        },
-    )
+    facts = {}
+    for job in jobs:
+        log = None if job.log is None else str(job.log)
+        if job.slurm_job is not None:
+            facts[job.number] = {"slurm_job": job.slurm_job, "slurm_run": str(job.run.folder), "slurm_log": log}
+    note_jobs(sweep, facts)
 
 
 def wait_for(jobs: list[Job]) -> dict[int, Exception]:
@@ -188,11 +186,9 @@ def wait_for(jobs: list[Job]) -> dict[int, Exception]:
         while waiting:
             if time.monotonic() - asked >= QUEUE_SECONDS:
                 queue, asked = jobs_in_queue(), time.monotonic()
-                for job in waiting if queue is not None else ():
-                    if job.slurm_job in queue:
-                        gone_since.pop(job.number, None)
-                    else:
-                        gone_since.setdefault(job.number, asked)
+                if queue is not None:  # no answer says nothing about any job
+                    still_gone = [job.number for job in waiting if job.slurm_job not in queue]
+                    gone_since = {number: gone_since.get(number, asked) for number in still_gone}
             for job in list(waiting):
                 error: Exception | None = None
                 if not job.run.is_finished():

@@ -114,7 +114,7 @@ class Search:
         self.study = optuna.create_study(
             storage=f"sqlite:///{(folder / STUDY_FILE).resolve()}",
             study_name="search",
-            direction=direction,
+            direction=optuna.study.StudyDirection[direction.upper()],
             load_if_exists=True,
         )
 

@@ -69,7 +69,7 @@ def train(folder: Path, *arguments: str, hidden: str = "", **environment: str) -
         (["-m", "cluster=slurm"], {"PATH": "/nowhere"}, "error: cluster=slurm: there is no `sbatch` on this machine"),
         (["-m", "cluster=slurm"], {"hidden": "hydra_plugins.hydra_submitit_launcher"}, "pip install -e '.[cluster]'"),
         (["-m", "cluster=slurm", "dry_run=true"], {}, "error: dry_run=true submits nothing"),
-        (["-m", "cluster=slurm", "optimizer.micro_batch_size=5"], {}, "Nothing was submitted"),
+        (["-m", "cluster=slurm", "optimizer.micro_batch_size=5,7"], {}, "micro_batch_size=7 does not divide"),
     ],
 )
 def test_one_message_and_status_2_where_nothing_can_be_submitted(tmp_path, arguments, keywords, message):

@@ -126,6 +126,13 @@ def test_a_part_of_a_search_that_cannot_run_does_not_keep_the_rest_from_it(train
     assert told.count("seed=-1: must be at least 0.") == 6 - started
 
 
+def test_trials_of_the_same_values_that_would_run_at_the_same_time_are_one_run(train):
+    pytest.importorskip("optuna", reason="needs the extra [search]")
+    status, told, noted, started = train("sweep.trials=4", "sweep.parallel=4", *SCIENCEQA, "seed=1,2")
+    assert status == 0, told
+    assert len(noted["jobs"]) == 4 and started == len({job["run"] for job in noted["jobs"]}) <= 2
+
+
 @pytest.mark.parametrize("dry", [[], ["dry_run=true"]])
 def test_what_is_asked_of_a_sweep_is_refused_without_m(train, dry):
     refused(train("sweep.trials=4", "seed=1", *dry, multirun=False), "python train.py -m sweep.trials=4 seed=1")
