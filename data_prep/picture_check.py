@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_prep.output_folder import path_below
-from mmadapter.data.images import read_image
+from mmadapter.vision.images import read_image
 from mmadapter.errors import InputError
 
 DECODED_BY_SAMPLE = 200

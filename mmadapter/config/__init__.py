@@ -12,7 +12,6 @@ from mmadapter.config.run import ComparisonConf, EvalConf, RunConf
 from mmadapter.config.task import GenerationConf, TaskConf
 from mmadapter.config.training import TrainingConf
 from mmadapter.config.validate import validate
-from mmadapter.config.vision import VisionConf
 from mmadapter.settings import with_overrides
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "SourceConf",
     "TaskConf",
     "TrainingConf",
-    "VisionConf",
     "comparison_conf",
     "load_run_config",
     "save_config",

@@ -11,8 +11,9 @@ from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.training import TrainingConf
-from mmadapter.config.vision import VisionConf
-from mmadapter.settings import choice, input_path, listing, named, number, plain
+from mmadapter.settings import choice, chosen, input_path, listing, named, number, plain
+from mmadapter.vision import ENCODERS
+from mmadapter.vision.settings import OpenClipSettings, VisionSettings
 
 
 @dataclass
@@ -33,7 +34,7 @@ class RunConf:
     threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
     dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
     host: HostConf = field(default_factory=HostConf)
-    vision: VisionConf = field(default_factory=VisionConf)
+    vision: VisionSettings = chosen(ENCODERS, by="encoder", default=OpenClipSettings)
     adapter: AdapterConf = field(default_factory=AdapterConf)
     data: DataConf = field(default_factory=DataConf)
     optimizer: OptimizerConf = field(default_factory=OptimizerConf)
@@ -59,7 +60,6 @@ class HostOverride:
 class VisionOverride:
     pretrained: str | None = input_path()  # null = where the run's CLIP weights were
     cache: str | None = None  # folder for frozen features; null = as in the run
-    batch_size: int | None = number(None, at_least=1)  # pictures encoded at a time; null = as in the run
     workers: int | None = number(None, at_least=0)  # processes that read pictures ahead; null = as in the run
 
 

@@ -137,7 +137,7 @@ def picture_uri(path: Any, longest_side: int = LONGEST_SIDE) -> str | None:
     """The picture, small, as a data URI: PNG where that is as small as JPEG; None where it cannot be read."""
     from PIL import Image
 
-    from mmadapter.data.images import read_image
+    from mmadapter.vision.images import read_image
 
     if not path:
         return None

@@ -36,8 +36,12 @@ def generate_answers(
         max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature, top_p=wanted.top_p, beams=wanted.beams
     )
 
+    store = assistant.features
+
     def ask(batch: OwnBatch) -> list[str]:
-        return assistant.generate([samples[i] for i in batch.indices], settings, seed=task.seed, visual=batch.visual)
+        rows = [samples[index] for index in batch.indices]
+        features = None if store is None else store.of([row.image for row in rows])
+        return assistant.generate(rows, settings, seed=task.seed, features=features, visual=batch.visual)
 
     lengths = [len(sample.prompt) for sample in samples]
     batches = own_batches(lengths, _images(samples), task.batch_size, _in_step(assistant))
@@ -90,7 +94,8 @@ def most_likely_options(
 
     def ask(batch: OwnBatch) -> list[float]:
         rows = make_batch([encoded[index] for index in batch.indices], encoder.pad_id)
-        return assistant.log_likelihood(replace(rows, visual=batch.visual)).tolist()
+        rows = replace(rows, visual=batch.visual).with_features(assistant.features)
+        return assistant.log_likelihood(rows).tolist()
 
     lengths = [len(item.ids) for item in encoded]
     batches = own_batches(lengths, _images(candidates), task.batch_size, _in_step(assistant))

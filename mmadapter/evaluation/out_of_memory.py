@@ -29,9 +29,3 @@ def smaller_task(task: Any) -> list[str]:
     size, beams = task.batch_size, task.generation.beams
     switches = [f"task.batch_size={size // 2} (fewer samples at a time)"] if size > 1 else []
     return switches + ([f"task.generation.beams={beams // 2} (other answers)"] if beams > 1 else [])
-
-
-def smaller_pictures(vision: Any) -> list[str]:
-    """The switches of the encoding of pictures."""
-    size = vision.batch_size
-    return [f"vision.batch_size={size // 2} (fewer pictures at a time)"] if size > 1 else []

@@ -13,7 +13,7 @@ from typing import Any
 from mmadapter.errors import InputError
 from mmadapter.evaluation.coco_caption import evaluate_captions, first_of_images, score_caption_file
 from mmadapter.evaluation.generation import Answers, Progress, cut_prompts, generate_answers, most_likely_options
-from mmadapter.evaluation.out_of_memory import memory_explained, smaller_pictures, smaller_task
+from mmadapter.evaluation.out_of_memory import memory_explained, smaller_task
 from mmadapter.evaluation.papers import CAPTION_ROWS, scienceqa_rows
 from mmadapter.evaluation.predictions import read_predictions
 from mmadapter.evaluation.questions import read_questions
@@ -105,7 +105,7 @@ def evaluate_run(conf: Any) -> dict[str, Any]:
         assistant = assistant_of_run(folder, run_conf, conf.device)
     progress = line_progress()
     paths = [sample.image for sample in samples if sample.image is not None]
-    with memory_explained(run_conf, "while pictures were encoded", smaller_pictures(run_conf.vision)):
+    with memory_explained(run_conf, "while pictures were encoded"):
         assistant.prepare_images(paths, lambda done, total: progress("image features", done, total))
     output = Path(conf.output) if conf.output else folder / "eval" / results_name(task, own, conf.given)
     root = task.root or run_conf.data.root

@@ -74,7 +74,7 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
 
     for item in assistant.trainable():  # what is frozen in this run needs no activations kept
         item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
-    data = encode(conf, samples, assistant.tokenizer, assistant.max_tokens)
+    data = encode(conf, samples, assistant.tokenizer, assistant.max_tokens, assistant.features)
     schedule = schedule_of(conf, data.steps_per_epoch)
     note(folder, total_steps=schedule.total_steps)
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), schedule.lr)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mmadapter import data
 from mmadapter.config.data import ReadingConf
 from mmadapter.config.mixture import samples_per_step
-from mmadapter.data.batches import Batch
+from mmadapter.data.batches import Batch, FeaturedBatches
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.own_part import OwnPart
 from mmadapter.data.samples import Sample
@@ -18,6 +18,7 @@ from mmadapter.data.samples_digest import samples_digest
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.processes import here
+from mmadapter.vision.features import FeatureStore
 
 
 class TrainingData(Protocol):
@@ -54,7 +55,7 @@ class RunData:
 
     mixture: Mixture | JointMixture
     encoded: dict[str, list[Encoded]]
-    validation: list[Batch]  # this process's part
+    own_validation: list[Batch]  # this process's part
     validation_images: list[Path]  # of all processes
     validation_samples: int
     cut_samples: int  # prompts that were too long and were cut
@@ -62,6 +63,7 @@ class RunData:
     with_images: bool = True
     cut_turns: int = 0  # last turns of dialogs that were too long
     digests: dict[str, str] = field(default_factory=dict)  # source -> what its samples are, of all processes
+    features: FeatureStore | None = None  # of all pictures
 
     @property
     def sources(self) -> list[str]:
@@ -72,8 +74,13 @@ class RunData:
         return self.mixture.steps_per_epoch
 
     def step_batches(self, step: int) -> list[Batch]:
-        """This process's micro-batches of optimizer step `step`, counted from the run's start."""
-        return self.mixture.step_batches(step)
+        """This process's micro-batches of optimizer step `step`, counted from the run's start, with features."""
+        return [batch.with_features(self.features) for batch in self.mixture.step_batches(step)]
+
+    @property
+    def validation(self) -> Sequence[Batch]:
+        """This process's batches that are not trained on, with features."""
+        return FeaturedBatches(self.own_validation, self.features)
 
     def image_paths(self) -> list[Path]:
         """All pictures that training and validation will ask for, each once."""
@@ -108,8 +115,10 @@ def read_samples(conf: Any) -> Samples:
     return Samples(training, validation)
 
 
-def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunData:
-    """Samples as token ids, mixed into steps. Raises InputError naming a sample that has no answer or does not fit."""
+def encode(
+    conf: Any, samples: Samples, tokenizer: Any, max_tokens: int, features: FeatureStore | None = None
+) -> RunData:
+    """Samples as token ids, mixed into steps; `features` gives what pictures become. Raises InputError naming a sample that has no answer or does not fit."""
     encoder, part = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), own_part(conf)
     encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
     cut, cut_turns = (encoder.cut_samples, encoder.cut_answers), encoder.cut_turns
@@ -121,7 +130,7 @@ def encode(conf: Any, samples: Samples, tokenizer: Any, max_tokens: int) -> RunD
     count = sum(map(len, validation.values()))
     digests = {f"data.sources.{name}": samples_digest(items) for name, items in encoded.items()}
     digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
-    return RunData(mixture, encoded, batches, shown, count, *cut, conf.vision.enabled, cut_turns, digests)
+    return RunData(mixture, encoded, batches, shown, count, *cut, conf.vision.enabled, cut_turns, digests, features)
 
 
 def own_part(conf: Any) -> OwnPart:

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.scienceqa import UNSOUND, main
 from mmadapter.data import read_alpaca, read_coco_captions, read_scienceqa
-from mmadapter.data.images import read_image
+from mmadapter.vision.images import read_image
 from mmadapter.data.mixture import Mixture
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError

@@ -58,11 +58,11 @@ def moments():
     from mmadapter.assistant import Assistant
     from mmadapter.evaluation import report
     from mmadapter.evaluation import run as evaluation
-    from mmadapter.vision.features import FeatureStore
+    from mmadapter.vision.encoder import VisionEncoder
 
     return {
         "loading": (Assistant, "build"),
-        "encoding": (FeatureStore, "encode_pixels"),
+        "encoding": (VisionEncoder, "encode_one"),
         "ending the loop": (loop, "closing_line"),
         "evaluating": (evaluation, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),
         "reporting": (report, "write_report"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmadapter.data.packed_images import picture_exists
+from mmadapter.vision.packed_images import picture_exists
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 
