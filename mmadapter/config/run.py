@@ -11,9 +11,8 @@ from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.training import TrainingConf
-from mmadapter.settings import choice, chosen, input_path, listing, named, number, plain
-from mmadapter.vision import ENCODERS
-from mmadapter.vision.settings import OpenClipSettings, VisionSettings
+from mmadapter.settings import choice, input_path, listing, named, number, plain
+from mmadapter.vision.settings import OpenClipSettings
 
 
 @dataclass
@@ -34,7 +33,7 @@ class RunConf:
     threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
     dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
     host: HostConf = field(default_factory=HostConf)
-    vision: VisionSettings = chosen(ENCODERS, by="encoder", default=OpenClipSettings)
+    vision: OpenClipSettings = field(default_factory=OpenClipSettings)
     adapter: AdapterConf = field(default_factory=AdapterConf)
     data: DataConf = field(default_factory=DataConf)
     optimizer: OptimizerConf = field(default_factory=OptimizerConf)

@@ -39,7 +39,9 @@ class VisionSettings:
 class OpenClipSettings(VisionSettings):
     """A CLIP visual tower through open_clip (V1 paper, section 3.3)."""
 
-    model: str | None = None  # open_clip model name (ViT-L-14-quickgelu), a folder in its layout, or "tiny" = the shipped
+    model: str | None = (
+        None  # open_clip model name (ViT-L-14-quickgelu), a folder in its layout, or "tiny" = the shipped
+    )
     pretrained: str | None = input_path()  # weights file, transformers folder, or open_clip tag (downloads)
     layers: list[int] = listing()  # blocks, from 0, whose features are joined; paper: several, not stated which
     project_scales: bool = True  # each scale through CLIP's last norm and projection (1024 -> 768); false = raw
@@ -98,7 +100,9 @@ class OpenClipSettings(VisionSettings):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} cannot be read: {error}. It must hold a CLIP model's configuration.") from error
         if not isinstance(tower.get("layers"), int) or "width" not in tower or tower.get("timm_model_name"):
-            raise InputError(f"vision.model={self.model} is not a ViT of open_clip's own; multi-scale features need one.")
+            raise InputError(
+                f"vision.model={self.model} is not a ViT of open_clip's own; multi-scale features need one."
+            )
         return config
 
     def feature_shape(self) -> tuple[int, ...]:

@@ -9,10 +9,10 @@ import pytest
 
 from data_prep.scienceqa import UNSOUND, main
 from mmadapter.data import read_alpaca, read_coco_captions, read_scienceqa
-from mmadapter.vision.images import read_image
 from mmadapter.data.mixture import Mixture
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.vision.images import read_image
 from tests.data.tokenizers_at_hand import byte_level
 
 FOLDER = os.environ.get("MMADAPTER_REFERENCE_DATA")

@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from mmadapter.vision.images import content_digest, image_content
 from mmadapter.processes import here
 from mmadapter.training.journal import Journal
+from mmadapter.vision.images import content_digest, image_content
 from tests.training.launched import adapter, at_step, folder_of, losses, run_here, several, short
 from tests.training.tiny_run import save_inputs
 

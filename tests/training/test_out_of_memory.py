@@ -19,7 +19,6 @@ from mmadapter.training.out_of_memory import (
     cheapest_switches,
     memory_explained,
     of_a_task,
-    of_pictures,
 )
 from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine

@@ -51,7 +51,9 @@ def test_the_last_block_gives_what_the_official_code_computes():
 def test_a_transformers_folder_gives_its_own_tokens(small_models, tmp_path, activation):
     model = transformers_clip(activation)
     model.save_pretrained(tmp_path / "clip")
-    encoder = OpenClipEncoder(OpenClipSettings(model="small", pretrained=str(tmp_path / "clip"), layers=[2], tokens="all"))
+    encoder = OpenClipEncoder(
+        OpenClipSettings(model="small", pretrained=str(tmp_path / "clip"), layers=[2], tokens="all")
+    )
     with torch.no_grad():
         last = model.vision_model(pixel_values=pixels()).last_hidden_state
         expected = model.visual_projection(model.vision_model.post_layernorm(last))
@@ -62,7 +64,9 @@ def test_a_transformers_folder_gives_its_own_tokens(small_models, tmp_path, acti
 def test_scales_are_joined_along_the_channels_in_the_order_asked_for(project_scales):
     tower = random_encoder().tower
     both = encoder_on(tower, [2, 0], project_scales=project_scales, tokens="all").encode(pixels())
-    each = [encoder_on(tower, [layer], project_scales=project_scales, tokens="all").encode(pixels()) for layer in (2, 0)]
+    each = [
+        encoder_on(tower, [layer], project_scales=project_scales, tokens="all").encode(pixels()) for layer in (2, 0)
+    ]
     assert torch.equal(both, torch.cat(each, dim=-1))
 
 

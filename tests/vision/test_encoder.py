@@ -26,7 +26,9 @@ class GridSettings(VisionSettings):
 
 
 def pixels_of(image):
-    return torch.frombuffer(bytearray(image.resize((8, 8)).tobytes()), dtype=torch.uint8).view(8, 8, 3).movedim(2, 0) / 255
+    return (
+        torch.frombuffer(bytearray(image.resize((8, 8)).tobytes()), dtype=torch.uint8).view(8, 8, 3).movedim(2, 0) / 255
+    )
 
 
 class GridEncoder(VisionEncoder):

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from mmadapter.vision.packed_images import packed_path
 from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples
 from mmadapter.data.readers.images_on_disk import ImageFolders, check_missing_image
 from mmadapter.data.readers.many_objects import collection_paused
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
+from mmadapter.vision.packed_images import packed_path
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 CAPTION, FACTS = "txt", "json"

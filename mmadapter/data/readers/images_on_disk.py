@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmadapter.vision.packed_images import picture_exists
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
+from mmadapter.vision.packed_images import picture_exists
 
 log = logging.getLogger(__name__)
 MISSING_IMAGE = ("error", "skip", "no_image", "blank")  # "blank", the older word, means "no_image"
