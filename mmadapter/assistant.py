@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mmadapter.adapters.adapter import Adapter
 from mmadapter.adapters.roles import TrainableParameter, trainable_parameters
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.data.images import upright_rgb
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
@@ -26,8 +25,11 @@ from mmadapter.hosts.load import checkpoint_activations, host_folder, load_host,
 from mmadapter.hosts.recipes import Host
 from mmadapter.hosts.sharded import gather_in_forward, in_step, sharding_of, size
 from mmadapter.new_adapter import new_adapter
-from mmadapter.vision.clip import ImageEncoder
+from mmadapter.vision import ENCODERS
+from mmadapter.vision.encoder import VisionEncoder
 from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.images import upright_rgb
+from mmadapter.vision.settings import VisionSettings
 
 Features = Sequence[Tensor | None]
 Picture = Path | Image.Image | None
@@ -51,7 +53,7 @@ class Assistant(nn.Module):
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.features = features
-        self.vision: ImageEncoder | None = None if features is None else features.encoder
+        self.vision: VisionEncoder | None = None if features is None else features.encoder
         self.max_tokens = min(max_tokens or 1 << 30, host.config.max_position_embeddings)
         self.activation_checkpointing = activation_checkpointing
         self.folder = folder
@@ -179,6 +181,7 @@ class Assistant(nn.Module):
         return self.features.feature(image)
 
     def _call(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:
+        features = batch.features if features is None else features
         if features is None and self.adapter.visual_projection is not None:
             features = self.image_features(batch.images)
         visual = None if features is None else self.adapter.visual(list(features), self.device, bool(batch.visual))
@@ -230,15 +233,6 @@ def _host_dtype(name: str, device: Any) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def _feature_store(vision: Any, device: Any) -> FeatureStore:
-    encoder = ImageEncoder.load(
-        vision.model,
-        vision.pretrained,
-        vision.layers,
-        vision.project_scales,
-        vision.channel_order,
-        vision.quick_gelu,
-        vision.tokens,
-    ).to(device)
-    cache = None if vision.cache is None else Path(vision.cache)
-    return FeatureStore(encoder, cache, vision.batch_size, workers=vision.workers)
+def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore:
+    encoder = ENCODERS.load(vision.encoder)(vision).to(device)
+    return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)

@@ -49,7 +49,7 @@ def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
 def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`."""
     from mmadapter.assistant import hide_library_bars
-    from mmadapter.training.out_of_memory import explain_memory, of_a_task, of_pictures
+    from mmadapter.training.out_of_memory import explain_memory, of_a_task
 
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
     if conf.run:
@@ -73,7 +73,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     general = [*(smaller_type if run_conf.host.dtype == "float32" else []), "a machine with more memory"]
     with explain_memory("while the host was loaded", lambda: general):
         model = assistant_of_run(folder, run_conf, conf.device)
-    with explain_memory("while pictures were encoded", lambda: [*of_pictures(run_conf.vision), *general]):
+    with explain_memory("while pictures were encoded", lambda: general):
         paths = [sample.image for sample in samples if sample.image is not None]
         model.prepare_images(paths, lambda done, total: display.report("image features", done, total))
 

@@ -35,13 +35,7 @@ def vision_identity(assistant: Assistant) -> dict[str, Any] | None:
     """What the visual projection fits; None for an adapter without images."""
     if assistant.vision is None or assistant.adapter.visual_projection is None:
         return None
-    return {
-        "layers": assistant.vision.layers,
-        "project_scales": assistant.vision.project_scales,
-        "channel_order": assistant.vision.channel_order,
-        "features": assistant.vision.width,
-        "encoder_digest": assistant.vision.digest(),
-    }
+    return assistant.vision.identity()
 
 
 def _encoder_settings(assistant: Assistant) -> dict[str, Any] | None:
@@ -49,7 +43,9 @@ def _encoder_settings(assistant: Assistant) -> dict[str, Any] | None:
     if vision_identity(assistant) is None:
         return None
     assert assistant.vision is not None
-    return {name: getattr(assistant.vision, name) for name in ("model", "quick_gelu", "tokens")}
+    settings: Any = assistant.vision.settings
+    model = None if settings.folder is not None else settings.model
+    return {"model": model, "quick_gelu": settings.quick_gelu, "tokens": settings.tokens}
 
 
 def _host_settings(assistant: Assistant) -> dict[str, Any]:

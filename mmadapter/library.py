@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mmadapter.assistant import Assistant
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.data.images import read_image, upright_rgb
 from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.generation import GenerationSettings
+from mmadapter.vision.images import read_image, upright_rgb
 
 TEMPLATES = ("alpaca", "plain")
 Picture = str | Path | Image.Image
@@ -107,7 +107,7 @@ class AdaptedModel:
         Raises InputError as `generate` does, and for an answer that is empty, or too long beside the template.
         """
         if isinstance(batch, Batch):
-            return self.assistant(batch) / max(batch.supervised_tokens, 1)
+            return self.assistant(batch.with_features(self.assistant.features)) / max(batch.supervised_tokens, 1)
         triples = list(batch)
         if not triples:
             raise InputError("loss was given no triple. Give at least one (prompt, answer, image or None).")
@@ -189,11 +189,8 @@ class AdaptedModel:
             return [None] * len(pictures)
         if store is None:
             raise InputError("An image is given, but this adapter is text only: it was trained without pictures.")
-        names = list(distinct)
-        found: dict[Any, Tensor] = {}
-        for start in range(0, len(names), store.batch_size):
-            part = names[start : start + store.batch_size]
-            found.update(zip(part, store.encode([_decoded(distinct[name]) for name in part]), strict=True))
+        encoded = store.encode(_decoded(picture) for picture in distinct.values())
+        found = dict(zip(distinct, encoded, strict=True))
         return [None if picture is None else found[_name(picture)] for picture in pictures]
 
 

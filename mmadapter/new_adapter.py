@@ -12,7 +12,6 @@ from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
 from mmadapter.errors import InputError
 from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
 from mmadapter.hosts.recipes import Host, attention_modules
-from mmadapter.vision.load_clip import tower_shape
 from mmadapter.vision.projection import build_projection, seed_projection
 
 
@@ -72,11 +71,10 @@ def _projection(conf: Any, width: int, on_meta: str | None, generator: torch.Gen
     """The visual projection for what the image encoder gives; None for text only."""
     if not conf.vision.enabled:
         return None
-    scale = tower_shape(conf.vision.model, conf.vision.project_scales).scale
     shape = conf.adapter.projection
     projection = build_projection(
         shape.kind,
-        scale * len(conf.vision.layers),
+        conf.vision.feature_shape()[-1],
         width,
         hidden=shape.hidden,
         tokens=shape.tokens,

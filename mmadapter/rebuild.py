@@ -149,7 +149,7 @@ def put_vision(conf: Any, place: str) -> None:
 
     Raises InputError where no model is named.
     """
-    from mmadapter.vision.load_clip import open_clip_folder
+    from mmadapter.vision.settings import open_clip_folder
 
     if open_clip_folder(place) is not None:
         conf.vision.model, conf.vision.pretrained = place, None

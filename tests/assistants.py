@@ -17,9 +17,10 @@ from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
 from mmadapter.hosts.recipes import Host
-from mmadapter.vision.clip import ImageEncoder
 from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.open_clip import OpenClipEncoder
 from mmadapter.vision.projection import MlpProjection
+from mmadapter.vision.settings import OpenClipSettings
 from tests.families import CORE, tiny_host
 
 # What the laws are shown on: V1 and V2 on hosts of several kinds.
@@ -45,13 +46,13 @@ def tiny_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def random_encoder(seed: int = 0) -> ImageEncoder:
+def random_encoder(seed: int = 0) -> OpenClipEncoder:
     """A frozen random CLIP tower of three blocks; features of 32 numbers (two scales of 16)."""
     import open_clip
 
     torch.manual_seed(seed)
     tower = open_clip.CLIP(**_CLIP).visual.requires_grad_(False).eval()
-    return ImageEncoder(tower, [1, 2])
+    return OpenClipEncoder(OpenClipSettings(layers=[1, 2]), tower)
 
 
 def assistant_on(
@@ -75,7 +76,7 @@ def assistant_on(
     torch.manual_seed(seed + 2)
     projection = None
     if encoder is not None:
-        projection = MlpProjection(encoder.width, 8, host.config.hidden_size, tokens=3 if method else 1)
+        projection = MlpProjection(encoder.feature_shape[-1], 8, host.config.hidden_size, tokens=3 if method else 1)
     shape = PromptSettings(4, host.config.hidden_size, host.config.num_attention_heads)
     parts = v2_parts(host, shape, images) if method else {}
     adapter = Adapter.on_last_layers(shape, range(1, host.config.num_hidden_layers), projection, generator, **parts)
@@ -110,7 +111,7 @@ def sample(
 def batch_of(assistant: Assistant, samples: list[Sample], pad_id: int = 0) -> Batch:
     """The batch of some samples."""
     encoder = SampleEncoder(assistant.tokenizer, 64)
-    return make_batch([encoder.encode(item) for item in samples], pad_id)
+    return make_batch([encoder.encode(item) for item in samples], pad_id).with_features(assistant.features)
 
 
 def picture(folder: Path, seed: int) -> Path:

@@ -21,10 +21,10 @@ BELOW = {
     "processes": {"launch", "meeting"},
     "deepspeed_library": {"processes"},
     "adapters": set(),
-    "data": set(),
-    "config": {"data", "launch", "runs", "sweeps"},
+    "data": {"vision"},
+    "config": {"data", "launch", "runs", "sweeps", "vision"},
     "hosts": {"processes", "deepspeed_library", "adapters"},
-    "vision": {"adapters", "data"},
+    "vision": {"adapters"},
     "new_adapter": {"adapters", "hosts", "vision"},
     "generation": set(),
     "assistant": {"processes", "adapters", "hosts", "vision", "data", "new_adapter", "generation"},
@@ -43,7 +43,7 @@ BELOW = {
     },
     "card_settings": {"config"},
     "rebuild": {"assistant", "store", "config", "card_settings", "hosts", "vision"},
-    "library": {"assistant", "generation", "data"},
+    "library": {"assistant", "generation", "data", "vision"},
     "tasks": {"config", "evaluation"},
     "evaluation": {
         "processes",
@@ -72,6 +72,7 @@ BELOW = {
         "adapters",
         "evaluation",
         "reports",
+        "vision",
     },
 }
 # who may know what from outside; a package that is not named here may be imported anywhere

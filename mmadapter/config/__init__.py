@@ -6,7 +6,6 @@ from mmadapter.config.derived import comparison_conf, variant_conf
 from mmadapter.config.host import HostConf
 from mmadapter.config.run import ComparisonConf, EvalConf, RunConf
 from mmadapter.config.validate import validate
-from mmadapter.config.vision import VisionConf
 from mmadapter.settings import with_overrides
 from mmadapter.training.settings import EngineConf, OptimizerConf, TrainingConf
 
@@ -21,7 +20,6 @@ __all__ = [
     "OptimizerConf",
     "RunConf",
     "TrainingConf",
-    "VisionConf",
     "comparison_conf",
     "load_run_config",
     "save_config",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 
 from mmadapter.config.adapter import ROLES
 from mmadapter.config.derived import VARIANT
 from mmadapter.config.host import TINY
-from mmadapter.config.models import host_facts, host_file, host_folder, open_clip_files, tower_blocks
+from mmadapter.config.models import host_facts, host_file, host_folder
 from mmadapter.config.run import RunConf
 from mmadapter.runs.folder import has_checkpoints, run_folder
 from mmadapter.settings import meant
@@ -18,8 +17,8 @@ from mmadapter.settings import meant
 def adapter_problems(conf: RunConf) -> Iterator[str]:
     """The host is there and is deep enough for the adapter; the tower has its layers; the adapter to start from is."""
     yield from _host_problems(conf)
-    if conf.vision.enabled:
-        yield from _tower_problems(conf)
+    if not conf.dry_run:
+        yield from conf.vision.missing_weights("vision")
     yield from _start_problems(conf)
     facts = host_facts(conf.host.path) if conf.host.path is not None else None
     if facts is None:
@@ -108,43 +107,6 @@ def _host_problems(conf: RunConf) -> Iterator[str]:
         yield f"host.path={path}: neither config.json (transformers layout) nor params.json (Meta's layout) is there."
     if conf.host.tokenizer is not None and not Path(conf.host.tokenizer).expanduser().exists():
         yield f"host.tokenizer={conf.host.tokenizer}: no such file or folder."
-
-
-def _tower_problems(conf: RunConf) -> Iterator[str]:
-    vision = conf.vision
-    if vision.model is None:
-        yield "vision.model is not set. Give open_clip's name, e.g. vision.model=ViT-L-14-quickgelu, or set vision=none"
-        return
-    is_folder = (Path(vision.model) / "open_clip_config.json").is_file()
-    listed = open_clip_files()
-    if vision.model != TINY and not is_folder and listed and vision.model not in listed:
-        near = get_close_matches(vision.model, listed, n=3, cutoff=0.5)
-        yield f"vision.model={vision.model}: open_clip has no such model. Near: {', '.join(near) or 'none'}."
-        return
-    yield from _layer_problems(vision.layers, tower_blocks(vision.model), vision.model)
-    if vision.model != TINY and not is_folder and not conf.dry_run:
-        yield from _weight_problems(vision.pretrained)
-
-
-def _layer_problems(layers: list[int], blocks: int | None, model: str) -> Iterator[str]:
-    if not layers:
-        yield "vision.layers is empty: name the blocks whose features are used, e.g. vision.layers=[3,7,11,15,19,23]"
-    if len(set(layers)) != len(layers):
-        yield f"vision.layers={layers} names a block twice."
-    beyond = [layer for layer in layers if layer < 0 or (blocks is not None and layer >= blocks)]
-    if beyond:
-        numbered = f"0 to {blocks - 1}" if blocks is not None else "from 0"
-        yield f"vision.layers={layers}: {model} has no block {', '.join(map(str, beyond))}; they count {numbered}."
-
-
-def _weight_problems(pretrained: str | None) -> Iterator[str]:
-    if pretrained is None:
-        yield (
-            "vision.pretrained is not set. Give a weights file, a transformers folder, or an open_clip tag, "
-            "which downloads: vision.pretrained=openai"
-        )
-    elif ("/" in pretrained or Path(pretrained).suffix) and not Path(pretrained).expanduser().exists():
-        yield f"vision.pretrained={pretrained}: no such file or folder."
 
 
 def present_roles(conf: RunConf) -> list[str]:

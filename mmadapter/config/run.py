@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.host import HostConf
-from mmadapter.config.vision import VisionConf
 from mmadapter.data.settings import DataConf
 from mmadapter.distributed.settings import LaunchConf
 from mmadapter.settings import choice, chosen, entries, input_path, listing, named, number, plain
@@ -13,6 +12,8 @@ from mmadapter.sweeps.settings import ClusterConf, SweepConf
 from mmadapter.tasks import TASKS
 from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings, missing_file
 from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, TrainingConf
+from mmadapter.vision import ENCODERS
+from mmadapter.vision.settings import OpenClipSettings, VisionSettings
 
 
 @dataclass
@@ -33,7 +34,7 @@ class RunConf:
     threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
     dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
     host: HostConf = field(default_factory=HostConf)
-    vision: VisionConf = field(default_factory=VisionConf)
+    vision: VisionSettings = chosen(ENCODERS, "encoder", OpenClipSettings)
     adapter: AdapterConf = field(default_factory=AdapterConf)
     data: DataConf = field(default_factory=DataConf)
     optimizer: OptimizerConf = field(default_factory=OptimizerConf)
@@ -60,7 +61,6 @@ class HostOverride:
 class VisionOverride:
     pretrained: str | None = input_path()  # null = where the run's CLIP weights were
     cache: str | None = None  # folder for frozen features; null = as in the run
-    batch_size: int | None = number(None, at_least=1)  # pictures encoded at a time; null = as in the run
     workers: int | None = number(None, at_least=0)  # processes that read pictures ahead; null = as in the run
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from mmadapter.data.images import read_image
 from mmadapter.errors import InputError
 from mmadapter.reports.run import ReportedRun
 from mmadapter.tasks import TASKS
 from mmadapter.tasks.section import LABELS, Result, Section
 from mmadapter.terminal import number_text
+from mmadapter.vision.images import read_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_SIDE = 288

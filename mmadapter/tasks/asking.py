@@ -31,7 +31,8 @@ def generate_answers(
 
     def ask(indices: Sequence[int], visual: bool | None) -> list[str]:
         batch = [samples[index] for index in indices]
-        return model.generate(batch, settings.generation, seed=settings.seed, visual=visual)
+        features = None if model.features is None else model.features.of([sample.image for sample in batch])
+        return model.generate(batch, settings.generation, seed=settings.seed, features=features, visual=visual)
 
     lengths = [len(sample.prompt) for sample in samples]
     return ask_in_batches(ask, lengths, samples, settings.batch_size, steps_together(model), "answers", progress)
@@ -75,7 +76,7 @@ def most_likely_options(
 
     def ask(indices: Sequence[int], visual: bool | None) -> list[float]:
         batch = make_batch([encoded[index] for index in indices], encoder.pad_id)
-        return model.log_likelihood(replace(batch, visual=visual)).tolist()
+        return model.log_likelihood(replace(batch, visual=visual).with_features(model.features)).tolist()
 
     lengths, in_step = [len(item.ids) for item in encoded], steps_together(model)
     values = ask_in_batches(ask, lengths, candidates, settings.batch_size, in_step, "option likelihoods", progress)

@@ -75,12 +75,6 @@ def of_a_task(key: str, task: TaskSettings, changes: str = CHANGES) -> list[str]
     return switches
 
 
-def of_pictures(vision: Any) -> list[str]:
-    """The switches of the encoding of pictures."""
-    size = vision.batch_size
-    return [f"vision.batch_size={size // 2} (the same result, fewer pictures at a time)"] if size > 1 else []
-
-
 def _of_activations(optimizer: Any, host: Any) -> list[str]:
     """The switches that give the same result."""
     switches, rows = [], optimizer.micro_batch_size

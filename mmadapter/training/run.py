@@ -248,6 +248,7 @@ def train_and_evaluate(
     loop = None
     journal: Journal = NoJournal()
     if data is not None:
+        data.features = model.features
         for item in model.trainable():  # what is frozen in this run needs no activations kept
             item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
         groups = groups_of(conf, model)

@@ -30,7 +30,7 @@ def conf(quickstart, tmp_path) -> RunConf:
 
 WITHOUT_INFLUENCE = [
     "run=other", "runs_root=/elsewhere", "resume=never", "threads=7", "dry_run=true", "engine.device=cuda",
-    "host.activation_checkpointing=true", "vision.cache=/cache", "vision.batch_size=3", "training.save_every_steps=5",
+    "host.activation_checkpointing=true", "vision.cache=/cache", "training.save_every_steps=5",
     "training.keep_checkpoints=9", "training.log_every_steps=3", "training.tensorboard=false", "training.wandb=true",
     "data.root=/moved/to/shapes", "vision.workers=2", "launch.processes=4",
     "optimizer.micro_batch_size=16", "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",

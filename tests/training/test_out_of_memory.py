@@ -19,11 +19,10 @@ from mmadapter.training.out_of_memory import (
     cheapest_switches,
     memory_explained,
     of_a_task,
-    of_pictures,
 )
 from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine
-from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.encoder import VisionEncoder
 from tests.config.composing import eval_conf
 from tests.distributed.several import Several
 from tests.training.launched import adapter, folder_of, losses, run_like_the_entry, short
@@ -133,17 +132,17 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     alone.given = ["batch_size"]
     with pytest.raises(InputError, match=r"while task scienceqa was evaluated: the peak was .*\n  task.batch_size=2 "):
         run_evaluation(alone)
-    monkeypatch.setattr(FeatureStore, "encode_pixels", too_large)
-    with pytest.raises(InputError, match=r"while pictures were encoded: the peak was .*\n  vision.batch_size=32 "):
+    monkeypatch.setattr(VisionEncoder, "encode_one", too_large)
+    with pytest.raises(InputError, match=r"while pictures were encoded: the peak was .* The cheapest switches:\n  \w"):
         run_evaluation(alone)
 
 
 def test_pictures_and_saves_without_memory_are_told(inputs, tmp_path, monkeypatch):
     conf = short(inputs, tmp_path / "runs", "engine.name=single", "optimizer.epochs=0.5")
     with monkeypatch.context() as patched, pytest.raises(InputError) as told:
-        patched.setattr(FeatureStore, "encode_pixels", too_large)
+        patched.setattr(VisionEncoder, "encode_one", too_large)
         run(conf)
-    assert "while pictures were encoded" in str(told.value) and "\n  vision.batch_size=32 (" in str(told.value)
+    assert "while pictures were encoded" in str(told.value)
     monkeypatch.setattr(SingleDeviceEngine, "state_dict", too_large)
     with pytest.raises(InputError, match="Out of memory while a checkpoint was saved: the peak"):
         run(conf)
@@ -169,11 +168,11 @@ def test_fewer_samples_at_a_time_divide_the_step_and_one_is_the_least():
     conf = settings()
     conf.optimizer.micro_batch_size, conf.optimizer.batch_size = 5, 15
     assert named(conf)[0] == "optimizer.micro_batch_size=1"
-    task, vision = conf.tasks["scienceqa"], conf.vision
+    task = conf.tasks["scienceqa"]
     task.batch_size = task.generation.beams = 3
     assert [one.split(" ")[0] for one in of_a_task("task", task)] == ["task.batch_size=1", "task.generation.beams=1"]
-    task.batch_size = task.generation.beams = vision.batch_size = 1
-    assert of_a_task("task", task) == of_pictures(vision) == []
+    task.batch_size = task.generation.beams = 1
+    assert of_a_task("task", task) == []
 
 
 class SilentDisplay:

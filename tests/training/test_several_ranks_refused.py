@@ -101,11 +101,11 @@ def test_a_broken_picture_ends_all_and_is_named(inputs, tmp_path):
     def disturb(rank):
         from mmadapter.vision import features
 
-        def broken(path):
+        def broken(content, path):
             raise InputError(f"{path} is no picture")
 
         if rank == 1:
-            features.read_image = broken
+            features.decoded = broken
 
     group, statuses = several(short(inputs, tmp_path / "runs"), tmp_path, disturb)
     assert statuses == [2, 2] and ".png is no picture" in group.said(1)

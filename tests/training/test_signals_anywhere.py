@@ -58,11 +58,11 @@ def moments():
     from mmadapter.assistant import Assistant
     from mmadapter.reports import report
     from mmadapter.tasks import asking
-    from mmadapter.vision.features import FeatureStore
+    from mmadapter.vision.encoder import VisionEncoder
 
     return {
         "loading": (Assistant, "build"),
-        "encoding": (FeatureStore, "encode_pixels"),
+        "encoding": (VisionEncoder, "encode_one"),
         "ending the loop": (loop, "closing_line"),
         "evaluating": (asking, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),
         "reporting": (report, "write_report"),

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from mmadapter.data.images import image_digest, read_image, upright_rgb
 from mmadapter.errors import InputError
+from mmadapter.vision.images import content_digest, image_content, read_image, upright_rgb
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -193,7 +193,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 MEMORY_OF_A_REFUSAL = """
 import resource, sys
 from pathlib import Path
-from mmadapter.data.images import read_image
+from mmadapter.vision.images import read_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read_image(Path(sys.argv[1]))
@@ -241,7 +241,11 @@ def test_extreme_shapes_are_read(tmp_path):
 def test_the_digest_is_of_the_content(tmp_path):
     one, other = saved(tmp_path, two_halves(), "a.png"), saved(tmp_path, two_halves(), "b.png")
     different = saved(tmp_path, two_halves((20, 20)), "c.png")
-    assert image_digest(one) == image_digest(other) != image_digest(different)
-    assert len(image_digest(one)) == 64
+    assert (
+        content_digest(image_content(one))
+        == content_digest(image_content(other))
+        != content_digest(image_content(different))
+    )
+    assert len(content_digest(image_content(one))) == 64
     with pytest.raises(InputError, match="gone"):
-        image_digest(tmp_path / "gone.png")
+        content_digest(image_content(tmp_path / "gone.png"))

@@ -1,6 +1,6 @@
 """Picture files to upright RGB pictures, or an InputError that says why not; no global of PIL is changed.
 
-A picture is a file, or a place in a tar archive (`packed_images`).
+A picture is a file on the disk, or a place in a tar archive (`packed_images`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from mmadapter.data.packed_images import packed_content, picture_exists
 from mmadapter.errors import InputError
+from mmadapter.vision.packed_images import packed_content
 
 MAX_PIXELS = 100_000_000
 ORIENTATION_TAG = 0x0112
@@ -31,21 +31,44 @@ UPRIGHT = {
 log = logging.getLogger(__name__)
 
 
-def read_image(path: Path) -> Image.Image:
-    """The picture as 8-bit RGB, upright, its first frame where it is animated, transparency over white.
-
-    The kind of file is judged by its content. Raises InputError naming the file where it is missing, no picture, cut
-    off or damaged, or of more than 100 million pixels (refused from the header, before memory is used).
-    """
-    path = Path(path)
-    if not picture_exists(path):
-        raise InputError(f"{path}: there is no such image file. Check the data root, or set missing_image=skip.")
+def image_content(path: Path) -> bytes:
+    """The bytes of a picture file. Raises InputError where it is missing or cannot be read."""
     try:
-        with warnings.catch_warnings(), _opened(path) as opened:
-            _check_size(path, opened.size)
-            # Decoded before its EXIF is read: reading EXIF of a PNG decodes it too and would hide the error.
-            opened.load()
-            return _to_rgb(path, _upright(path, opened))
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the image file cannot be read: {error.strerror}.") from error
+    content = packed_content(path)
+    if content is None:
+        raise InputError(f"{path}: there is no such image file. Check the data root, or set missing_image=skip.")
+    return content
+
+
+def content_digest(content: bytes) -> str:
+    """The SHA-256 of a picture file's bytes, in hexadecimal digits: what its features are kept by."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_image(path: Path) -> Image.Image:
+    """The picture of a file as 8-bit RGB: see `decoded`."""
+    return decoded(image_content(Path(path)), path)
+
+
+def decoded(content: bytes, path: Path) -> Image.Image:
+    """The picture in a file's bytes as 8-bit RGB, upright, its first frame if animated, transparency over white.
+
+    The kind of file is judged by its content. Raises InputError naming the file where it is no picture, cut off or
+    damaged, or of more than 100 million pixels (refused from the header, before memory is used).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # between PIL's limit and ours
+            warnings.filterwarnings("ignore", "(?s).*Corrupt EXIF", UserWarning)
+            with Image.open(io.BytesIO(content)) as opened:
+                _check_size(path, opened.size)
+                # Decoded before its EXIF is read: reading EXIF of a PNG decodes it too and would hide the error.
+                opened.load()
+                return _to_rgb(path, _upright(path, opened))
     except InputError:
         raise
     except Image.DecompressionBombError as error:  # so large that PIL itself refused it
@@ -53,7 +76,13 @@ def read_image(path: Path) -> Image.Image:
         pixels = f"{int(claimed[0]):,} pixels" if claimed else "too many pixels"
         raise InputError(_too_large(f"{path}: its header claims {pixels}")) from error
     except Exception as error:  # PIL raises a dozen kinds of errors on damaged files; all mean the same to the user
-        raise InputError(f"{path}: {_reason(path, error)} Replace the file or take the item out.") from error
+        if not content:
+            reason = "the image file is empty."
+        elif isinstance(error, UnidentifiedImageError):
+            reason = "this is no picture in any format that PIL reads."
+        else:
+            reason = f"the image file is cut off or damaged ({type(error).__name__}: {error})."
+        raise InputError(f"{path}: {reason} Replace the file or take the item out.") from error
 
 
 def upright_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
@@ -64,25 +93,6 @@ def upright_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     except Exception as error:  # opened from a file that is damaged, or closed by now
         raise InputError(f"{name}: its pixels cannot be read ({type(error).__name__}: {error}).") from error
     return _to_rgb(name, _upright(name, image))
-
-
-def _opened(path: Path) -> Image.Image:
-    """The file opened by PIL, whose own warnings are silent: what matters of them is an error or a log line here."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # between its limit and ours
-    warnings.filterwarnings("ignore", "(?s).*Corrupt EXIF", UserWarning)
-    content = packed_content(path)
-    return Image.open(path if content is None else io.BytesIO(content))
-
-
-def image_digest(path: Path) -> str:
-    """sha256 of the file's content in hexadecimal digits."""
-    if (content := packed_content(path)) is not None:
-        return hashlib.sha256(content).hexdigest()
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: the image file cannot be read: {error.strerror}.") from error
 
 
 def _check_size(path: Path | str, size: tuple[int, int]) -> None:
@@ -97,14 +107,6 @@ def _too_large(what: str) -> str:
     return f"{what}; at most {MAX_PIXELS:,} are read (a decompression bomb?). Replace the file by a smaller picture."
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if path.is_file() and path.stat().st_size == 0:
-        return "the image file is empty."
-    if isinstance(error, UnidentifiedImageError):
-        return "this is no picture in any format that PIL reads."
-    return f"the image file is cut off or damaged ({type(error).__name__}: {error})."
-
-
 def _upright(path: Path | str, image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
@@ -116,21 +118,18 @@ def _upright(path: Path | str, image: Image.Image) -> Image.Image:
 
 def _to_rgb(path: Path | str, image: Image.Image) -> Image.Image:
     """A new picture that carries pixels only: a kept orientation would turn it again when it is read once more."""
-    converted = _converted(path, image)
-    converted.info.clear()
-    return converted
-
-
-def _converted(path: Path | str, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
-        return _grey_16_bit(path, image).convert("RGB")
-    if image.mode == "F":
+        converted = _grey_16_bit(path, image).convert("RGB")
+    elif image.mode == "F":
         raise InputError(f"{path}: its pixels are floating-point numbers of unknown range. Save it with 8 or 16 bits.")
-    if image.has_transparency_data:
+    elif image.has_transparency_data:
         coloured = image.convert("RGBA")
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, coloured).convert("RGB")
-    return image.convert("RGB")
+        converted = Image.alpha_composite(white, coloured).convert("RGB")
+    else:
+        converted = image.convert("RGB")
+    converted.info.clear()
+    return converted
 
 
 def _grey_16_bit(path: Path | str, image: Image.Image) -> Image.Image:
