@@ -33,7 +33,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(case["threads"])
     device = device_of(conf)
     processes = join(device, group_of_one=conf.engine.name != "single")
-    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.layers=1"]), device=device)  # imports
+    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"]), device=device)  # imports
     with MemoryWatch() as loading:
         assistant = Assistant.build(conf, device=device, sharded=True)
     with MemoryWatch() as training:

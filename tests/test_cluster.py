@@ -79,8 +79,8 @@ def test_one_message_and_status_2_where_nothing_can_be_submitted(tmp_path, argum
 
 
 def test_what_only_some_jobs_have_is_what_was_swept():
-    jobs = [Job(number, ["seed=1", f"adapter.layers={number}"], Path("r"), True) for number in (2, 3)]
-    assert swept(jobs) == {"adapter.layers=2", "adapter.layers=3"}
+    jobs = [Job(number, ["seed=1", f"adapter.prompts.layers={number}"], Path("r"), True) for number in (2, 3)]
+    assert swept(jobs) == {"adapter.prompts.layers=2", "adapter.prompts.layers=3"}
     assert swept(jobs[:1]) == set()
 
 

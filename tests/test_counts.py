@@ -70,18 +70,18 @@ def test_v1_with_images_trains_about_1_8_million(llama_7b):
 @pytest.mark.parametrize(("layers", "paper"), [(10, 0.97), (20, 1.37), (30, 1.79)])
 def test_the_ablations_parameter_column(llama_7b, layers, paper):
     assert round(
-        count(new_adapter(conf(True, f"adapter.layers={layers}"), llama_7b, "meta")) / 1e6, 2
+        count(new_adapter(conf(True, f"adapter.prompts.layers={layers}"), llama_7b, "meta")) / 1e6, 2
     ) == pytest.approx(paper, abs=0.011)
 
 
 def test_the_joint_baseline_has_no_gates(llama_7b):
-    adapter = new_adapter(conf(False, "adapter.attention=joint"), llama_7b, "meta")
+    adapter = new_adapter(conf(False, "adapter.prompts.attention=joint"), llama_7b, "meta")
     assert {item.role for item in trainable_parameters(adapter)} == {"prompt"}
     assert count(adapter) == 1_228_800
 
 
 def test_one_gate_a_layer_as_in_the_first_released_file(llama_7b):
-    assert count(new_adapter(conf(False, "adapter.gate_per=layer"), llama_7b, "meta")) == 1_228_800 + 30
+    assert count(new_adapter(conf(False, "adapter.prompts.gate_per=layer"), llama_7b, "meta")) == 1_228_800 + 30
 
 
 def test_the_trainable_table_says_what_trains(llama_7b):

@@ -40,8 +40,8 @@ def save_deep_host(folder: Path) -> None:
 def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
     """The experiment's settings with what a user gives, made short: four samples are one step and one epoch."""
     composed = run_conf(f"experiment={experiment}")
-    adapted = [variant[0] for variant in composed.variants.values() if "adapter.layers=32" in variant]
-    overrides = [f"runs_root={runs}", f"host.path={inputs / ('deep' if adapted else 'host')}", "adapter.layers=2"]
+    adapted = [variant[0] for variant in composed.variants.values() if "adapter.prompts.layers=32" in variant]
+    overrides = [f"runs_root={runs}", f"host.path={inputs / ('deep' if adapted else 'host')}", "adapter.prompts.layers=2"]
     if composed.vision.enabled:
         overrides += [f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]"]
     if "alpaca" in composed.data.sources:

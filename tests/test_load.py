@@ -29,11 +29,11 @@ CHECKOUT = Path(__file__).parents[1]
 ALL_TOKENS = ["vision.tokens=all", "adapter.projection.hidden=32", "adapter.projection.heads=4"]
 PRESETS = {
     "v1": ["adapter=v1_visual"],
-    "v1, one gate a layer": ["adapter=v1_visual", "adapter.gate=identity", "adapter.gate_per=layer"],
+    "v1, one gate a layer": ["adapter=v1_visual", "adapter.prompts.gate=identity", "adapter.prompts.gate_per=layer"],
     "v1, joint, text only": ["adapter=v1_joint", "vision=none"],
     "v1, query transformer": ["adapter=v1_caption", *ALL_TOKENS],
-    "v2": ["adapter=v2", "adapter.layers=3"],
-    "v2, visual tokens alone": ["adapter=v2", "adapter.layers=0", "adapter.gate=identity", "adapter.gate_per=layer"],
+    "v2": ["adapter=v2", "adapter.prompts.layers=3"],
+    "v2, visual tokens alone": ["adapter=v2", "adapter.prompts.layers=0", "adapter.prompts.gate=identity", "adapter.prompts.gate_per=layer"],
     "v2, released": ["adapter=v2_release_lora", *ALL_TOKENS, "adapter.lora={rank: 3, alpha: 6, on: [q, down]}"],
     "v2, chat": ["adapter=v2_chat", "vision=none"],
 }
@@ -49,7 +49,7 @@ def models(tmp_path_factory):
 
 def conf_of(models: Path, *overrides: str) -> RunConf:
     vision = [] if "vision=none" in overrides else [f"vision.model={models / 'clip'}", "vision.layers=[1,2]"]
-    layers = [] if any(word.startswith("adapter.layers") for word in overrides) else ["adapter.layers=2"]
+    layers = [] if any(word.startswith("adapter.layers") for word in overrides) else ["adapter.prompts.layers=2"]
     return run_conf(f"host.path={models / 'host'}", "host.max_tokens=300", *vision, *layers, *overrides)
 
 

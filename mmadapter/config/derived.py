@@ -7,7 +7,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.adapter import VISUAL_ROLES
 from mmadapter.config.data import CAPTION_READERS, ReadingConf
 from mmadapter.config.mixture import mixture_problems, samples_per_step
 from mmadapter.config.run import RunConf
@@ -97,16 +96,13 @@ def _alone(conf: RunConf) -> RunConf:
 
 
 def _remove_pictures(conf: RunConf) -> None:
-    """Text only: no encoder, no visual role, no source or task that is nothing without its picture."""
+    """Text only: no encoder, no visual method, no source or task that is nothing without its picture."""
     conf.vision.enabled = False
     conf.data.sources = _without_pictures(conf.data.sources)
     conf.data.validation = _without_pictures(conf.data.validation)
     conf.tasks = _without_pictures(conf.tasks)
     conf.evaluate = [name for name in conf.evaluate if name in conf.tasks]
-    for group in conf.adapter.groups.values():
-        group.roles = [role for role in group.roles if role not in VISUAL_ROLES]
-    conf.adapter.frozen = [role for role in conf.adapter.frozen if role not in VISUAL_ROLES]
-    conf.adapter.groups = {name: group for name, group in conf.adapter.groups.items() if group.roles}
+    conf.adapter.without_pictures()
 
 
 def _without_pictures(readings: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.host import TINY
-from mmadapter.config.models import host_file
 from mmadapter.config.run import RunConf
+from mmadapter.hosts.settings import TINY
 from mmadapter.settings import leaves
 
 
@@ -51,5 +50,5 @@ def differing_settings(one: RunConf, other: RunConf) -> list[str]:
 
 def _host_identity(path: str | None) -> str | None:
     """Digest of the host's configuration file; None for the shipped host, which `path` names already."""
-    file = None if path in (None, TINY) else host_file(path)
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file is not None else None
+    file = None if path is None or path == TINY else Path(path).expanduser() / "config.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file is not None and file.is_file() else None

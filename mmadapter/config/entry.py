@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config.compose import Conf, refuse_unknown, typed
+from mmadapter.config.compose import Conf, refuse_unknown, typed, with_methods
 from mmadapter.config.run import EvalConf, RunConf
 from mmadapter.config.signals import early_interrupts, ended_by, hold_signals, ignore_signals
 from mmadapter.config.sweep_folder import sweep_name
@@ -71,6 +71,7 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
+    sys.argv[1:] = with_methods(sys.argv[1:])
     _refuse_before_printing(script, config_name, schema)
 
     def job(composed: DictConfig) -> Any:

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from mmadapter.config.adapter import AdapterConf
 from mmadapter.config.cluster import ClusterConf
 from mmadapter.config.data import DataConf
 from mmadapter.config.engine import EngineConf, LaunchConf
-from mmadapter.config.host import HostConf
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.sweep import SweepConf
 from mmadapter.config.task import TaskConf
 from mmadapter.config.training import TrainingConf
 from mmadapter.config.vision import VisionConf
+from mmadapter.hosts.settings import HostConf
+from mmadapter.methods import AdapterConf
 from mmadapter.settings import choice, input_path, listing, named, number, plain
 
 

@@ -3,17 +3,10 @@
 from dataclasses import dataclass, field
 
 from mmadapter.config.data import ReadingConf
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.settings import choice, input_path, number
 
 TASKS = ("scienceqa", "coco_caption", "instruct", "visual_instruct")
-
-
-@dataclass
-class GenerationConf:
-    max_new_tokens: int = number(64, at_least=1)  # tokens of the answer
-    temperature: float = number(0.0, at_least=0)  # 0 = greedy (ScienceQA); paper: 0.1 for instructions
-    top_p: float = number(1.0, above=0, at_most=1)  # nucleus; paper: 0.75 for instructions
-    beams: int = number(1, at_least=1)  # 1 = no beam search
 
 
 @dataclass

@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmadapter.config.checks_adapter import adapter_problems, group_problems, projection_problems
 from mmadapter.config.checks_cluster import cluster_problems
 from mmadapter.config.checks_data import (
     data_problems,
@@ -16,24 +15,27 @@ from mmadapter.config.checks_data import (
     reader_problems,
     reading_problems,
 )
+from mmadapter.config.checks_vision import vision_problems
 from mmadapter.config.compose import CONFIG_FILE
-from mmadapter.config.derived import comparison_conf, variant_conf
+from mmadapter.config.derived import VARIANT, comparison_conf, variant_conf
 from mmadapter.config.mixture import holds_every_source
 from mmadapter.config.optimizer import OptimizerConf
 from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config.run_folder import has_checkpoints, run_folder
 from mmadapter.config.sweep import sweep_problems
 from mmadapter.config.task import TASKS, TaskConf
 from mmadapter.errors import InputError
-from mmadapter.settings import problems_of
+from mmadapter.settings import problems_of, values_outside
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 
 
 def validate(conf: RunConf | EvalConf) -> None:
     """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to mend it."""
-    found = list(dict.fromkeys(problems_of(conf)))
-    if not found:
-        found = list(dict.fromkeys(run_problems(conf) if isinstance(conf, RunConf) else eval_problems(conf)))
+    found = list(problems_of(conf))
+    if not any(values_outside(conf)):  # a contradiction is judged among values that are allowed
+        found += run_problems(conf) if isinstance(conf, RunConf) else eval_problems(conf)
+    found = list(dict.fromkeys(found))
     if len(found) == 1:
         raise InputError(found[0])
     if found:
@@ -44,6 +46,7 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     """What does not fit together in the settings of one run, its comparison runs and its variants."""
     own = list(_own_problems(conf))
     yield from own
+    own += problems_of(conf)
     yield from cluster_problems(conf)
     yield from sweep_problems(conf.sweep, {name: conf.tasks[name] for name in conf.evaluate if name in conf.tasks})
     for name, compared in conf.comparison.items():
@@ -51,7 +54,8 @@ def run_problems(conf: RunConf) -> Iterator[str]:
         if unknown:
             yield _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
         elif compared.train:
-            yield from _within(f"comparison.{name}", _own_problems(comparison_conf(conf, name)), own)
+            derived = comparison_conf(conf, name)
+            yield from _within(f"comparison.{name}", [*problems_of(derived), *_own_problems(derived)], own)
     for name in conf.variants:
         try:
             variant = variant_conf(conf, name)
@@ -70,15 +74,32 @@ def _within(where: str, problems: Iterable[str], said: Container[str]) -> Iterat
 
 def _own_problems(conf: RunConf) -> Iterator[str]:
     yield from optimizer_problems(conf)
-    yield from adapter_problems(conf)
-    yield from projection_problems(conf)
-    yield from group_problems(conf)
+    yield from vision_problems(conf)
+    yield from _start_problems(conf)
+    for name, group in conf.adapter.groups.items():
+        if unknown := [source for source in group.sources or [] if source not in conf.data.sources]:
+            yield _no_such(f"adapter.groups.{name}.sources", unknown, list(conf.data.sources), "data.sources")
     yield from data_problems(conf)
     yield from picture_problems(conf)
     yield from _task_problems(conf)
     yield from _machine_problems(conf)
     if "/" in conf.experiment or not conf.experiment:
         yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
+
+
+def _start_problems(conf: RunConf) -> Iterator[str]:
+    start = conf.adapter.start
+    if start is None or conf.dry_run:
+        return
+    if start.startswith(VARIANT):
+        yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
+    elif any((Path(start).expanduser() / part / "adapter.json").is_file() for part in ("", "adapter")):
+        return
+    elif not has_checkpoints(run_folder(conf)):  # else it goes on from these, and needs that adapter no more
+        yield (
+            f"adapter.start={start}: there is no adapter.json there, nor in its adapter/. Name an adapter folder or a "
+            "run folder that has saved one, e.g. adapter.start=runs/NAME; null starts afresh."
+        )
 
 
 def optimizer_problems(conf: RunConf) -> Iterator[str]:
@@ -131,11 +152,6 @@ def task_problems(task: TaskConf, key: str) -> Iterator[str]:
     if task.name not in TASKS:
         yield f"{key}.name={task.name!r}: allowed are {', '.join(TASKS)}."
     yield from reader_problems(task, key)
-    if task.generation.beams > 1 and task.generation.temperature > 0:
-        yield (
-            f"{key}.generation: beams={task.generation.beams} with temperature={task.generation.temperature:g}: "
-            f"beam search does not sample. Set {key}.generation.temperature=0 or {key}.generation.beams=1"
-        )
 
 
 def _machine_problems(conf: RunConf) -> Iterator[str]:

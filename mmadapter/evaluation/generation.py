@@ -29,15 +29,11 @@ def generate_answers(
 ) -> list[str]:
     """One text a sample, in the samples' order, with the task's generation settings and seed. Collective."""
     from mmadapter.evaluation.shared_out import answers_of_all, own_batches
-    from mmadapter.generation import GenerationSettings
 
-    wanted = task.generation
-    settings = GenerationSettings(
-        max_new_tokens=wanted.max_new_tokens, temperature=wanted.temperature, top_p=wanted.top_p, beams=wanted.beams
-    )
+    settings = task.generation
 
     def ask(batch: OwnBatch) -> list[str]:
-        return assistant.generate([samples[i] for i in batch.indices], settings, seed=task.seed, visual=batch.visual)
+        return assistant.answer([samples[i] for i in batch.indices], settings, seed=task.seed, visual=batch.visual)
 
     lengths = [len(sample.prompt) for sample in samples]
     batches = own_batches(lengths, _images(samples), task.batch_size, _in_step(assistant))

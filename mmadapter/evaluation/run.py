@@ -29,7 +29,6 @@ from mmadapter.evaluation.tasks import (
 from mmadapter.evaluation.versions import Answered
 from mmadapter.evaluation.visual_instructions import evaluate_visual_instructions
 from mmadapter.files import write_json, write_json_lines
-from mmadapter.rebuild import assistant_of_run, conf_of_run, run_folder
 
 SHOWN_ANSWERS, SHOWN_CHARACTERS = 3, 160
 SAME_RESULTS = (
@@ -91,18 +90,20 @@ def score_file(conf: Any) -> dict[str, Any]:
 
 def evaluate_run(conf: Any) -> dict[str, Any]:
     """Re-creates a run's assistant and evaluates one task with it, into RUN/eval/TASK or `conf.output`."""
-    folder = run_folder(conf.run, conf.runs_root)
-    run_conf = conf_of_run(folder, conf)
+    from mmadapter.runs.model import find_run, model_of_run, settings_of_run  # imports torch
+
+    folder = find_run(conf.run, conf.runs_root)
+    run_conf = settings_of_run(folder, conf)
     own = run_conf.tasks.get(conf.task.name)
     task = task_of_run(conf.task, own, conf.given)
     task.images = task.images and run_conf.vision.enabled
     samples = samples_of_task(task, run_conf.data.root)
     if not sys.stderr.isatty():
-        from mmadapter.assistant import hide_library_bars
+        from mmadapter.hosts.load import hide_library_bars
 
         hide_library_bars()
     with memory_explained(run_conf, "while the host was loaded"):
-        assistant = assistant_of_run(folder, run_conf, conf.device)
+        assistant = model_of_run(folder, run_conf, conf.device)
     progress = line_progress()
     paths = [sample.image for sample in samples if sample.image is not None]
     with memory_explained(run_conf, "while pictures were encoded", smaller_pictures(run_conf.vision)):

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups
+from mmadapter.methods.groups import Group, parameter_groups
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import Engine, SingleDeviceEngine
 from mmadapter.training.optimizer import OptimizerSettings
@@ -16,10 +17,10 @@ from mmadapter.training.schedule import Schedule, actual_lr
 
 def groups_of(conf: Any, assistant: Any) -> list[Group]:
     """The groups of `adapter.groups`; one with everything in it where there are none. Frozen roles are in none."""
-    trainable, frozen = assistant.trainable(), conf.adapter.frozen
+    trainable, frozen = assistant.trainable_parameters(), conf.adapter.frozen
     settings = conf.adapter.groups
     if not settings:
-        settings = {"all": GroupSettings(roles=sorted({item.role for item in trainable}.difference(frozen)))}
+        settings = {"all": GroupConf(roles=sorted({item.role for item in trainable}.difference(frozen)))}
     return parameter_groups(trainable, settings, frozen)
 
 
@@ -35,7 +36,7 @@ def build_engine(conf: Any, assistant: Any, groups: Sequence[Group]) -> Engine:
     """The engine that `engine.name` asks for, on the device where the adapter is."""
     settings = conf.optimizer
     options = OptimizerSettings(tuple(settings.betas), settings.weight_decay, settings.clip_norm)
-    trainable = assistant.trainable()
+    trainable = assistant.trainable_parameters()
     parts = (assistant, groups, trainable, options, trainable[0].parameter.device, conf.seed)
     if conf.engine.name == "single":
         return SingleDeviceEngine(*parts)

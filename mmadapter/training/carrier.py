@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from mmadapter.adapters.roles import Group
+from mmadapter.methods.groups import Group
 from mmadapter.training.optimizer import learns_from
 from mmadapter.training.random_state import own_stream
 

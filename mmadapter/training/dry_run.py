@@ -6,7 +6,7 @@ from typing import Any
 
 from mmadapter.terminal import Display
 from mmadapter.training.assembly import groups_of, host_dtype
-from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape, kept_by_parts
+from mmadapter.training.memory import MemoryEstimate, estimate, frozen_bytes, host_shape
 from mmadapter.training.schedule import actual_lr
 from mmadapter.training.table import show_trainable, trainable_rows
 
@@ -15,9 +15,9 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 def dry_run(conf: Any, display: Display) -> dict[str, Any]:
     """Builds the assistant on the meta device and prints what would train and what memory it would take."""
-    from mmadapter.assistant import Assistant
+    from mmadapter.model import AdaptedModel
 
-    assistant = Assistant.build(conf, device="meta")
+    assistant = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, "meta")
     lr = actual_lr(conf.optimizer.base_lr, conf.optimizer.batch_size)
     rows = trainable_rows(conf, assistant, groups_of(conf, assistant), lr)
     show_trainable(rows, display)
@@ -41,7 +41,7 @@ def dry_run(conf: Any, display: Display) -> dict[str, Any]:
 def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:
     """The estimate for the settings' micro-batch, filled with samples of full length."""
     size = BYTES[host_dtype(conf)]
-    trainable = {id(item.parameter) for item in assistant.trainable()}
+    trainable = {id(item.parameter) for item in assistant.trainable_parameters()}
     host = assistant.host
     stored = frozen_bytes(host, trainable)
     values = sum(parameter.numel() for parameter in host.parameters() if id(parameter) not in trainable)
@@ -49,13 +49,13 @@ def memory_of(conf: Any, assistant: Any) -> MemoryEstimate:
     return estimate(
         host_shape(host.config, size),
         stored,
-        sum(item.parameter.numel() for item in assistant.trainable()),
-        adapted_layers=host.config.num_hidden_layers - first_adapted_layer(conf, host.config.num_hidden_layers),
+        sum(item.parameter.numel() for item in assistant.trainable_parameters()),
+        adapted_layers=host.config.num_hidden_layers - assistant.adapter.lowest_layer(host.config.num_hidden_layers),
         tokens=conf.optimizer.micro_batch_size * assistant.max_tokens,
         longest=assistant.max_tokens,
         checkpointing=conf.host.activation_checkpointing,
         eager_attention=conf.host.attention == "eager",
-        kept_by_parts=kept_by_parts(assistant.adapter),
+        kept_by_parts=assistant.adapter.kept_per_token(),
         engine=conf.engine.name,
         processes=conf.launch.processes or 1,
         gathered=conf.engine.gathered_parameters,
@@ -66,11 +66,3 @@ def of_each(conf: Any) -> str:
     """Says whose memory it is, where the settings name several processes."""
     processes = conf.launch.processes or 1
     return "" if processes == 1 else f", each of {processes} processes, engine={conf.engine.name}"
-
-
-def first_adapted_layer(conf: Any, layers: int) -> int:
-    """From here on the backward pass needs the activations."""
-    adapter = conf.adapter
-    everywhere = adapter.bias or adapter.scale or adapter.norms != "none" or adapter.lora.rank
-    early = conf.vision.enabled and adapter.early_layers
-    return 0 if everywhere or early else layers - adapter.layers

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.training.optimizer import (
     OptimizerSettings,
     build_adamw,

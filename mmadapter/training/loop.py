@@ -81,7 +81,7 @@ class Training:
         groups = groups_of(conf, assistant)
         check_sources(groups, data.sources)
         self.engine = build_engine(conf, assistant, groups)
-        self.start = RunStart(groups, assistant.trainable(), folder / "checkpoints")
+        self.start = RunStart(groups, assistant.trainable_parameters(), folder / "checkpoints")
         self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
         self.position = Position(
             schedule=asdict(self.schedule),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.host import TINY
 from mmadapter.config.models import SHIPPED
 from mmadapter.errors import InputError
+from mmadapter.hosts.settings import TINY
 from mmadapter.terminal import Display
 
 

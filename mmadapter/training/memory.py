@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmadapter.adapters.adapter import Adapter
 from mmadapter.processes import here
 from mmadapter.terminal import readable_bytes
 from mmadapter.training.stored import stored_by
@@ -98,21 +96,6 @@ def estimate(
     logits = tokens * shape.vocabulary * (4 + 4 + shape.bytes_per_value)
     held = stored_by(engine, processes, frozen_bytes, trainable_parameters, gathered * shape.bytes_per_value)
     return MemoryEstimate(held.frozen, held.trainable, activations, logits, held.gathered, held.offloaded)
-
-
-def kept_by_parts(adapter: Adapter) -> int:
-    """Numbers a token that trained parts of one layer keep for the backward, the most of all layers.
-
-    A scale keeps what it multiplies, a norm what it has normalised, LoRA its input and what it narrows that to.
-    """
-    layers: Counter[str] = Counter()
-    for name, parameter in adapter.named_parameters():
-        family, index, last = name.split(".")[0], name.split(".")[1], name.split(".")[-1]
-        if family in ("linears", "norms") and last in ("scale", "weight"):
-            layers[index] += parameter.numel()
-        elif family == "lora":  # down (rank, inputs) reads inputs numbers, up (outputs, rank) rank numbers
-            layers[index] += parameter.shape[1]
-    return max(layers.values(), default=0)
 
 
 def host_shape(config: object, bytes_per_value: int) -> HostShape:

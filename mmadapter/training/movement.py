@@ -12,9 +12,9 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
+from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.processes import here
 from mmadapter.training.shares import write_value
 

@@ -36,8 +36,8 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     All data is read, and all pictures are encoded, before the first step: what cannot be used shows before the work.
     Of several processes all do the work, and the first writes.
     """
-    from mmadapter.assistant import Assistant
-    from mmadapter.store import start_from
+    from mmadapter.hosts.sharded import sharding_of
+    from mmadapter.model import AdaptedModel
 
     changed = here().decide(lambda: changed_settings(folder, conf))
     if here().is_first:
@@ -48,14 +48,15 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
     samples = read_samples(conf) if trains else None
     questions = open_tasks(conf, folder, all_of_them=bool(changed))
     with memory_explained(conf, "while the host was loaded"):
-        assistant = Assistant.build(conf, device=device_of(conf), sharded=True)
+        parts = (conf.host, conf.vision, conf.adapter, conf.seed)
+        assistant = AdaptedModel.build(*parts, device_of(conf), sharding_of(conf.engine.name))
     if not trains:
         assistant.run_without_engine()
     check_lengths(conf, assistant, questions, display)
     prepare_images(conf, assistant, images_of(questions), display)
     kept = here().decide(lambda: has_checkpoints(folder))  # and the start with them
     if trains and conf.adapter.start and not kept:
-        display.say(start_from(assistant, Path(conf.adapter.start).expanduser()))
+        display.say(assistant.start_from(conf.adapter.start))
     seed_all(conf.seed)
     training = None if samples is None else train_one(conf, assistant, samples, folder, display)
     for name, asked in questions.items():
@@ -70,9 +71,7 @@ def run_one(conf: Any, folder: Path, display: Display, trains: bool) -> dict[str
 
 def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display: Display) -> dict[str, Any]:
     """Shows what trains, trains, and saves the adapter."""
-    from mmadapter.store import save_adapter
-
-    for item in assistant.trainable():  # what is frozen in this run needs no activations kept
+    for item in assistant.trainable_parameters():  # what is frozen in this run needs no activations kept
         item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
     data = encode(conf, samples, assistant.tokenizer, assistant.max_tokens)
     schedule = schedule_of(conf, data.steps_per_epoch)
@@ -88,7 +87,7 @@ def train_one(conf: Any, assistant: Any, samples: Samples, folder: Path, display
         write_json(folder / "trainable.json", rows)
 
     def save(facts: dict[str, Any]) -> None:
-        save_adapter(assistant, folder / "adapter", facts)
+        assistant.save(folder / "adapter", facts)
 
     try:
         summary = train(conf, assistant, data, folder, journal, display, save, describe)

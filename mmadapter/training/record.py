@@ -81,7 +81,7 @@ def _version(package: str) -> str | None:
 
 def clear_leftovers(folder: Path) -> None:
     """Removes what a killed attempt left under temporary names."""
-    from mmadapter.store import recover_adapter
+    from mmadapter.methods.folder import recover_adapter
 
     recover_adapter(folder / "adapter")
     for path in folder.rglob(LEFTOVERS):

@@ -178,7 +178,7 @@ def set_threads(threads: int | None) -> None:
 def quieten_libraries(display: Display) -> None:
     """Keeps other libraries' bars off anything that is no terminal, and their remarks to one process."""
     if not display.console.is_terminal:
-        from mmadapter.assistant import hide_library_bars
+        from mmadapter.hosts.load import hide_library_bars
 
         hide_library_bars()
     if not here().is_first:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmadapter.adapters.roles import Group, trainable_table
+from mmadapter.methods.groups import Group, trainable_table
 from mmadapter.terminal import Display
 
 
 def trainable_rows(conf: Any, assistant: Any, groups: Sequence[Group], lr: float) -> list[dict[str, Any]]:
     """One row per group and role; shares are of the host's parameters."""
-    return trainable_table(groups, assistant.trainable(), lr, conf.optimizer.weight_decay, assistant.host_size)
+    return trainable_table(groups, assistant.trainable_parameters(), lr, conf.optimizer.weight_decay, assistant.host_size)
 
 
 def show_trainable(rows: Sequence[dict[str, Any]], display: Display) -> None:

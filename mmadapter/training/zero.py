@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.processes import here
 from mmadapter.training.carrier import Carrier
 from mmadapter.training.deepspeed_start import ZeroSettings, cpu_adam, keep_whole, start

@@ -113,7 +113,7 @@ def test_the_type_is_that_of_the_hosts_files_or_what_is_asked_for(asked, tmp_pat
 
 
 V2_RUN = [
-    "adapter.layers=2",
+    "adapter.prompts.layers=2",
     "adapter.early_layers=1",
     "adapter.projection={hidden: 8, tokens: 10}",
     "adapter.bias=[all]",

@@ -35,7 +35,7 @@ def arguments(inputs: Path, runs: Path, *more: str) -> list[str]:
         "vision.layers=[1,2]",
         f"data.root={inputs / 'world'}",
         f"runs_root={runs}",
-        *("adapter.layers=2", "optimizer.epochs=1", "optimizer.batch_size=8", "optimizer.micro_batch_size=4"),
+        *("adapter.prompts.layers=2", "optimizer.epochs=1", "optimizer.batch_size=8", "optimizer.micro_batch_size=4"),
         *("training.tensorboard=false", "evaluate=[]", "~comparison.host", "~comparison.text_only"),
         *("engine=zero1", *more),
     ]

@@ -129,7 +129,7 @@ def test_shapes_that_do_not_fit_are_refused_and_settings_results_and_checkpoints
     folder = runs / "mine"
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"does not fit this adapter: .*prompt is \(10, 32\) there, \(6, 32\) here"):
-        run(conf_of(inputs, runs, "resume=changed", "adapter.prompt_length=6", "evaluate=[scienceqa]"))
+        run(conf_of(inputs, runs, "resume=changed", "adapter.prompts.length=6", "evaluate=[scienceqa]"))
     changed = [path.name for path in kept if path.read_bytes() != kept[path]]
     assert changed in ([], ["attempt.json"])
 

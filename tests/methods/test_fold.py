@@ -5,11 +5,10 @@ import copy
 import pytest
 import torch
 
-from mmadapter.adapters.roles import trainable_parameters
 from mmadapter.errors import InputError
-from mmadapter.hosts.adapted import attach
-from mmadapter.hosts.fold import fold
-from mmadapter.hosts.recipes import attention_modules
+from mmadapter.hosts.families import attention_modules
+from mmadapter.methods.fold import fold
+from mmadapter.methods.groups import trainable_parameters
 from tests.families import (
     FAMILIES,
     ROUNDING,
@@ -43,7 +42,7 @@ def both_logits(host, adapter):
 def test_the_folded_host_gives_the_same_logits(name, scale_on, lora):
     host = routed_host(name)
     adapter = open_v2_adapter(host, lora=lora, scale_on=scale_on)
-    for kinds in adapter.linears.values():
+    for kinds in adapter["bias_scale"].values():
         for kind in (kind for kind in kinds if name in HOLDS and kind not in HOLDS[name]):
             kinds[kind].bias.data.zero_()  # as it starts: there is nothing to hold
     expected = both_logits(host, adapter)
@@ -60,9 +59,9 @@ def test_the_folded_host_gives_the_same_logits(name, scale_on, lora):
 @pytest.mark.parametrize(
     ("name", "lacking", "advice"),
     [
-        ("mistral", "q, k, v, gate, up, o, down", r"adapter.bias=\[\]"),
-        ("phi3", "qkv, gate_up, o, down", r"adapter.bias=\[\]"),
-        ("qwen2", "gate, up, o, down", r"can have one on q, k, v\).*adapter.bias=\[q,k,v\]"),
+        ("mistral", "q, k, v, gate, up, o, down", r"adapter.bias_scale.bias=\[\]"),
+        ("phi3", "qkv, gate_up, o, down", r"adapter.bias_scale.bias=\[\]"),
+        ("qwen2", "gate, up, o, down", r"can have one on q, k, v\).*adapter.bias_scale.bias=\[q,k,v\]"),
         ("qwen3", "gate, up, down", r"can have one on q, k, v, o\)"),
     ],
 )
@@ -89,9 +88,9 @@ def test_bfloat16_is_rounded_once_from_float32():
     host = routed_host("llama_gqa").bfloat16()
     adapter = open_v2_adapter(host)
     truth_host, truth = routed_host("llama_gqa").bfloat16().float(), copy.deepcopy(adapter)
-    attach(truth_host, truth)
+    truth.attach(truth_host)
     expected, unfolded = both_logits(truth_host, truth), both_logits(host, adapter)
-    weight, scale = attention_modules(host)[0].q_proj.weight.float(), adapter.linears["0"]["q"].scale.detach()
+    weight, scale = attention_modules(host)[0].q_proj.weight.float(), adapter["bias_scale"]["0"]["q"].scale.detach()
     fold(host, adapter)
     assert torch.equal(attention_modules(host)[0].q_proj.weight, (weight * scale[:, None]).bfloat16())
     assert {parameter.dtype for parameter in host.parameters()} == {torch.bfloat16}
@@ -112,7 +111,7 @@ def test_another_type_is_for_all_weights_and_rotary_frequencies_stay():
 def test_a_weight_beyond_float16_is_refused():
     host = routed_host("llama_gqa")
     adapter = adapter_with(host, scale=["q"])
-    adapter.linears["2"]["q"].scale.data.fill_(1e7)
+    adapter["bias_scale"]["2"]["q"].scale.data.fill_(1e7)
     with pytest.raises(InputError, match="not finite in float16.*bfloat16 or float32"):
         fold(host, adapter, torch.float16)
 
@@ -120,7 +119,7 @@ def test_a_weight_beyond_float16_is_refused():
 def test_prompts_through_the_frozen_projections_are_exact_where_keys_and_values_carry_nothing():
     """The released 7B's form: bias on q, o, gate, up, down, norms, prompts through the frozen projections."""
     host = routed_host("llama_mha")
-    adapter = adapter_with(host, bias=["q", "o", "gate", "up", "down"], norms="all", prompt_projection="base")
+    adapter = adapter_with(host, bias=["q", "o", "gate", "up", "down"], norms="all", through="base")
     expected = both_logits(host, adapter)
     fold(host, adapter)
     assert (both_logits(host, adapter) - expected).abs().max() < ROUNDING
@@ -138,14 +137,14 @@ def test_prompts_through_the_frozen_projections_are_exact_where_keys_and_values_
 )
 def test_prompts_through_frozen_projections_that_differ_from_the_folded_ones_are_refused(name, parts, said):
     host = routed_host(name)
-    adapter = adapter_with(host, prompt_projection="base", **parts)
-    with pytest.raises(InputError, match=rf"prompt_projection: base.*{said}.*prompt_projection=adapted"):
+    adapter = adapter_with(host, through="base", **parts)
+    with pytest.raises(InputError, match=rf"through=base.*{said}.*prompts.through=adapted"):
         fold(host, adapter)
 
 
 def test_without_prompts_it_does_not_matter_how_they_would_be_projected():
     host = routed_host("llama_mha")
-    adapter = adapter_with(host, ["all"], ["all"], early=0, prompts=0, prompt_projection="base")
+    adapter = adapter_with(host, ["all"], ["all"], early=0, prompts=0, through="base")
     expected = both_logits(host, adapter)
     fold(host, adapter)
     assert (host(input_ids=random_tokens(3, 12)).logits - expected[1]).abs().max() < ROUNDING

@@ -1,4 +1,7 @@
-"""How each supported model family turns prompts into keys and values, through its own frozen projections."""
+"""The table of host families: how each names its parts, and how its attention turns hidden states into keys and values.
+
+A family is one row. Methods ask for places by the names of this table, never for modules.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,35 @@ KeysValues = tuple[Tensor, Tensor]
 Host = Any
 AttentionModule = Any
 
+ATTENTION = "attention"  # the place of the attention itself, which is reached through the attention route
+
 
 @dataclass(frozen=True)
-class Recipe:
-    """One family's way: where its attention modules are and how they project.
+class Family:
+    """One family's row.
 
-    `project(module, hidden)` takes (rows, prompt_length, width) and gives keys and values, each
-    (rows, kv_heads, prompt_length, head_dim). It calls the projections as modules, so quantised, sharded and
-    LoRA-wrapped ones work. No rotary and no normalisation of the hidden state.
+    `project(module, hidden)` takes (rows, tokens, width) and gives keys and values, each (rows, kv_heads, tokens,
+    head_dim). It calls the projections as modules, so quantised, sharded and adapted ones work. No rotary embedding and
+    no normalisation of the hidden state.
     """
 
-    attention: str  # name of the attention module in a decoder layer
+    attention: str  # path of the attention module in a decoder block
     project: Callable[[AttentionModule, Tensor], KeysValues]
-    linears: dict[str, str]  # kind of linear layer -> its path in a decoder layer
-    attentions: tuple[str, ...] = ("eager", "sdpa", "flex")
+    linears: dict[str, str]  # name of a linear layer -> its path in a block
+    ffn: str = "mlp"  # path of the feed-forward module, which gets the normalised hidden state
+    attention_out: str = "o"  # the linear layer whose output the attention adds to the residual
+    ffn_out: str = "down"  # the same of the feed-forward module
+    kernels: tuple[str, ...] = ("eager", "sdpa", "flex")  # values of host.attention that it can run with
+
+    def own_name(self, place: str) -> str:
+        """The name of a place under which its parts are kept: attention_out and ffn_out are linear layers."""
+        return {"attention_out": self.attention_out, "ffn_out": self.ffn_out}.get(place, place)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Every named place of a block that is a module -> its path; norms go by their own names (places.py)."""
+        outputs = {name: self.linears[self.own_name(name)] for name in ("attention_out", "ffn_out")}
+        return {**self.linears, "ffn": self.ffn, **outputs}
 
 
 def separate_projections(module: AttentionModule, hidden: Tensor) -> KeysValues:
@@ -78,31 +96,28 @@ _NEOX_LINEARS = {
     "up": "mlp.dense_h_to_4h",
     "down": "mlp.dense_4h_to_h",
 }
-_SEPARATE = Recipe("self_attn", separate_projections, _SEVEN_LINEARS)
-RECIPES: dict[str, Recipe] = {
+_SEPARATE = Family("self_attn", separate_projections, _SEVEN_LINEARS)
+FAMILIES: dict[str, Family] = {  # by the model type of `transformers`
     "llama": _SEPARATE,
     "mistral": _SEPARATE,
     "qwen2": _SEPARATE,
     "qwen3": _SEPARATE,
     "gemma": _SEPARATE,
-    "gemma2": Recipe("self_attn", separate_projections, _SEVEN_LINEARS, attentions=("eager",)),
+    "gemma2": Family("self_attn", separate_projections, _SEVEN_LINEARS, kernels=("eager",)),
     "gemma3_text": _SEPARATE,
-    "phi3": Recipe("self_attn", fused_projection, _PHI3_LINEARS),
-    "gpt_neox": Recipe("attention", interleaved_projection, _NEOX_LINEARS),
+    "phi3": Family("self_attn", fused_projection, _PHI3_LINEARS),
+    "gpt_neox": Family("attention", interleaved_projection, _NEOX_LINEARS),
 }
 
 
-def recipe_for(model_type: str) -> Recipe:
-    """The recipe of a `transformers` model type.
-
-    Raises InputError that lists the supported types.
-    """
-    if model_type not in RECIPES:
+def family_of(model_type: str) -> Family:
+    """The row of a `transformers` model type. Raises InputError that lists the supported types."""
+    if model_type not in FAMILIES:
         raise InputError(
-            f"host.path holds a model of type {model_type!r}, for which no adapter recipe exists. "
-            f"Supported: {', '.join(sorted(RECIPES))}. Choose a host of one of these types."
+            f"host.path holds a model of type {model_type!r}, which no row of hosts/families.py describes. "
+            f"Supported: {', '.join(sorted(FAMILIES))}. Choose a host of one of these types."
         )
-    return RECIPES[model_type]
+    return FAMILIES[model_type]
 
 
 def decoder(host: Host) -> Any:
@@ -118,5 +133,5 @@ def decoder_layers(host: Host) -> nn.ModuleList:
 
 def attention_modules(host: Host) -> list[AttentionModule]:
     """The attention module of every decoder block, lowest first."""
-    name = recipe_for(host.config.model_type).attention
-    return [getattr(layer, name) for layer in decoder_layers(host)]
+    path = family_of(host.config.model_type).attention
+    return [layer.get_submodule(path) for layer in decoder_layers(host)]

@@ -1,4 +1,4 @@
-"""Roles of trainable parameters, their groups, and the table that is printed before training (design decision 3)."""
+"""Roles of trainable parameters, the groups in which they train, and the table that is printed before training."""
 
 from __future__ import annotations
 
@@ -6,30 +6,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mmadapter.errors import InputError
-
-ALWAYS_DECAYED = frozenset({"prompt", "gate", "early_gate"})  # the official gates are 4-D, so decay falls on them
+from mmadapter.methods.settings import GroupConf
 
 
 @dataclass(frozen=True)
 class TrainableParameter:
-    """One trainable tensor: its name in the adapter, and what it is."""
+    """One trainable tensor: its name in the adapter, what it is, and whether weight decay falls on it."""
 
     name: str
     parameter: nn.Parameter
     role: str
-
-
-@dataclass(frozen=True)
-class GroupSettings:
-    """One group of the configuration: the roles that train together, and how."""
-
-    roles: Sequence[str]
-    lr_scale: float = 1.0  # factor on the run's learning rate
-    weight_decay: float | None = None  # None: the optimizer's
-    sources: Sequence[str] | None = None  # None: learns from all sources
+    decays: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +42,7 @@ def trainable_parameters(module: nn.Module) -> list[TrainableParameter]:
     """Every parameter of `module` with the role that its owner declares.
 
     A module class declares `ROLES` (own parameter name -> role) or `ROLE` (one role for itself and all below it).
+    Weight decay falls on matrices; on vectors (biases, norms) where the class declares `DECAYS = True`.
     Raises TypeError for a parameter that nobody declares: an undeclared parameter would train unseen.
     """
     found: list[TrainableParameter] = []
@@ -62,7 +53,8 @@ def trainable_parameters(module: nn.Module) -> list[TrainableParameter]:
             role = getattr(owner, "ROLES", {}).get(name, role_of_all)
             if role is None:
                 raise TypeError(f"{type(owner).__name__} declares no role for its parameter {prefix}{name}")
-            found.append(TrainableParameter(f"{prefix}{name}", parameter, role))
+            decays = parameter.ndim > 1 or getattr(owner, "DECAYS", False)
+            found.append(TrainableParameter(f"{prefix}{name}", parameter, role, decays))
         for name, child in owner.named_children():
             visit(child, f"{prefix}{name}.", role_of_all)
 
@@ -70,13 +62,8 @@ def trainable_parameters(module: nn.Module) -> list[TrainableParameter]:
     return found
 
 
-def decays(role: str, parameter: Tensor) -> bool:
-    """Whether weight decay falls on a parameter: on prompts and gates always, else not on vectors (biases, norms)."""
-    return role in ALWAYS_DECAYED or parameter.ndim > 1
-
-
 def parameter_groups(
-    trainable: Iterable[TrainableParameter], settings: Mapping[str, GroupSettings], frozen: Collection[str] = ()
+    trainable: Iterable[TrainableParameter], settings: Mapping[str, GroupConf], frozen: Collection[str] = ()
 ) -> list[Group]:
     """Groups by configuration; every trainable parameter ends in exactly one, unless its role is in `frozen`.
 
@@ -121,13 +108,13 @@ def trainable_table(
 
     `lr` is the actual learning rate of the run; `share` is the row's part of the host's `host_size` parameters.
     """
-    role_of = {item.name: item.role for item in trainable}
+    known = {item.name: item for item in trainable}
     rows = []
     for group in groups:
         decay = weight_decay if group.weight_decay is None else group.weight_decay
         for role in group.roles:
-            members = [parameter for name, parameter in group.parameters if role_of[name] == role]
-            count = sum(parameter.numel() for parameter in members)
+            members = [known[name] for name, _ in group.parameters if known[name].role == role]
+            count = sum(item.parameter.numel() for item in members)
             rows.append(
                 {
                     "group": group.name,
@@ -136,7 +123,7 @@ def trainable_table(
                     "parameters": count,
                     "share": count / host_size,
                     "lr": lr * group.lr_scale,
-                    "weight_decay": decay if any(decays(role, parameter) for parameter in members) else 0.0,
+                    "weight_decay": decay if any(item.decays for item in members) else 0.0,
                     "sources": "all" if group.sources is None else ", ".join(group.sources),
                 }
             )

@@ -1,40 +1,51 @@
-"""A run folder, or an adapter folder, back into an assistant (design.md, decisions 9 and 10)."""
+"""The model of a run folder or an adapter folder, built again for evaluation and use."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
+from mmadapter.config import EvalConf, RunConf, VisionConf
+from mmadapter.config.compose import load_run_config
 from mmadapter.errors import InputError
+from mmadapter.hosts.families import family_of
+from mmadapter.hosts.settings import HostConf
+from mmadapter.methods.folder import CARD, Card, read_card, settings_of_card
+from mmadapter.model import AdaptedModel
+from mmadapter.settings import problems_of
+from mmadapter.vision.load_clip import open_clip_folder
 
-DTYPES = ("auto", "float32", "bfloat16")
 PLAIN_MAX_TOKENS = 512  # where a card does not say how many tokens of context its adapter was made for
 
 
-def open_folder(folder: Path, host: str | None, vision: str | None, device: str, dtype: str | None) -> Any:
-    """The assistant of a run folder or an adapter folder, in evaluation mode; see `mmadapter.load` for what is given.
+def open_folder(folder: Path, host: str | None, vision: str | None, device: str | None, dtype: str | None) -> AdaptedModel:
+    """The model of a run folder or an adapter folder, in evaluation mode; see `mmadapter.load` for what is given.
 
     Raises InputError for a folder that is neither, and for whatever does not fit it. Global random states stay as they
     were.
     """
-    import torch
-
-    is_run, is_adapter = (folder / "config.yaml").is_file(), (folder / "adapter.json").is_file()
+    is_run, is_adapter = (folder / "config.yaml").is_file(), (folder / CARD).is_file()
     if not is_run and not is_adapter:
         raise InputError(
             f"{folder}: neither a run folder (with config.yaml) nor an adapter folder (with adapter.json). "
             "Name one of them, e.g. runs/NAME or runs/NAME/adapter."
         )
-    conf = _conf_of_moved_run(folder, host, vision) if is_run else conf_of_adapter(folder, host, vision)
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype}; allowed: {', '.join(DTYPES)}.")
+    conf = _settings_of_moved_run(folder, host, vision) if is_run else settings_of_adapter(folder, host, vision)
     conf.host.dtype = dtype or conf.host.dtype
+    if wrong := [problem for problem in problems_of(conf.host, "host") if "dtype" in problem]:
+        raise InputError(wrong[0].removeprefix("host."))
     with torch.random.fork_rng(devices=[]):  # frozen modules are drawn before their weights are read
-        return (assistant_of_run if is_run else assistant_of_adapter)(folder, conf, device)
+        if is_run:
+            return model_of_run(folder, conf, device)
+        model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device)
+        model.load_adapter(folder)
+        return model
 
 
-def run_folder(run: str, runs_root: str) -> Path:
+def find_run(run: str, runs_root: str) -> Path:
     """The run folder that `run=` names: a path, or a name under runs_root."""
     for folder in (Path(run), Path(runs_root) / run):
         if (folder / "config.yaml").is_file():
@@ -45,50 +56,28 @@ def run_folder(run: str, runs_root: str) -> Path:
     )
 
 
-def conf_of_run(folder: Path, eval_conf: Any) -> Any:
-    """The run's settings with what the EvalConf overrides (where the host and CLIP lie now, dtype, ...)."""
-    from mmadapter.config.compose import load_run_config
-
+def settings_of_run(folder: Path, overrides: EvalConf) -> RunConf:
+    """The run's settings with what eval.py overrides (where the host and CLIP lie now, dtype, ...)."""
     conf = load_run_config(folder)
     for part in ("host", "vision"):
-        for key, value in vars(getattr(eval_conf, part)).items():
+        for key, value in vars(getattr(overrides, part)).items():
             if value is not None:
                 setattr(getattr(conf, part), key, value)
     return conf
 
 
-def _conf_of_moved_run(folder: Path, host: str | None, vision: str | None) -> Any:
-    """The run's settings, with host and CLIP weights where they are now."""
-    from mmadapter.config import EvalConf
-
-    moved = EvalConf()
-    moved.host.path = host
-    conf = conf_of_run(folder, moved)
-    if vision is not None and not conf.vision.enabled:
-        raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
-    if vision is not None:
-        put_vision(conf, vision)
-    return conf
-
-
-def assistant_of_run(folder: Path, conf: Any, device: str = "auto") -> Any:
-    """Builds the run's assistant and puts its adapter in: the finished one, else that of the newest checkpoint."""
-    from mmadapter.assistant import Assistant
-    from mmadapter.store import load_adapter
-
-    assistant = Assistant.build(conf, device=None if device == "auto" else device)
-    if (folder / "adapter" / "adapter.json").is_file():
-        load_adapter(assistant, folder / "adapter")
+def model_of_run(folder: Path, conf: RunConf, device: str | None = None) -> AdaptedModel:
+    """Builds the run's model and puts its adapter in: the finished one, else that of the newest checkpoint."""
+    model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, None if device == "auto" else device)
+    if (folder / "adapter" / CARD).is_file():
+        model.load_adapter(folder / "adapter")
     elif not (folder / "finished.json").is_file():  # finished without an adapter: the host alone, with closed gates
-        load_checkpoint(assistant, folder)
-    return assistant.eval()
+        load_checkpoint(model, folder)
+    return model
 
 
-def load_checkpoint(assistant: Any, folder: Path) -> None:
-    """Puts the tensors of a run's newest checkpoint into the assistant; frozen roles are as the run started."""
-    import torch
-    from safetensors.torch import load_file
-
+def load_checkpoint(model: AdaptedModel, folder: Path) -> None:
+    """Puts the tensors of a run's newest checkpoint into the model; frozen roles are as the run started."""
     pointer = folder / "checkpoints" / "last.json"
     if not pointer.is_file():
         raise InputError(
@@ -100,7 +89,7 @@ def load_checkpoint(assistant: Any, folder: Path) -> None:
         raise InputError(f"{pointer} names {file}, which is not there. Run train.py again: it repairs its checkpoints.")
     start = pointer.with_name("start.safetensors")
     tensors = (load_file(start) if start.is_file() else {}) | load_file(file)
-    parameters = {item.name: item.parameter for item in assistant.trainable()}
+    parameters = {item.name: item.parameter for item in model.trainable_parameters()}
     if tensors.keys() != parameters.keys():
         differing = ", ".join(sorted(tensors.keys() ^ parameters.keys())[:5])
         raise InputError(f"{file} does not fit the run's settings; only one of the two has: {differing}.")
@@ -112,36 +101,20 @@ def load_checkpoint(assistant: Any, folder: Path) -> None:
             parameter.copy_(tensors[name])
 
 
-def assistant_of_adapter(folder: Path, conf: Any, device: str = "auto") -> Any:
-    """Builds the assistant of an adapter folder from what `conf_of_adapter` gave, and puts the adapter in.
-
-    Raises InputError where host or encoder are not the adapter's own, with the differing fields.
-    """
-    from mmadapter.assistant import Assistant
-    from mmadapter.store import load_adapter
-
-    assistant = Assistant.build(conf, device=None if device == "auto" else device)
-    load_adapter(assistant, folder)
-    return assistant.eval()
-
-
-def conf_of_adapter(folder: Path, host: str | None, vision: str | None) -> Any:
+def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> RunConf:
     """The settings that build the adapter of `folder` on `host`, with the CLIP weights at `vision`.
 
     A card says what its host and encoder are, not where they lie. Raises InputError that names what is not given.
     """
-    from mmadapter.card_settings import adapter_conf
-    from mmadapter.config import RunConf
-    from mmadapter.hosts.recipes import recipe_for
-    from mmadapter.store import read_card
-
     card = read_card(folder)
     _refuse_missing_places(folder, card, host, vision)
-    conf = RunConf()
-    conf.adapter = adapter_conf(card)
-    conf.host.path, conf.host.max_tokens = host, card.get("max_tokens", PLAIN_MAX_TOKENS)
-    attentions = recipe_for(card["host"]["model_type"]).attentions
-    conf.host.attention = "sdpa" if "sdpa" in attentions else attentions[0]
+    kernels = family_of(card["host"]["model_type"]).kernels
+    conf = RunConf(adapter=settings_of_card(folder, card))
+    conf.host = HostConf(
+        path=host,
+        attention="sdpa" if "sdpa" in kernels else kernels[0],
+        max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS),
+    )
     conf.vision.enabled = card.get("vision") is not None
     if conf.vision.enabled:
         encoder = {"model": None, "quick_gelu": None, "tokens": "class"} | (card.get("encoder") or {})
@@ -150,31 +123,40 @@ def conf_of_adapter(folder: Path, host: str | None, vision: str | None) -> Any:
         for key in ("layers", "project_scales", "channel_order"):
             setattr(conf.vision, key, card["vision"][key])
         assert vision is not None
-        put_vision(conf, vision)
+        put_vision(conf.vision, vision)
     return conf
 
 
-def put_vision(conf: Any, place: str) -> None:
-    """Let `conf.vision` take its tower from `place`: a folder in open_clip's layout or "tiny", which say what they are;
-    else weights (a file, a `transformers` folder, an open_clip tag) for the model that is named already.
+def put_vision(conf: VisionConf, place: str) -> None:
+    """Let the encoder come from `place`: a folder in open_clip's layout or "tiny", which say what they are; else
+    weights (a file, a `transformers` folder, an open_clip tag) for the model that is named already.
 
     Raises InputError where no model is named.
     """
-    from mmadapter.vision.load_clip import open_clip_folder
-
     if open_clip_folder(place) is not None:
-        conf.vision.model, conf.vision.pretrained = place, None
-    elif conf.vision.model is None or open_clip_folder(conf.vision.model) is not None:
+        conf.model, conf.pretrained = place, None
+    elif conf.model is None or open_clip_folder(conf.model) is not None:
         raise InputError(
             f"vision={place}: what the adapter was trained with was a folder in open_clip's layout "
             "(open_clip_config.json beside open_clip_model.safetensors), or its card is of an older version and does "
             "not say open_clip's name for the model. Give such a folder, or load the run folder."
         )
     else:
-        conf.vision.pretrained = place
+        conf.pretrained = place
 
 
-def _refuse_missing_places(folder: Path, card: dict[str, Any], host: str | None, vision: str | None) -> None:
+def _settings_of_moved_run(folder: Path, host: str | None, vision: str | None) -> RunConf:
+    """The run's settings, with host and CLIP weights where they are now."""
+    conf = load_run_config(folder)
+    conf.host.path = host or conf.host.path
+    if vision is not None and not conf.vision.enabled:
+        raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
+    if vision is not None:
+        put_vision(conf.vision, vision)
+    return conf
+
+
+def _refuse_missing_places(folder: Path, card: Card, host: str | None, vision: str | None) -> None:
     missing, told = [], card["host"]
     if host is None:
         shape = f"{told['layers']} layers, width {told['width']}, {told['vocabulary']} tokens"
