@@ -3,8 +3,9 @@
 import pytest
 from torch import nn
 
-from mmadapter.adapters.roles import GroupSettings, parameter_groups, trainable_parameters
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import parameter_groups, trainable_parameters
+from mmadapter.methods.settings import GroupConf
 from tests.assistants import assistant_on
 
 ALL = ["prompt", "gate", "visual_projection"]
@@ -12,12 +13,12 @@ ALL = ["prompt", "gate", "visual_projection"]
 
 @pytest.fixture(scope="module")
 def trainable():
-    return assistant_on().trainable()
+    return assistant_on().trainable_parameters()
 
 
 def test_each_parameter_lands_in_exactly_one_group(trainable):
     groups = parameter_groups(
-        trainable, {"text": GroupSettings(["prompt", "gate"]), "eyes": GroupSettings(["visual_projection"])}
+        trainable, {"text": GroupConf(["prompt", "gate"]), "eyes": GroupConf(["visual_projection"])}
     )
     names = [name for group in groups for name, _ in group.parameters]
     assert sorted(names) == sorted(item.name for item in trainable)
@@ -39,7 +40,7 @@ def test_each_parameter_lands_in_exactly_one_group(trainable):
 )
 def test_other_assignments_are_refused(trainable, settings, message):
     with pytest.raises(InputError, match=message):
-        parameter_groups(trainable, {name: GroupSettings(roles) for name, roles in settings.items()})
+        parameter_groups(trainable, {name: GroupConf(roles) for name, roles in settings.items()})
 
 
 def test_an_undeclared_parameter_is_an_error_of_the_code():

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from mmadapter.adapters.roles import GroupSettings, parameter_groups, trainable_parameters, trainable_table
 from mmadapter.hosts.load import load_host
-from mmadapter.new_adapter import new_adapter
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.groups import parameter_groups, trainable_parameters, trainable_table
+from mmadapter.methods.settings import GroupConf
+from mmadapter.vision.load_clip import tower_shape
 from tests.config.composing import run_conf
 
 LLAMA_7B = {
@@ -41,7 +43,15 @@ def conf(images, *overrides):
     """The settings of a preset; text only where `images` is false."""
     composed = run_conf("experiment=scienceqa", "host.path=unused", *overrides)
     composed.vision.enabled = images
+    if not images:
+        composed.adapter.without_pictures()
     return composed
+
+
+def new_adapter(conf, host, device):
+    """The adapter of these settings, as AdaptedModel.build makes it."""
+    features = tower_shape(conf.vision.model, conf.vision.project_scales).scale * len(conf.vision.layers)
+    return Adapter.build(conf.adapter, host, conf.seed, features=features, device=device)
 
 
 def count(module):
@@ -63,7 +73,7 @@ def test_text_only_v1_trains_1229760_parameters(llama_7b):
 
 def test_v1_with_images_trains_about_1_8_million(llama_7b):
     adapter = new_adapter(conf(True), llama_7b, "meta")
-    assert count(adapter.visual_projection) == 561_216
+    assert count(adapter["projection"]) == 561_216
     assert count(adapter) == 1_790_976
 
 
@@ -86,7 +96,7 @@ def test_one_gate_a_layer_as_in_the_first_released_file(llama_7b):
 
 def test_the_trainable_table_says_what_trains(llama_7b):
     trainable = trainable_parameters(new_adapter(conf(True), llama_7b, "meta"))
-    settings = {"all": GroupSettings(["prompt", "gate", "visual_projection"], weight_decay=0.1)}
+    settings = {"all": GroupConf(["prompt", "gate", "visual_projection"], weight_decay=0.1)}
     groups = parameter_groups(trainable, settings)
     table = trainable_table(groups, trainable, 1e-3, 0.02, count(llama_7b))
     assert [(row["role"], row["tensors"], row["parameters"]) for row in table] == [
@@ -101,7 +111,7 @@ def test_the_trainable_table_says_what_trains(llama_7b):
 def test_the_table_says_on_what_weight_decay_falls(llama_7b):
     settings = conf(True, "adapter=v2")
     trainable = trainable_parameters(new_adapter(settings, llama_7b, "meta"))
-    table = trainable_table(parameter_groups(trainable, groups(settings)), trainable, 1e-3, 0.02, 1)
+    table = trainable_table(parameter_groups(trainable, settings.adapter.groups), trainable, 1e-3, 0.02, 1)
     decayed = {row["role"] for row in table if row["weight_decay"] == 0.02}
     assert decayed == {"prompt", "gate", "early_gate", "visual_projection"}, "not on norms, biases and scales"
 
@@ -126,11 +136,6 @@ def sizes(adapter):
     return found
 
 
-def groups(settings):
-    """The groups of a preset as the adapters' code takes them."""
-    return {name: GroupSettings(**vars(group)) for name, group in settings.adapter.groups.items()}
-
-
 TOKENS = ("vision=clip_vit_l14_tokens",)
 
 
@@ -151,7 +156,7 @@ def test_the_papers_v2_has_5526496_instruction_parameters(llama_7b):
 def test_the_released_v2_phase_1_trains_61731584_parameters(llama_7b):
     settings = conf(True, "adapter=v2_release", *TOKENS)
     adapter = new_adapter(settings, llama_7b, "meta")
-    (group,) = parameter_groups(trainable_parameters(adapter), groups(settings), settings.adapter.frozen)
+    (group,) = parameter_groups(trainable_parameters(adapter), settings.adapter.groups, settings.adapter.frozen)
     unused_gates_of_layer_0 = 32  # in the released file, never used, and not in ours
     assert group.size + unused_gates_of_layer_0 == 61_731_584
     assert sizes(adapter)["visual_projection"] == 61_731_584 - 1_269_760 - 1024
@@ -160,7 +165,7 @@ def test_the_released_v2_phase_1_trains_61731584_parameters(llama_7b):
 def test_the_released_v2_phase_2_trains_1363968_parameters(llama_7b):
     settings = conf(True, "adapter=v2_release_phase2", *TOKENS)
     (group,) = parameter_groups(
-        trainable_parameters(new_adapter(settings, llama_7b, "meta")), groups(settings), settings.adapter.frozen
+        trainable_parameters(new_adapter(settings, llama_7b, "meta")), settings.adapter.groups, settings.adapter.frozen
     )
     assert group.size == 1_363_968
 
@@ -177,7 +182,6 @@ def test_the_chat_recipe_trains_2760704_parameters_at_7b(llama_7b):
     assert count(new_adapter(conf(False, "adapter=v2_chat"), llama_7b, "meta")) == 2_760_704
 
 
-# Last: peft puts its matrices into the host itself.
 def test_lora_of_rank_16_has_39976960_parameters(llama_7b):
     found = sizes(new_adapter(conf(True, "adapter=v2_release_lora", *TOKENS), llama_7b, "meta"))
     assert found["lora"] == 39_976_960
