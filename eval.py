@@ -6,8 +6,8 @@ python eval.py task=scienceqa predictions=FILE task.problems=problems.json task.
 python eval.py task=coco_caption predictions=FILE task.annotations=captions_val2014.json output=DIR
 """
 
+from mmadapter.cli import entry
 from mmadapter.config import EvalConf
-from mmadapter.config.entry import entry
 
 
 @entry("eval", EvalConf)

@@ -6,8 +6,8 @@ python train.py dry_run=true ...                                  trainable tabl
 python train.py --cfg job                                         the composed settings
 """
 
+from mmadapter.cli import entry
 from mmadapter.config import RunConf
-from mmadapter.config.entry import entry
 
 
 @entry("train", RunConf)

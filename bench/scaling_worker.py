@@ -13,7 +13,7 @@ import torch
 
 from bench.process_memory import MemoryWatch
 from bench.settings import composed
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
@@ -38,9 +38,11 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
 def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> dict[str, Any]:
     """The same, within the process group."""
-    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.layers=1"]), device=device)  # imports
+    AdaptedModel.build(
+        composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"]), device=device
+    )  # imports
     with MemoryWatch() as loading:
-        assistant = Assistant.build(conf, device=device, sharded=True)
+        assistant = AdaptedModel.build(conf, device=device, sharded=True)
     with MemoryWatch() as training:
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.config import EvalConf, load_run_config
-from mmadapter.config.compose import CONFIG_FILE
 from mmadapter.errors import InputError
-from mmadapter.rebuild import assistant_of_run, conf_of_run
 from mmadapter.reports.report import write_report
-from mmadapter.runs.folder import FINISHED_FILE
+from mmadapter.runs.folder import FINISHED_FILE, find_run
+from mmadapter.runs.model import model_of_run, settings_of_run
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
@@ -53,11 +52,11 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
 
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
     if conf.run:
-        folder = named_run(conf.run, Path(conf.runs_root))
+        folder = find_run(conf.run, conf.runs_root)
     else:
         folder = newest_run(conf.task.name, Path(conf.runs_root))
         display.say(f"run: {folder}, the newest finished one that evaluates {conf.task.name}")
-    run_conf = conf_of_run(folder, conf)
+    run_conf = settings_of_run(folder, conf)
 
     # The task, as the run has it but for what the command line gives, and its samples.
     own = run_conf.tasks.get(conf.task.name)
@@ -72,7 +71,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     smaller_type = ["host.dtype=bfloat16 (half the frozen weights and activations; the answers may differ)"]
     general = [*(smaller_type if run_conf.host.dtype == "float32" else []), "a machine with more memory"]
     with explain_memory("while the host was loaded", lambda: general):
-        model = assistant_of_run(folder, run_conf, conf.device)
+        model = model_of_run(folder, run_conf, conf.device)
     with explain_memory("while pictures were encoded", lambda: general):
         paths = [sample.image for sample in samples if sample.image is not None]
         model.prepare_images(paths, lambda done, total: display.report("image features", done, total))
@@ -92,18 +91,6 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     if (folder / "report.html").is_file() and not conf.output:
         display.say(f"written: {write_report(folder)}")
     return scored.metrics
-
-
-def named_run(run: str, runs_root: Path) -> Path:
-    """The run folder that `run=` names: a path, or a name under runs_root. Raises InputError where there is none."""
-    for folder in (Path(run), runs_root / run):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    names = sorted(file.parent.name for file in runs_root.glob(f"*/{CONFIG_FILE}"))
-    raise InputError(
-        f"run={run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. In {runs_root}: "
-        f"{', '.join(names) or 'none'}."
-    )
 
 
 def newest_run(task: str, runs_root: Path) -> Path:

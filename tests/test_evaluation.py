@@ -11,7 +11,7 @@ import pytest
 
 from mmadapter import evaluation
 from mmadapter.config import RunConf, save_config, validate
-from mmadapter.config.run import EvalConf
+from mmadapter.config import EvalConf
 from mmadapter.errors import InputError
 from mmadapter.evaluation import named_run, newest_run, results_name, run_evaluation, task_of_run
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, InstructTaskSettings, ScienceqaTaskSettings

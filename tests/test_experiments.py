@@ -44,8 +44,12 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
     if experiment in EXAMPLES:  # --config-dir
         chosen.append(f"hydra.searchpath=[file://{Path(__file__).parents[1] / 'examples' / EXAMPLES[experiment]}]")
     composed = run_conf(*chosen)
-    adapted = [variant[0] for variant in composed.variants.values() if "adapter.layers=32" in variant]
-    overrides = [f"runs_root={runs}", f"host.path={inputs / ('deep' if adapted else 'host')}", "adapter.layers=2"]
+    adapted = [variant[0] for variant in composed.variants.values() if "adapter.prompts.layers=32" in variant]
+    overrides = [
+        f"runs_root={runs}",
+        f"host.path={inputs / ('deep' if adapted else 'host')}",
+        "adapter.prompts.layers=2",
+    ]
     if composed.vision.enabled:
         overrides += [f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]"]
     if "alpaca" in composed.data.sources:

@@ -148,7 +148,7 @@ def test_only_some_rooms_know(package, rooms):
 def test_the_entries_compose_check_and_call():
     for name in ("train.py", "eval.py"):
         modules = {module for module, _ in imports_of(CHECKOUT / name)}
-        assert modules <= {"mmadapter.config", "mmadapter.config.entry", f"mmadapter.{room(name)}.run"}
+        assert modules <= {"mmadapter.config", "mmadapter.cli", f"mmadapter.{room(name)}.run"}
 
 
 def test_no_room_is_called_by_what_could_be_anything():
@@ -174,7 +174,7 @@ def test_every_foreign_import_is_a_declared_dependency():
 
 
 def test_settings_are_read_without_torch():
-    code = "import mmadapter.config, mmadapter.config.entry, sys; print([m for m in HEAVY if m in sys.modules])"
+    code = "import mmadapter.config, mmadapter.cli, sys; print([m for m in HEAVY if m in sys.modules])"
     heavy = "HEAVY = ['torch', 'transformers', 'open_clip', 'numpy', 'PIL', 'torchvision', 'deepspeed']; "
     told = subprocess.run([sys.executable, "-c", heavy + code], capture_output=True, text=True, cwd=CHECKOUT)
     assert told.stdout.strip() == "[]", told.stdout + told.stderr

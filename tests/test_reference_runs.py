@@ -12,7 +12,7 @@ from tests.config.composing import eval_conf, run_conf
 
 pytestmark = pytest.mark.reference_data
 SHORT = [
-    *("host=tiny", "adapter.layers=4", "threads=1", "training.tensorboard=false", "optimizer.warmup_epochs=0"),
+    *("host=tiny", "adapter.prompts.layers=4", "threads=1", "training.tensorboard=false", "optimizer.warmup_epochs=0"),
     *("optimizer.epochs=2", "optimizer.batch_size=16", "optimizer.micro_batch_size=8", "training.save_every_steps=1"),
 ]
 

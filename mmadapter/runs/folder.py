@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.compose import CONFIG_FILE, load_run_config, save_config
-from mmadapter.config.host import TINY
-from mmadapter.config.models import host_file
-from mmadapter.config.run import RunConf
+from mmadapter.config import CONFIG_FILE, RunConf, load_run_config, save_config
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
+from mmadapter.hosts.settings import TINY
 from mmadapter.settings import leaves
 
 FINISHED_FILE = "finished.json"
@@ -130,8 +128,9 @@ def result_settings(conf: RunConf) -> dict[str, Any]:
             continue
         is_path = leaf.metadata.get("input_path") and leaf.value is not None
         found[leaf.key] = Path(leaf.value).name if is_path else leaf.value
-    file = None if conf.host.path in (None, TINY) else host_file(conf.host.path)
-    found["host.identity"] = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    file = Path(conf.host.path or "").expanduser() / "config.json"
+    is_own = conf.host.path not in (None, TINY) and file.is_file()
+    found["host.identity"] = hashlib.sha256(file.read_bytes()).hexdigest()[:8] if is_own else None
     return found
 
 

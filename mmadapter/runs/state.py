@@ -82,7 +82,8 @@ class RunFolder:
 
     def scores(self, *, main: bool) -> dict[str, float]:
         """TASK.SCORE -> value: the scores that stand in tables (`main`), or all of them, these first."""
-        mains, others = {}, {}
+        mains: dict[str, float] = {}
+        others: dict[str, float] = {}
         for name, metrics in self.evaluations.items():
             if (task := task_class(metrics, name)) is not None:
                 for score, value in task.values(metrics).items():

@@ -18,27 +18,27 @@ from mmadapter.errors import InputError
 from mmadapter.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
-    from mmadapter.assistant import Assistant
+    from mmadapter.model import AdaptedModel
     from mmadapter.tasks.task import Progress
 
 Answer = TypeVar("Answer")
 
 
 def generate_answers(
-    model: Assistant, samples: Sequence[Sample], settings: TaskSettings, progress: Progress | None = None
+    model: AdaptedModel, samples: Sequence[Sample], settings: TaskSettings, progress: Progress | None = None
 ) -> list[str]:
     """One text a sample, in the samples' order, with the task's generation settings and seed. Collective."""
 
     def ask(indices: Sequence[int], visual: bool | None) -> list[str]:
         batch = [samples[index] for index in indices]
         features = None if model.features is None else model.features.of([sample.image for sample in batch])
-        return model.generate(batch, settings.generation, seed=settings.seed, features=features, visual=visual)
+        return model.answer(batch, settings.generation, seed=settings.seed, features=features, visual=visual)
 
     lengths = [len(sample.prompt) for sample in samples]
     return ask_in_batches(ask, lengths, samples, settings.batch_size, steps_together(model), "answers", progress)
 
 
-def cut_prompts(model: Assistant, samples: Sequence[Sample], settings: TaskSettings) -> int:
+def cut_prompts(model: AdaptedModel, samples: Sequence[Sample], settings: TaskSettings) -> int:
     """How many prompts do not fit beside the answer's `max_new_tokens` and are cut.
 
     Raises InputError where that leaves no room, or a template alone is longer.
@@ -55,7 +55,7 @@ def cut_prompts(model: Assistant, samples: Sequence[Sample], settings: TaskSetti
 
 
 def most_likely_options(
-    model: Assistant,
+    model: AdaptedModel,
     samples: Sequence[Sample],
     options: Sequence[Sequence[str]],
     settings: TaskSettings,
@@ -86,7 +86,7 @@ def most_likely_options(
     return [-option for _, option in best]
 
 
-def steps_together(model: Assistant) -> bool:
+def steps_together(model: AdaptedModel) -> bool:
     """Whether every process must call the model equally often: the host's weights are sharded."""
     return here().world_size > 1 and model.in_step
 

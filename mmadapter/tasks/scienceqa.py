@@ -25,7 +25,9 @@ from mmadapter.tasks.settings import ScienceqaTaskSettings
 from mmadapter.tasks.task import Answers, Progress, Scored, Task
 
 if TYPE_CHECKING:
-    from mmadapter.assistant import Assistant
+    from mmadapter.model import AdaptedModel
+
+    pass
 
 CARDS = 12
 ABOUT_COLUMNS = (
@@ -42,7 +44,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
     MAIN_SCORES = ("Avg", "IMG")
     IN_SUMMARY = ("accuracy", "likelihood_accuracy", "counts", "unanswered")
 
-    def ask(self, model: Assistant, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
+    def ask(self, model: AdaptedModel, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
         texts = super().ask(model, samples, progress).texts
         if not self.settings.likelihood:
             return Answers(texts)

@@ -32,9 +32,14 @@ class Question:
 
 def question_of_problem(id: str, problem: Mapping[str, Any]) -> Question:
     """From a checked upstream problem; it has a hint where that is not empty, an image where that is not null."""
-    same = {name: problem[name] for name in ("question", "answer", "subject", "grade")}
-    flags = {"has_hint": bool(problem["hint"]), "has_image": problem["image"] is not None}
-    return Question(id, choices=tuple(problem["choices"]), topic=problem.get("topic", ""), **same, **flags)
+    return Question(
+        id,
+        choices=tuple(problem["choices"]),
+        topic=problem.get("topic", ""),
+        has_hint=bool(problem["hint"]),
+        has_image=problem["image"] is not None,
+        **{name: problem[name] for name in ("question", "answer", "subject", "grade")},
+    )
 
 
 def questions_of_samples(samples: Iterable[Sample]) -> dict[str, Question]:

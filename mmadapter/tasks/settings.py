@@ -14,7 +14,7 @@ from mmadapter.data.settings import (
     ScienceqaSettings,
     VisualInstructionsSettings,
 )
-from mmadapter.generation import GenerationSettings
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.settings import choice, input_path, number
 
 
@@ -24,7 +24,7 @@ class TaskSettings(ReaderSettings):
 
     name: str = ""  # of TASKS; the results go to RUN/eval/NAME
     split: str = "test"  # what is scored
-    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    generation: GenerationConf = field(default_factory=GenerationConf)
     # with temperature > 0 it decides, as the seed does, which words are drawn
     batch_size: int = number(32, at_least=1, influence=False)  # samples generated at a time
     seed: int = number(0, at_least=0)  # of what is drawn

@@ -24,7 +24,9 @@ from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, 
 from mmadapter.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
-    from mmadapter.assistant import Assistant
+    from mmadapter.model import AdaptedModel
+
+    pass
 
 Settings = TypeVar("Settings", bound=TaskSettings)
 Progress = Callable[[str, int, int], None]
@@ -88,7 +90,7 @@ class Task(Generic[Settings]):
             )
         return with_attached_images(samples, Path(settings.attach_images).expanduser())
 
-    def ask(self, model: Assistant, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
+    def ask(self, model: AdaptedModel, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
         """What the model says to each sample. Collective: the processes share the samples out."""
         from mmadapter.tasks.asking import generate_answers
 
@@ -159,7 +161,7 @@ class Task(Generic[Settings]):
 
 
 def evaluate(
-    model: Assistant, task: Task[Any], samples: Sequence[Sample], folder: Path, progress: Progress | None = None
+    model: AdaptedModel, task: Task[Any], samples: Sequence[Sample], folder: Path, progress: Progress | None = None
 ) -> Scored:
     """Ask the model every sample of a task (as `task.read` gave them), score, and write the results into `folder`.
 

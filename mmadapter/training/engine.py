@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.training.determinism import own_stream
 from mmadapter.training.optimizer import (
     build_adamw,

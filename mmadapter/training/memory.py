@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmadapter.adapters.adapter import Adapter
-from mmadapter.config.host import HostConf
 from mmadapter.distributed.ranks import Ranks
+from mmadapter.hosts.settings import HostConf
+from mmadapter.model import AdaptedModel
 from mmadapter.terminal import readable_bytes
 from mmadapter.training.settings import EngineConf, OptimizerConf
 
@@ -145,14 +144,14 @@ def stored_by(
 
 
 def memory_needed(
-    optimizer: OptimizerConf, host: HostConf, engine: EngineConf, processes: int, model: Any, dtype: str
+    optimizer: OptimizerConf, host: HostConf, engine: EngineConf, processes: int, model: AdaptedModel, dtype: str
 ) -> MemoryEstimate:
     """The estimate for one rank of a training with these settings, for micro-batches of samples of full length.
 
     `model` may be on the meta device; `dtype` is that of the frozen weights.
     """
     size = BYTES[dtype]
-    trainable = {id(item.parameter) for item in model.trainable()}
+    trainable = {id(item.parameter) for item in model.trainable_parameters()}
     stored = frozen_bytes(model.host, trainable)
     values = sum(parameter.numel() for parameter in model.host.parameters() if id(parameter) not in trainable)
     stored = max(stored, values * size) if size == 4 else min(stored, values * size)
@@ -160,42 +159,17 @@ def memory_needed(
     return estimate(
         host_shape(config, size),
         stored,
-        sum(item.parameter.numel() for item in model.trainable()),
-        adapted_layers=config.num_hidden_layers - lowest_adapted_layer(model.adapter, config.num_hidden_layers),
+        sum(item.parameter.numel() for item in model.trainable_parameters()),
+        adapted_layers=config.num_hidden_layers - model.adapter.lowest_layer(config.num_hidden_layers),
         tokens=optimizer.micro_batch_size * model.max_tokens,
         longest=model.max_tokens,
         checkpointing=host.activation_checkpointing,
         eager_attention=host.attention == "eager",
-        kept_by_parts=kept_by_parts(model.adapter),
+        kept_by_parts=model.adapter.kept_per_token(),
         engine=engine,
         processes=processes,
         gathered=engine.gathered_parameters,
     )
-
-
-def lowest_adapted_layer(adapter: Adapter, layers: int) -> int:
-    """From this layer on the backward pass needs activations."""
-    found = [
-        int(index)
-        for part in (adapter.layers, adapter.early, adapter.linears, adapter.norms, adapter.lora)
-        for index in part
-    ]
-    return min((index for index in found if index >= 0), default=layers)
-
-
-def kept_by_parts(adapter: Adapter) -> int:
-    """Numbers a token that trained parts of one layer keep for the backward, the most of all layers.
-
-    A scale keeps what it multiplies, a norm what it has normalised, LoRA its input and what it narrows that to.
-    """
-    layers: Counter[str] = Counter()
-    for name, parameter in adapter.named_parameters():
-        family, index, last = name.split(".")[0], name.split(".")[1], name.split(".")[-1]
-        if family in ("linears", "norms") and last in ("scale", "weight"):
-            layers[index] += parameter.numel()
-        elif family == "lora":  # down (rank, inputs) reads inputs numbers, up (outputs, rank) rank numbers
-            layers[index] += parameter.shape[1]
-    return max(layers.values(), default=0)
 
 
 def host_shape(config: object, bytes_per_value: int) -> HostShape:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import Group, TrainableParameter, decays
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.training.settings import OptimizerConf
 
 EPSILON = 1e-8  # of AdamW, torch's default
@@ -43,12 +43,12 @@ def build_adamw(
 
     Each entry carries its group's name and `lr_scale`.
     """
-    role_of = {item.name: item.role for item in trainable}
+    known = {item.name: item for item in trainable}
     entries: list[dict] = []
     for group in groups:
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
         for decayed in (True, False):
-            chosen = [p for name, p in group.parameters if decays(role_of[name], p) == decayed]
+            chosen = [p for name, p in group.parameters if known[name].decays == decayed]
             if chosen:
                 own = {"group": group.name, "lr_scale": group.lr_scale, "weight_decay": decay if decayed else 0.0}
                 entries.append({"params": chosen, **own})

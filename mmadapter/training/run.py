@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
-from mmadapter.adapters.roles import Group, GroupSettings, parameter_groups, trainable_table
-from mmadapter.config import comparison_conf, entry, save_config, variant_conf
-from mmadapter.config.run import RunConf
-from mmadapter.config.validate import group_sources
+from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, StepShape, read_samples
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import Ranks, connected
+from mmadapter.distributed.start import set_threads
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
+from mmadapter.methods.groups import Group, parameter_groups, trainable_table
+from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.attempt import attempt, clear_leftovers, note, only_process, versions, wall_time
 from mmadapter.runs.folder import (
     FINISHED_FILE,
@@ -47,7 +47,7 @@ from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
 from mmadapter.training.loop import Loop, way_on
-from mmadapter.training.made_data import check_tiny_models, make_missing_data
+from mmadapter.training.made_data import make_missing_data
 from mmadapter.training.memory import memory_needed, peak_of_ranks, reset_peak
 from mmadapter.training.movement import RunStart
 from mmadapter.training.optimizer import check_sources
@@ -67,7 +67,7 @@ def run(conf: RunConf) -> dict[str, Any]:
     (a SystemExit) when a signal asked to stop. Where a launcher has started several ranks, each calls this; rank 0
     writes and speaks for all.
     """
-    entry.set_threads(conf.threads)
+    set_threads(conf.threads)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     device = device_of(conf.engine.device)
     needs_group = conf.engine.name != "single" and not conf.dry_run
@@ -106,7 +106,6 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
         return {**stored, "folder": folder}
 
     # The embedded world, where the settings ask for it.
-    check_tiny_models(conf)
     ranks.decide(lambda: make_missing_data(conf, display))
     display.say(f"run folder: {folder}")
 
@@ -162,9 +161,11 @@ def train_and_evaluate(
     evaluated. Everything that can be refused is refused before the work: settings, then what the host cannot carry
     (on the meta device), then data. All ranks do the work, and rank 0 writes.
     """
-    from mmadapter.assistant import Assistant  # here: `transformers` takes seconds to import
-    from mmadapter.hosts.load import host_folder, load_tokenizer
-    from mmadapter.store import save_adapter, start_from
+    # Here, because `transformers` takes seconds to import.
+    from mmadapter.hosts.load import load_tokenizer
+    from mmadapter.hosts.settings import host_folder
+    from mmadapter.hosts.sharded import sharding_of
+    from mmadapter.model import AdaptedModel
     from mmadapter.tasks.asking import cut_prompts
 
     out_of_memory = partial(memory_explained, conf)
@@ -180,7 +181,8 @@ def train_and_evaluate(
                 write_json(folder / "versions.json", versions(ranks))
 
     # 2. The model without weights: depth, width and kinds of layers fit the adapter, or it is refused here.
-    shape = Assistant.build(conf, device="meta")
+    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
+    shape = AdaptedModel.build(*parts, device="meta")
 
     # 3. All data: training and validation samples, the questions of tasks that no earlier attempt has finished.
     tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
@@ -201,7 +203,7 @@ def train_and_evaluate(
         if trains:
             tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
             encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
-            data = RunData(conf.data, samples, encoder, steps, group_sources(conf))
+            data = RunData(conf.data, samples, encoder, steps, conf.group_sources)
     except InputError as error:
         if folder is not None:
             raise
@@ -212,7 +214,9 @@ def train_and_evaluate(
     if data is not None:
         check_sources(groups, data.sources)
     schedule = Schedule.of(conf.optimizer, data.steps_per_epoch if data is not None else 1)
-    rows = trainable_table(groups, shape.trainable(), schedule.lr, conf.optimizer.weight_decay, shape.host_size)
+    rows = trainable_table(
+        groups, shape.trainable_parameters(), schedule.lr, conf.optimizer.weight_decay, shape.host_size
+    )
     if trains:
         show_trainable(rows, display)
         if data is not None:
@@ -234,14 +238,14 @@ def train_and_evaluate(
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
     with out_of_memory("while the host was loaded"):
-        model = Assistant.build(conf, device=device_of(conf.engine.device), sharded=True)
+        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name))
     if not trains:
         model.run_without_engine()
     for name, asked in questions.items():
         if cut := cut_prompts(model, asked, conf.tasks[name]):
             display.say(f"task {name}: {cut:,} of {len(asked):,} prompts are too long and will be cut")
     if trains and conf.adapter.start and not ranks.decide(lambda: has_checkpoints(folder)):
-        display.say(start_from(model, Path(conf.adapter.start).expanduser()))
+        display.say(model.start_from(conf.adapter.start))
     seed_all(conf.seed)
 
     # 7. Engine and loop, at the newest checkpoint where there is one.
@@ -249,7 +253,7 @@ def train_and_evaluate(
     journal: Journal = NoJournal()
     if data is not None:
         data.features = model.features
-        for item in model.trainable():  # what is frozen in this run needs no activations kept
+        for item in model.trainable_parameters():  # what is frozen in this run needs no activations kept
             item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
         groups = groups_of(conf, model)
         if ranks.is_first:
@@ -259,7 +263,7 @@ def train_and_evaluate(
         engine = ENGINES.load(conf.engine.name)(
             model,
             groups,
-            model.trainable(),
+            model.trainable_parameters(),
             conf.optimizer,
             model.device,
             conf.seed,
@@ -278,7 +282,7 @@ def train_and_evaluate(
             engine,
             data,
             schedule,
-            RunStart(groups, model.trainable(), folder / "checkpoints"),
+            RunStart(groups, model.trainable_parameters(), folder / "checkpoints"),
             CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
             journal,
             display,
@@ -296,7 +300,7 @@ def train_and_evaluate(
             },
             explain_memory=out_of_memory,
             begun=begun,
-            save_adapter=lambda facts: save_adapter(model, folder / "adapter", facts),
+            save_adapter=partial(model.save, folder / "adapter"),
         )
 
     with contextlib.closing(journal):
@@ -315,7 +319,7 @@ def train_and_evaluate(
         # 9. Train, and save the adapter.
         training = None if loop is None else loop.run()
     if training is not None:
-        ranks.decide(lambda: save_adapter(model, folder / "adapter", training))
+        ranks.decide(lambda: model.save(folder / "adapter", training))
 
     # 10. Evaluate every task.
     model.eval()
@@ -365,7 +369,7 @@ def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
 def quieten_libraries(display: Display, ranks: Ranks) -> None:
     """Keep other libraries' bars off anything that is no terminal, and their remarks to one rank."""
     if not display.console.is_terminal:
-        from mmadapter.assistant import hide_library_bars
+        from mmadapter.hosts.load import hide_library_bars
 
         hide_library_bars()
     if not ranks.is_first:
@@ -375,10 +379,10 @@ def quieten_libraries(display: Display, ranks: Ranks) -> None:
 
 def groups_of(conf: RunConf, model: Any) -> list[Group]:
     """The groups of `adapter.groups`; one with everything in it where there are none. Frozen roles are in none."""
-    trainable, frozen = model.trainable(), conf.adapter.frozen
+    trainable, frozen = model.trainable_parameters(), conf.adapter.frozen
     settings: Any = conf.adapter.groups
     if not settings:
-        settings = {"all": GroupSettings(roles=sorted({item.role for item in trainable}.difference(frozen)))}
+        settings = {"all": GroupConf(roles=sorted({item.role for item in trainable}.difference(frozen)))}
     return parameter_groups(trainable, settings, frozen)
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.distributed.deepspeed import (
     MOMENTS,
     Share,
@@ -30,6 +29,7 @@ from mmadapter.distributed.deepspeed import (
 )
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.training.determinism import own_stream
 from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
 from mmadapter.training.optimizer import build_adamw, learns_from, set_lr, sum_of_squares

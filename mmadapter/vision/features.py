@@ -143,7 +143,7 @@ class FeatureStore:
             pictures = len(self._kept) + left
             log.warning(
                 "The features of %d pictures take %.1f GiB, more than the %.1f GiB that are kept in memory: those of "
-                "%d pictures are computed again whenever they are needed. Set vision.cache=FOLDER to keep them on disk.",
+                "%d pictures are computed again whenever they are needed. To keep them on disk: vision.cache=FOLDER",
                 pictures,
                 pictures * self.bytes_per_image / 2**30,
                 self.memory_limit_bytes / 2**30,

@@ -8,7 +8,8 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from mmadapter.config import EvalConf, RunConf, typed
-from mmadapter.config.entry import register_schemas, version_base
+from mmadapter.config import with_methods
+from mmadapter.cli import register_schemas, version_base
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -27,7 +28,7 @@ def composed(name: str, *overrides: str):
     register_schemas()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), **version_base()):
-        return hydra.compose(name, list(overrides))
+        return hydra.compose(name, with_methods(overrides))
 
 
 def choices(group: str) -> list[str]:

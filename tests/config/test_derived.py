@@ -40,7 +40,7 @@ def test_a_variant_is_the_run_with_its_overrides():
     assert joint.variants == {} and joint.optimizer == whole.optimizer
 
 
-WRONG = [("adapter.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")]
+WRONG = [("adapter.prompts.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")]
 
 
 @pytest.mark.parametrize("override,told", WRONG)

@@ -36,9 +36,9 @@ WITHOUT_INFLUENCE = [
     "optimizer.micro_batch_size=16", "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",
 ]  # fmt: skip
 WITH_INFLUENCE = [
-    "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.layers=2",
+    "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.prompts.layers=2",
     "adapter.projection.hidden=8", "adapter.start=runs/other", "adapter.norms=all", "adapter.bias=[q]",
-    "adapter.attention=joint", "adapter.groups.adapter.lr_scale=2", "data.sources.questions.limit=10",
+    "adapter.prompts.attention=joint", "adapter.groups.adapter.lr_scale=2", "data.sources.questions.limit=10",
     "data.sources.captions.template=plain", "data.root=/other/world", "optimizer.epochs=9",
     "optimizer.clip_norm=2", "training.validate_every_steps=7",
     "tasks.scienceqa.limit=3", "evaluate=[scienceqa]",

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mmadapter.config import GroupConf, comparison_conf, validate, with_overrides
-from mmadapter.config.validate import group_sources
+from mmadapter.config import comparison_conf, validate, with_overrides
+from mmadapter.methods.settings import GroupConf
 from mmadapter.data import settings as data_settings
 from mmadapter.errors import InputError
 from tests.config.composing import run_conf

@@ -60,7 +60,7 @@ def test_text_from_settings_is_escaped(tmp_path):
         {f"seed={number}": ("failed", 0) for number in range(4)},
         {f"seed={number}": ("", 0) for number in range(3)},
         {
-            f"adapter.layers={number} optimizer=v{number % 2} seed={number % 3}": ("finished", number)
+            f"adapter.prompts.layers={number} optimizer=v{number % 2} seed={number % 3}": ("finished", number)
             for number in range(60)
         },
         {f"optimizer.base_lr={10.0**-number}": ("finished", 50) for number in range(5)},

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 GRID = {
-    "optimizer.base_lr=1e-3 adapter.layers=1": ("finished", 40),
-    "optimizer.base_lr=1e-3 adapter.layers=2": ("finished", 60),
-    "optimizer.base_lr=1e-2 adapter.layers=1": ("failed", 0),
-    "optimizer.base_lr=1e-2 adapter.layers=2": ("", 0),
+    "optimizer.base_lr=1e-3 adapter.prompts.layers=1": ("finished", 40),
+    "optimizer.base_lr=1e-3 adapter.prompts.layers=2": ("finished", 60),
+    "optimizer.base_lr=1e-2 adapter.prompts.layers=1": ("failed", 0),
+    "optimizer.base_lr=1e-2 adapter.prompts.layers=2": ("", 0),
 }
 
 

@@ -73,7 +73,7 @@ def test_means_over_seeds_are_of_finished_jobs_by_setting(tmp_path):
 
 
 def test_columns_are_the_swept_keys_where_the_sweep_names_them(tmp_path):
-    equal = {"seed=0 adapter.layers=1": ("finished", 40), "seed=1 adapter.layers=1": ("finished", 60)}
+    equal = {"seed=0 adapter.prompts.layers=1": ("finished", 40), "seed=1 adapter.prompts.layers=1": ("finished", 60)}
     folder = made_sweep(tmp_path, equal)
     begin_sweep(folder, "x", ["adapter.layers", "+seed"])
     assert read_results(folder).keys == ["adapter.layers", "seed"]
@@ -83,7 +83,7 @@ def test_columns_are_the_swept_keys_where_the_sweep_names_them(tmp_path):
 
 @pytest.mark.parametrize("swept,columns", [(["seed"], ["seed"]), ([], [])])
 def test_what_a_single_job_has_besides_is_no_column(tmp_path, swept, columns):
-    folder = made_sweep(tmp_path, {"seed=0 adapter.layers=1": ("finished", 40)}, swept=swept)
+    folder = made_sweep(tmp_path, {"seed=0 adapter.prompts.layers=1": ("finished", 40)}, swept=swept)
     assert read_results(folder).keys == columns
 
 
@@ -163,7 +163,7 @@ def real(tmp_path_factory):
         "vision.layers=[1,2]",
         f"data.root={inputs / 'world'}",
         f"runs_root={root / 'runs'}",
-        "adapter.layers=2",
+        "adapter.prompts.layers=2",
         "optimizer.epochs=1",
         "optimizer.batch_size=8",
         "optimizer.micro_batch_size=4",

@@ -152,7 +152,7 @@ def test_a_search_that_is_killed_goes_on_with_the_same_trials(tmp_path):
     def start(runs: str) -> subprocess.Popen:
         words = [
             f"host.path={inputs / 'host'}", f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]",
-            f"data.root={inputs / 'world'}", "adapter.layers=2", "optimizer.epochs=1", "optimizer.batch_size=8",
+            f"data.root={inputs / 'world'}", "adapter.prompts.layers=2", "optimizer.epochs=1", "optimizer.batch_size=8",
             "optimizer.micro_batch_size=4", "training.tensorboard=false", "comparison={}", "evaluate=[]",
             "sweep.trials=4", "optimizer.base_lr=tag(log,interval(1e-3,1e-1))",
         ]  # fmt: skip

@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
 from mmadapter.config import RunConf
-from mmadapter.config import entry as entry_module
+from mmadapter import cli as entry_module
 from mmadapter.runs.folder import run_folder
 from mmadapter.runs.sweep import read_sweep
 from tests.made_runs import made_run
@@ -113,7 +113,10 @@ def test_settings_that_no_trial_could_use_are_refused_before_the_search_begins(t
     refused(train("sweep.trials=0", RATES), "sweep.trials=0: must be at least 1.")
     refused(train("sweep.trials=2", "sweep.parallel=0", RATES), "sweep.parallel=0")
     refused(train("sweep.trials=2", RATES, "sweep.metric=instruct.exactmatch", "evaluate=[instruct]"), "Did you mean")
-    refused(train("sweep.trials=2", RATES, "adapter.layers=interval(1,8)"), "'adapter.layers=tag(int,interval(1,8))'")
+    refused(
+        train("sweep.trials=2", RATES, "adapter.prompts.layers=interval(1,8)"),
+        "'adapter.prompts.layers=tag(int,interval(1,8))'",
+    )
     refused(train("sweep.trials=2", "optimizer.micro_batch_size=2,4"), "micro_batch_size changes no result")
     assert not (tmp_path / "sweep" / "study.sqlite").exists()
 

@@ -13,7 +13,7 @@ import torch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.distributed.deepspeed import load_deepspeed
 from mmadapter.distributed.ranks import here
-from mmadapter.generation import GenerationSettings
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import ask_in_batches, generate_answers, most_likely_options
@@ -108,7 +108,7 @@ def questions(folder: Path, pictures: set[int]) -> list[Sample]:
 
 
 def settings(**changes) -> SimpleNamespace:
-    generation = GenerationSettings(**{"max_new_tokens": 7, **changes})
+    generation = GenerationConf(**{"max_new_tokens": 7, **changes})
     return SimpleNamespace(name="test", generation=generation, batch_size=2, seed=3)
 
 

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import torch
 
 import mmadapter
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import here
-from mmadapter.generation import GenerationSettings
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.store import save_adapter
 from mmadapter.tasks.asking import generate_answers, most_likely_options
@@ -51,7 +51,7 @@ def samples_of(folder: Path) -> list[Sample]:
 
 def opened(conf) -> Assistant:
     """The assistant of the settings, its host shared out, every trained tensor away from where it starts."""
-    assistant = Assistant.build(conf, "cpu", sharded=True)
+    assistant = AdaptedModel.build(conf, "cpu", sharded=True)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for item in assistant.trainable():
@@ -60,7 +60,7 @@ def opened(conf) -> Assistant:
 
 
 def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
-    generation = GenerationSettings(max_new_tokens=4)
+    generation = GenerationConf(max_new_tokens=4)
     task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
     questions = [sample.without_answer() for sample in samples]
     options = [[f" The answer is {letter}." for letter in "AB"]] * len(questions)
@@ -92,7 +92,7 @@ def trained(conf, samples: list[Sample], asked_after: int | None):
 def check_run(folder: Path, preset: str, name: str) -> None:
     conf = conf_of(folder / "models", *PRESETS[preset], f"engine={name}")
     samples = samples_of(folder)
-    plain_host = Assistant.build(conf, "cpu").host
+    plain_host = AdaptedModel.build(conf, "cpu").host
     whole_bytes = held_bytes(p for p in plain_host.parameters() if p.ndim > 1 and not p.requires_grad)
     assistant, engine, results, (said,) = trained(conf, samples, None)
     frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
@@ -128,7 +128,7 @@ def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample],
 def check_host_alone(folder: Path) -> None:
     """A comparison arm that is not trained: no engine is built, the shared host answers all the same."""
     conf = conf_of(folder / "models", *PRESETS["v2"], "engine=zero3")
-    plain, shared = Assistant.build(conf, "cpu"), Assistant.build(conf, "cpu", sharded=True)
+    plain, shared = AdaptedModel.build(conf, "cpu"), AdaptedModel.build(conf, "cpu", sharded=True)
     shared.run_without_engine()
     assert shared.host_size == plain.host_size == sum(map(size, shared.host.parameters()))
     assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.errors import InputError
 from mmadapter.training.determinism import deterministic
 from mmadapter.training.engine import SingleDeviceEngine

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmadapter.adapters.roles import GroupSettings, parameter_groups
+from mmadapter.methods.groups import GroupSettings, parameter_groups
 from mmadapter.data.batches import make_batch
 from mmadapter.errors import InputError
 from mmadapter.training.engine import SingleDeviceEngine

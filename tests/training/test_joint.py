@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from mmadapter.config import GroupConf
+from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.engine import SingleDeviceEngine

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmadapter.config import GroupConf, validate
+from mmadapter.config import validate
+from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.run import run

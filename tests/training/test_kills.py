@@ -96,7 +96,7 @@ def test_killed_again_and_again_anywhere(inputs, undisturbed, tmp_path, seed):
 
 
 WRITERS = {
-    "settings": "mmadapter.config.compose.save_config",
+    "settings": "mmadapter.config.save_config",
     "journal": "mmadapter.runs.journal.Journal.write",
     "start": "mmadapter.training.movement.RunStart.save",
     "checkpoint": "mmadapter.training.checkpoint.CheckpointFolder.save",

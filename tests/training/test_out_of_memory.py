@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.evaluation import run_evaluation
@@ -75,7 +75,7 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
 
 
 def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch):
-    build = Assistant.build
+    build = AdaptedModel.build
 
     def too_large(conf, device=None, sharded=False):
         if device == "meta":

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.runs.journal import read_metrics
@@ -122,7 +122,7 @@ def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, m
 def test_the_type_of_the_host_is_that_of_its_weights(inputs):
     for asked in ("auto", "float32", "bfloat16"):
         conf = tiny_conf(inputs, inputs, f"host.dtype={asked}")
-        weights = next(Assistant.build(conf, device=device_of(conf)).host.parameters())
+        weights = next(AdaptedModel.build(conf, device=device_of(conf)).host.parameters())
         assert str(weights.dtype) == f"torch.{run_module.host_dtype(conf)}"
 
 
@@ -130,7 +130,7 @@ def test_shapes_that_do_not_fit_are_refused_and_settings_results_and_checkpoints
     folder = runs / "mine"
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"does not fit this adapter: .*prompt is \(10, 32\) there, \(6, 32\) here"):
-        run(conf_of(inputs, runs, "resume=changed", "adapter.prompt_length=6", "evaluate=[scienceqa]"))
+        run(conf_of(inputs, runs, "resume=changed", "adapter.prompts.length=6", "evaluate=[scienceqa]"))
     changed = [path.name for path in kept if path.read_bytes() != kept[path]]
     assert changed in ([], ["attempt.json"])
 

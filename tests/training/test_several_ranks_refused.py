@@ -55,7 +55,7 @@ def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):
 
 def not_finite_for_one(rank):
     if rank == 1:
-        from mmadapter.assistant import Assistant
+        from mmadapter.model import AdaptedModel
 
         usual = Assistant.forward
 

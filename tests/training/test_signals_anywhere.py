@@ -55,7 +55,7 @@ def signal_before(owner, name, number, when=lambda arguments: True):
 
 def moments():
     """What a run does outside of the loop: where it is found, and when it counts."""
-    from mmadapter.assistant import Assistant
+    from mmadapter.model import AdaptedModel
     from mmadapter.reports import report
     from mmadapter.tasks import asking
     from mmadapter.vision.encoder import VisionEncoder

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import parameter_groups, trainable_parameters
-from mmadapter.config import GroupConf, RunConf
+from mmadapter.methods.groups import parameter_groups, trainable_parameters
+from mmadapter.config import RunConf
+from mmadapter.methods.settings import GroupConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment

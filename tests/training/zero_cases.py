@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmadapter.adapters.roles import GroupSettings, parameter_groups
+from mmadapter.methods.groups import GroupSettings, parameter_groups
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.distributed.ranks import here
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult

@@ -13,7 +13,7 @@ import torch
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import connected, here
-from mmadapter.generation import GenerationSettings
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.sharded import sharding_of, whole
 from tests.assistants import assistant_on, picture, sample
@@ -141,7 +141,7 @@ def whole_assistant(
     assistant.eval()
     validation = here().sum([engine.loss_sum(own_part(m, name == "single")) for m in micro_batches(9)])
     texts = [question(assistant, folder, "captions", n).sample for n in range(2)]
-    answers = assistant.generate(texts, GenerationSettings(max_new_tokens=4))
+    answers = assistant.generate(texts, GenerationConf(max_new_tokens=4))
     assistant.train()
     results += run_steps(name, engine, micro_batches, range(2, 4))
     facts = {"validation": validation, "answers": answers, "bytes": here().gather(stored)}

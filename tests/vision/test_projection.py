@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmadapter.adapters.roles import trainable_parameters
+from mmadapter.methods.groups import trainable_parameters
 from mmadapter.errors import InputError
 from mmadapter.vision.projection import MlpProjection, build_projection, seed_projection
 

@@ -22,7 +22,7 @@ def settings(inputs: Path, *more: str) -> list[str]:
         f"vision.model={inputs / 'clip'}",
         "vision.layers=[1,2]",
         f"data.root={inputs / 'world'}",
-        "adapter.layers=2",
+        "adapter.prompts.layers=2",
         "optimizer.epochs=60",
         "optimizer.batch_size=8",
         "optimizer.micro_batch_size=4",
