@@ -13,12 +13,12 @@ import torch
 
 from bench.process_memory import MemoryWatch
 from bench.settings import composed
-from mmadapter.model import AdaptedModel
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
 from mmadapter.distributed.ranks import Ranks, connected, here
 from mmadapter.hosts.sharded import held_bytes
+from mmadapter.model import AdaptedModel
 from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
 from mmadapter.training.random_state import random_state
@@ -47,7 +47,7 @@ def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> 
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))
         seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size)
-    trained = {id(item.parameter) for item in assistant.trainable()}
+    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
     frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
     return {
         "rank": ranks.rank,

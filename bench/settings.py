@@ -7,8 +7,8 @@ from pathlib import Path
 
 import hydra
 
-from mmadapter.config import RunConf, typed
 from mmadapter.cli import register_schemas, version_base
+from mmadapter.config import RunConf, typed
 
 CONF = Path(__file__).parents[1] / "conf"
 

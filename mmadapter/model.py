@@ -178,7 +178,8 @@ class AdaptedModel(nn.Module):
         methods = ", ".join(f"{name} {count:,}" for name, count in sizes.items()) or "none"
         return (
             f"AdaptedModel(\n  host: {config.model_type}, {config.num_hidden_layers} layers, width "
-            f"{config.hidden_size}, {self.host_size:,} frozen parameters\n  image encoder: {encoder}\n  methods: {methods}\n"
+            f"{config.hidden_size}, {self.host_size:,} frozen parameters\n  image encoder: {encoder}\n"
+            f"  methods: {methods}\n"
             f"  trained: {sum(sizes.values()):,} parameters ({sum(sizes.values()) / self.host_size:.3%} of the host)\n)"
         )
 

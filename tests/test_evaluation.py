@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from mmadapter import evaluation
-from mmadapter.config import RunConf, save_config, validate
-from mmadapter.config import EvalConf
+from mmadapter.config import EvalConf, RunConf, save_config, validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation import named_run, newest_run, results_name, run_evaluation, task_of_run
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, InstructTaskSettings, ScienceqaTaskSettings

@@ -121,7 +121,7 @@ def only_process(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed attempt left under temporary names."""
-    from mmadapter.store import recover_adapter
+    from mmadapter.methods.folder import recover_adapter
 
     recover_adapter(folder / "adapter")
     for path in folder.rglob(LEFTOVERS):

@@ -27,7 +27,7 @@ class VisionSettings:
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
 
     def feature_shape(self) -> tuple[int, ...]:
-        """(features,) of one picture, or (tokens, features), without weights. Raises InputError for an unknown model."""
+        """(features,) of one picture, or (tokens, features), without weights. Raises InputError: unknown model."""
         raise NotImplementedError
 
     def missing_weights(self, key: str) -> Iterator[str]:

@@ -7,9 +7,8 @@ from pathlib import Path
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from mmadapter.config import EvalConf, RunConf, typed
-from mmadapter.config import with_methods
 from mmadapter.cli import register_schemas, version_base
+from mmadapter.config import EvalConf, RunConf, typed, with_methods
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -132,7 +132,7 @@ def test_the_names_that_the_schema_repeats_are_those_of_the_rooms_that_own_them(
     from mmadapter.adapters.linear import SCALES, LinearShift, NormShift
     from mmadapter.adapters.zero_init import EarlyGate, PromptLayer
     from mmadapter.hosts.parts import NORMS, LoraPair
-    from mmadapter.vision.projection import KINDS, MlpProjection
+    from mmadapter.methods.projection import KINDS, MlpProjection
 
     declared = {role for owner in (PromptLayer, EarlyGate, LinearShift) for role in owner.ROLES.values()}
     declared |= {owner.ROLE for owner in (NormShift, LoraPair, MlpProjection)}

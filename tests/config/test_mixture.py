@@ -7,9 +7,9 @@ import json
 import pytest
 
 from mmadapter.config import comparison_conf, validate, with_overrides
-from mmadapter.methods.settings import GroupConf
 from mmadapter.data import settings as data_settings
 from mmadapter.errors import InputError
+from mmadapter.methods.settings import GroupConf
 from tests.config.composing import run_conf
 
 SHARES = ("data.sources.questions.samples_per_step=24", "data.sources.captions.samples_per_step=8")

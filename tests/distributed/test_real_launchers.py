@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mmadapter.config import RunConf
 from mmadapter import cli as entry_module
+from mmadapter.config import RunConf
 from tests.distributed.several import free_port
 from tests.training.tiny_run import save_inputs
 

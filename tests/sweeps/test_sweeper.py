@@ -11,8 +11,8 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from mmadapter.config import RunConf
 from mmadapter import cli as entry_module
+from mmadapter.config import RunConf
 from mmadapter.runs.folder import run_folder
 from mmadapter.runs.sweep import read_sweep
 from tests.made_runs import made_run

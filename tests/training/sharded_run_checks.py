@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import torch
 
 import mmadapter
-from mmadapter.model import AdaptedModel
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
@@ -20,6 +19,7 @@ from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import here
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import held_bytes, size
+from mmadapter.model import AdaptedModel
 from mmadapter.store import save_adapter
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.training.run import groups_of
@@ -49,12 +49,12 @@ def samples_of(folder: Path) -> list[Sample]:
     ]
 
 
-def opened(conf) -> Assistant:
+def opened(conf) -> AdaptedModel:
     """The assistant of the settings, its host shared out, every trained tensor away from where it starts."""
     assistant = AdaptedModel.build(conf, "cpu", sharded=True)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for item in assistant.trainable():
+        for item in assistant.trainable_parameters():
             item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.3)
     return assistant
 
@@ -70,7 +70,7 @@ def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
 def trained(conf, samples: list[Sample], asked_after: int | None):
     """Four steps; the assistant, what each step gave, and what it answered between two of them and at the end."""
     assistant = opened(conf)
-    groups, trainable = groups_of(conf, assistant), assistant.trainable()
+    groups, trainable = groups_of(conf, assistant), assistant.trainable_parameters()
     build = ENGINES.load(conf.engine.name)
     engine = build(assistant, groups, trainable, conf.optimizer, assistant.device, conf.seed, conf.engine, here())
     encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
@@ -109,13 +109,13 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     check_saved(folder / preset / name, conf, assistant, samples, said)
 
 
-def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample], said) -> None:
+def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sample], said) -> None:
     """What the first process saves is whole, and a plain process that opens it is the same model."""
     if here().is_first:
         save_adapter(assistant, folder / "adapter")
     here().barrier()
     plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu").assistant
-    ours = {item.name: item.parameter for item in assistant.trainable()}
+    ours = {item.name: item.parameter for item in assistant.trainable_parameters()}
     theirs = {item.name: item.parameter for item in plain.trainable()}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     encoder = SampleEncoder(plain.tokenizer, plain.max_tokens)

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmadapter.methods.groups import GroupSettings, parameter_groups
 from mmadapter.hosts.settings import GenerationConf
+from mmadapter.methods.groups import parameter_groups
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.settings import OptimizerConf
 from tests.assistants import BOTH_METHODS, assistant_on, batch_of, picture, sample
@@ -14,16 +15,16 @@ from tests.families import CORE
 
 VISUAL = ["visual_projection", "early_gate"]
 INSTRUCTION = ["prompt", "gate", "norm", "bias", "scale", "lora"]
-ONE_GROUP = {"all": GroupSettings([*VISUAL, *INSTRUCTION])}
+ONE_GROUP = {"all": GroupConf([*VISUAL, *INSTRUCTION])}
 
 
 def make_engine(assistant, groups=ONE_GROUP):
     """Everything switched on; of the groups' roles those that the assistant has."""
-    present = {item.role for item in assistant.trainable()}
+    present = {item.role for item in assistant.trainable_parameters()}
     own = {name: replace(one, roles=[role for role in one.roles if role in present]) for name, one in groups.items()}
-    built = parameter_groups(assistant.trainable(), own)
+    built = parameter_groups(assistant.trainable_parameters(), own)
     settings = OptimizerConf(weight_decay=0.1, clip_norm=0.5)
-    return SingleDeviceEngine(assistant, built, assistant.trainable(), settings)
+    return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), settings)
 
 
 def batches(assistant, folder):
@@ -74,8 +75,8 @@ def test_a_step_without_any_picture_still_moves_its_group_as_one(tmp_path):
 
 
 DISJOINT = {
-    "visual": GroupSettings(VISUAL, sources=["captions"]),
-    "instruction": GroupSettings(INSTRUCTION, sources=["s"]),
+    "visual": GroupConf(VISUAL, sources=["captions"]),
+    "instruction": GroupConf(INSTRUCTION, sources=["s"]),
 }
 
 

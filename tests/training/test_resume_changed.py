@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from mmadapter.model import AdaptedModel
 from mmadapter.config import validate
 from mmadapter.errors import InputError
+from mmadapter.model import AdaptedModel
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training import run as run_module
 from mmadapter.training.run import device_of, run

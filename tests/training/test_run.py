@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.config import save_config
-from mmadapter.methods.settings import GroupConf
 from mmadapter.errors import InputError
+from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.attempt import only_process, versions
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped

@@ -61,7 +61,7 @@ def moments():
     from mmadapter.vision.encoder import VisionEncoder
 
     return {
-        "loading": (Assistant, "build"),
+        "loading": (AdaptedModel, "build"),
         "encoding": (VisionEncoder, "encode_one"),
         "ending the loop": (loop, "closing_line"),
         "evaluating": (asking, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),

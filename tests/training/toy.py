@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmadapter.methods.groups import parameter_groups, trainable_parameters
 from mmadapter.config import RunConf
-from mmadapter.methods.settings import GroupConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import Encoded, samples_digest
 from mmadapter.distributed.ranks import here
+from mmadapter.methods.groups import parameter_groups, trainable_parameters
+from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.folder import take_over
 from mmadapter.runs.journal import Journal
 from mmadapter.terminal import Display
@@ -154,17 +154,17 @@ def toy_conf(**training) -> RunConf:
 
 def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: Display | None = None, **parts) -> dict:
     """Train `model` as training/run.py does: the loop's objects from settings, resume, run."""
-    groups = parameter_groups(model.trainable(), conf.adapter.groups, conf.adapter.frozen)
+    groups = parameter_groups(model.trainable_parameters(), conf.adapter.groups, conf.adapter.frozen)
     check_sources(groups, data.sources)
     engine = ENGINES.load(conf.engine.name)(
-        model, groups, model.trainable(), conf.optimizer, "cpu", conf.seed, conf.engine, here()
+        model, groups, model.trainable_parameters(), conf.optimizer, "cpu", conf.seed, conf.engine, here()
     )
     loop = Loop(
         model,
         engine,
         data,
         Schedule.of(conf.optimizer, data.steps_per_epoch),
-        RunStart(groups, model.trainable(), folder / "checkpoints"),
+        RunStart(groups, model.trainable_parameters(), folder / "checkpoints"),
         CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
         journal,
         display or Display(log_every_steps=conf.training.log_every_steps),
@@ -202,7 +202,7 @@ def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -
         summary = train(conf, assistant, SlowData(), folder, journal)
     finally:
         journal.close()
-    torch.save({item.name: item.parameter.detach() for item in assistant.trainable()}, folder / "adapter.pt")
+    torch.save({item.name: item.parameter.detach() for item in assistant.trainable_parameters()}, folder / "adapter.pt")
     return summary
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import READERS, ReaderSettings
