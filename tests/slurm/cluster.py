@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmadapter.launch.signals import TERMINATIONS
+from mmadapter.training.preemption import TERMINATIONS
 
 CHECKOUT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("cluster.sh")
