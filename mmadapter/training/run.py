@@ -13,8 +13,11 @@ from typing import Any
 import torch
 
 from mmadapter.config import comparison_conf, entry, save_config, variant_conf
+from mmadapter.config.host import TINY
+from mmadapter.config.models import SHIPPED
 from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
 from mmadapter.config.signals import ended_by
+from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
 from mmadapter.processes import here, joined
@@ -23,7 +26,6 @@ from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.attempt import attempt, wall_time
 from mmadapter.training.determinism import deterministic
 from mmadapter.training.dry_run import dry_run
-from mmadapter.training.made_data import check_tiny_models, make_missing_data
 from mmadapter.training.memory import peak_of_processes, reset_peak
 from mmadapter.training.one_run import device_of, run_one
 from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
@@ -96,7 +98,7 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     if processes.decide(lambda: is_finished(folder, conf)):
         return {**(show_finished(folder, display) if processes.is_first else {}), "folder": folder}
     check_tiny_models(conf)
-    processes.decide(lambda: make_missing_data(conf, display))
+    processes.decide(lambda: unpack_missing_world(conf.data.made, conf.data.root, display.say))
     display.say(f"run folder: {folder}")
     with contextlib.ExitStack() as held:
         if processes.is_first:
@@ -106,6 +108,17 @@ def run_whole(conf: Any, display: Display) -> dict[str, Any]:
     if processes.is_first:
         show_results(folder, summary, display)
     return {**summary, "folder": folder}
+
+
+def check_tiny_models(conf: Any) -> None:
+    """Raises InputError where the settings ask for the shipped models and they are not there."""
+    wanted = [(conf.host.path, "llama")] + ([(conf.vision.model, "clip")] if conf.vision.enabled else [])
+    for name, part in wanted:
+        if name == TINY and not (SHIPPED / part).is_dir():
+            raise InputError(
+                f"The small {part} model is not in {SHIPPED / part}, where it comes with the package. Fetch that "
+                f"again, or make it: python -m data_prep.tiny_models --part {part} --out {SHIPPED} (takes hours)."
+            )
 
 
 def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
