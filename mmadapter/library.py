@@ -189,7 +189,7 @@ class AdaptedModel:
             return [None] * len(pictures)
         if store is None:
             raise InputError("An image is given, but this adapter is text only: it was trained without pictures.")
-        encoded = store.encode(_decoded(picture) for picture in distinct.values())
+        encoded = store.encode([_decoded(picture) for picture in distinct.values()])
         found = dict(zip(distinct, encoded, strict=True))
         return [None if picture is None else found[_name(picture)] for picture in pictures]
 

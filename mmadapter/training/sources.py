@@ -118,7 +118,10 @@ def read_samples(conf: Any) -> Samples:
 def encode(
     conf: Any, samples: Samples, tokenizer: Any, max_tokens: int, features: FeatureStore | None = None
 ) -> RunData:
-    """Samples as token ids, mixed into steps; `features` gives what pictures become. Raises InputError naming a sample that has no answer or does not fit."""
+    """Samples as token ids, mixed into steps; `features` gives those of their pictures, where there are any.
+
+    Raises InputError naming a sample that has no answer or does not fit.
+    """
     encoder, part = SampleEncoder(tokenizer, max_tokens, conf.data.long_answers), own_part(conf)
     encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
     cut, cut_turns = (encoder.cut_samples, encoder.cut_answers), encoder.cut_turns

@@ -1,9 +1,9 @@
 """Frozen multi-scale CLIP features: the tokens of several blocks, concatenated (LLaMA-Adapter, section 3.3).
 
-The tower is open_clip's. Its weights come from a tag, a file, a folder in open_clip's layout or a `transformers` folder,
-with the activation that they need: OpenAI's were trained with QuickGELU (x * sigmoid(1.702 x)) and give wrong features in
-a plain GELU model without any error. A tag says which it is, and so do a TorchScript file and a `transformers` folder;
-where nothing says it, the user has to.
+The tower is open_clip's. Its weights come from a tag, a file, a folder in open_clip's layout or a `transformers`
+folder, with the activation that they need: OpenAI's were trained with QuickGELU (x * sigmoid(1.702 x)) and give wrong
+features in a plain GELU model without any error. A tag says which it is, and so do a TorchScript file and a
+`transformers` folder. Where nothing says it, the user has to.
 """
 
 from __future__ import annotations
