@@ -13,11 +13,11 @@ import torch
 
 from bench.process_memory import MemoryWatch
 from bench.settings import composed
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
-from mmadapter.hosts.sharded import held_bytes
+from mmadapter.hosts.sharded import held_bytes, sharding_of
 from mmadapter.processes import Processes, here, join, leave
 from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
@@ -33,14 +33,15 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(case["threads"])
     device = device_of(conf)
     processes = join(device, group_of_one=conf.engine.name != "single")
-    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"]), device=device)  # imports
+    first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
+    AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
     with MemoryWatch() as loading:
-        assistant = Assistant.build(conf, device=device, sharded=True)
+        assistant = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, sharding_of(conf.engine.name))
     with MemoryWatch() as training:
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))
         seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size)
-    trained = {id(item.parameter) for item in assistant.trainable()}
+    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
     frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
     facts = {
         "rank": processes.rank,

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 
 import mmadapter
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
@@ -20,9 +20,8 @@ from mmadapter.deepspeed_library import end_engines
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.processes import here
-from mmadapter.store import save_adapter
 from mmadapter.training.assembly import build_engine, groups_of
-from tests.assistants import picture
+from tests.assistants import built, picture
 from tests.test_load import PRESETS, conf_of
 
 RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
@@ -47,12 +46,12 @@ def samples_of(folder: Path) -> list[Sample]:
     ]
 
 
-def opened(conf) -> Assistant:
+def opened(conf) -> AdaptedModel:
     """The assistant of the settings, its host shared out, every trained tensor away from where it starts."""
-    assistant = Assistant.build(conf, "cpu", sharded=True)
+    assistant = built(conf, sharded=True)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for item in assistant.trainable():
+        for item in assistant.trainable_parameters():
             item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.3)
     return assistant
 
@@ -87,7 +86,7 @@ def trained(conf, samples: list[Sample], asked_after: int | None):
 def check_run(folder: Path, preset: str, name: str) -> None:
     conf = conf_of(folder / "models", *PRESETS[preset], f"engine={name}")
     samples = samples_of(folder)
-    plain_host = Assistant.build(conf, "cpu").host
+    plain_host = built(conf).host
     whole_bytes = held_bytes(p for p in plain_host.parameters() if p.ndim > 1 and not p.requires_grad)
     assistant, engine, results, (said,) = trained(conf, samples, None)
     frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
@@ -104,14 +103,14 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     check_saved(folder / preset / name, conf, assistant, samples, said)
 
 
-def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample], said) -> None:
+def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sample], said) -> None:
     """What the first process saves is whole, and a plain process that opens it is the same model."""
     if here().is_first:
-        save_adapter(assistant, folder / "adapter")
+        assistant.save(folder / "adapter")
     here().wait()
-    plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu").assistant
-    ours = {item.name: item.parameter for item in assistant.trainable()}
-    theirs = {item.name: item.parameter for item in plain.trainable()}
+    plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu")
+    ours = {item.name: item.parameter for item in assistant.trainable_parameters()}
+    theirs = {item.name: item.parameter for item in plain.trainable_parameters()}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     encoder = SampleEncoder(plain.tokenizer, plain.max_tokens)
     batch = make_batch([encoder.encode(sample) for sample in samples], plain.tokenizer.pad_token_id)
@@ -123,7 +122,7 @@ def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample],
 def check_host_alone(folder: Path) -> None:
     """A comparison arm that is not trained: no engine is built, the shared host answers all the same."""
     conf = conf_of(folder / "models", *PRESETS["v2"], "engine=zero3")
-    plain, shared = Assistant.build(conf, "cpu"), Assistant.build(conf, "cpu", sharded=True)
+    plain, shared = built(conf), built(conf, sharded=True)
     shared.run_without_engine()
     assert shared.host_size == plain.host_size == sum(map(size, shared.host.parameters()))
     assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))

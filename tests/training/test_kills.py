@@ -100,7 +100,7 @@ WRITERS = {
     "journal": "mmadapter.training.journal.Journal.write",
     "start": "mmadapter.training.movement.RunStart.save",
     "checkpoint": "mmadapter.training.checkpoint.CheckpointFolder.save",
-    "adapter": "mmadapter.store.write_adapter",
+    "adapter": "mmadapter.methods.folder.write_adapter",
     "predictions": "mmadapter.evaluation.run.write_json_lines",
     "scores": "mmadapter.evaluation.run.write_json",
     "report": "mmadapter.evaluation.report.write_report",

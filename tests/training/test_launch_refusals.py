@@ -55,15 +55,15 @@ def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):
 
 def not_finite_for_one(rank):
     if rank == 1:
-        from mmadapter.assistant import Assistant
+        from mmadapter.model import AdaptedModel
 
-        usual = Assistant.forward
+        usual = AdaptedModel.forward
 
         def forward(self, batch, *rest):
             print("read", batch.samples[0].where)
             return usual(self, batch, *rest) * torch.nan
 
-        Assistant.forward = forward
+        AdaptedModel.forward = forward
 
 
 def test_samples_of_a_step_that_is_not_finite_are_named_whichever_process_read_them(inputs, tmp_path):

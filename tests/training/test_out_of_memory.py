@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
+from mmadapter.model import AdaptedModel
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.evaluation import run as evaluation
 from mmadapter.processes import Processes
@@ -79,7 +79,7 @@ def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch)
     def too_large(*arguments, **keywords):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(Assistant, "build", too_large)
+    monkeypatch.setattr(AdaptedModel, "build", too_large)
     with pytest.raises(InputError, match=r"Out of memory while the host was loaded: the peak was .*\n  host.dtype=b"):
         one_run.run_one(short(inputs, tmp_path, "engine.name=single"), tmp_path / "mine", SilentDisplay(), trains=True)
 
@@ -105,16 +105,16 @@ def test_the_advised_micro_batch_goes_on_where_memory_ran_out_with_the_same_curv
     assert all(torch.allclose(there[name], here[name], rtol=1e-3, atol=1e-5) for name in there)
 
 
-@pytest.mark.parametrize("asked", ["generate", "log_likelihood"])
+@pytest.mark.parametrize("asked", ["answer", "log_likelihood"])
 def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(inputs, tmp_path, monkeypatch, asked):
-    original = getattr(Assistant, asked)
+    original = getattr(AdaptedModel, asked)
 
     def hungry(assistant, samples, *arguments, **keywords):
         if len(getattr(samples, "samples", samples)) > 2:  # of a batch, or a list
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(assistant, samples, *arguments, **keywords)
 
-    monkeypatch.setattr(Assistant, asked, hungry)
+    monkeypatch.setattr(AdaptedModel, asked, hungry)
     settings = ["engine.name=single", "optimizer.epochs=0.5", "evaluate=[scienceqa]", "tasks.scienceqa.batch_size=4"]
     settings.append("tasks.scienceqa.likelihood=true")
     told = r"Out of memory while task scienceqa was evaluated: the peak.*\n  tasks.scienceqa.batch_size=2 \(the same"

@@ -11,7 +11,7 @@ from mmadapter import files
 from mmadapter.config.run_folder import mark_finished
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
-from mmadapter.store import recover_adapter
+from mmadapter.methods.folder import recover_adapter
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.journal import read_metrics
 from mmadapter.training.record import only_process

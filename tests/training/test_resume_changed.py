@@ -6,13 +6,13 @@ import shutil
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
 from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.training import loop
 from mmadapter.training.journal import read_metrics
 from mmadapter.training.one_run import device_of
 from mmadapter.training.run import run
+from tests.assistants import built
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -121,7 +121,7 @@ def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, m
 def test_the_type_of_the_host_is_that_of_its_weights(inputs):
     for asked in ("auto", "float32", "bfloat16"):
         conf = tiny_conf(inputs, inputs, f"host.dtype={asked}")
-        weights = next(Assistant.build(conf, device=device_of(conf)).host.parameters())
+        weights = next(built(conf, device_of(conf)).host.parameters())
         assert str(weights.dtype) == f"torch.{loop.host_dtype(conf)}"
 
 

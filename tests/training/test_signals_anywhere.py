@@ -55,13 +55,13 @@ def signal_before(owner, name, number, when=lambda arguments: True):
 
 def moments():
     """What a run does outside of the loop: where it is found, and when it counts."""
-    from mmadapter.assistant import Assistant
+    from mmadapter.model import AdaptedModel
     from mmadapter.evaluation import report
     from mmadapter.evaluation import run as evaluation
     from mmadapter.vision.features import FeatureStore
 
     return {
-        "loading": (Assistant, "build"),
+        "loading": (AdaptedModel, "build"),
         "encoding": (FeatureStore, "encode_pixels"),
         "ending the loop": (loop, "closing_line"),
         "evaluating": (evaluation, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import trainable_parameters
+from mmadapter.methods.groups import trainable_parameters
 from mmadapter.config import GroupConf, RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.mixture import JointMixture, Mixture
@@ -31,6 +31,7 @@ VOCABULARY, WIDTH = 13, 6
 
 class ToyLayer(nn.Module):
     ROLES = {"prompt": "prompt", "gate": "gate"}
+    DECAYS = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class ToyAssistant(nn.Module):
         logits = self.head(torch.tanh(hidden + pictured[batch.pair_sample]))
         return nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
 
-    def trainable(self) -> list:
+    def trainable_parameters(self) -> list:
         return trainable_parameters(self.adapter)
 
     def gates(self) -> Tensor:
@@ -160,7 +161,7 @@ def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -
         summary = train(conf, assistant, SlowData(), folder, journal)
     finally:
         journal.close()
-    torch.save({item.name: item.parameter.detach() for item in assistant.trainable()}, folder / "adapter.pt")
+    torch.save({item.name: item.parameter.detach() for item in assistant.trainable_parameters()}, folder / "adapter.pt")
     return summary
 
 
