@@ -7,9 +7,8 @@ from pathlib import Path
 
 import hydra
 
-from mmadapter.config import RunConf, typed
-from mmadapter.config.compose import with_methods
-from mmadapter.config.entry import register_schemas, version_base
+from mmadapter.cli import register_schemas, version_base
+from mmadapter.config import RunConf, typed, with_methods
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from mmadapter import __version__
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.data.images import read_image, upright_rgb
+from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
-from mmadapter.data.similar_lengths import batches_by_length
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
@@ -46,12 +45,15 @@ from mmadapter.methods.folder import (
     write_adapter,
 )
 from mmadapter.methods.groups import TrainableParameter, trainable_parameters
-from mmadapter.settings import problems_of
-from mmadapter.vision.clip import ImageEncoder
+from mmadapter.settings import problems_of, to_plain
+from mmadapter.vision import ENCODERS
+from mmadapter.vision.encoder import VisionEncoder
 from mmadapter.vision.features import FeatureStore
-from mmadapter.vision.load_clip import tower_shape
+from mmadapter.vision.images import read_image, upright_rgb
+from mmadapter.vision.settings import VisionSettings
 
 TEMPLATES = ("alpaca", "plain")
+PLACES = ("enabled", "pretrained", "cache", "workers")  # settings of an encoder that are this machine's
 Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
@@ -98,7 +100,7 @@ class AdaptedModel(nn.Module):
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.features = features
-        self.vision: ImageEncoder | None = None if features is None else features.encoder
+        self.vision: VisionEncoder | None = None if features is None else features.encoder
         self.max_tokens = min(max_tokens or 1 << 30, host.config.max_position_embeddings)
         self.activation_checkpointing = activation_checkpointing
         self.folder = folder
@@ -109,7 +111,7 @@ class AdaptedModel(nn.Module):
     def build(
         cls,
         host: HostConf,
-        vision: Any,
+        vision: VisionSettings,
         adapter: AdapterConf,
         seed: int = 0,
         device: str | torch.device | None = None,
@@ -133,9 +135,7 @@ class AdaptedModel(nn.Module):
                 f"host.max_tokens={host.max_tokens}, but the host was built for {positions} tokens "
                 f"({folder / 'config.json'}). Set host.max_tokens={positions} or less."
             )
-        features = None
-        if vision.enabled:
-            features = tower_shape(vision.model, vision.project_scales).scale * len(vision.layers)
+        features = vision.feature_shape()[-1] if vision.enabled else None
         store = _feature_store(vision, device) if vision.enabled and not on_meta else None
         fresh = Adapter.build(adapter, loaded, seed, features=features, device=device)
         tokenizer = None if on_meta else load_tokenizer(folder, host.tokenizer)
@@ -172,11 +172,14 @@ class AdaptedModel(nn.Module):
         config, sizes = self.host.config, dict.fromkeys(self.adapter, 0)
         for item in self.trainable_parameters():
             sizes[item.name.partition(".")[0]] += item.parameter.numel()
-        encoder = "none" if self.vision is None else f"{self.vision.model or 'given'}, blocks {self.vision.layers}"
+        encoder = (
+            "none" if self.vision is None else f"{type(self.vision).__name__}, features {self.vision.feature_shape}"
+        )
         methods = ", ".join(f"{name} {count:,}" for name, count in sizes.items()) or "none"
         return (
-            f"AdaptedModel(\n  host: {config.model_type}, {config.num_hidden_layers} layers, width {config.hidden_size}, "
-            f"{self.host_size:,} frozen parameters\n  image encoder: {encoder}\n  methods: {methods}\n"
+            f"AdaptedModel(\n  host: {config.model_type}, {config.num_hidden_layers} layers, width "
+            f"{config.hidden_size}, {self.host_size:,} frozen parameters\n  image encoder: {encoder}\n"
+            f"  methods: {methods}\n"
             f"  trained: {sum(sizes.values()):,} parameters ({sum(sizes.values()) / self.host_size:.3%} of the host)\n)"
         )
 
@@ -232,6 +235,7 @@ class AdaptedModel(nn.Module):
         return self.adapter.call(visual, keep)
 
     def _call_of(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:
+        features = batch.features if features is None else features
         if features is None and "projection" in self.adapter:
             features = self.image_features(batch.images)
         return self._call(features, bool(batch.visual), keep)
@@ -287,18 +291,15 @@ class AdaptedModel(nn.Module):
         return self.features.feature(image)
 
     def _features_of(self, pictures: Sequence[Picture | None]) -> list[Tensor | None]:
-        """What the encoder gives for each row's picture, read anew; the same picture in several rows is encoded once."""
+        """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""
         distinct: dict[Any, Picture] = {_name(picture): picture for picture in pictures if picture is not None}
         store = self.features
         if not distinct:
             return [None] * len(pictures)
         if store is None:
             raise InputError("An image is given, but this adapter is text only: it was trained without pictures.")
-        names = list(distinct)
-        found: dict[Any, Tensor] = {}
-        for start in range(0, len(names), store.batch_size):
-            part = names[start : start + store.batch_size]
-            found.update(zip(part, store.encode([_decoded(distinct[name]) for name in part]), strict=True))
+        features = store.encode([_decoded(picture) for picture in distinct.values()])
+        found = dict(zip(distinct, features, strict=True))
         return [None if picture is None else found[_name(picture)] for picture in pictures]
 
     # Answers.
@@ -361,7 +362,7 @@ class AdaptedModel(nn.Module):
         """The answer to `message`, and the dialog with both in it, to be given as `history` with the next message.
 
         `image` is what the dialog is about from this turn on: one picture a dialog, seen by every later answer.
-        `template`: "alpaca", each turn in Alpaca's frame; "chat", turns of "### Human:" and "### Assistant:": as the
+        `template`: "alpaca", each turn in Alpaca's frame; "chat", turns of "### Human:" and "### AdaptedModel:": as the
         adapter was trained. Turns that no longer fit beside `max_new_tokens` are left out, oldest first: a warning says
         so when it happens, and `left_out` of the returned dialog holds their number. The other settings are those of
         `generate`. Raises InputError as `generate` does, and for a second picture.
@@ -491,16 +492,12 @@ class AdaptedModel(nn.Module):
         """What the adapter's card says beside its tensors; `training` is a summary."""
         import transformers
 
-        vision = self._vision_identity()
-        encoder = None
-        if vision is not None:  # what builds the encoder again, besides its identity; see vision/load_clip.py
-            encoder = {name: getattr(self.vision, name) for name in ("model", "quick_gelu", "tokens")}
         versions = {"mmadapter": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
         return {
             "adapter": settings_on_card(self.adapter.settings),
             "host": host_identity(self.host, self.tokenizer, self.folder),
-            "vision": vision,
-            "encoder": encoder,
+            "vision": self._vision_identity(),
+            "encoder": None if self._vision_identity() is None else _builds_again(self.vision),
             "max_tokens": self.max_tokens,
             "versions": versions,
             "training": training or {},
@@ -516,13 +513,7 @@ class AdaptedModel(nn.Module):
         """What the visual projection fits; None for an adapter without images."""
         if self.vision is None or "projection" not in self.adapter:
             return None
-        return {
-            "layers": self.vision.layers,
-            "project_scales": self.vision.project_scales,
-            "channel_order": self.vision.channel_order,
-            "features": self.vision.width,
-            "encoder_digest": self.vision.digest(),
-        }
+        return self.vision.identity()
 
 
 def _positions(attention_mask: Tensor) -> Tensor:
@@ -536,18 +527,17 @@ def _host_dtype(name: str, device: Any) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def _feature_store(vision: Any, device: Any) -> FeatureStore:
-    encoder = ImageEncoder.load(
-        vision.model,
-        vision.pretrained,
-        vision.layers,
-        vision.project_scales,
-        vision.channel_order,
-        vision.quick_gelu,
-        vision.tokens,
-    ).to(device)
-    cache = None if vision.cache is None else Path(vision.cache)
-    return FeatureStore(encoder, cache, vision.batch_size, workers=vision.workers)
+def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore:
+    encoder = ENCODERS.load(vision.encoder)(vision).to(device)
+    return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)
+
+
+def _builds_again(encoder: Any) -> dict[str, Any]:
+    """The settings that build the encoder again, without the places of this machine."""
+    settings = to_plain(encoder.settings)
+    return {
+        name: value for name, value in settings.items() if name not in ("enabled", "pretrained", "cache", "workers")
+    }
 
 
 def _checked(settings: GenerationConf) -> GenerationConf:

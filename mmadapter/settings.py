@@ -8,13 +8,13 @@ nested mappings to typed objects with a message for whatever does not fit, and b
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.errors import InputError
@@ -71,6 +71,14 @@ def entries(register: Register, chosen_by: str | None = None, beside: bool = Fal
     return field(default_factory=dict, metadata={"register": register, "chosen_by": chosen_by, "beside": beside})
 
 
+def chosen(register: Register, by: str, default: type) -> Any:
+    """A field that holds one settings object, whose class the register gives by the object's own key `by`.
+
+    `default` is the class of an object that does not say (vision.encoder=open_clip).
+    """
+    return field(default_factory=default, metadata={"register": register, "chosen_by": by, "single": default})
+
+
 def _influence(influence: bool) -> dict[str, bool]:
     return {} if influence else {"without_influence": True}
 
@@ -82,7 +90,7 @@ def _influence(influence: bool) -> dict[str, bool]:
 class Component:
     """One name of a register: its settings class, and where its implementation is ("package.module:Name")."""
 
-    settings: type
+    settings: Any  # a dataclass
     implementation: str | Any
 
 
@@ -111,7 +119,7 @@ class Register:
     def names(self) -> list[str]:
         return list(self._components)
 
-    def settings(self, name: str) -> type:
+    def settings(self, name: str) -> Any:
         """The settings class of a component. Raises InputError for an unknown name."""
         return self._find(name).settings
 
@@ -130,7 +138,7 @@ class Register:
 
     def refusal(self, name: str) -> str:
         """What to say of a name that is not registered."""
-        return f"{meant(name, self.names())}A {self.kind} is one of: {', '.join(self.names())}."
+        return f"{meant(name, self.names())}Registered {self.kind}s: {', '.join(self.names())}."
 
     def _find(self, name: str) -> Component:
         if name not in self._components:
@@ -156,7 +164,7 @@ def leaves(settings: Any, prefix: str = "", inherited: Mapping[str, Any] | None 
         yield from _leaves_of(getattr(settings, item.name), key, metadata)
 
 
-_STRUCTURE = ("register", "chosen_by", "beside")
+_STRUCTURE = ("register", "chosen_by", "beside", "single")
 
 
 def _leaves_of(value: Any, key: str, metadata: Mapping[str, Any]) -> Iterator[Leaf]:
@@ -236,6 +244,22 @@ def composed_schema(schema: type) -> Any:
     return make_dataclass(schema.__name__, made)
 
 
+def composed_node(schema: type) -> DictConfig:
+    """What Hydra starts from: `composed_schema`, whose registered entries take any key (`typed` judges them later)."""
+    node = OmegaConf.structured(composed_schema(schema))
+    _open_entries(node, schema)
+    return node
+
+
+def _open_entries(node: DictConfig, schema: type) -> None:
+    for item in fields(schema):
+        kind = field_types(schema)[item.name]
+        if "register" in item.metadata or (is_dataclass(kind) and get_origin(composed_schema(kind)) is dict):
+            OmegaConf.set_struct(node[item.name], False)
+        elif is_dataclass(kind):
+            _open_entries(node[item.name], kind)  # type: ignore[arg-type]
+
+
 def typed(schema: type[Settings], content: Mapping[str, Any], key: str = "", entry: str = "train.py") -> Settings:
     """`content`, a nested mapping without interpolations, as an object of the settings class `schema`.
 
@@ -254,16 +278,19 @@ def _build(schema: type[Settings], content: Mapping[str, Any], key: str, entry: 
     plain_fields = {}
     for item in fields(schema):  # type: ignore[arg-type]
         kind, below = field_types(schema)[item.name], f"{key}.{item.name}".lstrip(".")  # type: ignore[arg-type]
-        if (register := item.metadata.get("register")) is not None:
+        register = item.metadata.get("register")
+        if register is not None and "single" in item.metadata:
+            given = own.get(item.name) or {}
+            values[item.name] = _build(_chosen_class(item.metadata, given, below), given, below, entry)
+        elif register is not None:
             place = key if item.metadata["beside"] else below
             chosen_by = item.metadata["chosen_by"]
-            values[item.name] = {
-                name: _build(
-                    component_settings(register, name, child, chosen_by, place), child, f"{place}.{name}", entry
-                )
-                for name, child in registered[item.name].items()
-                if child is not None
-            }
+            values[item.name] = {}
+            for name, child in registered[item.name].items():
+                if child is not None:
+                    component = component_settings(register, name, child, chosen_by, place, registered[item.name])
+                    given = child if chosen_by is None else _without_nulls(child)
+                    values[item.name][name] = _build(component, given, f"{place}.{name}", entry)
         elif is_dataclass(kind):
             values[item.name] = _build(kind, own.get(item.name) or {}, below, entry)  # type: ignore[arg-type]
         elif (of_each := entry_schema(kind)) is not None:
@@ -293,7 +320,7 @@ def _plain_values(schema: type, plain_fields: Mapping[str, Any], own: Mapping[st
 
 def _split(schema: type, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The values of a class's own fields, and the entries of each of its register fields."""
-    registers = [item for item in fields(schema) if "register" in item.metadata]
+    registers = [item for item in fields(schema) if "beside" in item.metadata]
     own_names = {item.name for item in fields(schema)} - {item.name for item in registers}
     registered: dict[str, dict[str, Any]] = {}
     for item in registers:
@@ -304,16 +331,39 @@ def _split(schema: type, content: Mapping[str, Any]) -> tuple[dict[str, Any], di
     return {name: value for name, value in content.items() if name in own_names}, registered
 
 
-def component_settings(register: Register, name: str, content: Any, chosen_by: str | None, key: str) -> type:
-    """The settings class of an entry. Raises InputError where it names no component, or is no mapping."""
+def _chosen_class(metadata: Mapping[str, Any], content: Any, key: str) -> type:
+    """The settings class of a `chosen` field. Raises InputError where its content names no component."""
+    name = content.get(metadata["chosen_by"]) if isinstance(content, Mapping) else None
+    if name is None:
+        return metadata["single"]
+    if name not in metadata["register"]:
+        raise InputError(f"{key}.{metadata['chosen_by']}={name!r}. {metadata['register'].refusal(name)}")
+    return metadata["register"].settings(name)
+
+
+def _without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry that chooses its component: null is the component's default, also for a key that another one has.
+
+    So data.sources.captions.reader=caption_shards works on top of a file of settings for another reader.
+    """
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def component_settings(
+    register: Register, name: str, content: Any, chosen_by: str | None, key: str, entries: Iterable[str] = ()
+) -> type:
+    """The settings class of one of the `entries`. Raises InputError where it names no component, or is no mapping."""
     if not isinstance(content, Mapping):
         raise InputError(f"{key}.{name}={content}: it must be a mapping of settings, or null.")
     if chosen_by is None:
         return register.settings(name)
     chosen = content.get(chosen_by)
     if not isinstance(chosen, str) or chosen not in register:
-        given = f"{key}.{name}.{chosen_by}={chosen!r}" if chosen else f"{key}.{name}.{chosen_by} is not set"
-        raise InputError(f"{given}. {register.refusal(str(chosen or ''))}")
+        if not chosen:
+            if near := get_close_matches(name, [other for other in entries if other != name], n=1):
+                raise InputError(f"There is no setting '{key}.{name}'. Did you mean {key}.{near[0]}?")
+            raise InputError(f"{key}.{name}.{chosen_by} is not set. {register.refusal('')}")
+        raise InputError(f"{key}.{name}.{chosen_by}={chosen!r}. {register.refusal(str(chosen))}")
     return register.settings(chosen)
 
 
@@ -379,15 +429,17 @@ def unknown_keys(node: Any, schema: type, prefix: str = "") -> Iterator[str]:
     if not isinstance(node, Mapping):
         return
     types, own_and_registered = field_types(schema), _split(schema, node)
+    singles = {item.name: item.metadata for item in fields(schema) if "single" in item.metadata}
     for item in fields(schema):
-        if "register" not in item.metadata:
+        if "beside" not in item.metadata:
             continue
         place = prefix if item.metadata["beside"] else f"{prefix}{item.name}."
         register, chosen_by = item.metadata["register"], item.metadata["chosen_by"]
         for name, child in own_and_registered[1][item.name].items():
             chosen = name if chosen_by is None else (child or {}).get(chosen_by)
             if chosen in register:
-                yield from unknown_keys(child or {}, register.settings(chosen), f"{place}{name}.")
+                child = child or {} if chosen_by is None else _without_nulls(child)
+                yield from unknown_keys(child, register.settings(chosen), f"{place}{name}.")
             elif chosen_by is None:
                 yield f"{place}{name}"
     open_mapping = any(item.metadata.get("beside") for item in fields(schema))
@@ -395,6 +447,9 @@ def unknown_keys(node: Any, schema: type, prefix: str = "") -> Iterator[str]:
         if name not in types:
             if not open_mapping:
                 yield f"{prefix}{name}"
+        elif name in singles:
+            schema_here = _chosen_class(singles[name], value, f"{prefix}{name}")
+            yield from unknown_keys(value or {}, schema_here, f"{prefix}{name}.")
         elif is_dataclass(types[name]):
             yield from unknown_keys(value or {}, types[name], f"{prefix}{name}.")  # type: ignore[arg-type]
         elif (of_each := entry_schema(types[name])) is not None and name in own_and_registered[0]:
@@ -415,6 +470,12 @@ def known_keys(schema: type, node: Any = None, prefix: str = "") -> Iterator[str
                 yield from known_keys(register.settings(name), None, f"{place}{name}.")
             continue
         yield key
+        if "single" in item.metadata:
+            content = node.get(item.name)
+            name = (content or {}).get(chosen_by)
+            here = register.settings(name) if register and name in register else item.metadata["single"]
+            yield from known_keys(here, content, f"{key}.")
+            continue
         if is_dataclass(kind):
             yield from known_keys(kind, node.get(item.name), f"{key}.")  # type: ignore[arg-type]
             continue

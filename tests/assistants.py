@@ -18,8 +18,9 @@ from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.settings import ProjectionConf, PromptsConf
 from mmadapter.model import AdaptedModel
-from mmadapter.vision.clip import ImageEncoder
 from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.open_clip import OpenClipEncoder
+from mmadapter.vision.settings import OpenClipSettings
 from tests.families import CORE, tiny_host, v2_methods
 
 # What the laws are shown on: V1 and V2 on hosts of several kinds.
@@ -45,13 +46,13 @@ def tiny_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def random_encoder(seed: int = 0) -> ImageEncoder:
+def random_encoder(seed: int = 0) -> OpenClipEncoder:
     """A frozen random CLIP tower of three blocks; features of 32 numbers (two scales of 16)."""
     import open_clip
 
     torch.manual_seed(seed)
     tower = open_clip.CLIP(**_CLIP).visual.requires_grad_(False).eval()
-    return ImageEncoder(tower, [1, 2])
+    return OpenClipEncoder(OpenClipSettings(layers=[1, 2]), tower)
 
 
 def assistant_on(
@@ -78,9 +79,11 @@ def assistant_on(
     if encoder is not None:
         methods["projection"] = ProjectionConf(hidden=8, tokens=3 if method else 1)
     chosen = {key: value for key, value in methods.items() if value is not None}
-    features = None if encoder is None else encoder.width
+    features = None if encoder is None else encoder.feature_shape[-1]
     adapter = Adapter.build(AdapterConf(methods=chosen), host, seed + 1, features=features)
-    model = AdaptedModel(host, tiny_tokenizer(), adapter, None if encoder is None else FeatureStore(encoder), **settings)
+    model = AdaptedModel(
+        host, tiny_tokenizer(), adapter, None if encoder is None else FeatureStore(encoder), **settings
+    )
     generator = torch.Generator().manual_seed(seed + 2)
     with torch.no_grad():
         for item in model.trainable_parameters():
@@ -110,7 +113,7 @@ def sample(
 def batch_of(assistant: AdaptedModel, samples: list[Sample], pad_id: int = 0) -> Batch:
     """The batch of some samples."""
     encoder = SampleEncoder(assistant.tokenizer, 64)
-    return make_batch([encoder.encode(item) for item in samples], pad_id)
+    return make_batch([encoder.encode(item) for item in samples], pad_id).with_features(assistant.features)
 
 
 def picture(folder: Path, seed: int) -> Path:

@@ -115,7 +115,9 @@ def open_adapter(host, prompt_length: int = 5, adapted: int = ADAPTED, seed: int
     return adapter
 
 
-def v2_methods(early=1, lora=False, scale_on="output", factor=False, through="adapted", length=5, layers=ADAPTED) -> dict:
+def v2_methods(
+    early=1, lora=False, scale_on="output", factor=False, through="adapted", length=5, layers=ADAPTED
+) -> dict:
     """The settings of V2's methods; early fusion in the first `early` layers."""
     return {
         "prompts": PromptsConf(length=length, layers=layers, gate_factor=factor, through=through),

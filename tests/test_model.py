@@ -286,7 +286,9 @@ def test_logits_are_those_of_the_loss(tmp_path):
         chosen = logits.flatten(0, 1)[batch.rows].log_softmax(-1).gather(-1, batch.targets[:, None])
         assert torch.allclose(model(batch), -chosen.sum(), rtol=1e-5)
         alone = model.logits(batch.input_ids[2:], model.image_features(batch.images)[2:], batch.attention_mask[2:])
-    assert torch.allclose(logits[2][batch.attention_mask[2].bool()], alone[0][batch.attention_mask[2].bool()], atol=1e-4)
+    assert torch.allclose(
+        logits[2][batch.attention_mask[2].bool()], alone[0][batch.attention_mask[2].bool()], atol=1e-4
+    )
 
 
 def test_it_says_what_it_is():

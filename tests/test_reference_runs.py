@@ -29,13 +29,13 @@ def run_of(tmp_path, *overrides):
 
 def scored(run, **settings):
     """What `python eval.py task=scienceqa run=...` writes."""
-    from mmadapter.evaluation.run import run as evaluate
+    from mmadapter.evaluation import run_evaluation
 
     given = [f"task.{name}={value}" for name, value in settings.items()]
     conf = eval_conf("task=scienceqa", f"run={run}", "device=cpu", *given)
     validate(conf)
     conf.given = list(settings)
-    return evaluate(conf)
+    return run_evaluation(conf)
 
 
 @pytest.mark.parametrize("experiment", ["scienceqa", "scienceqa_text"])

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from mmadapter.errors import InputError
-from mmadapter.hosts.calls import CallSlot, call_slot
 from mmadapter.hosts.attention import route
+from mmadapter.hosts.calls import CallSlot, call_slot
 from mmadapter.hosts.families import Host, decoder_layers, family_of
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, agreed, is_sharded, loading_sharded

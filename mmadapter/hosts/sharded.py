@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mmadapter.deepspeed_library import Zero, load_deepspeed, start_engine
+from mmadapter.distributed.deepspeed import Zero, load_deepspeed, start_engine
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
-from mmadapter.processes import here
 
 Read = TypeVar("Read")
 
@@ -94,7 +94,7 @@ def is_sharded(host: nn.Module) -> bool:
 
 def in_step(host: nn.Module) -> bool:
     """Whether all ranks must call the host equally often: each of its modules waits for all of them."""
-    return here().count > 1 and is_sharded(host)
+    return here().world_size > 1 and is_sharded(host)
 
 
 @contextlib.contextmanager

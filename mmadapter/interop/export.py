@@ -105,7 +105,7 @@ def _find(source: Path, host: str | None, tokenizer: str | None) -> Source:
         raise InputError(f"{source}: this run has no adapter/ (yet). Let it come to its end, then export it.")
     if run is None:
         return Source(adapter, host, tokenizer)
-    from mmadapter.config.compose import load_run_config
+    from mmadapter.config import load_run_config
 
     settings = load_run_config(run).host
     return Source(adapter, host or settings.path, tokenizer or settings.tokenizer)

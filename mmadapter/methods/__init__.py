@@ -125,6 +125,6 @@ def _no_such_role(role: str, where: str, key: str) -> str:
     if role not in owners:
         return f"{where} names {role!r}. {meant(role, list(owners))}Roles are: {', '.join(owners)}."
     return (
-        f"{where} names {role}, which this adapter does not have: it is of {key}.{owners[role]}, as that is set. Remove "
-        f"{role} there, or change {key}.{owners[role]}."
+        f"{where} names {role}, which this adapter does not have: it is of {key}.{owners[role]}, as that is set. "
+        f"Remove {role} there, or change {key}.{owners[role]}."
     )

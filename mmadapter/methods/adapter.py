@@ -114,7 +114,7 @@ class Adapter(nn.ModuleDict):
         return VisualTokens(tokens, mask.index_fill(0, rows, True))
 
     def gates(self) -> Tensor:
-        """(layers, heads): the factors on the branches beside the attention, lowest layer first; no rows without any."""
+        """(layers, heads): the factors on the branches beside the attention, lowest layer first; maybe no rows."""
         layers = sorted(layer for layer, place in self.parts if place == ATTENTION)
         parts: list[Any] = [part for layer in layers for part in self.parts[layer, ATTENTION]]
         rows = [part.gate_values().detach() for part in parts if hasattr(part, "gate")]

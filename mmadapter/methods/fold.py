@@ -217,5 +217,7 @@ def _carries(places: HostPlaces, adapter: Adapter, place: Place) -> bool:
     """Whether trained parts make the module another function than the frozen one."""
     module = places.module(*place)
     tensors = {name: parameter.float() for name, parameter in module.named_parameters()}
-    changed = any(not torch.equal(value, tensors[name]) for name, value in _folded(module, adapter.parts[place]).items())
+    changed = any(
+        not torch.equal(value, tensors[name]) for name, value in _folded(module, adapter.parts[place]).items()
+    )
     return changed or (isinstance(module, nn.Linear) and module.bias is None and _adds(places, adapter, place))

@@ -80,7 +80,9 @@ def read_card(folder: Path) -> Card:
     if missing := [key for key in _ON_EVERY_CARD if key not in card]:
         raise InputError(f"{folder / CARD} says nothing on {', '.join(missing)}: it is no card of mmadapter's.")
     if card.get("format", 1) > FORMAT:
-        raise InputError(f"{folder / CARD} has format {card['format']}, which a newer mmadapter wrote. Update this one.")
+        raise InputError(
+            f"{folder / CARD} has format {card['format']}, which a newer mmadapter wrote. Update this one."
+        )
     return version_0_1.card(card, folder) if card.get("format", 1) == 1 else card
 
 

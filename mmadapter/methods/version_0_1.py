@@ -64,7 +64,9 @@ def settings(old: Mapping[str, Any], pictures: bool) -> Card:
         found["projection"] = dict(old.get("projection", {}))
     if (lora := old.get("lora", {})).get("rank"):
         found["lora"] = dict(lora)
-    return found | {key: value for key, value in old.items() if key not in RENAMED and key not in ("projection", "lora")}
+    return found | {
+        key: value for key, value in old.items() if key not in RENAMED and key not in ("projection", "lora")
+    }
 
 
 def is_old(adapter: Mapping[str, Any]) -> bool:
@@ -94,7 +96,9 @@ def _lora(folder: Path, told: Card, shapes: Card) -> Card:
     kinds = _kinds(shapes, "lora", ".down.weight")
     if not kinds:
         return {}
-    rank = next(shape[0] for name, shape in shapes.items() if name.startswith("lora.") and name.endswith(".down.weight"))
+    rank = next(
+        shape[0] for name, shape in shapes.items() if name.startswith("lora.") and name.endswith(".down.weight")
+    )
     return {"rank": rank, "alpha": round(_single(folder, told, "lora_factor", 1.0) * rank), "on": kinds}
 
 

@@ -8,20 +8,21 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mmadapter.config import EvalConf, RunConf, VisionConf
-from mmadapter.config.compose import load_run_config
+from mmadapter.config import EvalConf, RunConf, load_run_config
 from mmadapter.errors import InputError
 from mmadapter.hosts.families import family_of
 from mmadapter.hosts.settings import HostConf
 from mmadapter.methods.folder import CARD, Card, read_card, settings_of_card
 from mmadapter.model import AdaptedModel
 from mmadapter.settings import problems_of
-from mmadapter.vision.load_clip import open_clip_folder
+from mmadapter.vision.settings import OpenClipSettings, open_clip_folder
 
 PLAIN_MAX_TOKENS = 512  # where a card does not say how many tokens of context its adapter was made for
 
 
-def open_folder(folder: Path, host: str | None, vision: str | None, device: str | None, dtype: str | None) -> AdaptedModel:
+def open_folder(
+    folder: Path, host: str | None, vision: str | None, device: str | None, dtype: str | None
+) -> AdaptedModel:
     """The model of a run folder or an adapter folder, in evaluation mode; see `mmadapter.load` for what is given.
 
     Raises InputError for a folder that is neither, and for whatever does not fit it. Global random states stay as they
@@ -43,17 +44,6 @@ def open_folder(folder: Path, host: str | None, vision: str | None, device: str 
         model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device)
         model.load_adapter(folder)
         return model
-
-
-def find_run(run: str, runs_root: str) -> Path:
-    """The run folder that `run=` names: a path, or a name under runs_root."""
-    for folder in (Path(run), Path(runs_root) / run):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise InputError(
-        f"run={run}: neither {run} nor {Path(runs_root) / run} is a run folder (a folder with a config.yaml). "
-        f"Give the path of one, or a name under runs_root={runs_root}."
-    )
 
 
 def settings_of_run(folder: Path, overrides: EvalConf) -> RunConf:
@@ -115,19 +105,20 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
         attention="sdpa" if "sdpa" in kernels else kernels[0],
         max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS),
     )
-    conf.vision.enabled = card.get("vision") is not None
-    if conf.vision.enabled:
+    given = card.get("vision")
+    conf.vision = OpenClipSettings(enabled=given is not None)
+    if given is not None:
         encoder = {"model": None, "quick_gelu": None, "tokens": "class"} | (card.get("encoder") or {})
         for key, value in encoder.items():
             setattr(conf.vision, key, value)
         for key in ("layers", "project_scales", "channel_order"):
-            setattr(conf.vision, key, card["vision"][key])
+            setattr(conf.vision, key, given[key])
         assert vision is not None
         put_vision(conf.vision, vision)
     return conf
 
 
-def put_vision(conf: VisionConf, place: str) -> None:
+def put_vision(conf: OpenClipSettings, place: str) -> None:
     """Let the encoder come from `place`: a folder in open_clip's layout or "tiny", which say what they are; else
     weights (a file, a `transformers` folder, an open_clip tag) for the model that is named already.
 
@@ -152,6 +143,8 @@ def _settings_of_moved_run(folder: Path, host: str | None, vision: str | None) -
     if vision is not None and not conf.vision.enabled:
         raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
     if vision is not None:
+        if not isinstance(conf.vision, OpenClipSettings):
+            raise InputError(f"{folder}: vision={vision} is given, but this run's encoder is {conf.vision.encoder}.")
         put_vision(conf.vision, vision)
     return conf
 

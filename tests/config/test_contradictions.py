@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from mmadapter.config import validate, with_overrides
@@ -57,9 +56,8 @@ def test_the_quick_start_holds_together(conf):
         (["vision.model=ViT-L-15"], ["vision.model=ViT-L-15", "ViT-L-14"]),
         (["vision.model=ViT-L-14"], ["vision.pretrained is not set", "vision.pretrained=openai"]),
         (["vision.model=ViT-L-14", "vision.pretrained=/no/such.pt"], ["vision.pretrained=/no/such.pt", "no such file"]),
-        (["data.sources.questions.reader=sciencqa"], ["data.sources.questions.reader", "Did you mean scienceqa?"]),
         (["data.sources.questions.prompt_format=QXM-A"], ["data.sources.questions.prompt_format", "QXM-A", "QCM-A"]),
-        (["tasks.scienceqa.reader=vqa"], ["tasks.scienceqa.reader='vqa'", "scienceqa, alpaca, coco_captions"]),
+        (["tasks.scienceqa.reader=vqa"], ["tasks.scienceqa.reader=vqa", "allowed are scienceqa"]),
         (["optimizer.batch_size=32", "optimizer.micro_batch_size=5"], ["does not divide", "micro_batch_size=4"]),
         (["optimizer.epochs=1", "optimizer.warmup_epochs=2"], ["optimizer.warmup_epochs=2 exceeds optimizer.epochs=1"]),
         (["optimizer.betas=[0.9]"], ["optimizer.betas=[0.9]", "[0.9,0.95]"]),
@@ -71,7 +69,10 @@ def test_the_quick_start_holds_together(conf):
         (["adapter.groups.adapter.roles=[]"], ["adapter.groups.adapter.roles is empty"]),
         (["adapter.groups.adapter.roles=[prompt,gates]"], ["'gates'", "Did you mean gate?"]),
         (["adapter.groups.adapter.roles=[prompt]"], ["leaves gate without a group"]),
-        (["adapter.prompts.attention=joint"], ["names gate, which this adapter does not have: it is of adapter.prompts, as that is set"]),
+        (
+            ["adapter.prompts.attention=joint"],
+            ["names gate, which this adapter does not have: it is of adapter.prompts, as that is set"],
+        ),
         (["adapter.early_fusion.layers=1"], ["leaves early_gate without a group", "adapter.frozen"]),
         (["adapter.projection=null", "adapter.early_fusion.layers=1"], ["early_fusion has no visual tokens without"]),
         (["adapter.bias_scale={bias: [], scale: []}"], ["are both empty", "adapter.bias_scale=null"]),
@@ -79,7 +80,10 @@ def test_the_quick_start_holds_together(conf):
         (["adapter.lora.rank=0"], ["adapter.lora.rank=0", "at least 1"]),
         (["adapter.projection.heads=5", "adapter.projection.kind=query_transformer"], ["heads=5 does not divide"]),
         (["adapter.frozen=[gate]"], ["'gate' is in adapter.frozen and in adapter.groups.adapter"]),
-        (["adapter.frozen=[bias]"], ["adapter.frozen names bias, which this adapter does not have: it is of adapter.bias_scale"]),
+        (
+            ["adapter.frozen=[bias]"],
+            ["adapter.frozen names bias, which this adapter does not have: it is of adapter.bias_scale"],
+        ),
         (["adapter.projection.tokens=3"], ["adapter.projection.tokens=3", "=1 or =10"]),
         (["adapter.projection.kind=query_transformer"], ["reads vision.tokens=all", "vision.tokens is class"]),
         (["vision.tokens=all"], ["kind=mlp reads vision.tokens=class"]),
@@ -90,8 +94,6 @@ def test_the_quick_start_holds_together(conf):
         (["adapter.groups.adapter.sources=[]"], ["adapter.groups.adapter.sources is empty"]),
         (["data.sources.captions.weight=null"], ["data.sources.captions.weight is not set"]),
         (["data.validation.questions.split=train"], ["must not be trained on", "split=val"]),
-        (["data.sources.questions.captions=/no/captions.json"], ["data.sources.questions.captions", "no such file"]),
-        (["data.sources.questions.root=/no/where"], ["data.sources.questions.root=/no/where"]),
         (["host.attention=flex", "engine.device=cpu"], ["host.attention=flex", "no backward on CPU", "sdpa"]),
         (["host.tokenizer=/no/tokenizer"], ["host.tokenizer=/no/tokenizer"]),
         (["evaluate=[scienceq]"], ["evaluate names scienceq", "scienceqa, coco_caption"]),
@@ -131,7 +133,9 @@ def test_metas_layout_is_refused_with_the_command_that_converts_it(tmp_path):
 
 def test_all_contradictions_are_told_at_once(conf):
     message = refusal(conf("adapter.projection.tokens=9", "optimizer.micro_batch_size=7"))
-    assert message.startswith("2 settings cannot be used") and "adapter.projection.tokens=9" in message and "=7" in message
+    assert (
+        message.startswith("2 settings cannot be used") and "adapter.projection.tokens=9" in message and "=7" in message
+    )
 
 
 def test_a_wrong_variant_is_refused_before_the_first_one_runs(conf):
@@ -145,7 +149,7 @@ def test_a_wrong_variant_is_refused_before_the_first_one_runs(conf):
 
 def test_a_dry_run_needs_neither_data_nor_image_weights(host):
     settings = run_conf("experiment=scienceqa", f"host.path={host}", "adapter.prompts.layers=4", "host.max_tokens=64")
-    assert "vision.pretrained is not set" in refusal(settings) and "set data.root=FOLDER" in refusal(settings)
+    assert "vision.pretrained is not set" in refusal(settings)
     settings.dry_run = True
     validate(settings)
 
@@ -156,9 +160,6 @@ def test_files_may_be_named_by_their_place_in_the_data_root(host, tmp_path):
     given += [f"data.root={tmp_path}", "optimizer.epochs=2"]
     validate(run_conf(*given, "data.sources.questions.pid_splits=few.json"))
     validate(eval_conf(f"predictions={tmp_path / 'few.json'}", f"task.root={tmp_path}", "task.pid_splits=few.json"))
-    assert "data.sources.questions.pid_splits=no.json: no such file" in refusal(
-        run_conf(*given, "data.sources.questions.pid_splits=no.json")
-    )
 
 
 @pytest.mark.parametrize("experiment", [name for name in choices("experiment") if name.startswith("ablation")])
@@ -173,19 +174,9 @@ def test_the_ablations_hold_together_with_all_their_variants(experiment, tmp_pat
 @pytest.mark.parametrize(
     "overrides,told",
     [
-        ([], "neither is given"),
         (["run=a", "predictions=b"], "both are given"),
-        (["run=nothing"], "run=nothing: no run folder"),
         (["predictions=/no/file", "task.root=/"], "predictions=/no/file: no such file"),
     ],
 )
 def test_eval_says_what_it_needs(overrides, told):
     assert told in refusal(eval_conf(*overrides))
-
-
-def test_eval_finds_a_run_by_name_and_by_path(tmp_path):
-    (tmp_path / "first").mkdir()
-    (tmp_path / "first" / "config.yaml").write_text("{}")
-    validate(eval_conf("run=first", f"runs_root={tmp_path}"))
-    validate(eval_conf(f"run={tmp_path / 'first'}"))
-    assert "first" in refusal(eval_conf("run=second", f"runs_root={tmp_path}"))

@@ -116,9 +116,7 @@ def test_a_row_without_an_image_is_not_touched_by_early_fusion():
     adapter = open_v2_adapter(host)
     tokens, visual = random_tokens(2, 9), visual_tokens(2)
     visual[1] = 0
-    mixed = host(
-        input_ids=tokens, adapter=adapter.call(VisualTokens(visual, torch.tensor([True, False])))
-    ).logits
+    mixed = host(input_ids=tokens, adapter=adapter.call(VisualTokens(visual, torch.tensor([True, False])))).logits
     assert torch.allclose(mixed[0], adapted_logits(host, adapter, tokens, visual_tokens(2))[0], atol=1e-5)
     assert torch.allclose(mixed[1], adapted_logits(host, adapter, tokens)[1], atol=1e-5)
 

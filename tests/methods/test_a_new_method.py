@@ -110,7 +110,9 @@ def test_an_unknown_place_is_refused_with_the_familys_places(series):
 def test_its_settings_are_checked_and_its_roles_known_without_building_it(series):
     conf = typed(AdapterConf, {"series": {"width": 8}, "groups": {"all": {"roles": ["bottleneck"]}}}, "adapter")
     assert conf.roles() == ["bottleneck"] and not list(conf.contradictions("adapter"))
-    with pytest.raises(InputError, match="There is no setting 'adapter.series.widht'. Did you mean adapter.series.width"):
+    with pytest.raises(
+        InputError, match="There is no setting 'adapter.series.widht'. Did you mean adapter.series.width"
+    ):
         typed(AdapterConf, {"series": {"widht": 8}}, "adapter")
 
 

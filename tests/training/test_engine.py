@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from mmadapter.methods.groups import parameter_groups
-from mmadapter.methods.settings import GroupConf
 from mmadapter.data.batches import make_batch
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import parameter_groups
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.optimizer import OptimizerSettings, check_sources
+from mmadapter.training.optimizer import check_sources
+from mmadapter.training.settings import OptimizerConf
 from tests.training.toy import ToyAssistant, toy_sample
 
 EVERYTHING = {"all": GroupConf(["prompt", "gate", "visual_projection"])}
@@ -23,7 +24,7 @@ DISJOINT = {
 def make_engine(groups=EVERYTHING, **settings):
     assistant = ToyAssistant()
     built = parameter_groups(assistant.trainable_parameters(), groups)
-    return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), OptimizerSettings(**settings))
+    return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), OptimizerConf(**settings))
 
 
 def batch_of(numbers, source="questions", **keywords):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.methods.groups import parameter_groups
 from mmadapter.methods.settings import GroupConf
-from mmadapter.hosts.settings import GenerationConf
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.optimizer import OptimizerSettings
+from mmadapter.training.settings import OptimizerConf
 from tests.assistants import BOTH_METHODS, assistant_on, batch_of, picture, sample
 from tests.families import CORE
 
@@ -23,7 +23,7 @@ def make_engine(assistant, groups=ONE_GROUP):
     present = {item.role for item in assistant.trainable_parameters()}
     own = {name: replace(one, roles=[role for role in one.roles if role in present]) for name, one in groups.items()}
     built = parameter_groups(assistant.trainable_parameters(), own)
-    settings = OptimizerSettings(weight_decay=0.1, clip_norm=0.5)
+    settings = OptimizerConf(weight_decay=0.1, clip_norm=0.5)
     return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), settings)
 
 
@@ -131,7 +131,7 @@ def test_each_groups_gradient_is_that_of_its_own_sources_loss(name, checkpointin
     """What AdamW gets, against torch.autograd.grad of one source's loss over one group's parameters."""
     assistant = assistant_on(name, activation_checkpointing=checkpointing)
     engine = make_engine(assistant, DISJOINT)
-    engine.settings = OptimizerSettings()  # no clipping
+    engine.settings = OptimizerConf()  # no clipping
     captions, instructions = joint_step(assistant, tmp_path, 0)
     seen = {}
     engine.optimizer.step = lambda: seen.update({n: p.grad.clone() for n, p in engine.parameters.items()})

@@ -10,8 +10,8 @@ import signal
 import pytest
 import torch
 
-from mmadapter.config import GroupConf
 from mmadapter.methods.folder import read_card, read_tensors
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.run import run
 from tests.test_load import opened
 from tests.training.launched import adapter, at_step, folder_of, losses, several, short

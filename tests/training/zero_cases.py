@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.distributed.ranks import here
 from mmadapter.methods.groups import parameter_groups
 from mmadapter.methods.settings import GroupConf
-from mmadapter.data.batches import Batch, make_batch
-from mmadapter.processes import here
-from mmadapter.training.deepspeed_start import ZeroSettings
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
-from mmadapter.training.optimizer import OptimizerSettings
+from mmadapter.training.settings import EngineConf, OptimizerConf
 from mmadapter.training.zero import ZeroEngine
 from tests.training.toy import ToyAssistant, toy_sample
 
@@ -39,17 +38,17 @@ def groups_of(assistant, sources: dict, frozen: Sequence[str] = ()):
 
 def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam: bool = False):
     """An engine with decay and clipping."""
-    parts = (assistant, groups, assistant.trainable_parameters(), OptimizerSettings(weight_decay=0.3, clip_norm=clip))
+    parts = (assistant, groups, assistant.trainable_parameters(), OptimizerConf(weight_decay=0.3, clip_norm=clip))
     if name == "single":
         return SingleDeviceEngine(*parts)
-    return ZeroEngine(*parts, zero=ZeroSettings.of(name, cpu_adam=cpu_adam))
+    return ZeroEngine(*parts, "cpu", 0, EngineConf(name, cpu_adam=cpu_adam), here())
 
 
 def own_part(encoded: Sequence, single: bool) -> Batch:
     """Every `count`-th sample of a micro-batch, or a filler where that is none."""
     if single:
         return make_batch(encoded, 0)
-    mine = encoded[here().rank :: here().count]
+    mine = encoded[here().rank :: here().world_size]
     visual = any(item.sample.image is not None for item in encoded)
     return dataclasses.replace(make_batch(mine or encoded[:1], 0), filler=not mine, visual=visual)
 

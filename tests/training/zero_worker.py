@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.deepspeed_library import end_engines
-from mmadapter.hosts.settings import GenerationConf
+from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import connected, here
 from mmadapter.hosts.load import load_host
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import sharding_of, whole
-from mmadapter.processes import here, joined
 from tests.assistants import assistant_on, picture, sample
 from tests.families import tiny_host
 from tests.training.zero_cases import (
@@ -43,7 +43,7 @@ def work(count: int, folder: Path, which: str, patience: float) -> None:
     """All cases in this process; the first one writes FOLDER/found.pt. After `patience` s it says where it hangs."""
     faulthandler.dump_traceback_later(patience, exit=True)
     found = {}
-    with joined("cpu", group_of_one=True):
+    with connected("cpu", group_of_one=True):
         for number in range(4):
             here().decide(partial(picture, folder, number))
         for key, case in cases(count, which).items():
