@@ -13,16 +13,16 @@ import torch
 
 from bench.process_memory import MemoryWatch
 from bench.settings import composed
-from mmadapter.assistant import Assistant
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
 from mmadapter.distributed.ranks import Ranks, connected, here
 from mmadapter.hosts.sharded import held_bytes
+from mmadapter.model import AdaptedModel
 from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
-from mmadapter.training.one_run import device_of
 from mmadapter.training.random_state import random_state
+from mmadapter.training.run import device_of
 
 LR = 1e-3
 
@@ -31,21 +31,23 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Everything that is measured on this process."""
     conf = composed(case["overrides"])
     torch.set_num_threads(case["threads"])
-    device = device_of(conf)
+    device = device_of(conf.engine.device)
     with connected(device, group_of_one=conf.engine.name != "single") as ranks:
         return measure_rank(case, conf, device, ranks)
 
 
 def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> dict[str, Any]:
     """The same, within the process group."""
-    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.layers=1"]), device=device)  # imports
+    AdaptedModel.build(
+        composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"]), device=device
+    )  # imports
     with MemoryWatch() as loading:
-        assistant = Assistant.build(conf, device=device, sharded=True)
+        assistant = AdaptedModel.build(conf, device=device, sharded=True)
     with MemoryWatch() as training:
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))
         seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size)
-    trained = {id(item.parameter) for item in assistant.trainable()}
+    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
     frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
     return {
         "rank": ranks.rank,

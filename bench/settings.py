@@ -7,8 +7,8 @@ from pathlib import Path
 
 import hydra
 
+from mmadapter.cli import register_schemas, version_base
 from mmadapter.config import RunConf, typed
-from mmadapter.config.entry import register_schemas, version_base
 
 CONF = Path(__file__).parents[1] / "conf"
 

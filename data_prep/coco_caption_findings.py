@@ -9,11 +9,11 @@ from pathlib import Path
 
 from data_prep.output_folder import path_below
 from data_prep.picture_check import decode_pictures
-from mmadapter.data.packed_images import picture_exists
 from mmadapter.data.readers.captions import Captioned, CaptionFiles
 from mmadapter.data.readers.coco import REAL_SIZES
 from mmadapter.data.readers.coco_layouts import is_coco_name
 from mmadapter.data.readers.defects import Defects
+from mmadapter.vision.packed_images import picture_exists
 
 TWO_SPLITS = "pictures in two splits"
 ABSENT = "pictures that are missing"

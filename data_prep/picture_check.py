@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_prep.output_folder import path_below
-from mmadapter.data.images import read_image
 from mmadapter.errors import InputError
+from mmadapter.vision.images import read_image
 
 DECODED_BY_SAMPLE = 200
 DECODED = {"none": 0, "sample": DECODED_BY_SAMPLE, "all": None}

@@ -8,13 +8,13 @@ nested mappings to typed objects with a message for whatever does not fit, and b
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.errors import InputError
@@ -90,7 +90,7 @@ def _influence(influence: bool) -> dict[str, bool]:
 class Component:
     """One name of a register: its settings class, and where its implementation is ("package.module:Name")."""
 
-    settings: type
+    settings: Any  # a dataclass
     implementation: str | Any
 
 
@@ -119,7 +119,7 @@ class Register:
     def names(self) -> list[str]:
         return list(self._components)
 
-    def settings(self, name: str) -> type:
+    def settings(self, name: str) -> Any:
         """The settings class of a component. Raises InputError for an unknown name."""
         return self._find(name).settings
 
@@ -183,13 +183,14 @@ def problems_of(settings: Any, key: str = "") -> Iterator[str]:
     A settings class may have a method `contradictions(key)`, which yields what does not fit among its own values; `key`
     is where the object stands (adapter.lora).
     """
-    outside = list(_values_outside(settings, f"{key}." if key else ""))
+    outside = list(values_outside(settings, f"{key}." if key else ""))
     yield from outside
     if not outside:  # a contradiction is judged among values that are allowed
         yield from _own_problems(settings, key)
 
 
-def _values_outside(settings: Any, prefix: str) -> Iterator[str]:
+def values_outside(settings: Any, prefix: str = "") -> Iterator[str]:
+    """Every value outside of what its field allows."""
     for leaf in leaves(settings, prefix):
         allowed = leaf.metadata.get("allowed")
         if allowed is not None and leaf.value not in allowed:
@@ -243,6 +244,22 @@ def composed_schema(schema: type) -> Any:
     return make_dataclass(schema.__name__, made)
 
 
+def composed_node(schema: type) -> DictConfig:
+    """What Hydra starts from: `composed_schema`, whose registered entries take any key (`typed` judges them later)."""
+    node = OmegaConf.structured(composed_schema(schema))
+    _open_entries(node, schema)
+    return node
+
+
+def _open_entries(node: DictConfig, schema: type) -> None:
+    for item in fields(schema):
+        kind = field_types(schema)[item.name]
+        if "register" in item.metadata or (is_dataclass(kind) and get_origin(composed_schema(kind)) is dict):
+            OmegaConf.set_struct(node[item.name], False)
+        elif is_dataclass(kind):
+            _open_entries(node[item.name], kind)  # type: ignore[arg-type]
+
+
 def typed(schema: type[Settings], content: Mapping[str, Any], key: str = "", entry: str = "train.py") -> Settings:
     """`content`, a nested mapping without interpolations, as an object of the settings class `schema`.
 
@@ -268,13 +285,12 @@ def _build(schema: type[Settings], content: Mapping[str, Any], key: str, entry: 
         elif register is not None:
             place = key if item.metadata["beside"] else below
             chosen_by = item.metadata["chosen_by"]
-            values[item.name] = {
-                name: _build(
-                    component_settings(register, name, child, chosen_by, place), child, f"{place}.{name}", entry
-                )
-                for name, child in registered[item.name].items()
-                if child is not None
-            }
+            values[item.name] = {}
+            for name, child in registered[item.name].items():
+                if child is not None:
+                    component = component_settings(register, name, child, chosen_by, place, registered[item.name])
+                    given = child if chosen_by is None else _without_nulls(child)
+                    values[item.name][name] = _build(component, given, f"{place}.{name}", entry)
         elif is_dataclass(kind):
             values[item.name] = _build(kind, own.get(item.name) or {}, below, entry)  # type: ignore[arg-type]
         elif (of_each := entry_schema(kind)) is not None:
@@ -325,16 +341,29 @@ def _chosen_class(metadata: Mapping[str, Any], content: Any, key: str) -> type:
     return metadata["register"].settings(name)
 
 
-def component_settings(register: Register, name: str, content: Any, chosen_by: str | None, key: str) -> type:
-    """The settings class of an entry. Raises InputError where it names no component, or is no mapping."""
+def _without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry that chooses its component: null is the component's default, also for a key that another one has.
+
+    So data.sources.captions.reader=caption_shards works on top of a file of settings for another reader.
+    """
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def component_settings(
+    register: Register, name: str, content: Any, chosen_by: str | None, key: str, entries: Iterable[str] = ()
+) -> type:
+    """The settings class of one of the `entries`. Raises InputError where it names no component, or is no mapping."""
     if not isinstance(content, Mapping):
         raise InputError(f"{key}.{name}={content}: it must be a mapping of settings, or null.")
     if chosen_by is None:
         return register.settings(name)
     chosen = content.get(chosen_by)
     if not isinstance(chosen, str) or chosen not in register:
-        given = f"{key}.{name}.{chosen_by}={chosen!r}" if chosen else f"{key}.{name}.{chosen_by} is not set"
-        raise InputError(f"{given}. {register.refusal(str(chosen or ''))}")
+        if not chosen:
+            if near := get_close_matches(name, [other for other in entries if other != name], n=1):
+                raise InputError(f"There is no setting '{key}.{name}'. Did you mean {key}.{near[0]}?")
+            raise InputError(f"{key}.{name}.{chosen_by} is not set. {register.refusal('')}")
+        raise InputError(f"{key}.{name}.{chosen_by}={chosen!r}. {register.refusal(str(chosen))}")
     return register.settings(chosen)
 
 
@@ -409,7 +438,8 @@ def unknown_keys(node: Any, schema: type, prefix: str = "") -> Iterator[str]:
         for name, child in own_and_registered[1][item.name].items():
             chosen = name if chosen_by is None else (child or {}).get(chosen_by)
             if chosen in register:
-                yield from unknown_keys(child or {}, register.settings(chosen), f"{place}{name}.")
+                child = child or {} if chosen_by is None else _without_nulls(child)
+                yield from unknown_keys(child, register.settings(chosen), f"{place}{name}.")
             elif chosen_by is None:
                 yield f"{place}{name}"
     open_mapping = any(item.metadata.get("beside") for item in fields(schema))

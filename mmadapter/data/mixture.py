@@ -1,14 +1,44 @@
-"""Several sources as one stream of optimizer steps: a pure function of (seed, step) (design decision 4)."""
+"""Several sources as one stream of optimizer steps: a pure function of (seed, step)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from mmadapter.data.batches import Batch
-from mmadapter.data.order import WINDOW, LengthBucketedOrder, permutation
-from mmadapter.data.own_part import OwnPart
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.order import WINDOW, LengthBucketedOrder, deal, permutation
 from mmadapter.data.tokens import Encoded
 from mmadapter.errors import InputError
+
+
+@dataclass(frozen=True)
+class OwnPart:
+    """What rank `rank` of `count` gets of every step, without communication: every rank knows the whole step."""
+
+    rank: int = 0
+    count: int = 1
+
+    def batches(self, samples: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
+        """This rank's micro-batches, of at most `batch_size`, of one source's `samples`, shortest sample first.
+
+        All ranks get the same number of them, of balanced lengths. One that has fewer samples gets fillers, which count
+        nothing. With several ranks `visual` says whether one of them has an image at the same place.
+        """
+        dealt = [
+            [part[begin : begin + batch_size] for begin in range(0, len(part), batch_size)]
+            for part in deal(samples, self.count)
+        ]
+        places = max(len(part) for part in dealt)
+        return [self._batch([part[place : place + 1] for part in dealt], samples, pad_id) for place in range(places)]
+
+    def _batch(self, place: Sequence[list[list[Encoded]]], samples: Sequence[Encoded], pad_id: int) -> Batch:
+        """What this rank has at a place where each of the ranks has one piece or none."""
+        own = place[self.rank]
+        batch = make_batch(own[0], pad_id) if own else make_batch(samples[:1], pad_id)
+        if self.count == 1:
+            return batch
+        visual = any(item.sample.image is not None for pieces in place for piece in pieces for item in piece)
+        return replace(batch, filler=not own, visual=visual)
 
 
 class JointMixture:
@@ -28,15 +58,9 @@ class JointMixture:
         seed: int,
         pad_id: int,
         window: int = WINDOW,
-        part: OwnPart = OwnPart(),  # noqa: B008 (frozen)
+        part: OwnPart = OwnPart(),
     ) -> None:
-        _check_sources(sources, samples_per_step, "number of samples per step")
-        if without := [name for name in sources if samples_per_step.get(name, 0) < 1]:
-            raise InputError(
-                f"data.sources.{without[0]}.samples_per_step must be at least 1: every step needs a sample."
-            )
-        if batch_size < 1:
-            raise InputError(f"The micro-batch size is {batch_size}; it must be at least 1.")
+        _check_samples(sources)
         self._sources, self._batch_size, self._pad_id, self._own_part = sources, batch_size, pad_id, part
         self.samples_per_step = {name: samples_per_step[name] for name in sources}
         self._orders = {
@@ -52,7 +76,7 @@ class JointMixture:
         return max(order.batches_per_epoch for order in self._orders.values())
 
     def step_batches(self, step: int) -> list[Batch]:
-        """This process's micro-batches of step `step`, counted from the run's start."""
+        """This rank's micro-batches of step `step`, counted from the run's start."""
         return [batch for name in self._sources for batch in self._part(name, step)]
 
     def describe(self) -> str:
@@ -94,15 +118,16 @@ class Mixture:
         pad_id: int,
         micro_batches: int = 1,
         window: int = WINDOW,
-        part: OwnPart = OwnPart(),  # noqa: B008 (frozen)
+        part: OwnPart = OwnPart(),
     ) -> None:
-        given = _checked_weights(sources, weights)
+        _check_samples(sources)
+        given = {name: float(weight) for name, weight in (weights or {}).items() if weight is not None}
         self._sources = sources
         self._batch_size = batch_size
         self._own_part = part
         self._seed = seed
         self._pad_id = pad_id
-        self._filled = given is not None
+        self._filled = bool(given) and len(sources) > 1
         self._orders = {
             name: LengthBucketedOrder(
                 [len(item.ids) for item in samples], batch_size * micro_batches, f"{seed}/{name}", window, self._filled
@@ -110,7 +135,7 @@ class Mixture:
             for name, samples in sources.items()
         }
         natural = {name: order.batches_per_epoch for name, order in self._orders.items()}
-        self._steps = natural if given is None else _shared_out(sum(natural.values()), given)
+        self._steps = _shared_out(sum(natural.values()), given) if self._filled else natural
         self._schedule: tuple[int, list[tuple[str, int]]] | None = None
 
     @property
@@ -119,7 +144,7 @@ class Mixture:
         return sum(self._steps.values())
 
     def step_batches(self, step: int) -> list[Batch]:
-        """This process's micro-batches of step `step`, counted from the run's start."""
+        """This rank's micro-batches of step `step`, counted from the run's start."""
         epoch, place = divmod(step, self.steps_per_epoch)
         samples = self._samples(*self._epoch_schedule(epoch)[place])
         return self._own_part.batches(samples, self._batch_size, self._pad_id)
@@ -150,26 +175,6 @@ class Mixture:
         return self._schedule[1]
 
 
-def _checked_weights(
-    sources: Mapping[str, Sequence[Encoded]], weights: Mapping[str, float | None] | None
-) -> dict[str, float] | None:
-    """The weights where they decide something; None for one source or a proportional mixture."""
-    weights = weights or {}
-    _check_sources(sources, weights, "weight")
-    given = {name: float(weight) for name, weight in weights.items() if weight is not None}
-    for name, weight in given.items():
-        if not 0 < weight < float("inf"):
-            raise InputError(f"data.sources.{name}.weight is {weight}; it must be above 0, or leave the source out.")
-    if not given or len(sources) == 1:
-        return None
-    if without := [name for name in sources if name not in given]:
-        raise InputError(
-            f"data.sources.{without[0]} has no weight while {sorted(given)} have one. Give every source a weight, "
-            "or none (then each sample comes once an epoch)."
-        )
-    return given
-
-
 def _shared_out(steps: int, weights: Mapping[str, float]) -> dict[str, int]:
     """`steps` shared out by weight with largest remainders, at least one for each."""
     total = sum(weights.values())
@@ -181,11 +186,9 @@ def _shared_out(steps: int, weights: Mapping[str, float]) -> dict[str, int]:
     return {name: max(share, 1) for name, share in shares.items()}
 
 
-def _check_sources(sources: Mapping[str, Sequence[Encoded]], settings: Mapping[str, object], what: str) -> None:
-    """Raises InputError where there is nothing to draw from, or a setting for a source that is not there."""
+def _check_samples(sources: Mapping[str, Sequence[Encoded]]) -> None:
+    """Raises InputError where there is nothing to draw from."""
     if not sources:
         raise InputError("There is no data source. Name at least one in data.sources.")
     if empty := [name for name, samples in sources.items() if not len(samples)]:
         raise InputError(f"The data source {empty[0]!r} holds no sample. Check its split, limit and path.")
-    if unknown := sorted(set(settings) - set(sources)):
-        raise InputError(f"A {what} is given for the unknown source {unknown[0]!r}; the sources are {sorted(sources)}.")

@@ -1,19 +1,22 @@
-"""The order of one source's samples: shuffled, of similar lengths within a batch, a pure function of (seed, epoch)."""
+"""The order of samples: shuffled, of similar lengths in a batch, dealt to ranks; pure functions of (seed, epoch)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from mmadapter.errors import InputError
+
+Item = TypeVar("Item")
 
 WINDOW = 512
 
 
 def permutation(length: int, *key: object) -> list[int]:
     """A shuffled range(length), the same one for the same key on every machine."""
+    import torch  # here, as scoring a file asks for `batches_by_length` only
+
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.randperm(length, generator=generator).tolist()
@@ -73,3 +76,23 @@ class LengthBucketedOrder:
 
     def _by_length(self, indices: list[int]) -> list[int]:
         return sorted(indices, key=self._lengths.__getitem__)
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches, longest first, so that a batch holds similar lengths and memory peaks at the start."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def deal(samples: Sequence[Item], count: int) -> list[list[Item]]:
+    """`samples` (shortest first) shared out to `count` ranks, each part shortest first.
+
+    The longest go round first, forwards and backwards in turns. So the parts' sizes differ by at most one sample, and
+    their tokens by no more than the longest sample has.
+    """
+    parts: list[list[Item]] = [[] for _ in range(count)]
+    for number, sample in enumerate(reversed(samples)):
+        lap, place = divmod(number, count)
+        parts[place if lap % 2 == 0 else count - 1 - place].append(sample)
+    return [part[::-1] for part in parts]

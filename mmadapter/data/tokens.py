@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmadapter.data.samples import ANSWER, TEMPLATE, Sample
-from mmadapter.data.shortening import Pieces, size, with_shorter_prompt, without_first_turns, without_last_turns
+from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Sample
 from mmadapter.errors import InputError
 
 ANCHORS = (":", "\n", "a")
 LONG_ANSWERS = ("error", "cut")
 CHUNK = 2048
 NAMED = 5
+CUT_ORDER = (CONTEXT, INSTRUCTION)
+Pieces = list[tuple[str, list[int]]]
+"""A sample's segments as (kind, token ids); an answer's ids with end-of-text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +162,12 @@ class SampleEncoder:
         return Encoded(sample, ids, tuple(spans))
 
     def _excess(self, pieces: Pieces) -> int:
-        return len(self._bos) + size(pieces) - self.max_tokens
+        return len(self._bos) + _size(pieces) - self.max_tokens
 
     def _shortened(self, pieces: Pieces) -> Pieces:
         """What is left of a sample that is too long; an answer's end goes last, and only where that is allowed."""
         is_answered = pieces[-1][0] == ANSWER
-        leave_out = without_last_turns if is_answered else without_first_turns
+        leave_out = _without_last_turns if is_answered else _without_first_turns
         pieces, left_out = leave_out(pieces, self._excess(pieces))
         self.cut_turns += left_out
         self.cut_dialogs += is_answered and left_out > 0
@@ -172,7 +175,7 @@ class SampleEncoder:
         if (excess := self._excess(pieces)) <= 0:
             return pieces
         self.cut_samples += is_answered or left_out == 0
-        pieces = with_shorter_prompt(pieces, excess)
+        pieces = _with_shorter_prompt(pieces, excess)
         excess, answer = self._excess(pieces), pieces[-1][1]
         if 0 < excess < len(answer) and is_answered and self.long_answers == "cut":
             self.cut_answers += 1
@@ -210,3 +213,71 @@ def _check_answers(sample: Sample, pieces: Pieces) -> None:
                 f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn from it. "
                 "Give it an answer or take the item out."
             )
+
+
+# How a sample that is too long is shortened: whole turns of a dialog first, then the prompt's cuttable ends.
+
+
+def _size(pieces: Pieces) -> int:
+    """How many tokens the pieces have."""
+    return sum(len(ids) for _, ids in pieces)
+
+
+def _without_last_turns(pieces: Pieces, excess: int) -> tuple[Pieces, int]:
+    """Leaves turns out from the end until `excess` tokens are gone or one turn is left; also says how many turns."""
+    ends = _turn_ends(pieces)
+    kept = len(ends)
+    while excess > 0 and kept > 1:
+        excess -= _size(pieces[ends[kept - 2] : ends[kept - 1]])
+        kept -= 1
+    return pieces[: ends[kept - 1]], len(ends) - kept
+
+
+def _without_first_turns(pieces: Pieces, excess: int) -> tuple[Pieces, int]:
+    """Leaves answered turns out from the start until `excess` tokens are gone or none is left; also says how many.
+
+    Every turn of a dialog opens with one template piece. The first one carries the head (system line, Alpaca's preface)
+    as well, so the oldest turn that stays gets it in place of its own.
+    """
+    ends = _turn_ends(pieces)
+    shorter, left_out = pieces, 0
+    while left_out < len(ends) and _size(pieces) - _size(shorter) < excess:
+        shorter = [pieces[0], *pieces[ends[left_out] + 1 :]]
+        left_out += 1
+    return shorter, left_out
+
+
+def _with_shorter_prompt(pieces: Pieces, excess: int) -> Pieces:
+    """Takes up to `excess` tokens off the context's end, then off the instruction's."""
+    pieces = list(pieces)
+    for cuttable in CUT_ORDER:
+        for place in reversed(range(len(pieces))):
+            kind, ids = pieces[place]
+            if kind == cuttable:
+                taken = min(excess, len(ids))
+                pieces[place] = (kind, ids[: len(ids) - taken])
+                excess -= taken
+    return pieces
+
+
+def _turn_ends(pieces: Pieces) -> list[int]:
+    """The place behind each answer."""
+    return [place + 1 for place, (kind, _) in enumerate(pieces) if kind == ANSWER]
+
+
+def samples_digest(encoded: Iterable[Encoded]) -> str:
+    """What samples are, in 16 hexadecimal digits: a run that is resumed learns from the data that it began with.
+
+    Changes with the order of the samples, with every token, every answer's place and the names of the pictures.
+
+    Of a picture neither place nor content counts: the folder may move, and files of any size are not read again.
+    """
+    found = hashlib.sha256()
+    for item in encoded:
+        spans = array("i", [place for span in item.spans for place in span])
+        image = b"" if item.sample.image is None else item.sample.image.name.encode("utf-8", "surrogateescape")
+        found.update(array("i", [len(item.ids), len(spans), len(image)]).tobytes())
+        found.update(item.ids)
+        found.update(spans)
+        found.update(image)
+    return found.hexdigest()[:16]

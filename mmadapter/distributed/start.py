@@ -19,6 +19,8 @@ from types import FrameType
 
 from mmadapter.distributed.launchers import OTHER_LAUNCHERS, RENDEZVOUS, STARTER
 
+DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # The signals that ask a run to stop, as far as this system has them.
 STOPS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
 GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, once one has ended with an error
@@ -126,3 +128,17 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the thread counts of the numeric libraries, which read them when they are first imported."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = thread_count(threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def thread_count(threads: int | None, processes: int = 1) -> str:
+    """Threads of each of `processes` on this machine: `threads`, or None: what OMP_NUM_THREADS says, else 2, or the
+    process's part of the usable cores if that is less."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(threads or os.environ.get("OMP_NUM_THREADS") or min(DEFAULT_THREADS, max(usable // processes, 1)))

@@ -5,21 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.host import TINY
-from mmadapter.config.models import SHIPPED
 from mmadapter.errors import InputError
 from mmadapter.terminal import Display
-
-
-def check_tiny_models(conf: Any) -> None:
-    """Raises InputError where the settings ask for the shipped models and they are not there."""
-    wanted = [(conf.host.path, "llama")] + ([(conf.vision.model, "clip")] if conf.vision.enabled else [])
-    for name, part in wanted:
-        if name == TINY and not (SHIPPED / part).is_dir():
-            raise InputError(
-                f"The small {part} model is not in {SHIPPED / part}, where it comes with the package. Fetch that "
-                f"again, or make it: python -m data_prep.tiny_models --part {part} --out {SHIPPED} (takes hours)."
-            )
 
 
 def make_missing_data(conf: Any, display: Display) -> bool:

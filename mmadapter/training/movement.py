@@ -12,11 +12,11 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from mmadapter.adapters.roles import Group, TrainableParameter
 from mmadapter.distributed.deepspeed import write_value
 from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
+from mmadapter.methods.groups import Group, TrainableParameter
 
 START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 
 import pytest
 import yaml
 
-from mmadapter.config import READERS, load_run_config, save_config
+from mmadapter.config import load_run_config, save_config
 from mmadapter.config.adapter import ROLES, AdapterConf, ProjectionConf
-from mmadapter.config.task import TASKS
+from mmadapter.data.settings import READERS, DataConf, ReaderSettings
 from mmadapter.settings import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf
 
@@ -126,16 +127,13 @@ def test_saved_settings_come_back_equal_and_resolved(tmp_path):
 def test_the_names_that_the_schema_repeats_are_those_of_the_rooms_that_own_them():
     from dataclasses import fields
 
-    from mmadapter import data, evaluation  # noqa: F401
+    from mmadapter import evaluation  # noqa: F401
     from mmadapter.adapters.adapter import PROMPT_PROJECTIONS
     from mmadapter.adapters.linear import SCALES, LinearShift, NormShift
     from mmadapter.adapters.zero_init import EarlyGate, PromptLayer
-    from mmadapter.evaluation.run import TASKS as KNOWN_TASKS
     from mmadapter.hosts.parts import NORMS, LoraPair
-    from mmadapter.vision.projection import KINDS, MlpProjection
+    from mmadapter.methods.projection import KINDS, MlpProjection
 
-    assert set(READERS) == set(data.READERS)
-    assert set(TASKS) == set(KNOWN_TASKS)
     declared = {role for owner in (PromptLayer, EarlyGate, LinearShift) for role in owner.ROLES.values()}
     declared |= {owner.ROLE for owner in (NormShift, LoraPair, MlpProjection)}
     assert declared == set(ROLES)
@@ -146,18 +144,37 @@ def test_the_names_that_the_schema_repeats_are_those_of_the_rooms_that_own_them(
 
 
 def test_every_setting_is_commented_in_the_schema():
+    """In every settings class of the package, each field says beside it, or in the line above, what it is."""
+    checked = 0
+    for file in sorted((CONF.parent / "mmadapter").rglob("*.py")):
+        if file.stem != "settings" and file.parent.name != "config" or file == CONF.parent / "mmadapter/settings.py":
+            continue
+        for_more = False
+        lines = file.read_text(encoding="utf-8").splitlines()
+        for schema in ast.walk(ast.parse("\n".join(lines))):
+            for item in schema.body if isinstance(schema, ast.ClassDef) else ():
+                if not isinstance(item, ast.AnnAssign) or "default_factory" in lines[item.lineno - 1]:
+                    continue
+                beside, above = lines[item.end_lineno - 1], lines[item.lineno - 2].strip()
+                checked += 1
+                if "#" in beside:
+                    for_more = "here and below" in beside
+                assert "#" in beside or above.startswith("#") or for_more, (
+                    f"{file.name}, {schema.name}: {beside.strip()}"
+                )
+    assert checked > 100
+
+
+def test_every_setting_of_a_reader_is_commented_where_it_is_declared():
     import inspect
-    from dataclasses import fields, is_dataclass
+    import re
 
-    from mmadapter import config
-
-    for schema in (getattr(config, name) for name in config.__all__):
-        if inspect.isclass(schema) and is_dataclass(schema):
-            lines = inspect.getsource(schema).splitlines()
-            own = [line for line in lines if ":" in line and line.startswith("    ") and "default_factory" not in line]
-            uncommented = [line.strip() for line in own if "#" not in line]
-            assert not uncommented, f"{schema.__name__}: {uncommented}"
-            assert fields(schema)
+    for schema in (DataConf, ReaderSettings, *map(READERS.settings, READERS.names())):
+        for owner in schema.__mro__[:-1]:
+            inherited = {name for above in owner.__mro__[1:-1] for name in above.__annotations__}
+            declared = re.findall(r"^    (\w+): (?!ClassVar)(.+)$", inspect.getsource(owner), re.MULTILINE)
+            bare = [name for name, rest in declared if name not in inherited and "  # " not in rest]
+            assert declared and not bare, f"{owner.__name__}: {bare}"
 
 
 def test_dotted_keys_reach_into_named_entries():

@@ -40,7 +40,7 @@ def test_a_variant_is_the_run_with_its_overrides():
     assert joint.variants == {} and joint.optimizer == whole.optimizer
 
 
-WRONG = [("adapter.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")]
+WRONG = [("adapter.prompts.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")]
 
 
 @pytest.mark.parametrize("override,told", WRONG)
@@ -75,3 +75,15 @@ def test_a_variant_starts_from_an_earlier_one(tmp_path):
     whole.variants = dict(reversed(whole.variants.items()))
     with pytest.raises(InputError, match="variants.arm: adapter.start=variant:base is no variant before this one"):
         variant_conf(whole, "arm")
+
+
+def test_the_name_of_an_earlier_variant_stands_for_its_overrides():
+    whole = run_conf("experiment=ablation_layers")
+    whole.variants = {"text": ["~data.sources.captions", "seed=3", "adapter.layers=2"], "more": ["text", "seed=4"]}
+    whole.variants["most"] = ["more", "adapter.layers=3"]
+    most = variant_conf(whole, "most")
+    assert (list(most.data.sources), most.seed, most.adapter.layers) == (["questions"], 4, 3)
+    assert variant_conf(whole, "more").adapter.layers == 2
+    whole.variants["circle"] = ["circle"]
+    with pytest.raises(InputError, match="variants.circle: circle is no variant before this one"):
+        variant_conf(whole, "circle")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hydra.errors import HydraException
 
+from mmadapter.cli import composition_message
 from mmadapter.config import EvalConf, RunConf, load_run_config, typed
-from mmadapter.config.entry import composition_message
 from mmadapter.errors import InputError
 from mmadapter.settings import known_keys, nearest, unknown_keys
 from tests.config.composing import CONF, composed, eval_conf, run_conf

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from mmadapter.config import GroupConf, comparison_conf, validate, with_overrides
-from mmadapter.config.mixture import samples_per_step
+from mmadapter.config import comparison_conf, validate, with_overrides
+from mmadapter.data import settings as data_settings
 from mmadapter.errors import InputError
+from mmadapter.methods.settings import GroupConf
 from tests.config.composing import run_conf
 
 SHARES = ("data.sources.questions.samples_per_step=24", "data.sources.captions.samples_per_step=8")
@@ -43,11 +44,14 @@ def disjoint(shared):
     return conf
 
 
+def samples_per_step(settings) -> dict[str, int] | None:
+    sharing = settings.data.sources, settings.optimizer.batch_size, group_sources(settings)
+    return data_settings.samples_per_step(*sharing)
+
+
 def refusal(settings) -> str:
     with pytest.raises(InputError) as refused:
         validate(settings)
-    with pytest.raises(InputError):
-        samples_per_step(settings)
     return str(refused.value)
 
 
@@ -79,6 +83,23 @@ def test_weights_with_disjoint_groups_are_refused_with_the_settings_that_mend_it
 def test_weights_together_with_numbers_are_refused(shared):
     told = refusal(shared(*SHARES))
     assert "samples_per_step" in told and "weight" in told and "Set one of them to null" in told
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("weight=0", "weight=0.0: must be above 0"),
+        ("weight=.nan", "weight=nan: must be above 0"),
+        ("samples_per_step=0", "samples_per_step=0: must be at least 1"),
+    ],
+)
+def test_a_share_is_a_number_above_nothing(shared, override, told):
+    assert f"data.sources.captions.{told}" in refusal(shared(f"data.sources.captions.{override}"))
+
+
+def test_weights_on_some_sources_only_are_refused(shared):
+    told = refusal(shared("data.sources.captions.weight=null"))
+    assert "data.sources.captions.weight is not set, but questions has one" in told
 
 
 def test_numbers_on_some_sources_only_are_refused(disjoint):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 
-from mmadapter.data import read, read_coco_captions
 from mmadapter.data.readers import coco as coco_reader
 from mmadapter.errors import InputError
+from tests.data.reading import read, read_coco_captions
 from tests.data.small_captions import (
     DIRTY,
     coco_name,
@@ -30,7 +30,7 @@ def ids(samples) -> list[str]:
 
 class TestLavis:
     def test_captions_of_a_picture_come_together(self, tmp_path):
-        samples = read_coco_captions(write_lavis(tmp_path), "train", training=True)
+        samples = read_coco_captions(write_lavis(tmp_path), split="train", training=True)
         assert [(sample.id, sample.answer) for sample in samples] == [
             ("1-1", "a dog"),
             ("1-3", "the dog"),
@@ -40,7 +40,7 @@ class TestLavis:
 
     @pytest.mark.parametrize(("split", "number"), [("val", 3), ("test", 4)])
     def test_lists_are_references_and_the_id_is_in_the_name(self, tmp_path, split, number):
-        (sample,) = read_coco_captions(write_lavis(tmp_path), split, training=False)
+        (sample,) = read_coco_captions(write_lavis(tmp_path), split=split, training=False)
         assert sample.meta == {"references": ["a hat", "the hat"], "image_id": number}
 
     @pytest.mark.parametrize(
@@ -58,18 +58,20 @@ class TestLavis:
         file = write_lavis(tmp_path) / "annotations/coco_karpathy_train.json"
         write_json(file, [*json.loads(file.read_text()), entry])
         with pytest.raises(InputError, match=r"coco_karpathy_train\.json, \[3\]: .*on_bad=skip") as caught:
-            read_coco_captions(tmp_path, "train", training=True)
+            read_coco_captions(tmp_path, split="train", training=True)
         assert told in str(caught.value)
-        assert len(read_coco_captions(tmp_path, "train", training=True, on_bad="skip")) == 3
+        assert len(read_coco_captions(tmp_path, split="train", training=True, on_bad="skip")) == 3
         assert "they are left out" in caplog.text and told in caplog.text
 
 
 class TestOfficialWithLists:
     def test_train_is_what_is_in_neither_list(self, tmp_path):
         write_official_with_lists(tmp_path)
-        found = {split: ids(read_coco_captions(tmp_path, split, training=False)) for split in ("train", "val", "test")}
+        found = {
+            split: ids(read_coco_captions(tmp_path, split=split, training=False)) for split in ("train", "val", "test")
+        }
         assert found == {"train": ["1", "2", "5"], "val": ["3"], "test": ["4"]}
-        samples = read_coco_captions(tmp_path, "train", training=True)
+        samples = read_coco_captions(tmp_path, split="train", training=True)
         assert ids(samples)[:3] == ["1-11", "1-12", "2-21"] and all(sample.image.is_file() for sample in samples)
 
     def test_the_lists_may_lie_elsewhere_and_the_pictures_be_of_2017(self, tmp_path):
@@ -81,22 +83,22 @@ class TestOfficialWithLists:
             for picture in (root / year).iterdir():
                 save_picture(root / split / picture.name.rpartition("_")[2])
                 picture.unlink()
-        assert ids(read_coco_captions(root, "val", training=False)) == ["2", "3", "4", "5"]
-        (sample,) = read_coco_captions(root, "val", training=False, split_lists=tmp_path / "lists")
+        assert ids(read_coco_captions(root, split="val", training=False)) == ["2", "3", "4", "5"]
+        (sample,) = read_coco_captions(root, split="val", training=False, split_lists=tmp_path / "lists")
         assert sample.id == "3" and sample.image == root / "val2017/000000000003.jpg"
 
     def test_pictures_of_the_list_that_are_not_there_are_told(self, tmp_path, caplog):
         write_official_with_lists(tmp_path)
         with (tmp_path / "karpathy_val_images.txt").open("a") as file:
             file.write(f"val2014/{coco_name(77)} 77\r\n")
-        assert ids(read_coco_captions(tmp_path, "val", training=False)) == ["3"]
-        assert "1 listed pictures that the caption files lack, the first: 77 (val)" in caplog.text
+        assert ids(read_coco_captions(tmp_path, split="val", training=False)) == ["3"]
+        assert "listed pictures that the caption files lack: 1, the first: 77 (val)" in caplog.text
 
     def test_train_is_refused_with_one_list_only(self, tmp_path):
         (write_official_with_lists(tmp_path) / "karpathy_test_images.txt").unlink()
-        assert ids(read_coco_captions(tmp_path, "val", training=False)) == ["3"]
+        assert ids(read_coco_captions(tmp_path, split="val", training=False)) == ["3"]
         with pytest.raises(InputError, match="neither list.*only karpathy_val_images.txt"):
-            read_coco_captions(tmp_path, "train", training=True)
+            read_coco_captions(tmp_path, split="train", training=True)
 
     @pytest.mark.parametrize(
         ("text", "told"),
@@ -111,19 +113,19 @@ class TestOfficialWithLists:
     def test_bad_lists(self, tmp_path, text, told):
         (write_official_with_lists(tmp_path) / "karpathy_val_images.txt").write_text(text)
         with pytest.raises(InputError, match=told):
-            read_coco_captions(tmp_path, "val", training=False)
+            read_coco_captions(tmp_path, split="val", training=False)
 
     def test_two_years_are_ambiguous(self, tmp_path):
         write_official_with_lists(tmp_path)
         write_json(tmp_path / "annotations/captions_val2017.json", {"images": [], "annotations": []})
         with pytest.raises(InputError, match="found files of both years"):
-            read_coco_captions(tmp_path, "val", training=False)
+            read_coco_captions(tmp_path, split="val", training=False)
 
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            (lambda c: c["annotations"].append(c["annotations"][0]), "1 ids that stand twice.*annotation id 21"),
-            (lambda c: c["images"].append(c["images"][0]), "1 ids that stand twice.*image id 2"),
+            (lambda c: c["annotations"].append(c["annotations"][0]), "ids that stand twice: 1, .*annotation id 21"),
+            (lambda c: c["images"].append(c["images"][0]), "ids that stand twice: 1, .*image id 2"),
             (lambda c: c["annotations"][0].pop("caption"), r"annotations\[0\]: the field `caption` is missing"),
             (lambda c: c["images"][0].pop("file_name"), r"images\[0\]: the field `file_name` is missing"),
         ],
@@ -134,12 +136,12 @@ class TestOfficialWithLists:
         change(content)
         write_json(file, content)
         with pytest.raises(InputError, match=told):
-            read_coco_captions(tmp_path, "val", training=False)
+            read_coco_captions(tmp_path, split="val", training=False)
 
     def test_pycocotools_reads_the_same_captions(self, tmp_path, capsys):
         file = write_official_with_lists(tmp_path) / "annotations/captions_val2014.json"
         theirs = COCO(str(file))
-        for sample in read_coco_captions(tmp_path, "val", training=False, path=file):
+        for sample in read_coco_captions(tmp_path, split="val", training=False, path=file):
             annotations = theirs.imgToAnns[sample.meta["image_id"]]
             assert [one["caption"] for one in annotations] == sample.meta["references"]
 
@@ -158,24 +160,24 @@ class TestOwnLines:
 
     def test_a_question_of_its_own(self, tmp_path):
         (tmp_path / "train.jsonl").write_text(json.dumps(self.LINE | {"instruction": "What is it?"}) + "\n")
-        settings = {"training": True, "with_images": False}
-        (sample,) = read_coco_captions(tmp_path, "train", **settings)
+        settings = {"training": True, "images": False}
+        (sample,) = read_coco_captions(tmp_path, split="train", **settings)
         assert "What is it?" in sample.prompt and "Generate caption" not in sample.prompt
         with pytest.raises(InputError, match="a question of its own, but template=plain"):
-            read_coco_captions(tmp_path, "train", template="plain", **settings)
+            read_coco_captions(tmp_path, split="train", template="plain", **settings)
 
     def test_bad_lines(self, tmp_path):
         lines = [self.LINE, self.LINE, self.LINE | {"captions": "a hat"}]
         (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(InputError, match="item 2: image id 3 stands there twice.*item 3: `captions` is str"):
-            read_coco_captions(tmp_path, "train", training=True)
+            read_coco_captions(tmp_path, split="train", training=True)
 
 
 def test_dirty_captions_lose_only_their_whitespace(tmp_path):
     image = {"id": 1, "file_name": "a.jpg"}
     annotations = [{"id": number, "image_id": 1, "caption": text} for number, text in enumerate(DIRTY)]
     write_json(tmp_path / "captions_train.json", {"images": [image], "annotations": annotations})
-    samples = read_coco_captions(tmp_path, "train", training=True, with_images=False)
+    samples = read_coco_captions(tmp_path, split="train", training=True, images=False)
     assert [sample.answer for sample in samples] == list(DIRTY.values())
 
 
@@ -185,19 +187,19 @@ def test_a_cocoid_in_two_splits_is_refused(tmp_path):
     content["images"][3]["cocoid"] = 1
     write_json(file, content)
     with pytest.raises(InputError, match=r"images\[3\]: cocoid 1 stands there twice \(again in split test\)"):
-        read_coco_captions(tmp_path, "train", training=True)
+        read_coco_captions(tmp_path, split="train", training=True)
 
 
 def test_counts_near_the_real_ones_are_told_and_small_worlds_are_not(tmp_path, caplog, monkeypatch):
     write_karpathy(tmp_path)
-    read_coco_captions(tmp_path, "train", training=True)
+    read_coco_captions(tmp_path, split="train", training=True)
     assert caplog.text == ""
     monkeypatch.setitem(coco_reader.REAL_SIZES, "train", (3, 15))
-    read_coco_captions(tmp_path, "train", training=True)
+    read_coco_captions(tmp_path, split="train", training=True)
     assert "split train has 2 pictures and 4 captions; Karpathy's has 3 and 15" in caplog.text
     caplog.clear()
     monkeypatch.setitem(coco_reader.REAL_SIZES, "train", (2, 4))
-    read_coco_captions(tmp_path, "train", training=True)
+    read_coco_captions(tmp_path, split="train", training=True)
     assert caplog.text == ""
 
 
@@ -212,7 +214,7 @@ def test_a_folder_is_listed_and_a_picture_asked_for_once_however_many_captions_i
 
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     monkeypatch.setattr(Path, "is_file", told_is_file)
-    assert len(read_coco_captions(tmp_path, "train", training=True)) == 4
+    assert len(read_coco_captions(tmp_path, split="train", training=True)) == 4
     assert listed.count(str(tmp_path / "val2014")) == 1
     assert [name for name in asked if name.endswith(".jpg")] == [
         coco_name(1),
@@ -221,16 +223,16 @@ def test_a_folder_is_listed_and_a_picture_asked_for_once_however_many_captions_i
 
 
 def test_samples_of_a_picture_share_what_is_the_same(tmp_path):
-    samples = read_coco_captions(write_karpathy(tmp_path), "train", training=True)
+    samples = read_coco_captions(write_karpathy(tmp_path), split="train", training=True)
     assert samples[0].meta is samples[1].meta and samples[0].image is samples[1].image
     assert all(samples[0].segments[place] is samples[3].segments[place] for place in range(3))
 
 
 def test_the_search_for_cycles_is_as_it_was_even_after_an_error(tmp_path):
     assert gc.isenabled()
-    read_coco_captions(write_karpathy(tmp_path), "train", training=True)
+    read_coco_captions(write_karpathy(tmp_path), split="train", training=True)
     assert gc.isenabled()
     (tmp_path / "dataset_coco.json").write_text("{")
     with pytest.raises(InputError):
-        read_coco_captions(tmp_path, "train", training=True)
+        read_coco_captions(tmp_path, split="train", training=True)
     assert gc.isenabled()

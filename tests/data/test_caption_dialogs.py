@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmadapter.data import read_llava_pretrain
 from mmadapter.errors import InputError
+from tests.data.reading import read_llava_pretrain
 from tests.data.small_captions import dialog, write_dialogs, write_json
 
 
@@ -46,13 +46,13 @@ def test_items_that_cannot_be_used(tmp_path, caplog, item, told):
     with pytest.raises(InputError, match=told):
         read_llava_pretrain(tmp_path, training=True)
     assert len(read_llava_pretrain(tmp_path, training=True, on_bad="skip")) == 2
-    assert "1 " in caplog.text and "they are left out" in caplog.text
+    assert ": 1, the first: chat.json" in caplog.text and "they are left out" in caplog.text
 
 
 def test_an_empty_caption_is_left_out_with_a_count(tmp_path, caplog):
     write_dialogs(tmp_path, [dialog(1), dialog(2, caption=" \n")])
     assert len(read_llava_pretrain(tmp_path, training=True)) == 1
-    assert "1 empty captions, the first: chat.json, item 1 (id 000000002)" in caplog.text
+    assert "empty captions: 1, the first: chat.json, item 1 (id 000000002)" in caplog.text
 
 
 def test_other_files(tmp_path):
@@ -62,5 +62,5 @@ def test_other_files(tmp_path):
         read_llava_pretrain(tmp_path, training=True)
     with pytest.raises(InputError, match="expected a list of .*got dict"):
         read_llava_pretrain(tmp_path, training=True, path="other.json")
-    with pytest.raises(InputError, match="instruction is 'none'; allowed: own, caption"):
+    with pytest.raises(InputError, match="instruction=none: allowed are own, caption"):
         read_llava_pretrain(tmp_path, training=True, instruction="none", path="chat.json")

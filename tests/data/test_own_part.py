@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmadapter.data.batches import Batch
-from mmadapter.data.mixture import JointMixture, Mixture
-from mmadapter.data.own_part import OwnPart, deal
+from mmadapter.data.mixture import JointMixture, Mixture, OwnPart
+from mmadapter.data.order import deal
 from mmadapter.data.tokens import Encoded
 from tests.data.test_batches import PAD, encoded, ids_of
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.scienceqa import UNSOUND, main
-from mmadapter.data import read_alpaca, read_coco_captions, read_scienceqa
-from mmadapter.data.images import read_image
 from mmadapter.data.mixture import Mixture
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.vision.images import read_image
+from tests.data.reading import read_alpaca, read_coco_captions, read_scienceqa
 from tests.data.tokenizers_at_hand import byte_level
 
 FOLDER = os.environ.get("MMADAPTER_REFERENCE_DATA")
@@ -26,23 +26,25 @@ BAD_IMAGES = {"broken.png": "no picture", "truncated_jpeg.jpg": "cut off or dama
 
 @pytest.mark.parametrize(("split", "samples", "pictures"), [("train", 140, 40), ("val", 38, 8), ("test", 52, 12)])
 def test_the_runnable_splits_are_complete(split, samples, pictures):
-    settings = {"with_images": True, "training": split == "train", "pid_splits": Path("pid_splits_runnable.json")}
-    read = read_scienceqa(ROOT / "scienceqa", split, **settings)
+    settings = {"images": True, "training": split == "train", "pid_splits": Path("pid_splits_runnable.json")}
+    read = read_scienceqa(ROOT / "scienceqa", split=split, **settings)
     assert len(read) == samples
     images = [read_image(sample.image) for sample in read if sample.image]
     assert len(images) == pictures and {image.mode for image in images} == {"RGB"}
 
 
 def test_the_sample_of_problems_is_read_with_a_line_on_what_it_lacks(caplog):
-    read = read_scienceqa(ROOT / "scienceqa", "train", with_images=False, training=True, captions=Path("captions.json"))
+    read = read_scienceqa(
+        ROOT / "scienceqa", split="train", images=False, training=True, captions=Path("captions.json")
+    )
     assert len(read) == 291 and "names 12435 ids of split train" in caplog.text
     with pytest.raises(InputError, match="27 of 27 pictures are missing"):
-        read_scienceqa(ROOT / "scienceqa", "train", with_images=True, training=True)
+        read_scienceqa(ROOT / "scienceqa", split="train", images=True, training=True)
 
 
 def test_the_whole_test_split_is_read():
-    settings = {"with_images": False, "training": False, "problems": Path("problems_test.json")}
-    assert len(read_scienceqa(ROOT / "scienceqa", "test", **settings)) == 4241
+    settings = {"images": False, "training": False, "problems": Path("problems_test.json")}
+    assert len(read_scienceqa(ROOT / "scienceqa", split="test", **settings)) == 4241
 
 
 def test_the_check_tells_what_the_sample_lacks(capsys):
@@ -81,9 +83,9 @@ def test_alpaca_files(name, kept):
 
 
 def test_coco_mini_is_read_and_mixed_with_instructions():
-    captions = read_coco_captions(ROOT / "coco_mini", "train", training=True, source="captions")
+    captions = read_coco_captions(ROOT / "coco_mini", split="train", training=True, source="captions")
     assert len(captions) == 225
-    assert len(read_coco_captions(ROOT / "coco_mini", "train", training=False)) == 45
+    assert len(read_coco_captions(ROOT / "coco_mini", split="train", training=False)) == 45
     instructions = read_alpaca(ROOT / "alpaca/alpaca_en_demo.json", training=True, source="instructions", limit=100)
     encoder = SampleEncoder(byte_level(), 400, long_answers="cut")
     sources = {"captions": encoder.encode_many(captions), "instructions": encoder.encode_many(instructions)}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from data_prep.instruct import SOUND, main
-from mmadapter.data import read_llava, read_sharegpt
 from mmadapter.data.batches import make_batch
 from mmadapter.data.tokens import SampleEncoder
+from tests.data.reading import read_llava, read_sharegpt
 from tests.data.tokenizers_at_hand import byte_level
 
 pytestmark = pytest.mark.reference_data
@@ -52,7 +52,7 @@ def test_llavas_seed_conversations(reference_data, tmp_path):
         texts[0] = f"<image>\n{texts[0]}"
         items.append({"id": file.stem, "image": "a.jpg", "conversations": said(texts)})
     (tmp_path / "llava.json").write_text(json.dumps(items))
-    samples = read_llava(tmp_path / "llava.json", training=True, split="all", with_images=False)
+    samples = read_llava(tmp_path / "llava.json", training=True, split="all", images=False)
     assert len(samples) == 2
     turns = [sum(segment.kind == "answer" for segment in sample.segments) for sample in samples]
     assert min(turns) > 3 and all("<image>" not in sample.prompt for sample in samples)

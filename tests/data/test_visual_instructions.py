@@ -7,9 +7,9 @@ import json
 import pytest
 from PIL import Image
 
-from mmadapter.data import read
-from mmadapter.data.attached_images import with_attached_images
+from mmadapter.data.readers.pictures import with_attached_images
 from mmadapter.errors import InputError
+from tests.data.reading import read
 
 ITEM = {
     "instruction": "Tell me the color.", "image": "pictures/a.png", "attribute": "color", "answer": "red",

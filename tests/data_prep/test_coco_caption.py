@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 
 from data_prep import output_folder
 from data_prep.coco_caption import SOUND, UNSOUND, UNUSABLE, main
-from mmadapter.data import read
-from mmadapter.data.images import read_image
+from mmadapter.vision.images import read_image
+from tests.data.reading import read
 from tests.data.small_captions import (
     coco_name,
     dialog,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_prep import output_folder
 from data_prep.instruct import SOUND, UNSOUND, UNUSABLE, main
-from mmadapter.data import read_alpaca, read_llava
+from tests.data.reading import read_alpaca, read_llava
 
 
 def check(root: Path, *arguments: str) -> int:

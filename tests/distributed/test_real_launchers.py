@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mmadapter import cli as entry_module
 from mmadapter.config import RunConf
-from mmadapter.config import entry as entry_module
 from tests.distributed.several import free_port
 from tests.training.tiny_run import save_inputs
 
@@ -35,7 +35,7 @@ def arguments(inputs: Path, runs: Path, *more: str) -> list[str]:
         "vision.layers=[1,2]",
         f"data.root={inputs / 'world'}",
         f"runs_root={runs}",
-        *("adapter.layers=2", "optimizer.epochs=1", "optimizer.batch_size=8", "optimizer.micro_batch_size=4"),
+        *("adapter.prompts.layers=2", "optimizer.epochs=1", "optimizer.batch_size=8", "optimizer.micro_batch_size=4"),
         *("training.tensorboard=false", "evaluate=[]", "~comparison.host", "~comparison.text_only"),
         *("engine=zero1", *more),
     ]

@@ -10,7 +10,7 @@ import signal
 import pytest
 import torch
 
-from mmadapter.training.journal import read_metrics
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training.run import run
 from tests.distributed.several import Several
 from tests.training.kills import Kill

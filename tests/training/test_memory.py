@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mmadapter.adapters.adapter import Adapter
+from mmadapter.methods.projection import QueryTransformer
 from mmadapter.training.memory import (
     HostShape,
     estimate,
     kept_by_parts,
     readable_bytes,
 )
-from mmadapter.vision.query_transformer import QueryTransformer
 from tests.families import adapted_logits, adapter_with, random_tokens, routed_host
 
 LLAMA_7B = HostShape(width=4096, intermediate=11008, layers=32, heads=32, vocabulary=32000, bytes_per_value=2)

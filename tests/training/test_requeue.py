@@ -1,4 +1,4 @@
-"""Which signals bring a SLURM job back into the queue; the real thing is in tests/slurm."""
+"""Which signals bring a SLURM job back into the queue; the real thing is in tests/sweeps/slurm."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ esac
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A `scontrol` that says what a test wants; SLURM itself runs in tests/slurm only."""
+    """A `scontrol` that says what a test wants; SLURM itself runs in tests/sweeps/slurm only."""
     calls = tmp_path / "calls"
     calls.touch()
 

@@ -9,8 +9,8 @@ import signal
 import pytest
 import torch
 
-from mmadapter.data.images import image_digest
-from mmadapter.training.journal import Journal
+from mmadapter.runs.journal import Journal
+from mmadapter.vision.images import content_digest, image_content
 from tests.training.launched import adapter, at_step, folder_of, losses, run_here, several, short
 from tests.training.tiny_run import save_inputs
 
@@ -106,24 +106,23 @@ def test_a_killed_process_ends_the_other_and_the_same_command_goes_on(inputs, un
 @pytest.mark.parametrize("cache", [True, False])
 def test_each_picture_is_encoded_by_one_process(inputs, tmp_path, cache):
     def disturb(rank):
-        from mmadapter.vision import features
+        from mmadapter.vision.encoder import VisionEncoder
 
-        original = features.FeatureStore.encode_pixels
+        original = VisionEncoder.encode_one
 
         def counted(self, pixels):
-            pixels = list(pixels)
             with open(tmp_path / f"encoded-{rank}", "a") as file:
-                file.write(f"{len(pixels)}\n")
+                file.write("1\n")
             return original(self, pixels)
 
-        features.FeatureStore.encode_pixels = counted
+        VisionEncoder.encode_one = counted
 
     overrides = [f"vision.cache={tmp_path / 'cache'}"] if cache else []
     group, statuses = several(short(inputs, tmp_path / "runs", *overrides), tmp_path, disturb)
     assert statuses == [0, 0], group.said(0) + group.said(1)
     counts = [sum(map(int, (tmp_path / f"encoded-{rank}").read_text().split())) for rank in range(2)]
     assert abs(counts[0] - counts[1]) <= 1
-    assert sum(counts) <= len({image_digest(path) for path in (inputs / "world").rglob("*.*g")})
+    assert sum(counts) <= len({content_digest(image_content(path)) for path in (inputs / "world").rglob("*.*g")})
 
 
 def journal_is_untouched(rank):

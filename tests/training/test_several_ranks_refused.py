@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmadapter.errors import InputError
-from mmadapter.training.journal import read_metrics
+from mmadapter.runs.journal import read_metrics
 from tests.training.launched import folder_of, run_here, several, short
 from tests.training.tiny_run import save_inputs
 
@@ -38,12 +38,12 @@ def test_a_full_disk_on_the_first_process_ends_all_with_its_message(inputs, tmp_
 
 def broken_for_one(rank):
     if rank == 1:
-        from mmadapter.training import one_run
+        from mmadapter.training import run as page
 
         def missing(conf):
             raise InputError("items.json is missing on this machine")
 
-        one_run.read_samples = missing
+        page.read_samples = missing
 
 
 def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):
@@ -55,15 +55,15 @@ def test_what_one_process_cannot_read_ends_all_with_status_2(inputs, tmp_path):
 
 def not_finite_for_one(rank):
     if rank == 1:
-        from mmadapter.assistant import Assistant
+        from mmadapter.model import AdaptedModel
 
-        usual = Assistant.forward
+        usual = AdaptedModel.forward
 
         def forward(self, batch, *rest):
             print("read", batch.samples[0].where)
             return usual(self, batch, *rest) * torch.nan
 
-        Assistant.forward = forward
+        AdaptedModel.forward = forward
 
 
 def test_samples_of_a_step_that_is_not_finite_are_named_whichever_process_read_them(inputs, tmp_path):
@@ -101,11 +101,11 @@ def test_a_broken_picture_ends_all_and_is_named(inputs, tmp_path):
     def disturb(rank):
         from mmadapter.vision import features
 
-        def broken(path):
+        def broken(content, path):
             raise InputError(f"{path} is no picture")
 
         if rank == 1:
-            features.read_image = broken
+            features.decoded = broken
 
     group, statuses = several(short(inputs, tmp_path / "runs"), tmp_path, disturb)
     assert statuses == [2, 2] and ".png is no picture" in group.said(1)

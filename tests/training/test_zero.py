@@ -10,8 +10,8 @@ import torch
 
 from mmadapter.distributed.ranks import connected
 from mmadapter.errors import InputError
-from mmadapter.training import deepspeed_start
-from mmadapter.training.deepspeed_start import ZeroSettings
+from mmadapter.training.settings import EngineConf
+from mmadapter.training.zero import cpu_adam
 from tests.distributed.several import Several
 from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
@@ -206,24 +206,21 @@ def test_validation_and_answers_in_the_middle_of_training(groups, count, which):
 
 
 def test_engines_are_told_apart_by_name():
-    assert [ZeroSettings.of(name) for name in ENGINES] == [
-        *(ZeroSettings(stage) for stage in range(4)),
-        ZeroSettings(2, offload=True),
-        ZeroSettings(3, offload=True),
-    ]
+    found = [(EngineConf(name).stage, EngineConf(name).offload) for name in ("single", *ENGINES)]
+    assert found == [(0, False), (0, False), (1, False), (2, False), (3, False), (2, True), (3, True)]
 
 
 def test_cpu_adam_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(InputError, match=r"g\+\+ and ninja"):
-        deepspeed_start.cpu_adam()
+        cpu_adam()
 
 
 def both_adams(folder):
     torch.set_num_threads(1)
     with connected("cpu", group_of_one=True):
-        found = [zero_cases.toy("zero2_offload", folder, cpu_adam) for cpu_adam in (False, True)]
+        found = [zero_cases.toy("zero2_offload", folder, compiled) for compiled in (False, True)]
         torch.save(found, folder / "found.pt")
 
 

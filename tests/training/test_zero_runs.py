@@ -10,7 +10,7 @@ import signal
 import pytest
 import torch
 
-from mmadapter.config import GroupConf
+from mmadapter.methods.settings import GroupConf
 from mmadapter.store import read_card, read_tensors, save_adapter
 from mmadapter.training.run import run
 from tests.test_load import opened
@@ -24,7 +24,7 @@ JOINT = (
     "data.sources.captions.weight=null",
     "data.sources.questions.images=false",
 )
-V2 = ("adapter=v2", "adapter.layers=3")
+V2 = ("adapter=v2", "adapter.prompts.layers=3")
 EVERY_PART = ("adapter.bias=[all]", "adapter.scale=[all]", "adapter.norms=all", "adapter.lora.rank=4")
 FROZEN = ("gate", "visual_projection", "bias", "scale", "norm", "lora")
 

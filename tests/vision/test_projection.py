@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mmadapter.adapters.roles import trainable_parameters
 from mmadapter.errors import InputError
-from mmadapter.vision.projection import MlpProjection, build_projection, seed_projection
+from mmadapter.methods.groups import trainable_parameters
+from mmadapter.methods.projection import MlpProjection, build_projection, seed_projection
 
 SIZES = {"hidden": 16, "tokens": 6, "blocks": 2, "heads": 4}
 

@@ -8,8 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from mmadapter.vision.projection import build_projection, seed_projection
-from mmadapter.vision.query_transformer import QueryTransformer
+from mmadapter.methods.projection import QueryTransformer, build_projection, seed_projection
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OFFICIAL = {

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from mmadapter.data.packed_images import packed_path
+from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples
-from mmadapter.data.readers.images_on_disk import ImageFolders, check_missing_image
-from mmadapter.data.readers.many_objects import collection_paused
+from mmadapter.data.readers.json_file import collection_paused
+from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
+from mmadapter.data.settings import CaptionShardsSettings
 from mmadapter.errors import InputError
+from mmadapter.vision.packed_images import packed_path
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 CAPTION, FACTS = "txt", "json"
@@ -33,42 +35,24 @@ Member = tuple[str, int, int]  # name, where its content begins, its bytes
 Members = Mapping[str, Member]
 
 
-def read_caption_shards(
-    root: Path,
-    split: str = WHOLE,
-    *,
-    training: bool,
-    source: str = "caption_shards",
-    limit: int | None = None,
-    template: str = "alpaca",
-    missing_image: str = "error",
-    with_images: bool = True,
-    path: Path | None = None,
-    on_bad: str = "error",
-) -> list[Sample]:
+def read_caption_shards(settings: CaptionShardsSettings, purpose: Purpose) -> list[Sample]:
     """The captioned pictures of all *.tar under the root, in the shards' order, or of the one that `path` names.
 
-    There is one split, train. The pictures stay in their shards. With `limit`, later shards are not opened. See
-    `caption_samples`.
+    The pictures stay in their shards. With `limit`, later shards are not opened. See `caption_samples`.
     """
-    check_missing_image(missing_image)
-    return caption_samples(
-        shard_files(Path(root), path, limit),
-        split,
-        training=training,
-        source=source,
-        limit=limit,
-        template=template,
-        missing_image=missing_image,
-        with_images=with_images,
-        on_bad=on_bad,
-    )
+    assert settings.root is not None
+    return caption_samples(shard_files(Path(settings.root), settings.path, settings.limit), settings, purpose)
 
 
 @collection_paused()
-def shard_files(root: Path, path: Path | None, limit: int | None = None) -> CaptionFiles:
+def shard_files(root: Path, path: str | Path | None, limit: int | None = None) -> CaptionFiles:
     """What the shards hold, up to `limit` pictures. Raises InputError where there is no readable shard."""
-    shards = _shards(root, path)
+    named = next((file for file in (root / path, Path(path)) if file.exists()), Path(path)) if path else root
+    shards = sorted(named.glob("*.tar")) if named.is_dir() else [named]
+    if not shards or not shards[0].is_file():
+        packed = sum(1 for _ in named.glob("*.tar.*"))
+        more = f" ({packed} compressed ones are; unpack them with gunzip: nothing can be read in their middle)"
+        raise InputError(f"{named}: there are no shards *.tar there{more if packed else ''}. Check the data root.")
     found = CaptionFiles([], ImageFolders(root if root.is_dir() else root.parent))
     for folder in dict.fromkeys(shard.parent for shard in shards):
         for kind in BESIDE:
@@ -81,16 +65,6 @@ def shard_files(root: Path, path: Path | None, limit: int | None = None) -> Capt
         if limit is not None and len(found.splits.get(WHOLE, ())) >= limit:
             break
     return found
-
-
-def _shards(root: Path, path: Path | None) -> list[Path]:
-    named = next((file for file in (root / path, Path(path)) if file.exists()), Path(path)) if path else root
-    shards = sorted(named.glob("*.tar")) if named.is_dir() else [named]
-    if not shards or not shards[0].is_file():
-        packed = sum(1 for _ in named.glob("*.tar.*"))
-        more = f" ({packed} compressed ones are; unpack them with gunzip: nothing can be read in their middle)"
-        raise InputError(f"{named}: there are no shards *.tar there{more if packed else ''}. Check the data root.")
-    return shards
 
 
 def _read_shard(found: CaptionFiles, shard: Path, seen: set[str]) -> None:
@@ -147,10 +121,16 @@ def _sort_in(found: CaptionFiles, keys: dict[str, dict[str, Member]], member: ta
 
 def _caption(found: CaptionFiles, stream: BinaryIO, members: Members, where: str) -> str | None:
     """The key's caption; None, and a defect, where the key cannot be used."""
+
+    def content(ending: str) -> bytes:
+        _, offset, size = members[ending]
+        stream.seek(offset)
+        return stream.read(size)
+
     lost = CAPTION in members
     try:
-        facts = json.loads(_content(stream, members[FACTS])) if FACTS in members else {}
-        text = _content(stream, members[CAPTION]).decode("utf-8-sig") if lost else ""
+        facts = json.loads(content(FACTS)) if FACTS in members else {}
+        text = content(CAPTION).decode("utf-8-sig") if lost else ""
     except ValueError as error:  # of JSON or of UTF-8
         found.lose(UNREADABLE, f"{where}: {error}", lost)
         return None
@@ -164,9 +144,3 @@ def _caption(found: CaptionFiles, stream: BinaryIO, members: Members, where: str
     else:
         return text
     return None
-
-
-def _content(stream: BinaryIO, member: Member) -> bytes:
-    _, offset, size = member
-    stream.seek(offset)
-    return stream.read(size)

@@ -8,15 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmadapter.data.readers.defects import EMPTY_CAPTION, NO_CAPTION, Defects
-from mmadapter.data.readers.images_on_disk import ImageFolders, settle_missing_images
-from mmadapter.data.readers.many_objects import collection_paused
+from mmadapter.data.readers import Purpose
+from mmadapter.data.readers.defects import Defects
+from mmadapter.data.readers.json_file import collection_paused
+from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
 from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.settings import CaptionSettings
 from mmadapter.data.templates import CAPTION_TEMPLATES, alpaca_segments, caption_segments
 from mmadapter.errors import InputError
 
-CAPTIONS_PER_IMAGE = ("all", "one")
 WHOLE = "train"  # the one split of layouts that have none
+EMPTY_CAPTION = "empty captions"
+NO_CAPTION = "pictures without a caption"
+ID_TWICE = "ids that stand twice"
+NOT_HERE = "listed pictures that the caption files lack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class CaptionFiles:
     files: list[Path]
     folders: ImageFolders
     splits: dict[str, list[Captioned]] = field(default_factory=dict)
-    defects: Defects = field(default_factory=Defects)
+    defects: Defects = field(default_factory=lambda: Defects(harmless=(EMPTY_CAPTION, NO_CAPTION, NOT_HERE)))
     captions_read: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     """files and entries that no caption belongs to, by kind"""
@@ -59,23 +64,16 @@ class CaptionFiles:
         kept = tuple((number, text) for number, text in collapsed if text)
         for number, text in collapsed:
             if not text:
-                self.defects.add(EMPTY_CAPTION, f"{where}, caption {number}")
+                self.defects.add(EMPTY_CAPTION, f"{where}, caption {number}", captions=1)
         if kept:
             self.splits.setdefault(split, []).append(Captioned(image_id, image, kept, where, instruction))
         else:
-            self.defects.add(NO_CAPTION, where, captions=0)
+            self.defects.add(NO_CAPTION, where)
 
     def lose(self, reason: str, where: str, captions: int) -> None:
         """Counts an item of a file that cannot be used, with the captions that it has."""
         self.captions_read += captions
         self.defects.add(reason, where, captions)
-
-    def pictures(self, split: str, limit: int | None) -> list[Captioned]:
-        """The first `limit` pictures of a split; raises InputError naming the splits where there is no such one."""
-        if split not in self.splits:
-            there = ", ".join(self.splits) or "none with a caption"
-            raise InputError(f"{self.what}: there is no split {split!r}; there is: {there}.")
-        return self.splits[split][:limit]
 
     @property
     def what(self) -> str:
@@ -86,58 +84,39 @@ class CaptionFiles:
 
 @collection_paused()
 def caption_samples(
-    found: CaptionFiles,
-    split: str,
-    *,
-    training: bool,
-    source: str,
-    limit: int | None = None,
-    template: str = "alpaca",
-    captions_per_image: str = "all",
-    seed: int = 0,
-    missing_image: str = "error",
-    with_images: bool = True,
-    on_bad: str = "error",
+    found: CaptionFiles, settings: CaptionSettings, purpose: Purpose, captions_per_image: str = "all"
 ) -> list[Sample]:
     """One sample a caption ("all") or a seeded one a picture ("one") in training; else one a picture.
 
     The captions stand in meta["references"]. `limit` counts pictures. Raises InputError where on_bad=error and an item
     cannot be used, and where missing_image=error and a picture is absent.
     """
-    check_choice("template", template, CAPTION_TEMPLATES)
-    check_choice("captions_per_image", captions_per_image, CAPTIONS_PER_IMAGE)
-    found.defects.settle(on_bad, found.what)
+    remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
+    found.defects.settle(found.what, remedy, skip=settings.on_bad == "skip")
+    if settings.split not in found.splits:
+        there = ", ".join(found.splits) or "none with a caption"
+        raise InputError(f"{found.what}: there is no split {settings.split!r}; there is: {there}.")
     samples: list[Sample] = []
-    for picture in found.pictures(split, limit):
-        image = picture.image if with_images else None
+    for picture in found.splits[settings.split][: settings.limit]:
+        image = picture.image if settings.images else None
         meta = {"references": [text for _, text in picture.captions], "image_id": picture.image_id}
-        prompt = _prompt(picture, template)
-        if not training:
-            samples.append(Sample(str(picture.image_id), source, prompt, image, picture.where, meta))
+        prompt = _prompt(picture, settings.template)
+        if not purpose.training:
+            samples.append(Sample(str(picture.image_id), purpose.source, prompt, image, picture.where, meta))
             continue
-        for number, caption in chosen_captions(picture, captions_per_image, seed):
+        chosen: Iterable[tuple[int | str, str]] = picture.captions
+        if captions_per_image == "one":
+            digest = hashlib.sha256(f"{purpose.seed}/{picture.image_id}".encode()).digest()
+            chosen = [picture.captions[int.from_bytes(digest[:8], "little") % len(picture.captions)]]
+        for number, caption in chosen:
             name, where = f"{picture.image_id}-{number}", f"{picture.where}, caption {number}"
             # The prompt's segments and the meta are shared by all samples: a training set has half a million of them.
-            segments = (*prompt, caption_segments(template, caption)[-1])
-            samples.append(Sample(name, source, segments, image, where, meta))
-    return settle_missing_images(samples, missing_image, f"{found.what}, split {split}")
+            segments = (*prompt, caption_segments(settings.template, caption)[-1])
+            samples.append(Sample(name, purpose.source, segments, image, where, meta))
+    return settle_missing_images(samples, settings.missing_image, f"{found.what}, split {settings.split}")
 
 
-def chosen_captions(picture: Captioned, captions_per_image: str, seed: int) -> Iterable[tuple[int | str, str]]:
-    """All captions of a picture, or one that `seed` and the picture's id decide."""
-    if captions_per_image == "all":
-        return picture.captions
-    digest = hashlib.sha256(f"{seed}/{picture.image_id}".encode()).digest()
-    return [picture.captions[int.from_bytes(digest[:8], "little") % len(picture.captions)]]
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises InputError where `value` is none of `allowed`."""
-    if value not in allowed:
-        raise InputError(f"{name} is {value!r}; allowed: {', '.join(allowed)}.")
-
-
-def named_file(root: Path, named: Path | str | None, endings: Sequence[str], what: str) -> Path:
+def named_file(root: Path, named: str | Path | None, endings: Sequence[str], what: str) -> Path:
     """The file `named` (under the root, or as it is), `root` itself, or the only file in it with one of the endings."""
     if named is not None:
         return next((file for file in (root / named, Path(named)) if file.is_file()), Path(named))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from mmadapter.data.readers import Purpose
 from mmadapter.data.readers import coco_layouts as layouts
 from mmadapter.data.readers.captions import CaptionFiles, caption_samples
-from mmadapter.data.readers.images_on_disk import ImageFolders, check_missing_image
-from mmadapter.data.readers.json_file import read_json, read_json_lines
-from mmadapter.data.readers.many_objects import collection_paused
+from mmadapter.data.readers.json_file import collection_paused, read_json, read_json_lines
+from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
+from mmadapter.data.settings import CocoSettings
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -25,22 +26,7 @@ OFFICIAL_YEARS = ("2014", "2017")
 REAL_SIZES = {"train": (113_287, 566_747), "val": (5_000, 25_010), "test": (5_000, 25_010)}
 
 
-def read_coco_captions(
-    root: Path,
-    split: str,
-    *,
-    training: bool,
-    source: str = "coco_captions",
-    limit: int | None = None,
-    template: str = "alpaca",
-    captions_per_image: str = "all",
-    seed: int = 0,
-    missing_image: str = "error",
-    with_images: bool = True,
-    path: Path | None = None,
-    split_lists: Path | None = None,
-    on_bad: str = "error",
-) -> list[Sample]:
+def read_coco_captions(settings: CocoSettings, purpose: Purpose) -> list[Sample]:
     """The captioned pictures of one split as samples (see `caption_samples`).
 
     Looked for under the root, or named by `path`: dataset_coco.json, whose split `train` means train + restval;
@@ -48,37 +34,26 @@ def read_coco_captions(
     (`split_lists` names their folder), where `train` is all that is in no list; captions_{split}*.json alone;
     {split}.jsonl as data_prep.coco_caption writes it.
     """
-    check_missing_image(missing_image)
-    found = coco_files(root, path, split_lists, split)
-    samples = caption_samples(
-        found,
-        split,
-        training=training,
-        source=source,
-        limit=limit,
-        template=template,
-        captions_per_image=captions_per_image,
-        seed=seed,
-        missing_image=missing_image,
-        with_images=with_images,
-        on_bad=on_bad,
-    )
+    assert settings.root is not None
+    found = coco_files(Path(settings.root), settings.path, settings.split_lists, settings.split)
+    samples = caption_samples(found, settings, purpose, settings.captions_per_image)
     for line in other_sizes(found):
         log.warning("%s: %s", found.what, line)
     return samples
 
 
 @collection_paused()
-def coco_files(root: Path, path: Path | None, split_lists: Path | None, only: str | None = None) -> CaptionFiles:
+def coco_files(
+    root: Path, path: str | Path | None, split_lists: str | Path | None, only: str | None = None
+) -> CaptionFiles:
     """All splits that are there, or `only` one of them. Raises InputError where no layout is recognised."""
-    root = Path(root)
     if root.is_file():
         root, path = (root.parent.parent if root.parent.name == "annotations" else root.parent), root
+    file = _find(root, KARPATHY)
     if path is not None:
-        named = next((file for file in (root / path, Path(path)) if file.is_file()), Path(path))
-        return _one_file(named, root, split_lists, only)
-    if (karpathy := _find(root, KARPATHY)) is not None:
-        return _one_file(karpathy, root, split_lists, only)
+        file = next((file for file in (root / path, Path(path)) if file.is_file()), Path(path))
+    if file is not None:
+        return _one_file(file, root, split_lists, only)
     wanted = SPLITS if only is None else (only,)
     for pattern, read in ((LAVIS, layouts.lavis), ("{}.jsonl", layouts.own)):
         files = {split: file for split in wanted if (file := _find(root, pattern.format(split))) is not None}
@@ -113,7 +88,7 @@ def _find(root: Path, name: str) -> Path | None:
     return next((root / folder / name for folder in FOLDERS if (root / folder / name).is_file()), None)
 
 
-def _one_file(file: Path, root: Path, split_lists: Path | None, only: str | None) -> CaptionFiles:
+def _one_file(file: Path, root: Path, split_lists: str | Path | None, only: str | None) -> CaptionFiles:
     """A file whose content says which layout it is of; where it has no splits, it is the split that is asked for."""
     found = CaptionFiles([file], ImageFolders(root))
     split = only or next((split for split in SPLITS if split in file.stem), "train")
@@ -137,7 +112,7 @@ def _one_file(file: Path, root: Path, split_lists: Path | None, only: str | None
     return found
 
 
-def _official(root: Path, split_lists: Path | None, only: str | None) -> CaptionFiles:
+def _official(root: Path, split_lists: str | Path | None, only: str | None) -> CaptionFiles:
     found = CaptionFiles([], ImageFolders(root))
     lists = _split_lists(root, split_lists, found)
     if not lists:
@@ -188,7 +163,7 @@ def _years_files(root: Path, year: str) -> list[Path]:
     return [file for name in names if (file := _find(root, name)) is not None]
 
 
-def _split_lists(root: Path, folder: Path | None, found: CaptionFiles) -> dict[str, set[int]]:
+def _split_lists(root: Path, folder: str | Path | None, found: CaptionFiles) -> dict[str, set[int]]:
     """The ids in karpathy_val_images.txt and karpathy_test_images.txt, of those that are there."""
     if folder is not None:
         places = [path for path in (root / folder, Path(folder)) if path.is_dir()] or [Path(folder)]

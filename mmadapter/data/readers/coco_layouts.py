@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.captions import CaptionFiles
-from mmadapter.data.readers.defects import ID_TWICE, NOT_HERE, BadEntry, entry_field
+from mmadapter.data.readers.captions import ID_TWICE, NOT_HERE, CaptionFiles
+from mmadapter.data.readers.defects import BadEntry, entry_field
+from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.errors import InputError
 
 KARPATHY_SPLITS = {"train": ("train", "restval"), "restval": ("restval",), "val": ("val",), "test": ("test",)}
 LISTED = ("val", "test")  # the splits that a list of pictures is published for
-COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
 UNKNOWN_IMAGE = "annotations of a picture that is not in `images`"
 IN_NO_LIST = "pictures in no list (train needs both lists)"
 Captions = list[tuple[int | str, str]]
@@ -25,7 +25,7 @@ Captions = list[tuple[int | str, str]]
 
 def is_coco_name(name: str) -> bool:
     """Whether a picture's file is named as COCO names its own."""
-    return COCO_NAME.fullmatch(name) is not None
+    return ImageFolders.COCO.fullmatch(name) is not None
 
 
 def karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str | None) -> None:
@@ -105,8 +105,8 @@ def lavis(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -
         try:
             name = entry_field(entry, "image", str)
             image_id = _lavis_id(entry, name)
-            texts = entry.get("caption") if isinstance(entry.get("caption"), list) else None
-            texts = [entry_field(entry, "caption", str)] if texts is None else texts
+            caption = entry_field(entry, "caption", str, list)
+            texts = [caption] if isinstance(caption, str) else caption
             if not all(isinstance(text, str) for text in texts):
                 raise BadEntry("`caption` is a list that does not hold texts only")
             if pictures.get(image_id, (name,))[0] != name:
@@ -133,8 +133,8 @@ def own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> 
     for number, entry in enumerate(entries, 1):
         try:
             name, listed = entry_field(entry, "image", str), entry_field(entry, "captions", list)
-            image_id = entry_field(entry, "image_id", str if isinstance(entry.get("image_id"), str) else int)
-            captions = [(_caption_id(one), entry_field(one, "caption", str)) for one in listed]
+            image_id = entry_field(entry, "image_id", str, int)
+            captions = [(entry_field(one, "id", str, int), entry_field(one, "caption", str)) for one in listed]
             instruction = entry_field(entry, "instruction", str) if "instruction" in entry else None
             if image_id in seen:
                 raise BadEntry(f"image id {image_id} stands there twice", ID_TWICE)
@@ -158,7 +158,7 @@ def listed_ids(file: Path) -> set[int]:
             continue
         match = re.fullmatch(r"(?:\S+/)?(\S+)\s+(\d+)", line.strip())
         image_id = int(match[2]) if match else -1
-        named = COCO_NAME.fullmatch(match[1]) if match else None
+        named = ImageFolders.COCO.fullmatch(match[1]) if match else None
         if match is None or (named is not None and int(named[1]) != image_id):
             raise InputError(f'{file}, line {number}: {line.strip()[:80]!r}; expected "val2014/COCO_val2014_….jpg ID".')
         if image_id in ids:
@@ -201,15 +201,11 @@ def _id(entry: Any) -> int | None:
 def _lavis_id(entry: Any, name: str) -> int | str:
     stated = entry.get("image_id")
     number = re.fullmatch(r"(?:coco_)?(\d+)", str(stated)) if stated is not None else None
-    named = COCO_NAME.fullmatch(name.rsplit("/", 1)[-1])
+    named = ImageFolders.COCO.fullmatch(name.rsplit("/", 1)[-1])
     if number and named and int(number[1]) != int(named[1]):
         raise BadEntry(f"`image_id` is {stated!r}, but `image` is {name!r}")
     digits = named or number
     return int(digits[1]) if digits else name
-
-
-def _caption_id(entry: Any) -> int | str:
-    return entry_field(entry, "id", str if isinstance(entry, dict) and isinstance(entry.get("id"), str) else int)
 
 
 def _length(entry: Any, name: str) -> int:

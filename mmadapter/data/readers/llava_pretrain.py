@@ -5,66 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples, check_choice, named_file
-from mmadapter.data.readers.defects import ID_TWICE, BadEntry, entry_field
-from mmadapter.data.readers.images_on_disk import ImageFolders, check_missing_image
-from mmadapter.data.readers.instruction_items import MARKER
-from mmadapter.data.readers.json_file import read_json
-from mmadapter.data.readers.many_objects import collection_paused
+from mmadapter.data.readers import Purpose
+from mmadapter.data.readers.captions import ID_TWICE, WHOLE, CaptionFiles, caption_samples, named_file
+from mmadapter.data.readers.defects import BadEntry, entry_field
+from mmadapter.data.readers.instructions import MARKER, read_items, turns_of
+from mmadapter.data.readers.json_file import collection_paused
+from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
-from mmadapter.errors import InputError
+from mmadapter.data.settings import LlavaPretrainSettings
 
-INSTRUCTIONS = ("own", "caption")
 OTHER_DIALOG = "dialogs that are not one human and one gpt turn"
 OTHER_MARKS = "items whose human turn has not <image> once"
 
 
-def read_llava_pretrain(
-    root: Path,
-    split: str = WHOLE,
-    *,
-    training: bool,
-    source: str = "llava_pretrain",
-    limit: int | None = None,
-    template: str = "alpaca",
-    instruction: str = "own",
-    missing_image: str = "error",
-    with_images: bool = True,
-    path: Path | None = None,
-    on_bad: str = "error",
-) -> list[Sample]:
-    """The captioned pictures of one JSON file, named by `path` or the only one under the root; one split, train.
+def read_llava_pretrain(settings: LlavaPretrainSettings, purpose: Purpose) -> list[Sample]:
+    """The captioned pictures of one JSON file, named by `path` or the only one under the root.
 
     `instruction`: each item's own question ("own", in Alpaca's template), or "caption", the caption instruction in
     either template. `<image>` is no text: it is removed. See `caption_samples`.
     """
-    check_missing_image(missing_image)
-    check_choice("instruction", instruction, INSTRUCTIONS)
-    return caption_samples(
-        llava_files(Path(root), path, instruction),
-        split,
-        training=training,
-        source=source,
-        limit=limit,
-        template=template,
-        missing_image=missing_image,
-        with_images=with_images,
-        on_bad=on_bad,
-    )
+    assert settings.root is not None
+    found = pretrain_files(Path(settings.root), settings.path, settings.instruction)
+    return caption_samples(found, settings, purpose)
 
 
 @collection_paused()
-def llava_files(root: Path, path: Path | None, instruction: str = "own") -> CaptionFiles:
+def pretrain_files(root: Path, path: str | Path | None, instruction: str = "own") -> CaptionFiles:
     """All items of the file."""
     file = named_file(root, path, (".json",), "list of dialogs")
-    content = read_json(file)
-    if not isinstance(content, list):
-        raise InputError(
-            f"{file}: expected a list of items with id, image, conversations; got {type(content).__name__}."
-        )
     found = CaptionFiles([file], ImageFolders(root.parent if root.is_file() else root))
     seen: set[str] = set()
-    for number, item in enumerate(content):
+    for number, item in enumerate(read_items(file)):
         try:
             name, picture, question, caption = _parts(item)
             if name in seen:
@@ -81,13 +52,12 @@ def llava_files(root: Path, path: Path | None, instruction: str = "own") -> Capt
 
 def _parts(item: Any) -> tuple[str, str, str, str]:
     """(id, picture, question without its mark, caption)."""
-    name = str(entry_field(item, "id", str if isinstance(item, dict) and isinstance(item.get("id"), str) else int))
-    picture, turns = entry_field(item, "image", str), entry_field(item, "conversations", list)
-    roles = [entry_field(turn, "from", str) for turn in turns]
-    texts = [entry_field(turn, "value", str) for turn in turns]
+    name, picture = str(entry_field(item, "id", str, int)), entry_field(item, "image", str)
+    turns = turns_of(item)
+    roles = [role for role, _ in turns]
     if roles != ["human", "gpt"]:
         raise BadEntry(f"id {name}: the turns are {', '.join(roles[:6]) or 'none'}; allowed: human, gpt", OTHER_DIALOG)
-    question, caption = texts
+    question, caption = (text for _, text in turns)
     if question.count(MARKER) != 1 or MARKER in caption:
         marks = question.count(MARKER) + caption.count(MARKER)
         raise BadEntry(f"id {name}: it stands there {marks} times; allowed is once, in the human turn", OTHER_MARKS)

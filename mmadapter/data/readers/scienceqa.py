@@ -3,70 +3,71 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.images_on_disk import check_missing_image, settle_missing_images
+from mmadapter.data.readers import Purpose
+from mmadapter.data.readers.defects import Defects, described
 from mmadapter.data.readers.json_file import read_json
-from mmadapter.data.readers.scienceqa_checks import problem_defects
+from mmadapter.data.readers.pictures import settle_missing_images
 from mmadapter.data.samples import Sample
+from mmadapter.data.settings import ScienceqaSettings
 from mmadapter.data.templates import scienceqa_format, scienceqa_segments
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
 FOLDERS = ("", "data/scienceqa", "scienceqa", "data")
-WHOLE_SPLITS = {"train": ("train",), "val": ("val",), "test": ("test",), "trainval": ("train", "val")}
-META = ("question", "choices", "answer", "subject", "grade", "hint", "split")
+SPLITS = ("train", "val", "test")
+WHOLE_SPLITS = {**{split: (split,) for split in SPLITS}, "trainval": ("train", "val")}
+META = ("question", "choices", "answer", "subject", "grade", "hint", "split", "topic")
+REQUIRED_TEXT = ("question", "hint", "subject", "grade", "split")
+OPTIONAL_TEXT = ("task", "topic", "category", "skill", "lecture", "solution")
+SUBJECTS = ("natural science", "social science", "language science")
+CHOICES = range(2, 6)
+BAD_QUESTION = "bad questions"
+NO_QUESTION = "ids without a question in problems.json"
 
 
-def read_scienceqa(
-    root: Path,
-    split: str,
-    *,
-    prompt_format: str = "QCM-A",
-    captions: Path | None = None,
-    with_images: bool,
-    training: bool,
-    missing_image: str = "error",
-    source: str = "scienceqa",
-    limit: int | None = None,
-    problems: Path | None = None,
-    pid_splits: Path | None = None,
-) -> list[Sample]:
-    """The questions of one split, in the split's order; each is checked as it is read.
+def read_scienceqa(settings: ScienceqaSettings, purpose: Purpose) -> list[Sample]:
+    """The questions of one split, in the split's order.
 
     `root` is the folder that holds problems.json, that file, or a parent as upstream has it (data/scienceqa).
     `problems`, `pid_splits` and `captions` name other files. `limit` keeps the first ones. Raises InputError naming
     file, id and field.
     """
-    check_missing_image(missing_image)
-    scienceqa_format(prompt_format)
-    root = Path(root)
+    root, problems = Path(settings.path or settings.root or ""), settings.problems
     if root.is_file():
-        root, problems = root.parent, root
+        root, problems = root.parent, str(root)
     file = find_file(root, problems, "problems.json")
     content = read_problems(file)
-    ids = split_ids(root, file, content, split, pid_splits)[:limit]
-    caption_of = read_captions(root, captions, content) if captions is not None else {}
-    folder = image_root(root, file) if with_images else None
+    ids = split_ids(root, file, content, settings.split, settings.pid_splits)[: settings.limit]
+    caption_of = read_captions(root, settings.captions, content) if settings.captions is not None else {}
+    folder = image_root(root, file) if settings.images else None
     samples = []
-    for pid in ids:
-        problem = checked_problem(file, pid, content[pid], prompt_format)
+    for pid, problem in checked_problems(file, content, ids, settings.prompt_format).items():
         samples.append(
             Sample(
                 id=pid,
-                source=source,
-                segments=scienceqa_segments(problem, prompt_format, caption_of.get(pid), training),
+                source=purpose.source,
+                segments=scienceqa_segments(problem, settings.prompt_format, caption_of.get(pid), purpose.training),
                 image=image_path(folder, pid, problem) if folder else None,
                 where=f"{file.name}, question {pid}",
-                meta=_meta(problem),
+                meta={
+                    **{name: problem[name] for name in META},
+                    "has_hint": bool(problem["hint"]),
+                    "has_image": problem["image"] is not None,
+                },
             )
         )
-    return settle_missing_images(samples, missing_image, f"{file}, split {split}")
+    return settle_missing_images(samples, settings.missing_image, f"{file}, split {settings.split}")
 
 
-def find_file(root: Path, named: Path | None, default: str) -> Path:
+# Files.
+
+
+def find_file(root: Path, named: str | Path | None, default: str) -> Path:
     """`named` (under the root, or as it is), else `default` under the root as upstream places it."""
     wanted = Path(named) if named is not None else Path(default)
     candidates = [root / folder / wanted for folder in FOLDERS] + ([wanted] if named is not None else [])
@@ -83,7 +84,7 @@ def read_problems(file: Path) -> dict[str, Any]:
     """The questions by id, as they stand in the file."""
     content = read_json(file)
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{file}: expected an object from question id to question, got {_kind(content)}.")
+        raise InputError(f"{file}: expected an object from question id to question, got {described(content)}.")
     return content
 
 
@@ -91,7 +92,7 @@ def read_splits(file: Path) -> dict[str, list[str]]:
     """The lists of question ids by split name; raises InputError on a wrong type or an id twice in one list."""
     splits = read_json(file)
     if not isinstance(splits, dict):
-        raise InputError(f"{file}: expected an object from split name to a list of ids, got {_kind(splits)}.")
+        raise InputError(f"{file}: expected an object from split name to a list of ids, got {described(splits)}.")
     for name, ids in splits.items():
         if not isinstance(ids, list) or not all(isinstance(pid, str) for pid in ids):
             raise InputError(f"{file}, split {name}: expected a list of ids as strings.")
@@ -101,56 +102,65 @@ def read_splits(file: Path) -> dict[str, list[str]]:
     return splits
 
 
-def split_ids(root: Path, file: Path, content: Mapping[str, Any], split: str, named: Path | None) -> list[str]:
-    """The ids of `split` that `content` holds; ids that it lacks are reported in one line with their count."""
+def split_ids(root: Path, file: Path, content: Mapping[str, Any], split: str, named: str | Path | None) -> list[str]:
+    """The ids of `split` that `content` holds; ids that it lacks are reported in one line with their count.
+
+    Without pid_splits.json the questions' own `split` decides.
+    """
     try:
         splits_file = find_file(root, named, "pid_splits.json")
     except InputError:
         if named is not None or split not in WHOLE_SPLITS:
             raise
-        return _ids_by_field(file, content, split)
+        wanted = WHOLE_SPLITS[split]
+        ids = [pid for pid, problem in content.items() if isinstance(problem, dict) and problem.get("split") in wanted]
+        if not ids:
+            told = f"no question has `split` {' or '.join(wanted)}, and there is no pid_splits.json."
+            raise InputError(f"{file}: {told}") from None
+        return ids
     splits = read_splits(splits_file)
     if split not in splits:
         raise InputError(f"{splits_file}: there is no split {split!r}; it has: {', '.join(splits)}.")
+    defects = Defects(harmless=(NO_QUESTION,))
+    for pid in splits[split]:
+        if pid not in content:
+            defects.add(NO_QUESTION, pid)
     present = [pid for pid in splits[split] if pid in content]
     if not present:
         raise InputError(
             f"{splits_file}: none of the {len(splits[split])} ids of split {split!r} is in {file}. "
             "Do the two files belong together?"
         )
-    if len(present) < len(splits[split]):
-        missing = len(splits[split]) - len(present)
-        line = "%s names %d ids of split %s that %s lacks; going on with the %d others."
-        log.warning(line, splits_file, missing, split, file, len(present))
-    _report_other_splits(splits_file, content, split, present)
+    defects.settle(f"{splits_file}, split {split}", "")
+    if others := sum(other_split(split, content[pid]) is not None for pid in present):
+        line = "%s: %d of %d ids of split %s belong to another split by their own field."
+        log.warning(line, splits_file, others, len(present), split)
     return present
 
 
-def read_captions(root: Path, named: Path, content: Container[str]) -> dict[str, str]:
+def other_split(split: str, problem: Any) -> str | None:
+    """The question's own `split` where it says another one than the list in which it stands."""
+    wanted = WHOLE_SPLITS.get(split.replace("mini", ""))
+    own = problem.get("split") if isinstance(problem, dict) else None
+    return own if wanted is not None and own is not None and own not in wanted else None
+
+
+def read_captions(root: Path, named: str | Path, known: Container[str]) -> dict[str, str]:
     """Machine-made picture captions by question id: upstream's captions.json, or a bare object from id to text."""
     file = find_file(root, named, "captions.json")
     found = read_json(file)
     captions = found.get("captions", found) if isinstance(found, dict) else found
     if not isinstance(captions, dict):
-        raise InputError(f"{file}: expected an object with `captions` from question id to text, got {_kind(captions)}.")
+        raise InputError(
+            f"{file}: expected an object with `captions` from question id to text, got {described(captions)}."
+        )
     for pid, caption in captions.items():
         if not isinstance(caption, str):
-            raise InputError(f"{file}, question {pid}: the caption is {_kind(caption)}; it must be text.")
-    if unknown := sum(pid not in content for pid in captions):
+            raise InputError(f"{file}, question {pid}: the caption is {described(caption)}; it must be text.")
+    if unknown := sum(pid not in known for pid in captions):
         line = "%s: %d of %d caption ids name no question that is here; they are ignored."
         log.warning(line, file, unknown, len(captions))
     return captions
-
-
-def checked_problem(file: Path, pid: str, problem: Any, prompt_format: str) -> Mapping[str, Any]:
-    """The problem with its optional fields filled in; raises InputError with file, id and field on the first defect."""
-    if defects := problem_defects(problem, prompt_format):
-        more = f" ({len(defects) - 1} more in this question)" if len(defects) > 1 else ""
-        raise InputError(
-            f"{file}, question {pid}: {defects[0]}{more}. Mend it; `python -m data_prep.scienceqa --root {file.parent} "
-            "--check` lists all such questions."
-        )
-    return {"lecture": "", "solution": "", "topic": "", **problem}
 
 
 def image_root(root: Path, file: Path) -> Path:
@@ -164,32 +174,72 @@ def image_path(folder: Path, pid: str, problem: Mapping[str, Any]) -> Path | Non
     return folder / problem["split"] / pid / problem["image"] if problem["image"] else None
 
 
-def _meta(problem: Mapping[str, Any]) -> dict[str, Any]:
-    meta = {name: problem[name] for name in META}
-    meta["topic"] = problem["topic"]
-    meta["has_hint"] = bool(problem["hint"])
-    meta["has_image"] = problem["image"] is not None
-    return meta
+# What one question must look like.
 
 
-def _ids_by_field(file: Path, content: Mapping[str, Any], split: str) -> list[str]:
-    """Without pid_splits.json the questions' own `split` decides."""
-    wanted = WHOLE_SPLITS[split]
-    ids = [pid for pid, problem in content.items() if isinstance(problem, dict) and problem.get("split") in wanted]
-    if not ids:
-        raise InputError(f"{file}: no question has `split` {' or '.join(wanted)}, and there is no pid_splits.json.")
-    return ids
+def checked_problems(
+    file: Path, content: Mapping[str, Any], ids: list[str], prompt_format: str
+) -> dict[str, Mapping[str, Any]]:
+    """The questions by id with their optional fields filled in. Raises InputError with file, ids and fields."""
+    defects = Defects()
+    for pid in ids:
+        for defect in problem_defects(content[pid], prompt_format):
+            defects.add(BAD_QUESTION, f"question {pid}: {defect}")
+            break
+    remedy = f"Fix them; `python -m data_prep.scienceqa --root {file.parent} --check` tells all that is wrong there."
+    defects.settle(str(file), remedy)
+    return {pid: {"lecture": "", "solution": "", "topic": "", **content[pid]} for pid in ids}
 
 
-def _report_other_splits(splits_file: Path, content: Mapping[str, Any], split: str, ids: list[str]) -> None:
-    wanted = WHOLE_SPLITS.get(split.replace("mini", ""))
-    if wanted is None:
+def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]:
+    """All that is wrong with one question, each as "field: got, allowed".
+
+    `lecture` and `solution` must be there only where `prompt_format` uses them.
+    """
+    if not isinstance(problem, dict):
+        yield f"it is {described(problem)}, not an object with question, choices, answer, ..."
         return
-    others = sum(isinstance(content[pid], dict) and content[pid].get("split") not in wanted for pid in ids)
-    if others:
-        line = "%s: %d of %d ids of split %s belong to another split by their own field."
-        log.warning(line, splits_file, others, len(ids), split)
+    used = "".join(scienceqa_format(prompt_format))
+    needed = {"lecture"} if "L" in used else set()
+    needed |= {"solution"} if "E" in used else set()
+    if used.endswith(("AL", "AE")):  # upstream's names are swapped in these two formats
+        needed = {"lecture", "solution"} if len(needed) == 2 else {"lecture", "solution"} - needed
+    for name in REQUIRED_TEXT + OPTIONAL_TEXT:
+        if name not in problem:
+            if name in REQUIRED_TEXT or name in needed:
+                yield f"the field `{name}` is missing"
+        elif not isinstance(problem[name], str):
+            yield f"`{name}` is {described(problem[name])}; it must be text"
+    if "image" not in problem:
+        yield "the field `image` is missing (a file name, or null)"
+    elif problem["image"] is not None and not (isinstance(problem["image"], str) and problem["image"]):
+        yield f"`image` is {described(problem['image'])}; it must be a file name or null"
+    yield from _choice_defects(problem)
+    if isinstance(question := problem.get("question"), str) and not question.strip():
+        yield "`question` is empty"
+    if isinstance(split := problem.get("split"), str) and split not in SPLITS:
+        yield f"`split` is {split!r}; allowed: {', '.join(SPLITS)}"
+    if isinstance(subject := problem.get("subject"), str) and subject not in SUBJECTS:
+        yield f"`subject` is {subject!r}; allowed: {', '.join(SUBJECTS)}"
+    if isinstance(grade := problem.get("grade"), str) and not re.fullmatch(r"grade([1-9]|1[0-2])", grade):
+        yield f"`grade` is {grade!r}; allowed: grade1 to grade12"
+    if isinstance(image := problem.get("image"), str) and re.search(r"[/\\]|^\.\.?$", image):
+        yield f"`image` is {image!r}; it must be a bare file name, found at images/SPLIT/ID/"
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else f"{type(value).__name__} ({str(value)[:40]!r})"
+def _choice_defects(problem: dict[str, Any]) -> Iterator[str]:
+    choices, answer = problem.get("choices"), problem.get("answer")
+    if "choices" not in problem:
+        yield "the field `choices` is missing"
+        return
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        yield f"`choices` is {described(choices)}; it must be a list of texts"
+        return
+    if len(choices) not in CHOICES:
+        yield f"`choices` has {len(choices)} entries; allowed are {CHOICES[0]} to {CHOICES[-1]}"
+    if "answer" not in problem:
+        yield "the field `answer` is missing"
+    elif not isinstance(answer, int) or isinstance(answer, bool):
+        yield f"`answer` is {described(answer)}; it must be a whole number, the index of a choice"
+    elif not 0 <= answer < len(choices):
+        yield f"`answer` is {answer}; with {len(choices)} choices it must be 0 to {len(choices) - 1}"

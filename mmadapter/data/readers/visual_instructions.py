@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.images_on_disk import check_missing_image, settle_missing_images
-from mmadapter.data.readers.json_file import read_json
+from mmadapter.data.readers import Purpose
+from mmadapter.data.readers.defects import BadEntry, Defects, described, entry_field
+from mmadapter.data.readers.instructions import BAD_ITEM, read_items
+from mmadapter.data.readers.pictures import settle_missing_images
 from mmadapter.data.samples import Sample
+from mmadapter.data.settings import VisualInstructionsSettings
 from mmadapter.data.templates import alpaca_segments
 from mmadapter.errors import InputError
 
@@ -15,52 +18,42 @@ TEXTS = ("instruction", "image", "answer", "attribute")
 LISTS = ("wrong", "unasked")
 
 
-def read_visual_instructions(
-    path: Path,
-    *,
-    training: bool,
-    split: str = "test",
-    source: str = "visual_instructions",
-    limit: int | None = None,
-    missing_image: str = "error",
-    with_images: bool = True,
-) -> list[Sample]:
+def read_visual_instructions(settings: VisualInstructionsSettings, purpose: Purpose) -> list[Sample]:
     """The items of a JSON list of {instruction, image, answer, wrong, unasked, attribute}; `image` is relative to it.
 
     They are there to be asked, not to be trained on: `answer` is a word and no text to learn. Raises InputError with
-    file and item for a field that is missing or of another kind, and where `training` is asked for.
+    file and item for a field that is missing or of another kind, and where training is asked for.
     """
-    check_missing_image(missing_image)
-    file = Path(path)
-    if split != "test":
-        raise InputError(f"The split of source {source} is {split!r}; visual instructions have one only: test.")
-    if training:
+    file = Path(settings.path or settings.root or "")
+    if purpose.training:
         raise InputError(
             f"{file}: visual instructions hold rules, no answers to learn. Use them in a task, not a source."
         )
-    items = read_json(file)
-    if not isinstance(items, list) or not items:
-        raise InputError(f"{file}: expected a list of items with {', '.join((*TEXTS, *LISTS))}.")
-    samples = [_sample(file, number, item, source, with_images) for number, item in enumerate(items[:limit])]
-    return settle_missing_images(samples, missing_image, str(file))
+    defects, samples = Defects(), []
+    for number, item in enumerate(read_items(file)[: settings.limit]):
+        where = f"{file.name}, item {number}"
+        try:
+            meta = _checked(item)
+        except BadEntry as error:
+            defects.add(BAD_ITEM, f"{where}: {error}")
+            continue
+        image = file.parent / meta["image"] if settings.images else None
+        segments = alpaca_segments(meta["instruction"])
+        samples.append(Sample(str(number), purpose.source, segments, image, where, meta))
+    defects.settle(str(file), "Fix them, or take them out.")
+    if not samples:
+        raise InputError(f"{file}: expected a list of items with {', '.join((*TEXTS, *LISTS))}; it is empty.")
+    return settle_missing_images(samples, settings.missing_image, str(file))
 
 
-def _sample(file: Path, number: int, item: Any, source: str, with_images: bool) -> Sample:
-    where = f"{file.name}, item {number}"
-    if not isinstance(item, dict):
-        raise InputError(f"{file}, item {number}: expected an object, got {type(item).__name__}.")
+def _checked(item: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name in TEXTS:
-        if not isinstance(item.get(name), str) or not item[name].strip():
-            raise InputError(f"{file}, item {number}: `{name}` is {item.get(name)!r}; it must be text and not empty.")
+        found[name] = entry_field(item, name, str)
+        if not found[name].strip():
+            raise BadEntry(f"`{name}` is empty; it must be text")
     for name in LISTS:
-        words = item.get(name)
-        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-            raise InputError(f"{file}, item {number}: `{name}` is {str(words)[:60]}; it must be a list of words.")
-    return Sample(
-        id=str(number),
-        source=source,
-        segments=alpaca_segments(item["instruction"]),
-        image=file.parent / item["image"] if with_images else None,
-        where=where,
-        meta={name: item[name] for name in (*TEXTS, *LISTS)},
-    )
+        found[name] = entry_field(item, name, list)
+        if not all(isinstance(word, str) and word for word in found[name]):
+            raise BadEntry(f"`{name}` is {described(found[name])}; it must be a list of words")
+    return found

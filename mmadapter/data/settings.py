@@ -1,0 +1,279 @@
+"""What is read and how it is mixed: a settings class a reader (data.sources.NAME), and conf/data itself. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mmadapter.data.templates import CAPTION_TEMPLATES, DIALOG_TEMPLATES, scienceqa_format
+from mmadapter.errors import InputError
+from mmadapter.settings import Register, choice, entries, input_path, number
+
+READERS = Register("reader")
+
+
+@dataclass
+class ReaderSettings:
+    """What every reader has; each derives its own class, from which a task's settings may derive again."""
+
+    reader: str = ""  # of READERS
+    root: str | None = input_path()  # folder to read; null = data.root
+    path: str | None = input_path()  # a single file: instead of the folder, or beside its pictures (captions)
+    split: str = "train"  # train, val, test; scienceqa has minitrain, ... too; files of instructions: train, val, all
+    limit: int | None = number(None, at_least=1)  # samples (captions: pictures), the first of the split; null = all
+    images: bool = True  # false = the pictures are left out (text only)
+    missing_image: str = choice("error", "skip", "no_image")  # a missing picture: stop, skip the sample, go without
+    weight: float | None = number(None, above=0)  # share of the whole steps; null = every sample once an epoch
+    samples_per_step: int | None = number(None, at_least=1)  # of this source in every step; null: see docs/formats.md
+
+    has_pictures: ClassVar[bool] = True  # False: no sample of this reader ever has a picture
+    needs_pictures: ClassVar[bool] = False  # True: without the picture nothing is left to learn or to score
+    reads_file: ClassVar[bool] = False  # True: reads one file, `path`; False: the folder `root`
+    splits: ClassVar[tuple[str, ...] | None] = None  # the splits that its files have; None: what the files say
+
+    @property
+    def uses_pictures(self) -> bool:
+        """Whether samples may come with a picture."""
+        return self.images and self.has_pictures
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.splits is not None and self.split not in self.splits:
+            if len(self.splits) == 1:
+                wanted = f"have one split. Set {key}.split={self.splits[0]}"
+            else:
+                wanted = f"are split into {', '.join(self.splits)}. Set {key}.split to one of these."
+            yield f"{key}.split={self.split}: the files of {self.reader} {wanted}"
+
+
+@dataclass
+class ScienceqaSettings(ReaderSettings):
+    reader: str = "scienceqa"
+    prompt_format: str = "QCM-A"  # QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A
+    captions: str | None = input_path()  # captions.json, put into the context; paper: none
+    problems: str | None = input_path()  # another problems.json than root's
+    pid_splits: str | None = input_path()  # another pid_splits.json than root's
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        yield from super().contradictions(key)
+        try:
+            scienceqa_format(self.prompt_format)
+        except InputError as error:
+            yield f"{key}.{error}"
+
+
+@dataclass
+class CaptionSettings(ReaderSettings):
+    """What the readers of captioned pictures share."""
+
+    template: str = choice(*CAPTION_TEMPLATES)  # alpaca: V2; plain: V1's caption demo
+    on_bad: str = choice("error", "skip")  # items that cannot be used: stop, or leave them out
+
+    needs_pictures: ClassVar[bool] = True
+
+
+@dataclass
+class CocoSettings(CaptionSettings):
+    reader: str = "coco_captions"
+    captions_per_image: str = choice("all", "one")  # of a picture, in training; one: the run's seed decides which
+    split_lists: str | None = input_path()  # folder of karpathy_{val,test}_images.txt; null = beside the captions
+
+
+@dataclass
+class CaptionTableSettings(CaptionSettings):
+    reader: str = "caption_table"
+    captions_per_image: str = choice("all", "one")  # of a picture, in training; one: the run's seed decides which
+
+    splits: ClassVar[tuple[str, ...] | None] = ("train",)
+
+
+@dataclass
+class CaptionShardsSettings(CaptionSettings):
+    reader: str = "caption_shards"
+
+    splits: ClassVar[tuple[str, ...] | None] = ("train",)
+
+
+@dataclass
+class LlavaPretrainSettings(CaptionSettings):
+    reader: str = "llava_pretrain"
+    instruction: str = choice("own", "caption")  # each item's own question, or the captions' one instruction
+
+    splits: ClassVar[tuple[str, ...] | None] = ("train",)
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        yield from super().contradictions(key)
+        if self.template == "plain" and self.instruction != "caption":
+            yield (
+                f"{key}.template=plain asks one fixed question, but each item of llava_pretrain has its own. "
+                f"Set {key}.instruction=caption, or {key}.template=alpaca"
+            )
+
+
+@dataclass
+class InstructionSettings(ReaderSettings):
+    """What the readers of files of instructions and dialogs share."""
+
+    val_size: int = number(200, at_least=1)  # items (by their picture or question) held out for val, at most a tenth
+
+    reads_file: ClassVar[bool] = True
+    splits: ClassVar[tuple[str, ...] | None] = ("train", "val", "all")
+
+
+@dataclass
+class AlpacaSettings(InstructionSettings):
+    reader: str = "alpaca"
+
+    has_pictures: ClassVar[bool] = False
+
+
+@dataclass
+class V2InstructionsSettings(InstructionSettings):
+    reader: str = "v2_instructions"
+
+
+@dataclass
+class DialogSettings(InstructionSettings):
+    """What the readers of dialogs share."""
+
+    template: str = choice(*DIALOG_TEMPLATES)  # alpaca: as V2; chat: as its 65B chat model
+    system: str | None = None  # the chat template's first line; null = a line of ours, "" = none
+
+
+@dataclass
+class LlavaSettings(DialogSettings):
+    reader: str = "llava"
+
+
+@dataclass
+class SharegptSettings(DialogSettings):
+    reader: str = "sharegpt"
+    template: str = choice(*reversed(DIALOG_TEMPLATES))
+
+    has_pictures: ClassVar[bool] = False
+
+
+@dataclass
+class VisualInstructionsSettings(ReaderSettings):
+    reader: str = "visual_instructions"
+    split: str = "test"
+
+    reads_file: ClassVar[bool] = True
+    needs_pictures: ClassVar[bool] = True
+    splits: ClassVar[tuple[str, ...] | None] = ("test",)
+
+
+READERS.add("scienceqa", ScienceqaSettings, "mmadapter.data.readers.scienceqa:read_scienceqa")
+READERS.add("alpaca", AlpacaSettings, "mmadapter.data.readers.instructions:read_alpaca")
+READERS.add("coco_captions", CocoSettings, "mmadapter.data.readers.coco:read_coco_captions")
+READERS.add("caption_table", CaptionTableSettings, "mmadapter.data.readers.caption_table:read_caption_table")
+READERS.add("caption_shards", CaptionShardsSettings, "mmadapter.data.readers.caption_shards:read_caption_shards")
+READERS.add("llava_pretrain", LlavaPretrainSettings, "mmadapter.data.readers.llava_pretrain:read_llava_pretrain")
+READERS.add("llava", LlavaSettings, "mmadapter.data.readers.instructions:read_llava")
+READERS.add("sharegpt", SharegptSettings, "mmadapter.data.readers.instructions:read_sharegpt")
+READERS.add("v2_instructions", V2InstructionsSettings, "mmadapter.data.readers.instructions:read_v2_instructions")
+READERS.add(
+    "visual_instructions",
+    VisualInstructionsSettings,
+    "mmadapter.data.readers.visual_instructions:read_visual_instructions",
+)
+
+
+@dataclass
+class DataConf:
+    root: str | None = input_path()  # folder that sources without a root of their own are read from
+    made: str | None = choice(None, "shapes", "interference")  # the made-up world, made in data.root when it is missing
+    sources: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is trained on
+    long_answers: str = choice("error", "cut")  # longer than host.max_tokens: stop, or cut (official)
+    validation: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is never trained on
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if not self.sources:
+            yield (
+                f"{key}.sources is empty: there is nothing to train on. Choose data=shapes, data=scienceqa or "
+                "data=alpaca."
+            )
+        for name, held_out in self.validation.items():
+            for source, trained in self.sources.items():
+                places = [(one.reader, one.root, one.path, one.split) for one in (held_out, trained)]
+                if places[0] == places[1]:
+                    yield (
+                        f"{key}.validation.{name} and {key}.sources.{source} both read split {trained.split!r} of the "
+                        f"same files; validation must not be trained on. Set {key}.validation.{name}.split=val"
+                    )
+            if held_out.weight is not None or held_out.samples_per_step is not None:
+                yield (
+                    f"{key}.validation.{name} has weight or samples_per_step, but validation reads all. Set it to null."
+                )
+        weighted = [name for name, source in self.sources.items() if source.weight is not None]
+        counted = [name for name, source in self.sources.items() if source.samples_per_step is not None]
+        if weighted and counted:
+            yield (
+                f"{key}.sources.{counted[0]}.samples_per_step puts samples of every source into each step, "
+                f"{key}.sources.{weighted[0]}.weight lets whole steps of one source come in turns. Set one of them to "
+                "null."
+            )
+        for given, setting in ((weighted, "weight"), (counted, "samples_per_step")):
+            if missing := [name for name in self.sources if given and name not in given]:
+                yield (
+                    f"{key}.sources.{missing[0]}.{setting} is not set, but {given[0]} has one. Set it on all "
+                    "sources or none."
+                )
+
+
+# How the sources share the steps: fixed samples of every source in each step, or whole steps of one source in turns.
+
+GroupSources = Mapping[str, Sequence[str] | None]
+"""Group of parameters -> the sources that move it; None: all."""
+
+
+def samples_per_step(
+    sources: Mapping[str, ReaderSettings], batch_size: int, groups: GroupSources
+) -> dict[str, int] | None:
+    """Source -> samples in every step; None where whole steps of one source come in turns.
+
+    Disjoint groups without numbers of their own give every source the same share of `batch_size`.
+    """
+    given = {name: source.samples_per_step for name, source in sources.items() if source.samples_per_step is not None}
+    if given:
+        return given
+    narrowed = sources and narrowed_group(sources, groups)
+    return dict.fromkeys(sources, batch_size // len(sources)) if narrowed else None
+
+
+def narrowed_group(sources: Mapping[str, ReaderSettings], groups: GroupSources) -> str | None:
+    """The first group that does not learn from all sources; None where all sources train the same groups."""
+    return next((name for name, own in groups.items() if own is not None and set(own) != set(sources)), None)
+
+
+def sharing_problems(sources: Mapping[str, ReaderSettings], batch_size: int, groups: GroupSources) -> Iterator[str]:
+    """Weights and samples per step that contradict the groups or the batch."""
+    weighted = [name for name, source in sources.items() if source.weight is not None]
+    counted = [source.samples_per_step for source in sources.values() if source.samples_per_step is not None]
+    narrowed = narrowed_group(sources, groups)
+    if weighted and narrowed:
+        nulls = " ".join(f"data.sources.{name}.weight=null" for name in weighted)
+        yield (
+            f"data.sources.{weighted[0]}.weight lets whole steps of one source come in turns, but "
+            f"adapter.groups.{narrowed}.sources lets only some sources move a group: every step must hold samples of "
+            f"every source. Remove the weights: {nulls} (then equal shares of optimizer.batch_size, or "
+            "data.sources.NAME.samples_per_step=N on each)"
+        )
+    if len(counted) == len(sources) and sum(counted) != batch_size:
+        yield (
+            f"data.sources.*.samples_per_step add up to {sum(counted)}, but optimizer.batch_size={batch_size} is what "
+            f"the learning rate is taken from. Set optimizer.batch_size={sum(counted)}, or other shares."
+        )
+    elif not counted and narrowed and batch_size % len(sources):
+        fitting = max(batch_size // len(sources), 1) * len(sources)
+        yield (
+            f"optimizer.batch_size={batch_size} cannot be shared equally by the {len(sources)} sources "
+            f"({', '.join(sources)}), of which each step needs samples. Set optimizer.batch_size={fitting}, or "
+            "data.sources.NAME.samples_per_step on each."
+        )
+    for name in sources:
+        if groups and not any(own is None or name in own for own in groups.values()):
+            yield (
+                f"data.sources.{name} moves no group: no adapter.groups.NAME.sources has it. Add it to one of "
+                f"{', '.join(groups)}, or remove it: ~data.sources.{name}"
+            )

@@ -1,0 +1,159 @@
+"""What a run trains on: its sources read, encoded and mixed into steps, and the batches that it validates on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mmadapter.data.batches import Batch, FeaturedBatches
+from mmadapter.data.mixture import JointMixture, Mixture, OwnPart
+from mmadapter.data.readers import read
+from mmadapter.data.samples import Sample
+from mmadapter.data.settings import DataConf, GroupSources, samples_per_step
+from mmadapter.data.tokens import SampleEncoder, samples_digest
+from mmadapter.errors import InputError
+from mmadapter.vision.features import FeatureStore
+
+
+class TrainingData(Protocol):
+    """What the loop reads on this rank: micro-batches by step, and batches that are not trained on."""
+
+    @property
+    def validation(self) -> Sequence[Batch]: ...
+
+    @property
+    def sources(self) -> Sequence[str]: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def digests(self) -> Mapping[str, str]: ...
+
+    def step_batches(self, step: int) -> list[Batch]: ...
+
+    def image_paths(self) -> list[Path]: ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was read, by source."""
+
+    training: dict[str, list[Sample]]
+    validation: dict[str, list[Sample]]
+
+
+def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
+    """Reads everything that `conf` names, before any model is loaded; `images=False` leaves all pictures out.
+
+    Raises InputError on what cannot be used, and where a validation sample is trained on.
+    """
+    training, validation = (
+        {
+            name: read(
+                source, conf.root, source=name, training=True, images=images, seed=seed, key=f"data.{part}.{name}"
+            )
+            for name, source in listed.items()
+        }
+        for part, listed in (("sources", conf.sources), ("validation", conf.validation))
+    )
+    trained = {(one.where, one.image, one.segments) for samples in training.values() for one in samples}
+    for name, samples in validation.items():
+        for one in samples:
+            if (one.where, one.image, one.segments) in trained:
+                raise InputError(
+                    f"data.validation.{name}: {one.where} is trained on, too. Give the validation another split."
+                )
+    return Samples(training, validation)
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """How samples become steps: the effective batch, its micro-batches, the order's seed, this rank's part."""
+
+    batch_size: int
+    micro_batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises InputError where a step has fewer samples than there are ranks."""
+        if self.batch_size < self.world_size:
+            raise InputError(
+                f"optimizer.batch_size={self.batch_size} is shared out over {self.world_size} processes: some would "
+                f"have nothing to do in every step. Start at most {self.batch_size} processes (or set "
+                f"optimizer.batch_size={self.world_size})."
+            )
+
+
+class RunData:
+    """What a run trains on and validates on, as token ids mixed into steps."""
+
+    def __init__(
+        self, conf: DataConf, samples: Samples, encoder: SampleEncoder, shape: StepShape, groups: GroupSources
+    ) -> None:
+        """Encodes everything; `groups` says which sources move which group, so how they share the steps.
+
+        Raises InputError naming a sample that has no answer or does not fit.
+        """
+        # Training samples first: their counts of what was cut are those that are shown.
+        self.encoded = {name: encoder.encode_many(listed) for name, listed in samples.training.items()}
+        self.cut = {
+            "prompts were too long and were cut": encoder.cut_samples,
+            "answers were too long and were cut": encoder.cut_answers,
+            "last turns of dialogs did not fit and were left out": encoder.cut_turns,
+        }
+        validation = {
+            name: sorted(encoder.encode_many(listed), key=lambda item: len(item.ids))
+            for name, listed in samples.validation.items()
+        }
+
+        # The mixture: samples of every source in each step, or whole steps of one source in turns.
+        part, size, pad_id = OwnPart(shape.rank, shape.world_size), shape.micro_batch_size, encoder.pad_id
+        shares = samples_per_step(conf.sources, shape.batch_size, groups)
+        self.mixture: Mixture | JointMixture
+        if shares is not None:
+            self.mixture = JointMixture(self.encoded, shares, size, shape.seed, pad_id, part=part)
+        else:
+            weights = {name: source.weight for name, source in conf.sources.items()}
+            count = shape.batch_size // size
+            self.mixture = Mixture(self.encoded, weights, size, shape.seed, pad_id, count, part=part)
+
+        # This rank's part of the validation; what was read is the same on every rank.
+        self._validation = [batch for items in validation.values() for batch in part.batches(items, size, pad_id)]
+        self.features: FeatureStore | None = None  # of all pictures, once there is an encoder
+        self._validated = [item.sample for items in validation.values() for item in items]
+        self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}
+        self.digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
+
+    @property
+    def sources(self) -> list[str]:
+        return list(self.encoded)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.mixture.steps_per_epoch
+
+    def step_batches(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of optimizer step `step`, counted from the run's start, with features."""
+        return [batch.with_features(self.features) for batch in self.mixture.step_batches(step)]
+
+    @property
+    def validation(self) -> Sequence[Batch]:
+        """This rank's batches that are not trained on, with features."""
+        return FeaturedBatches(self._validation, self.features)
+
+    def image_paths(self) -> list[Path]:
+        """All pictures that training and validation will ask for on any rank, each once."""
+        trained = [item.sample for items in self.encoded.values() for item in items]
+        return list(dict.fromkeys(one.image for one in [*trained, *self._validated] if one.image is not None))
+
+    def describe(self) -> str:
+        """Two lines: samples by source, validation, what was cut; what a step and an epoch hold."""
+        parts = ", ".join(f"{name} {len(items):,}" for name, items in self.encoded.items())
+        text = f"training samples: {parts}; validation samples: {len(self._validated):,}"
+        text += "".join(f"; {count:,} {what}" for what, count in self.cut.items() if count)
+        return f"{text}\n{self.mixture.describe()}"
