@@ -17,7 +17,7 @@ from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
 from mmadapter.distributed.ranks import Ranks, connected, here
-from mmadapter.hosts.sharded import held_bytes
+from mmadapter.hosts.sharded import held_bytes, sharding_of
 from mmadapter.model import AdaptedModel
 from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
@@ -38,11 +38,11 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
 def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> dict[str, Any]:
     """The same, within the process group."""
-    AdaptedModel.build(
-        composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"]), device=device
-    )  # imports
+    first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
+    AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
+    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
     with MemoryWatch() as loading:
-        assistant = AdaptedModel.build(conf, device=device, sharded=True)
+        assistant = AdaptedModel.build(*parts, device, sharding_of(conf.engine.name))
     with MemoryWatch() as training:
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))

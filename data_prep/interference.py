@@ -1,7 +1,7 @@
 """Write what experiment=interference reads: `python -m data_prep.interference --out DIR`.
 
-The world of shapes as `data_prep.shapes` makes it, besides it `instructions.json` (language only, Alpaca's layout) and
-`visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on). And
+The world of shapes as `data_prep.shapes` makes it, and beside it `instructions.json` (language only, Alpaca's layout)
+and `visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on). And
 `told_captions.json`: captions asked for scenes that are told in words, which experiment=interference_told reads.
 """
 
@@ -50,17 +50,6 @@ def make_interference_world(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def ensure_interference_world(out: Path, progress: Progress | None = None) -> bool:
-    """Make it if `out` is missing; True if it was made now. Raises InputError where `out` holds something else."""
-    if not out.exists():
-        make_interference_world(out, progress=progress)
-        return True
-    missing = [name for name in FILES if not (out / name).is_file()]
-    if missing:
-        raise InputError(f"{out} has no {missing[0]}: it holds something else. Name another folder: data.root=DIR")
-    return False
 
 
 def _write_visual_instructions(folder: Path, seed: int, count: int) -> None:

@@ -91,28 +91,6 @@ def make_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, progre
         raise
 
 
-def ensure_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, progress: Progress | None = None) -> bool:
-    """Make the world if `out` does not hold it yet; True if it was made now.
-
-    Raises InputError where `out` holds something else, or a world of another seed, size or version.
-    """
-    sizes = sizes or WorldSizes()
-    if not out.exists():
-        make_world(out, seed, sizes, progress)
-        return True
-    manifest = out / "manifest.json"
-    try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        held = {key: found[key] for key in ("world", "seed", "sizes")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{manifest}: not a readable world manifest ({error}). Delete {out} to make the world anew."
-        raise InputError(message) from None
-    wanted = {"world": VERSION, "seed": seed, "sizes": asdict(sizes)}
-    if held != wanted:
-        raise InputError(f"{manifest}: another world, {held}; wanted is {wanted}. Delete {out}, or use another folder.")
-    return False
-
-
 def _write_scienceqa(folder: Path, seed: int, sizes: WorldSizes, writer: PictureWriter) -> dict[str, Any]:
     """problems.json, pid_splits.json, captions.json and images/SPLIT/PID/image.png, as upstream has them."""
     problems = [problem for split in ("train", "val", "test") for problem in _problems(seed, split, sizes)]

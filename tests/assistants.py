@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from mmadapter.config import RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.families import Host
+from mmadapter.hosts.sharded import sharding_of
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.settings import ProjectionConf, PromptsConf
@@ -90,6 +92,12 @@ def assistant_on(
             elif item.role in ("bias", "scale", "norm", "lora") and gates:
                 item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.2 * gates)
     return model
+
+
+def built(conf: RunConf, device: str = "cpu", sharded: bool = False) -> AdaptedModel:
+    """The model of a run's settings; `sharded`: as its engine shards the host."""
+    sharding = sharding_of(conf.engine.name) if sharded else None
+    return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, sharding)
 
 
 def sample(

@@ -63,7 +63,7 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides.append(f"data.root={inputs / 'world' / own}")
     if "instructions" in composed.data.sources and not composed.data.made:
         overrides.append(f"data.sources.instructions.path={inputs / 'world' / 'alpaca.json'}")
-    if composed.adapter.projection.kind == "query_transformer":
+    if getattr(composed.adapter.methods.get("projection"), "kind", None) == "query_transformer":
         overrides += ["vision.layers=[2]", "adapter.projection.heads=4", "adapter.projection.hidden=16"]
     for part, readings in (("sources", composed.data.sources), ("validation", composed.data.validation)):
         overrides += [f"data.{part}.{name}.limit=4" for name in readings]

@@ -19,7 +19,7 @@ import mmadapter
 from mmadapter.config import RunConf, save_config
 from mmadapter.errors import InputError
 from mmadapter.model import AdaptedModel
-from tests.assistants import picture
+from tests.assistants import built, picture
 from tests.config.composing import run_conf
 from tests.training.tiny_run import CLIP, save_models
 
@@ -58,7 +58,7 @@ def conf_of(models: Path, *overrides: str) -> RunConf:
 
 def opened(conf: RunConf) -> AdaptedModel:
     """The model of the settings, every trained tensor away from where it starts."""
-    model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, "cpu")
+    model = built(conf)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for item in model.trainable_parameters():

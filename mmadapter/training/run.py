@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
+from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, StepShape, read_samples
@@ -47,7 +48,6 @@ from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
 from mmadapter.training.loop import Loop, way_on
-from mmadapter.training.made_data import make_missing_data
 from mmadapter.training.memory import memory_needed, peak_of_ranks, reset_peak
 from mmadapter.training.movement import RunStart
 from mmadapter.training.optimizer import check_sources
@@ -106,7 +106,7 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
         return {**stored, "folder": folder}
 
     # The embedded world, where the settings ask for it.
-    ranks.decide(lambda: make_missing_data(conf, display))
+    ranks.decide(lambda: unpack_missing_world(conf.data.made, conf.data.root, display.say))
     display.say(f"run folder: {folder}")
 
     with contextlib.ExitStack() as held:

@@ -113,7 +113,7 @@ class FeatureStore:
         """The features of each row's picture, None for a row without one."""
         return tuple(None if image is None else self.feature(image) for image in images)
 
-    def encode(self, images: Iterable[Image.Image]) -> Tensor:
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """(pictures, features) or (pictures, tokens, features) of upright RGB pictures in memory; nothing is kept."""
         prepare = self.encoder.preparation()
         return torch.stack([self.encoder.encode_one(prepare(image)) for image in images])
@@ -143,7 +143,8 @@ class FeatureStore:
             pictures = len(self._kept) + left
             log.warning(
                 "The features of %d pictures take %.1f GiB, more than the %.1f GiB that are kept in memory: those of "
-                "%d pictures are computed again whenever they are needed. To keep them on disk: vision.cache=FOLDER",
+                "%d pictures are computed again whenever they are needed. Set vision.cache=FOLDER to keep them on "
+                "disk.",
                 pictures,
                 pictures * self.bytes_per_image / 2**30,
                 self.memory_limit_bytes / 2**30,

@@ -3,7 +3,7 @@
 The tower is open_clip's. Its weights come from a tag, a file, a folder in open_clip's layout or a `transformers`
 folder, with the activation that they need: OpenAI's were trained with QuickGELU (x * sigmoid(1.702 x)) and give wrong
 features in a plain GELU model without any error. A tag says which it is, and so do a TorchScript file and a
-`transformers` folder; where nothing says it, the user has to.
+`transformers` folder. Where nothing says it, the user has to.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ class OpenClipEncoder(VisionEncoder):
     def __init__(self, settings: OpenClipSettings, tower: nn.Module | None = None) -> None:
         super().__init__()
         self.settings = settings
-        own: Any = load_tower(settings) if tower is None else tower  # open_clip's VisionTransformer
-        self.tower = own
-        scale = own.proj.shape[1] if settings.project_scales else own.class_embedding.shape[0]
+        self.tower: Any = load_tower(settings) if tower is None else tower  # open_clip's VisionTransformer
+        scale = self.tower.proj.shape[1] if settings.project_scales else self.tower.class_embedding.shape[0]
         width = scale * len(settings.layers)
-        all_tokens = (own.positional_embedding.shape[0], width)
+        all_tokens = (self.tower.positional_embedding.shape[0], width)
         self.feature_shape = (width,) if settings.tokens == "class" else all_tokens
         self._transform = _evaluation_transform(self.tower)
 

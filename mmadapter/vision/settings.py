@@ -27,11 +27,11 @@ class VisionSettings:
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
 
     def feature_shape(self) -> tuple[int, ...]:
-        """(features,) of one picture, or (tokens, features), without weights. Raises InputError: unknown model."""
+        """(features,) of one picture, or (tokens, features), without weights. Raises InputError for a wrong model."""
         raise NotImplementedError
 
     def missing_weights(self, key: str) -> Iterator[str]:
-        """What to say of weights that are missing; a dry run does not ask. `key` is where this object stands."""
+        """Messages about weights that are not there, for all but a dry run; `key` is where this object stands."""
         return iter(())
 
 
@@ -87,7 +87,8 @@ class OpenClipSettings(VisionSettings):
         """open_clip's configuration of the model. Raises InputError where there is none, or it is no ViT of its own."""
         if self.model is None:
             raise InputError(
-                "vision.model is not set. Give open_clip's name, e.g. vision.model=ViT-L-14-quickgelu, or vision=none"
+                "vision.model is not set. Give open_clip's name, e.g. vision.model=ViT-L-14-quickgelu, "
+                "or set vision=none"
             )
         listed = open_clip_files()
         file = listed.get(self.model) if self.folder is None else self.folder / CONFIG_FILE

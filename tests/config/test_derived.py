@@ -14,7 +14,7 @@ def test_the_text_only_comparison_has_no_picture_and_no_visual_parameter():
     text = comparison_conf(whole, "text_only")
     assert not text.vision.enabled
     assert list(text.data.sources) == ["questions"] and not text.data.sources["questions"].images
-    assert text.adapter.groups["adapter"].roles == ["prompt", "gate"]
+    assert text.adapter.groups["adapter"].roles == ["prompt", "gate"] and list(text.adapter.methods) == ["prompts"]
     assert text.evaluate == ["scienceqa"] and not text.tasks["scienceqa"].images
     assert text.comparison == {} and text.optimizer == whole.optimizer
 
@@ -34,13 +34,13 @@ def test_a_group_forgets_the_sources_that_a_comparison_leaves_out():
 def test_a_variant_is_the_run_with_its_overrides():
     whole = run_conf("experiment=ablation_init")
     joint = variant_conf(whole, "joint")
-    assert joint.adapter.attention == "joint"
+    assert joint.adapter.methods["prompts"].attention == "joint"
     assert joint.adapter.groups["adapter"].roles == ["prompt"]
     assert variant_conf(whole, "zero_init").adapter == whole.adapter
     assert joint.variants == {} and joint.optimizer == whole.optimizer
 
 
-WRONG = [("adapter.prompts.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")]
+WRONG = [("adapter.prompts.layers=x", "adapter.prompts.layers"), ("adapter.depth=3", "adapter.depth")]
 
 
 @pytest.mark.parametrize("override,told", WRONG)
@@ -59,7 +59,9 @@ def test_a_variant_takes_entries_with_names_away():
     assert "captions" in whole.data.sources
 
 
-@pytest.mark.parametrize("key,told", [("data.sources.pictures", "questions, captions"), ("adapter.layers", "no name")])
+@pytest.mark.parametrize(
+    "key,told", [("data.sources.pictures", "questions, captions"), ("adapter.prompts.layers", "no name")]
+)
 def test_what_cannot_be_taken_away_is_told(key, told):
     whole = run_conf("experiment=ablation_layers")
     whole.variants["wrong"] = [f"~{key}"]

@@ -37,7 +37,7 @@ WITHOUT_INFLUENCE = [
 ]  # fmt: skip
 WITH_INFLUENCE = [
     "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.prompts.layers=2",
-    "adapter.projection.hidden=8", "adapter.start=runs/other", "adapter.norms=all", "adapter.bias=[q]",
+    "adapter.projection.hidden=8", "adapter.start=runs/other", "adapter.norms.which=all", "adapter.bias_scale.bias=[q]",
     "adapter.prompts.attention=joint", "adapter.groups.adapter.lr_scale=2", "data.sources.questions.limit=10",
     "data.sources.captions.template=plain", "data.root=/other/world", "optimizer.epochs=9",
     "optimizer.clip_norm=2", "training.validate_every_steps=7",

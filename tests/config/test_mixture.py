@@ -45,7 +45,7 @@ def disjoint(shared):
 
 
 def samples_per_step(settings) -> dict[str, int] | None:
-    sharing = settings.data.sources, settings.optimizer.batch_size, group_sources(settings)
+    sharing = settings.data.sources, settings.optimizer.batch_size, settings.group_sources
     return data_settings.samples_per_step(*sharing)
 
 

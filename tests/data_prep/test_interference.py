@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from data_prep.interference import ensure_interference_world, make_interference_world
+from data_prep.interference import make_interference_world
 from data_prep.world.captions import captions
 from data_prep.world.following import following_records
 from data_prep.world.open_questions import WORDINGS, open_questions
@@ -33,11 +33,10 @@ def test_the_world_holds_the_shapes_and_both_kinds_of_instructions(world):
     assert not list(world.parent.glob("*partial*"))
 
 
-def test_an_existing_world_is_left_alone_and_another_folder_refused(world, tmp_path):
-    assert ensure_interference_world(world) is False
-    (tmp_path / "other").mkdir()
-    with pytest.raises(InputError, match="has no instructions.json"):
-        ensure_interference_world(tmp_path / "other")
+def test_an_existing_folder_is_left_alone(tmp_path):
+    with pytest.raises(InputError, match="already exists"):
+        make_interference_world(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_instructions_are_a_pure_function_of_the_seed_and_differ_from_each_other():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_prep.shapes import WorldSizes, ensure_world, main, make_world
+from data_prep.shapes import WorldSizes, main, make_world
 from data_prep.world.questions import QuestionWriter
 from mmadapter.errors import InputError
 
@@ -167,11 +167,8 @@ def test_instructions_are_different_and_some_need_no_input(world):
 def test_a_world_is_made_once_and_never_mixed(tmp_path):
     small = WorldSizes(12, 6, 6, 4, 2, 2, 2, 10)
     seen: list[tuple[int, int]] = []
-    assert ensure_world(tmp_path / "w", sizes=small, progress=lambda done, total: seen.append((done, total)))
+    make_world(tmp_path / "w", sizes=small, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
-    assert not ensure_world(tmp_path / "w", sizes=small)
-    with pytest.raises(InputError, match="another world"):
-        ensure_world(tmp_path / "w", seed=9, sizes=small)
     with pytest.raises(InputError, match="already exists"):
         make_world(tmp_path / "w", sizes=small)
 

@@ -11,10 +11,8 @@ import torch
 import transformers
 
 from bench.process_memory import MemoryWatch
-from mmadapter.adapters.adapter import Adapter
 from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
-from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, held_bytes, is_sharded, size, whole
 from tests.families import (
@@ -75,13 +73,11 @@ def check_adapter(folder: Path, name: str, method: str) -> None:
     visual = None
     logits, tensors = [], []
     for host in (plain, shared):
-        adapter: Adapter
         if method.startswith("v1"):
             adapter = open_adapter(host)
             visual = visual_rows(2) if method == "v1 images" else None
-            attach(host, adapter)
         elif method == "base":
-            adapter = adapter_with(host, ["all"], ["all"], "all", ["all"], prompt_projection="base")
+            adapter = adapter_with(host, ["all"], ["all"], "all", ["all"], through="base")
             visual = visual_tokens(2)
         else:
             adapter = open_v2_adapter(host, lora=method == "v2 lora")

@@ -15,7 +15,7 @@ from mmadapter.hosts.load import host_identity, load_host, load_tokenizer
 from mmadapter.interop.export import export, main
 from mmadapter.methods.folder import read_card
 from mmadapter.model import AdaptedModel
-from tests.assistants import WORDS, assistant_on, batch_of, picture, sample, tiny_tokenizer
+from tests.assistants import WORDS, assistant_on, batch_of, built, picture, sample, tiny_tokenizer
 from tests.families import ROUNDING, adapter_with, open_adapter, open_up, random_tokens, tiny_host
 from tests.training.tiny_run import save_models, tiny_conf
 
@@ -127,10 +127,6 @@ def v1_on(folder):
     return AdaptedModel(host, load_tokenizer(folder), open_adapter(host), folder=folder)
 
 
-def model_of(conf):
-    return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, "cpu")
-
-
 def identity(model):
     return host_identity(model.host, model.tokenizer, model.folder)
 
@@ -139,7 +135,7 @@ def v2_run(folder, *overrides):
     """A run folder whose adapter is away from its start, and its assistant."""
     save_models(folder)
     conf = tiny_conf(folder, folder / "runs", *V2_RUN, *overrides)
-    assistant = model_of(conf)
+    assistant = built(conf)
     open_up(assistant.adapter, torch.Generator().manual_seed(5))
     save_config(conf, folder / "run")
     assistant.save(folder / "run" / "adapter", {"steps": 7})
@@ -153,7 +149,7 @@ def test_prompts_and_pictures_beside_the_exported_model_answer_as_before(early, 
     assert main([str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert f"beside it: {tmp_path / 'out' / 'adapter'}" in capsys.readouterr().out
     left = [*fusion, *BESIDE, f"host.path={tmp_path / 'out'}"]
-    again = model_of(tiny_conf(tmp_path, tmp_path / "runs", *V2_RUN, *left))
+    again = built(tiny_conf(tmp_path, tmp_path / "runs", *V2_RUN, *left))
     card = again.load_adapter(tmp_path / "out" / "adapter")
     for pictures in (image, None):
         expected = logits_of(assistant, pictures)

@@ -179,7 +179,7 @@ def test_an_attempt_notes_its_end(tmp_path, monkeypatch, error, state, reason):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     (tmp_path / "attempt.json").write_text('{"state": "failed", "message": "of an earlier attempt"}')
     try:
-        with attempt(tmp_path):
+        with attempt(tmp_path, 1):
             note(tmp_path, total_steps=7)
             during = json.loads((tmp_path / "attempt.json").read_text())
             assert during["state"] == "running" and during["pid"] == os.getpid() and "message" not in during

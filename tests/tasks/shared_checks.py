@@ -15,11 +15,10 @@ from mmadapter.distributed.deepspeed import load_deepspeed
 from mmadapter.distributed.ranks import here
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
-from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import ask_in_batches, generate_answers, most_likely_options
 from mmadapter.tasks.settings import ScienceqaTaskSettings
-from mmadapter.tasks.task import evaluate
 from tests.assistants import assistant_on, picture
+from tests.tasks.asked import evaluated
 from tests.tasks.test_evaluate import Parrot
 
 BLANK = Sample("0", "s", (Segment("a", "instruction"),), None, "test")
@@ -65,12 +64,11 @@ def check_every_index_is_asked_once(_: Path) -> None:
 def check_files(folder: Path) -> None:
     """The same files as one process writes; only the first process scores, writes and shows."""
     task = ScienceqaTaskSettings(root=str(folder / "data"), batch_size=1)
-    samples = task_of(task).read()
     parrot = Parrot({"5": "A", "6": "B", "7": "hm"}, {"6": "B", "7": "C"})
     parrot.in_step = False
     told: list[tuple] = []
     output = folder / "out" if here().is_first else Path("/proc/no/place")
-    metrics = evaluate(parrot, task_of(task), samples, output, progress=lambda *what: told.append(what))
+    metrics = evaluated(parrot, task, output, lambda *what: told.append(what))
     assert metrics["unanswered"] == 1 and metrics["likelihood_accuracy"]["Avg"] == 100.0
     assert bool(told) == here().is_first and parrot.training
     assert 0 < len(parrot.batches) < 3, "nothing was shared out"

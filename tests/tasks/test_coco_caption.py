@@ -31,12 +31,13 @@ class Parrot:
     """Stands in for an assistant: says what it is told, and notes the beams."""
 
     training = False
+    features = None  # it sees no pictures
 
     def __init__(self, says):
         self.says, self.beams = says, []
         self.tokenizer, self.max_tokens = byte_level(), 500
 
-    def generate(self, samples, settings, seed=None, visual=None):
+    def generate(self, samples, settings, seed=None, features=None, visual=None):
         self.beams.append(settings.beams)
         return [self.says for _ in samples]
 

@@ -22,6 +22,8 @@ from tests.tasks.asked import evaluated, rows_of
 class Parrot:
     """Stands in for an assistant: says what it is told for a question, and finds one letter of each likely."""
 
+    features = None  # it sees no pictures
+
     def __init__(self, says, likes=None):
         self.says, self.likes = says, likes or {}
         self.tokenizer, self.max_tokens, self.training = byte_level(), 200, True
@@ -33,7 +35,7 @@ class Parrot:
     def train(self):
         self.training = True
 
-    def generate(self, samples, settings, seed=None, visual=None):
+    def generate(self, samples, settings, seed=None, features=None, visual=None):
         assert not self.training and settings.temperature == 0
         self.batches.append([len(sample.prompt) for sample in samples])
         return [self.says[sample.id] for sample in samples]

@@ -25,11 +25,13 @@ class Parrot:
 
     training = False
 
+    features = None  # it sees no pictures
+
     def __init__(self, *says):
         self.says, self.asked = says, []
         self.tokenizer, self.max_tokens = byte_level(), 2000
 
-    def generate(self, samples, settings, seed=None, visual=None):
+    def generate(self, samples, settings, seed=None, features=None, visual=None):
         self.asked.append((settings, seed))
         return [self.says[int(sample.id)] for sample in samples]
 

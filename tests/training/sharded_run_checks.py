@@ -20,11 +20,10 @@ from mmadapter.distributed.ranks import here
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.model import AdaptedModel
-from mmadapter.store import save_adapter
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.training.run import groups_of
 from mmadapter.training.settings import ENGINES
-from tests.assistants import picture
+from tests.assistants import built, picture
 from tests.test_load import PRESETS, conf_of
 
 RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
@@ -51,7 +50,7 @@ def samples_of(folder: Path) -> list[Sample]:
 
 def opened(conf) -> AdaptedModel:
     """The assistant of the settings, its host shared out, every trained tensor away from where it starts."""
-    assistant = AdaptedModel.build(conf, "cpu", sharded=True)
+    assistant = built(conf, sharded=True)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for item in assistant.trainable_parameters():
@@ -92,7 +91,7 @@ def trained(conf, samples: list[Sample], asked_after: int | None):
 def check_run(folder: Path, preset: str, name: str) -> None:
     conf = conf_of(folder / "models", *PRESETS[preset], f"engine={name}")
     samples = samples_of(folder)
-    plain_host = AdaptedModel.build(conf, "cpu").host
+    plain_host = built(conf).host
     whole_bytes = held_bytes(p for p in plain_host.parameters() if p.ndim > 1 and not p.requires_grad)
     assistant, engine, results, (said,) = trained(conf, samples, None)
     frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
@@ -112,11 +111,11 @@ def check_run(folder: Path, preset: str, name: str) -> None:
 def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sample], said) -> None:
     """What the first process saves is whole, and a plain process that opens it is the same model."""
     if here().is_first:
-        save_adapter(assistant, folder / "adapter")
+        assistant.save(folder / "adapter")
     here().barrier()
-    plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu").assistant
+    plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu")
     ours = {item.name: item.parameter for item in assistant.trainable_parameters()}
-    theirs = {item.name: item.parameter for item in plain.trainable()}
+    theirs = {item.name: item.parameter for item in plain.trainable_parameters()}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     encoder = SampleEncoder(plain.tokenizer, plain.max_tokens)
     batch = make_batch([encoder.encode(sample) for sample in samples], plain.tokenizer.pad_token_id)
@@ -128,7 +127,7 @@ def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sampl
 def check_host_alone(folder: Path) -> None:
     """A comparison arm that is not trained: no engine is built, the shared host answers all the same."""
     conf = conf_of(folder / "models", *PRESETS["v2"], "engine=zero3")
-    plain, shared = AdaptedModel.build(conf, "cpu"), AdaptedModel.build(conf, "cpu", sharded=True)
+    plain, shared = built(conf), built(conf, sharded=True)
     shared.run_without_engine()
     assert shared.host_size == plain.host_size == sum(map(size, shared.host.parameters()))
     assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))

@@ -38,7 +38,7 @@ def noting(monkeypatch, kind, method, seen):
 def test_a_run_trains_under_it_and_leaves_nothing_behind(inputs, tmp_path, monkeypatch):
     steps, answers = [], []
     noting(monkeypatch, SingleDeviceEngine, "step", steps)
-    noting(monkeypatch, AdaptedModel, "generate", answers)
+    noting(monkeypatch, AdaptedModel, "answer", answers)
     settings = ("engine.name=single", "optimizer.epochs=0.5", "evaluate=[scienceqa]")
     run(short(inputs, tmp_path / "plain", *settings))
     assert set(steps + answers) == {(0, None)}

@@ -68,7 +68,7 @@ def test_loss_is_the_average_over_supervised_tokens_not_over_samples():
 
 def test_three_steps_equal_adamw_written_out():
     engine, twin = make_engine(weight_decay=0.1), ToyAssistant()
-    items = {item.name: item for item in twin.trainable()}
+    items = {item.name: item for item in twin.trainable_parameters()}
     moments = {
         name: [torch.zeros_like(item.parameter), torch.zeros_like(item.parameter)] for name, item in items.items()
     }
@@ -211,7 +211,7 @@ def test_a_non_finite_source_skips_only_its_groups():
 
 
 def test_a_group_of_an_unknown_source_is_refused():
-    groups = parameter_groups(ToyAssistant().trainable(), DISJOINT)
+    groups = parameter_groups(ToyAssistant().trainable_parameters(), DISJOINT)
     with pytest.raises(InputError, match=r"adapter.groups.visual.sources names captions.*questions"):
         check_sources(groups, ["questions"])
 

@@ -100,7 +100,7 @@ WRITERS = {
     "journal": "mmadapter.runs.journal.Journal.write",
     "start": "mmadapter.training.movement.RunStart.save",
     "checkpoint": "mmadapter.training.checkpoint.CheckpointFolder.save",
-    "adapter": "mmadapter.store.write_adapter",
+    "adapter": "mmadapter.methods.folder.write_adapter",
     "predictions": "mmadapter.tasks.task.write_json_lines",
     "scores": "mmadapter.tasks.task.write_json",
     "report": "mmadapter.reports.report.write_report",

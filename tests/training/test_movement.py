@@ -48,7 +48,7 @@ def test_exactly_the_declared_parameters_move(name, checkpointing, tmp_path):
         engine.step(parts, 1e-2)
         assistant.eval()
         engine.loss_sum(parts[0])
-        assistant.generate([sample("what is the circle")], GenerationConf(max_new_tokens=2))
+        assistant.answer([sample("what is the circle")], GenerationConf(max_new_tokens=2))
     after = assistant.state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     declared = {parameter.data_ptr() for parameter in engine.parameters.values()}  # LoRA's are in the host, too
@@ -111,9 +111,9 @@ def test_captions_leave_the_instruction_group_as_an_instruction_only_run_has_it(
             engine.step(parts, 1e-2)
         joint.eval()
         engines[0].loss_sum(captions[0])
-        joint.generate([sample("what is the circle", image=picture(tmp_path, 9))], GenerationConf(max_new_tokens=2))
+        joint.answer([sample("what is the circle", image=picture(tmp_path, 9))], GenerationConf(max_new_tokens=2))
     one, other = (engine.state_dict() for engine in engines)
-    instruction = [item.name for item in joint.trainable() if item.role in INSTRUCTION]
+    instruction = [item.name for item in joint.trainable_parameters() if item.role in INSTRUCTION]
     for name in start.parameters:
         same = torch.equal(one.parameters[name], other.parameters[name])
         assert same == (name in instruction), name

@@ -109,7 +109,7 @@ def test_the_advised_micro_batch_goes_on_where_memory_ran_out_with_the_same_curv
     assert all(torch.allclose(there[name], here[name], rtol=1e-3, atol=1e-5) for name in there)
 
 
-@pytest.mark.parametrize("asked", ["generate", "log_likelihood"])
+@pytest.mark.parametrize("asked", ["answer", "log_likelihood"])
 def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(inputs, tmp_path, monkeypatch, asked):
     original = getattr(AdaptedModel, asked)
 

@@ -10,10 +10,10 @@ import torch
 from mmadapter import files
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
+from mmadapter.methods.folder import recover_adapter
 from mmadapter.runs.attempt import only_process
 from mmadapter.runs.folder import mark_finished
 from mmadapter.runs.journal import read_metrics
-from mmadapter.store import recover_adapter
 from mmadapter.training.checkpoint import CheckpointFolder
 from tests.training.test_checkpoint import damage, names, snapshot_at
 from tests.training.test_loop import EPOCHS, assert_same_run, curve

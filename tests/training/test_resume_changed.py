@@ -8,10 +8,10 @@ import torch
 
 from mmadapter.config import validate
 from mmadapter.errors import InputError
-from mmadapter.model import AdaptedModel
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training import run as run_module
 from mmadapter.training.run import device_of, run
+from tests.assistants import built
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -122,7 +122,7 @@ def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, m
 def test_the_type_of_the_host_is_that_of_its_weights(inputs):
     for asked in ("auto", "float32", "bfloat16"):
         conf = tiny_conf(inputs, inputs, f"host.dtype={asked}")
-        weights = next(AdaptedModel.build(conf, device=device_of(conf)).host.parameters())
+        weights = next(built(conf, device_of(conf.engine.device)).host.parameters())
         assert str(weights.dtype) == f"torch.{run_module.host_dtype(conf)}"
 
 

@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import sys
-from functools import partial
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from mmadapter.runs.attempt import only_process, versions
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.run import run
-from tests.training.tiny_run import SIZES, save_inputs, tiny_conf
+from tests.training.tiny_run import save_inputs, tiny_conf
 
 FILES = [
     *(
@@ -222,14 +221,12 @@ def test_a_named_folder_of_other_settings_is_refused_with_the_differing_key(inpu
         run(short(inputs, tmp_path, "run=mine", "optimizer.epochs=0.2", "optimizer.base_lr=0.02"))
 
 
-def test_the_world_is_made_where_it_is_missing_with_a_line_that_says_so(inputs, tmp_path, monkeypatch, capsys):
-    from data_prep import shapes
-
-    monkeypatch.setattr(shapes, "ensure_world", partial(shapes.ensure_world, sizes=SIZES))
+def test_the_world_is_unpacked_where_it_is_missing_with_a_line_that_says_so(inputs, tmp_path, capsys):
     world = tmp_path / "made"
-    run(short(inputs, tmp_path / "runs", f"data.root={world}", "optimizer.epochs=0.2"))
+    few = [f"data.{entry}.limit=40" for entry in ("sources.questions", "sources.captions", "validation.questions")]
+    run(short(inputs, tmp_path / "runs", f"data.root={world}", "optimizer.epochs=0.2", "evaluate=[]", *few))
     assert (world / "scienceqa" / "problems.json").is_file()
-    assert f"{world} is missing: making the world" in capsys.readouterr().out
+    assert f"{world} is missing: unpacking the embedded world" in capsys.readouterr().out
 
 
 def test_validating_on_what_is_trained_on_is_refused(inputs, tmp_path):

@@ -42,6 +42,7 @@ VOCABULARY, WIDTH = 13, 6
 
 class ToyLayer(nn.Module):
     ROLES = {"prompt": "prompt", "gate": "gate"}
+    DECAYS = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class ToyAssistant(nn.Module):
         logits = self.head(torch.tanh(hidden + pictured[batch.pair_sample]))
         return nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
 
-    def trainable(self) -> list:
+    def trainable_parameters(self) -> list:
         return trainable_parameters(self.adapter)
 
     def gates(self) -> Tensor:

@@ -141,7 +141,7 @@ def whole_assistant(
     assistant.eval()
     validation = here().sum([engine.loss_sum(own_part(m, name == "single")) for m in micro_batches(9)])
     texts = [question(assistant, folder, "captions", n).sample for n in range(2)]
-    answers = assistant.generate(texts, GenerationConf(max_new_tokens=4))
+    answers = assistant.answer(texts, GenerationConf(max_new_tokens=4))
     assistant.train()
     results += run_steps(name, engine, micro_batches, range(2, 4))
     facts = {"validation": validation, "answers": answers, "bytes": here().gather(stored)}

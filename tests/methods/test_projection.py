@@ -3,17 +3,20 @@
 import pytest
 import torch
 
-from mmadapter.errors import InputError
+from mmadapter.hosts.places import HostPlaces
+from mmadapter.methods.adapter import BuildContext
 from mmadapter.methods.groups import trainable_parameters
-from mmadapter.methods.projection import MlpProjection, build_projection, seed_projection
+from mmadapter.methods.projection import MlpProjection, build, draw
+from mmadapter.methods.settings import ProjectionConf
+from tests.families import WIDTH, routed_host
 
 SIZES = {"hidden": 16, "tokens": 6, "blocks": 2, "heads": 4}
 
 
 def drawn(kind, seed=0):
-    projection = build_projection(kind, 12, 24, **SIZES)
-    seed_projection(projection, torch.Generator().manual_seed(seed))
-    return projection
+    host = HostPlaces(routed_host("llama_gqa"))
+    generator = torch.Generator().manual_seed(seed)
+    return build(ProjectionConf(kind, **SIZES), BuildContext(host, generator, features=12))
 
 
 def pictures(kind, rows=2, seed=3):
@@ -36,7 +39,7 @@ def test_the_papers_projection_has_561216_parameters():
 
 def test_one_token_is_drawn_as_torch_draws_linear_layers_in_the_order_of_the_layers():
     projection = MlpProjection(12, 16, 24)
-    seed_projection(projection, torch.Generator().manual_seed(5))
+    draw(projection, torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
     for layer, inputs in ((projection.narrow, 12), (projection.widen, 16)):
         for tensor in (layer.weight, layer.bias):
@@ -50,7 +53,7 @@ def test_a_token_of_the_mlp_has_rows_of_its_own_in_the_last_layer():
     projection = drawn("mlp")
     before = projection(pictures("mlp"))
     with torch.no_grad():
-        projection.widen.weight[24:48] += 1.0
+        projection.widen.weight[WIDTH : 2 * WIDTH] += 1.0
     moved = (projection(pictures("mlp")) - before).abs().amax(dim=(0, 2)) > 0
     assert moved.tolist() == [False, True, False, False, False, False]
 
@@ -59,15 +62,15 @@ def test_a_token_of_the_mlp_has_rows_of_its_own_in_the_last_layer():
 def test_tokens_are_float32_of_the_hosts_width(kind):
     for dtype in (torch.float32, torch.bfloat16):
         tokens = drawn(kind)(pictures(kind).to(dtype))
-        assert tokens.shape == (2, 6, 24) and tokens.dtype == torch.float32
+        assert tokens.shape == (2, 6, WIDTH) and tokens.dtype == torch.float32
 
 
 @both_kinds
 def test_attention_over_the_tokens_changes_with_query_and_picture(kind):
     tokens = drawn(kind)(pictures(kind)).detach()
-    queries = 4 * torch.randn(2, 24, generator=torch.Generator().manual_seed(1))
+    queries = 4 * torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(1))
     weights = attention_weights(tokens, queries)
-    blind = attention_weights(tokens[:1] + torch.randn(2, 1, 24), queries)  # tokens plus one vector of the picture
+    blind = attention_weights(tokens[:1] + torch.randn(2, 1, WIDTH), queries)  # tokens plus one vector of the picture
     assert torch.allclose(blind[0], blind[1], atol=1e-5), "this is what must not happen"
     assert (weights[0] - weights[1]).abs().max() > 0.01, "the picture"
     assert (weights[:, 0] - weights[:, 1]).abs().max() > 0.01, "the query"
@@ -98,10 +101,3 @@ def test_the_draw_is_the_generators_alone(kind):
     again, other = drawn(kind).state_dict(), drawn(kind, seed=1).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert all("norm" in name or not torch.equal(first[name], other[name]) for name in first)
-
-
-def test_an_unknown_kind_and_heads_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="kind=perceiver: allowed are mlp, query_transformer"):
-        build_projection("perceiver", 12, 24, **SIZES)
-    with pytest.raises(InputError, match="heads=5 do not divide hidden=16"):
-        build_projection("query_transformer", 12, 24, **(SIZES | {"heads": 5}))

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from mmadapter.methods.projection import QueryTransformer, build_projection, seed_projection
+from mmadapter.methods.projection import QueryTransformer, draw
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OFFICIAL = {
@@ -53,9 +53,7 @@ def test_the_norms_epsilon_is_1e5_everywhere():
 
 def sizes_of(inner, blocks):
     """Parameters of each part at CLIP ViT-L/14 and LLaMA-7B's width; nothing is allocated."""
-    projection = build_projection(
-        "query_transformer", 768, 4096, hidden=inner, tokens=10, blocks=blocks, heads=16, device="meta"
-    )
+    projection = QueryTransformer(768, inner, 10, blocks, 16, 4096, device="meta")
     assert all(parameter.is_meta for parameter in projection.parameters())
     sizes = dict.fromkeys(("narrow", "narrow_norm", "queries", "blocks", "widen", "widen_norm"), 0)
     for name, parameter in projection.named_parameters():
@@ -83,7 +81,7 @@ def test_queries_are_drawn_like_an_embedding_and_norms_start_as_identity():
     with torch.no_grad():
         for norm in (projection.narrow_norm, projection.widen_norm):
             assert torch.equal(norm.weight, torch.ones_like(norm.weight)) and not norm.bias.any()
-    seed_projection(projection, torch.Generator().manual_seed(0))
+    draw(projection, torch.Generator().manual_seed(0))
     assert abs(projection.queries.mean()) < 0.05 and abs(projection.queries.std() - 1) < 0.05
     for norm in (projection.narrow_norm, projection.widen_norm):
         assert torch.equal(norm.weight, torch.ones_like(norm.weight)) and not norm.bias.any()

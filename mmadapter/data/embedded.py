@@ -1,0 +1,53 @@
+"""The embedded world of coloured shapes: shipped as archives, unpacked where a run looks for it.
+
+`python -m data_prep.archives` makes the archives; `python -m data_prep.shapes` and `.interference` what is in them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from mmadapter.errors import InputError
+
+ARCHIVES = Path(__file__).parents[1] / "tiny"
+PARTS = {"shapes": ("shapes",), "interference": ("shapes", "interference")}
+
+
+def unpack_missing_world(made: str | None, root: str | None, say: Callable[[str], None]) -> bool:
+    """Unpacks the world `made` (data.made) to `root` (data.root) where nothing is there; True if it did so now.
+
+    The folder appears under its name only when it is whole. Raises InputError where an archive is not there.
+    """
+    if made is None or root is None or (folder := Path(root).expanduser()).exists():
+        return False
+    say(
+        f"{folder} is missing: unpacking the embedded world of coloured shapes there, so that training needs no "
+        f"download (pictures, questions, captions, instructions; python -m data_prep.{made} makes the same)"
+    )
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for part in PARTS[made]:
+            archive = ARCHIVES / f"{part}.tar.gz"
+            if not archive.is_file():
+                raise InputError(
+                    f"The embedded data is not in {archive}, where it comes with the package. Fetch that again, or "
+                    "give data of your own with data=NAME data.root=FOLDER."
+                )
+            with tarfile.open(archive) as packed:
+                packed.extractall(partial, filter="data")
+        os.rename(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process has just done it
+            return False
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return True
