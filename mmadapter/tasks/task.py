@@ -191,12 +191,16 @@ def evaluate(
 
     # Score and write.
     scored = Scored({}, [])
-    if here().is_first:
+
+    def score() -> dict[str, Any]:
+        nonlocal scored
         scored = task.score(samples, answers)
         facts = {"cut_prompts": cut, "seconds": round(time.perf_counter() - started, 2)}
         scored = replace(scored, metrics=with_versions(task, scored.metrics) | facts)
         scored.write(folder)
-    return replace(scored, metrics=here().broadcast(scored.metrics))
+        return scored.metrics
+
+    return replace(scored, metrics=here().decide(score))
 
 
 def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

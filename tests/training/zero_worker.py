@@ -45,7 +45,7 @@ def work(count: int, folder: Path, which: str, patience: float) -> None:
     found = {}
     with connected("cpu", group_of_one=True):
         for number in range(4):
-            here().decide(partial(picture, folder, number))
+            here().decide(lambda number=number: str(picture(folder, number)))
         for key, case in cases(count, which).items():
             found[key] = case(folder)
             end_engines()
