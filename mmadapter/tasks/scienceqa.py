@@ -27,8 +27,6 @@ from mmadapter.tasks.task import Answers, Progress, Scored, Task
 if TYPE_CHECKING:
     from mmadapter.model import AdaptedModel
 
-    pass
-
 CARDS = 12
 ABOUT_COLUMNS = (
     "NAT, SOC, LAN: natural, social and language science. TXT: the question has a textual context; IMG: it has a "
