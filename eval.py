@@ -1,19 +1,20 @@
 """Evaluate a finished or unfinished run, or score a file of predictions without any model.
 
 python eval.py task=scienceqa run=runs/NAME
+python eval.py task=scienceqa            (the newest finished run that evaluates it)
 python eval.py task=scienceqa predictions=FILE task.problems=problems.json task.split=test output=DIR
 python eval.py task=coco_caption predictions=FILE task.annotations=captions_val2014.json output=DIR
 """
 
+from mmadapter.cli import entry
 from mmadapter.config import EvalConf
-from mmadapter.config.entry import entry
 
 
 @entry("eval", EvalConf)
 def main(conf: EvalConf) -> object:
-    from mmadapter.evaluation.run import run
+    from mmadapter.evaluation import run_evaluation
 
-    return run(conf)
+    return run_evaluation(conf)
 
 
 if __name__ == "__main__":

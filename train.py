@@ -6,15 +6,15 @@ python train.py dry_run=true ...                                  trainable tabl
 python train.py --cfg job                                         the composed settings
 """
 
+from mmadapter.cli import entry
 from mmadapter.config import RunConf
-from mmadapter.config.entry import entry
 
 
 @entry("train", RunConf)
-def main(conf: RunConf) -> float | None:
-    from mmadapter.training.run import run_for_metric
+def main(conf: RunConf) -> object:
+    from mmadapter.training.run import run
 
-    return run_for_metric(conf)  # what a sweep compares its jobs by: sweep.metric
+    return run(conf)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def arguments() -> argparse.Namespace:
 def run_case(case: Case, folder: Path, host: Path, asked: argparse.Namespace) -> Figures:
     """Starts the processes of one case and reads what they measured."""
     folder.mkdir()
-    overrides = [f"host.path={host}", "vision=none", "adapter=v1", "adapter.layers=8", f"engine={case.engine}"]
+    overrides = [f"host.path={host}", "vision=none", "adapter=v1", "adapter.prompts.layers=8", f"engine={case.engine}"]
     file = folder / "case.json"
     settings = {"batch": asked.batch, "tokens": asked.tokens, "steps": asked.steps, "threads": asked.threads}
     file.write_text(json.dumps(settings | {"overrides": [*overrides, *asked.overrides], "folder": str(folder)}))

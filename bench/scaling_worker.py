@@ -13,16 +13,16 @@ import torch
 
 from bench.process_memory import MemoryWatch
 from bench.settings import composed
-from mmadapter.assistant import Assistant
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
-from mmadapter.hosts.sharded import held_bytes
-from mmadapter.processes import Processes, here, join, leave
+from mmadapter.distributed.ranks import Ranks, connected, here
+from mmadapter.hosts.sharded import held_bytes, sharding_of
+from mmadapter.model import AdaptedModel
 from mmadapter.training.assembly import build_engine, groups_of
-from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
-from mmadapter.training.one_run import device_of
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
 from mmadapter.training.random_state import random_state
+from mmadapter.training.run import device_of
 
 LR = 1e-3
 
@@ -31,27 +31,32 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Everything that is measured on this process."""
     conf = composed(case["overrides"])
     torch.set_num_threads(case["threads"])
-    device = device_of(conf)
-    processes = join(device, group_of_one=conf.engine.name != "single")
-    Assistant.build(composed(["host=tiny", "vision=none", "adapter=v1", "adapter.layers=1"]), device=device)  # imports
+    device = device_of(conf.engine.device)
+    with connected(device, group_of_one=conf.engine.name != "single") as ranks:
+        return measure_rank(case, conf, device, ranks)
+
+
+def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> dict[str, Any]:
+    """The same, within the process group."""
+    first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
+    AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
+    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
     with MemoryWatch() as loading:
-        assistant = Assistant.build(conf, device=device, sharded=True)
+        assistant = AdaptedModel.build(*parts, device, sharding_of(conf.engine.name))
     with MemoryWatch() as training:
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))
         seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size)
-    trained = {id(item.parameter) for item in assistant.trainable()}
+    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
     frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
-    facts = {
-        "rank": processes.rank,
+    return {
+        "rank": ranks.rank,
         "loading_peak": loading.grown_bytes,
         "training_peak": training.grown_bytes,
         "frozen_bytes": held_bytes(frozen),
         "step_seconds": seconds,
-        **save_and_restore(engine, Path(case["folder"]), processes),
+        **save_and_restore(engine, Path(case["folder"]), ranks),
     }
-    leave()
-    return facts
 
 
 def step_seconds(engine: Any, case: dict[str, Any], vocabulary: int) -> list[float]:
@@ -60,7 +65,7 @@ def step_seconds(engine: Any, case: dict[str, Any], vocabulary: int) -> list[flo
     engine.step([steps[0]], LR)
     seconds = []
     for number in range(case["steps"]):
-        here().wait()
+        here().barrier()
         started = time.perf_counter()
         engine.step([steps[number % 2]], LR)
         seconds.append(time.perf_counter() - started)
@@ -75,26 +80,31 @@ def step_batch(case: dict[str, Any], number: int, vocabulary: int) -> list[Encod
     return [Encoded(sample, array("i", row.tolist()), ((len(row) // 2, len(row)),)) for row in rows]
 
 
-def own_part(samples: list[Encoded], processes: Processes) -> Batch:
+def own_part(samples: list[Encoded], ranks: Ranks) -> Batch:
     """Every process the same number of samples of the same length."""
-    return make_batch(samples[processes.rank :: processes.count], pad_id=0)
+    return make_batch(samples[ranks.rank :: ranks.world_size], pad_id=0)
 
 
-def save_and_restore(engine: Any, folder: Path, processes: Processes) -> dict[str, float]:
+def save_and_restore(engine: Any, folder: Path, ranks: Ranks) -> dict[str, float]:
     """Seconds of a checkpoint (gathered from all, written and flushed by the first) and of taking it up again."""
     checkpoints = CheckpointFolder(folder / "checkpoints")
-    processes.wait()
+    ranks.barrier()
     started = time.perf_counter()
     state = engine.state_dict()
-    if processes.is_first:
+    if ranks.is_first:
         checkpoints.save(Snapshot(Position(step=1), state, *random_state()))
-    processes.wait()
+    ranks.barrier()
     saved = time.perf_counter()
-    snapshot = checkpoints.load_newest()[0] if processes.is_first else None
-    snapshot = processes.broadcast(snapshot)
-    assert snapshot is not None
+
+    def read() -> dict[str, bytes]:
+        newest, _ = checkpoints.load_newest()
+        assert newest is not None
+        return snapshot_files(newest)
+
+    files = ranks.decide_files(read)
+    snapshot = snapshot_of(folder, files.__getitem__)
     engine.load_state_dict(snapshot.engine)
-    processes.wait()
+    ranks.barrier()
     return {"save_seconds": saved - started, "restore_seconds": time.perf_counter() - saved}
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.images import read_image
-from mmadapter.data.packed_images import picture_exists
 from mmadapter.data.readers.defects import EXAMPLES, Defects
 from mmadapter.errors import InputError
+from mmadapter.vision.images import read_image
+from mmadapter.vision.packed_images import picture_exists
 
 ABSENT, UNREADABLE, TWO_SPLITS = "missing pictures", "unreadable pictures", "items in two splits"
 DECODED_BY_SAMPLE = 200

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mmadapter.library import AdaptedModel
+    from mmadapter.model import AdaptedModel
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> AdaptedModel:
-    """A trained model that generates, scores and chats: see `mmadapter.library.AdaptedModel`.
+    """A trained model that generates, scores and chats: see `mmadapter.model.AdaptedModel`.
 
     `run_or_adapter_folder`: a run folder (runs/NAME), which says where its host and CLIP weights were; or an adapter
     folder (with adapter.json), for which `host` must be given, and `vision` where the adapter sees pictures. `host`: a
@@ -36,10 +36,9 @@ def load(
     """
     from pathlib import Path
 
-    from mmadapter.library import AdaptedModel
-    from mmadapter.rebuild import open_folder
+    from mmadapter.runs.model import open_folder
 
-    host, vision = (None if place is None else str(Path(place).expanduser()) for place in (host, vision))
-    where = "auto" if device is None else str(device)
+    places = [None if place is None else str(Path(place).expanduser()) for place in (host, vision)]
     kind = None if dtype is None else str(dtype).removeprefix("torch.")
-    return AdaptedModel(open_folder(Path(run_or_adapter_folder).expanduser(), host, vision, where, kind))
+    where = None if device is None else str(device)
+    return open_folder(Path(run_or_adapter_folder).expanduser(), places[0], places[1], where, kind)

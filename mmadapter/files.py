@@ -10,7 +10,9 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -90,6 +92,26 @@ def read_json_lines(path: Path) -> list[Any]:
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
     return found
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` to be filled while inside; it gets that name when it is complete.
+
+    After an error nothing is left of it. Raises InputError where something of this name is there already.
+    """
+    if target.exists():
+        raise InputError(f"{target} exists already. Choose another folder, or remove it first.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        for path in (temporary, *temporary.rglob("*")):  # safetensors' files are the owner's only
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager

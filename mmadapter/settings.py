@@ -90,7 +90,7 @@ def _influence(influence: bool) -> dict[str, bool]:
 class Component:
     """One name of a register: its settings class, and where its implementation is ("package.module:Name")."""
 
-    settings: type
+    settings: Any  # a dataclass
     implementation: str | Any
 
 
@@ -119,7 +119,7 @@ class Register:
     def names(self) -> list[str]:
         return list(self._components)
 
-    def settings(self, name: str) -> type:
+    def settings(self, name: str) -> Any:
         """The settings class of a component. Raises InputError for an unknown name."""
         return self._find(name).settings
 
@@ -183,13 +183,14 @@ def problems_of(settings: Any, key: str = "") -> Iterator[str]:
     A settings class may have a method `contradictions(key)`, which yields what does not fit among its own values; `key`
     is where the object stands (adapter.lora).
     """
-    outside = list(_values_outside(settings, f"{key}." if key else ""))
+    outside = list(values_outside(settings, f"{key}." if key else ""))
     yield from outside
     if not outside:  # a contradiction is judged among values that are allowed
         yield from _own_problems(settings, key)
 
 
-def _values_outside(settings: Any, prefix: str) -> Iterator[str]:
+def values_outside(settings: Any, prefix: str = "") -> Iterator[str]:
+    """Every value outside of what its field allows."""
     for leaf in leaves(settings, prefix):
         allowed = leaf.metadata.get("allowed")
         if allowed is not None and leaf.value not in allowed:
@@ -253,7 +254,8 @@ def composed_node(schema: type) -> DictConfig:
 def _open_entries(node: DictConfig, schema: type) -> None:
     for item in fields(schema):
         kind = field_types(schema)[item.name]
-        if "register" in item.metadata or (is_dataclass(kind) and get_origin(composed_schema(kind)) is dict):
+        is_open = is_dataclass(kind) and get_origin(composed_schema(kind)) is dict  # type: ignore[arg-type]
+        if "register" in item.metadata or is_open:
             OmegaConf.set_struct(node[item.name], False)
         elif is_dataclass(kind):
             _open_entries(node[item.name], kind)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
-"""The terminal: progress bars, quiet lines where there is no terminal, tables; times and sizes as people read them."""
+"""The terminal: bars, quiet lines where there is none, tables; times, sizes and numbers as people read them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -157,3 +157,27 @@ def readable_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def number_text(value: float) -> str:
+    """A short number: 1,200, 0.05, 2e-05."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.4g}"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str] | None]) -> str:
+    """Columns aligned with blanks: the first to the left, the others to the right; None draws a line."""
+    filled = [row for row in rows if row is not None]
+    widths = [max(len(row[column]) for row in [header, *filled]) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([line(header), rule, *(rule if row is None else line(row) for row in rows)])

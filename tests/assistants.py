@@ -1,4 +1,4 @@
-"""Small whole assistants for tests: a random host with its own tokenizer, a random CLIP tower, an open adapter."""
+"""Small whole models for tests: a random host with its own tokenizer, a random CLIP tower, an open adapter."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mmadapter.adapters.adapter import Adapter
-from mmadapter.adapters.roles import trainable_parameters
-from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
-from mmadapter.assistant import Assistant
+from mmadapter.config import RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.attention import route
-from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
-from mmadapter.hosts.recipes import Host
-from mmadapter.vision.clip import ImageEncoder
+from mmadapter.hosts.families import Host
+from mmadapter.hosts.sharded import sharding_of
+from mmadapter.methods import AdapterConf
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.settings import ProjectionConf, PromptsConf
+from mmadapter.model import AdaptedModel
 from mmadapter.vision.features import FeatureStore
-from mmadapter.vision.projection import MlpProjection
-from tests.families import CORE, tiny_host
+from mmadapter.vision.open_clip import OpenClipEncoder
+from mmadapter.vision.settings import OpenClipSettings
+from tests.families import CORE, tiny_host, v2_methods
 
 # What the laws are shown on: V1 and V2 on hosts of several kinds.
 V2 = ["v2 llama_gqa", "v2 qwen3", "v2 gpt_neox", "v2_lora llama_bias"]
@@ -45,13 +46,13 @@ def tiny_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def random_encoder(seed: int = 0) -> ImageEncoder:
+def random_encoder(seed: int = 0) -> OpenClipEncoder:
     """A frozen random CLIP tower of three blocks; features of 32 numbers (two scales of 16)."""
     import open_clip
 
     torch.manual_seed(seed)
     tower = open_clip.CLIP(**_CLIP).visual.requires_grad_(False).eval()
-    return ImageEncoder(tower, [1, 2])
+    return OpenClipEncoder(OpenClipSettings(layers=[1, 2]), tower)
 
 
 def assistant_on(
@@ -61,8 +62,8 @@ def assistant_on(
     seed: int = 0,
     host: Host | None = None,
     **settings,
-) -> Assistant:
-    """An assistant on a random host of a family, opened by as much as `gates` says (0: where it starts).
+) -> AdaptedModel:
+    """A model on a random host of a family, opened by as much as `gates` says (0: where it starts).
 
     The name is a family's (V1), or "v2 FAMILY" (early fusion, bias, scale, norms), or "v2_lora FAMILY"; `host` is one
     of that family that is there already.
@@ -71,30 +72,32 @@ def assistant_on(
     host = tiny_host(family, seed=seed) if host is None else host
     route(host)
     encoder = random_encoder() if images else None
-    generator = torch.Generator().manual_seed(seed + 1)
-    torch.manual_seed(seed + 2)
-    projection = None
+    layers = host.config.num_hidden_layers - 1
+    methods = {"prompts": PromptsConf(length=4, layers=layers)}
+    if method:
+        methods = v2_methods(early=1 if images else 0, lora=method == "v2_lora", length=4, layers=layers)
     if encoder is not None:
-        projection = MlpProjection(encoder.width, 8, host.config.hidden_size, tokens=3 if method else 1)
-    shape = PromptSettings(4, host.config.hidden_size, host.config.num_attention_heads)
-    parts = v2_parts(host, shape, images) if method else {}
-    adapter = Adapter.on_last_layers(shape, range(1, host.config.num_hidden_layers), projection, generator, **parts)
-    if method == "v2_lora":
-        adapter.add_lora(lora_parts(host, 2, kinds=["all"], generator=generator))
+        methods["projection"] = ProjectionConf(hidden=8, tokens=3 if method else 1)
+    chosen = {key: value for key, value in methods.items() if value is not None}
+    features = None if encoder is None else encoder.feature_shape[-1]
+    adapter = Adapter.build(AdapterConf(methods=chosen), host, seed + 1, features=features)
+    model = AdaptedModel(
+        host, tiny_tokenizer(), adapter, None if encoder is None else FeatureStore(encoder), **settings
+    )
+    generator = torch.Generator().manual_seed(seed + 2)
     with torch.no_grad():
-        for item in trainable_parameters(adapter):
+        for item in model.trainable_parameters():
             if item.role in ("gate", "early_gate"):
                 item.parameter.normal_(0.0, 1.0, generator=generator).mul_(gates)
             elif item.role in ("bias", "scale", "norm", "lora") and gates:
                 item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.2 * gates)
-    features = FeatureStore(encoder) if encoder is not None else None
-    return Assistant(host, tiny_tokenizer(), adapter, features, **settings)
+    return model
 
 
-def v2_parts(host, shape: PromptSettings, images: bool) -> dict:
-    """What V2 adds to prompts: visual tokens in the first layer, bias and scale everywhere, norms."""
-    early = {0: EarlyGate(shape)} if images else {}
-    return {"early": early, "linears": linear_parts(host, ["all"], ["all"]), "norms": norm_parts(host, "all")}
+def built(conf: RunConf, device: str = "cpu", sharded: bool = False) -> AdaptedModel:
+    """The model of a run's settings; `sharded`: as its engine shards the host."""
+    sharding = sharding_of(conf.engine.name) if sharded else None
+    return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, sharding)
 
 
 def sample(
@@ -107,10 +110,10 @@ def sample(
     return Sample(id=id, source=source, segments=tuple(segments), image=image, where=f"test, sample {id}", meta={})
 
 
-def batch_of(assistant: Assistant, samples: list[Sample], pad_id: int = 0) -> Batch:
+def batch_of(assistant: AdaptedModel, samples: list[Sample], pad_id: int = 0) -> Batch:
     """The batch of some samples."""
     encoder = SampleEncoder(assistant.tokenizer, 64)
-    return make_batch([encoder.encode(item) for item in samples], pad_id)
+    return make_batch([encoder.encode(item) for item in samples], pad_id).with_features(assistant.features)
 
 
 def picture(folder: Path, seed: int) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from mmadapter.adapters.adapter import Adapter, VisualTokens
-from mmadapter.adapters.roles import trainable_parameters
-from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
-from mmadapter.hosts.adapted import attach
-from mmadapter.hosts.attention import AdapterCall, route
-from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
+from mmadapter.hosts.attention import route
+from mmadapter.hosts.calls import VisualTokens
+from mmadapter.methods import AdapterConf
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.groups import trainable_parameters
+from mmadapter.methods.settings import BiasScaleConf, EarlyFusionConf, LoraConf, NormsConf, PromptsConf
 
 ROUNDING = 5e-5  # of logits of size 1, in float32, when the same sums are taken in another order
 VOCABULARY, WIDTH, LAYERS, ADAPTED = 64, 32, 4, 3
@@ -98,54 +98,54 @@ def routed_host(name: str, attention: str = "sdpa"):
     return host
 
 
+def adapter_of(host, seed: int = 1, **methods) -> Adapter:
+    """A fresh adapter of these methods (name=settings, None: without it)."""
+    chosen = {name: settings for name, settings in methods.items() if settings is not None}
+    return Adapter.build(AdapterConf(methods=chosen), host, seed)
+
+
 def open_adapter(host, prompt_length: int = 5, adapted: int = ADAPTED, seed: int = 1, **settings) -> Adapter:
-    """An adapter on the last layers of `host` whose gates are open."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = PromptSettings(prompt_length, host.config.hidden_size, host.config.num_attention_heads, **settings)
-    layers = host.config.num_hidden_layers
-    adapter = Adapter.on_last_layers(shape, range(layers - adapted, layers), generator=generator)
+    """Prompts on the last layers of `host` whose gates are open."""
+    adapter = adapter_of(host, seed, prompts=PromptsConf(length=prompt_length, layers=adapted, **settings))
+    generator = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
-        for layer in adapter.by_index().values():
+        for layer in adapter["prompts"].values():
             if not layer.joint:
                 layer.gate.normal_(0.0, 0.7, generator=generator)
     return adapter
 
 
-def open_v2_adapter(
-    host, early: int = 1, lora: bool = False, seed: int = 1, scale_on: str = "output", factor: bool = False, **settings
-) -> Adapter:
-    """A V2 adapter with visual tokens in the first `early` layers and everything away from its start."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = PromptSettings(5, host.config.hidden_size, host.config.num_attention_heads, gate_factor=factor)
-    layers = host.config.num_hidden_layers
-    adapter = Adapter.on_last_layers(
-        shape,
-        range(layers - ADAPTED, layers),
-        generator=generator,
-        early={index: EarlyGate(shape) for index in range(early)},
-        linears=linear_parts(host, ["all"], ["all"], scale_on),
-        norms=norm_parts(host, "all"),
-        **settings,
-    )
-    if lora:
-        adapter.add_lora(lora_parts(host, 3, 6.0, ["all"], generator))
-    attach(host, adapter)
-    open_up(adapter, generator)
+def v2_methods(
+    early=1, lora=False, scale_on="output", factor=False, through="adapted", length=5, layers=ADAPTED
+) -> dict:
+    """The settings of V2's methods; early fusion in the first `early` layers."""
+    return {
+        "prompts": PromptsConf(length=length, layers=layers, gate_factor=factor, through=through),
+        "early_fusion": EarlyFusionConf(layers=early, through=through) if early else None,
+        "lora": LoraConf(rank=3, alpha=6) if lora else None,
+        "bias_scale": BiasScaleConf(scale_on=scale_on),
+        "norms": NormsConf(),
+    }
+
+
+def open_v2_adapter(host, seed: int = 1, **settings) -> Adapter:
+    """A V2 adapter with everything away from its start; `settings` of `v2_methods`."""
+    adapter = adapter_of(host, seed, **v2_methods(**settings))
+    open_up(adapter, torch.Generator().manual_seed(seed + 100))
     return adapter
 
 
-def adapter_with(host, bias=(), scale=(), norms="none", lora=(), early=1, prompts=3, seed=1, **settings):
+def adapter_with(host, bias=(), scale=(), norms=None, lora=(), early=1, prompts=3, seed=1, through="adapted"):
     """A V2 adapter with the named parts only, away from their start."""
-    shape = PromptSettings(5, host.config.hidden_size, host.config.num_attention_heads)
-    generator = torch.Generator().manual_seed(seed)
-    parts = {"linears": linear_parts(host, bias, scale), "norms": norm_parts(host, norms)}
-    places = {index: EarlyGate(shape) for index in range(early)}
-    adapted = range(LAYERS - prompts, LAYERS)
-    adapter = Adapter.on_last_layers(shape, adapted, generator=generator, early=places, **parts, **settings)
-    if lora:
-        adapter.add_lora(lora_parts(host, 3, 6, lora, generator))
-    attach(host, adapter)
-    open_up(adapter, generator)
+    methods = {
+        "prompts": PromptsConf(length=5, layers=prompts, through=through) if prompts else None,
+        "early_fusion": EarlyFusionConf(layers=early, through=through) if early else None,
+        "lora": LoraConf(rank=3, alpha=6, on=list(lora)) if lora else None,
+        "bias_scale": BiasScaleConf(bias=list(bias), scale=list(scale)) if bias or scale else None,
+        "norms": NormsConf(which=norms) if norms else None,
+    }
+    adapter = adapter_of(host, seed, **methods)
+    open_up(adapter, torch.Generator().manual_seed(seed + 100))
     return adapter
 
 
@@ -173,7 +173,7 @@ def adapted_logits(host, adapter: Adapter, tokens, visual=None, **keywords):
     if visual is not None:
         visual = visual[:, None] if visual.ndim == 2 else visual
         visual = VisualTokens(visual, torch.ones(len(visual), dtype=torch.bool))
-    return host(input_ids=tokens, adapter=AdapterCall(adapter, visual), **keywords).logits
+    return host(input_ids=tokens, adapter=adapter.call(visual), **keywords).logits
 
 
 def random_tokens(rows: int, length: int, seed: int = 3) -> torch.Tensor:

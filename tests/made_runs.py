@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmadapter.runs.process import process_start
-from mmadapter.runs.sweep_file import begin_sweep, note_jobs
+from mmadapter.runs.state import process_start
+from mmadapter.runs.sweep import begin_sweep, note_jobs
 
 STEPS = 40
 
@@ -47,11 +47,16 @@ def made_run(
 
 
 def made_sweep(root: Path, jobs: dict[str, tuple[str, float]], **facts: Any) -> Path:
-    """A sweep in root/sweeps/made; `jobs`: overrides (blank between) -> (state, score); state "" = never started."""
+    """A sweep in root/sweeps/made; `jobs`: overrides (blank between) -> (state, score); state "" = never started.
+
+    Without `swept`: the keys whose values differ, of a single job all.
+    """
     folder = root / "sweeps" / "made"
-    begin_sweep(
-        folder, "python train.py -m ...", **{"metric": "scienceqa.Avg", "direction": None, "trials": None, **facts}
-    )
+    each = [dict(word.lstrip("+~").partition("=")[::2] for word in overrides.split()) for overrides in jobs]
+    keys = dict.fromkeys(key for one in each for key in one)
+    swept = [key for key in keys if len(each) == 1 or len({one.get(key) for one in each}) > 1]
+    known = {"metric": "scienceqa.Avg", "direction": "maximize", "trials": None, "swept": swept}
+    begin_sweep(folder, "python train.py -m ...", **{**known, **facts})
     noted = {}
     for number, (overrides, (state, score)) in enumerate(jobs.items()):
         run = root / f"made-{number}"

@@ -108,7 +108,7 @@ def test_eval_refuses_an_unknown_key_before_it_prints_the_settings():
 TROUBLE = """
 import errno, os, signal
 from mmadapter.config import RunConf
-from mmadapter.config.entry import entry
+from mmadapter.cli import entry
 
 @entry("train", RunConf)
 def main(conf):
@@ -172,7 +172,7 @@ def test_a_killed_process_of_a_job_loses_no_other_job_of_the_sweep(tmp_path):
 ENTRY = """
 import os
 from mmadapter.config import RunConf
-from mmadapter.config.entry import entry
+from mmadapter.cli import entry
 
 @entry("train", RunConf)
 def main(conf):
@@ -211,7 +211,7 @@ def test_eval_knows_which_of_the_tasks_settings_were_typed(tmp_path):
     [(None, None, 8, "2"), (None, None, 1, "1"), (None, "6", 8, "6"), (3, "6", 8, "3")],
 )
 def test_threads_are_two_unless_asked_otherwise(monkeypatch, asked, environment, usable, expected):
-    from mmadapter.config.entry import THREAD_VARIABLES, set_threads
+    from mmadapter.cli import THREAD_VARIABLES, set_threads
 
     for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "0")

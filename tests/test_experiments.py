@@ -13,6 +13,7 @@ from tests.config.composing import choices, run_conf
 from tests.training.tiny_run import SIZES, save_inputs
 
 PARTS = {"quickstart": {"host", "text_only"}}  # comparisons; all other experiments have none
+EXAMPLES = {"interference": "interference", "interference_told": "interference"}  # experiment -> folder in examples/
 SHORT = {
     "optimizer.batch_size=16": "optimizer.batch_size=2",
     "optimizer.steps=1500": "optimizer.steps=1",
@@ -39,9 +40,16 @@ def save_deep_host(folder: Path) -> None:
 
 def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
     """The experiment's settings with what a user gives, made short: four samples are one step and one epoch."""
-    composed = run_conf(f"experiment={experiment}")
-    adapted = [variant[0] for variant in composed.variants.values() if "adapter.layers=32" in variant]
-    overrides = [f"runs_root={runs}", f"host.path={inputs / ('deep' if adapted else 'host')}", "adapter.layers=2"]
+    chosen = [f"experiment={experiment}"]
+    if experiment in EXAMPLES:  # --config-dir
+        chosen.append(f"hydra.searchpath=[file://{Path(__file__).parents[1] / 'examples' / EXAMPLES[experiment]}]")
+    composed = run_conf(*chosen)
+    adapted = [variant[0] for variant in composed.variants.values() if "adapter.prompts.layers=32" in variant]
+    overrides = [
+        f"runs_root={runs}",
+        f"host.path={inputs / ('deep' if adapted else 'host')}",
+        "adapter.prompts.layers=2",
+    ]
     if composed.vision.enabled:
         overrides += [f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]"]
     if "alpaca" in composed.data.sources:
@@ -55,7 +63,7 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides.append(f"data.root={inputs / 'world' / own}")
     if "instructions" in composed.data.sources and not composed.data.made:
         overrides.append(f"data.sources.instructions.path={inputs / 'world' / 'alpaca.json'}")
-    if composed.adapter.projection.kind == "query_transformer":
+    if getattr(composed.adapter.methods.get("projection"), "kind", None) == "query_transformer":
         overrides += ["vision.layers=[2]", "adapter.projection.heads=4", "adapter.projection.hidden=16"]
     for part, readings in (("sources", composed.data.sources), ("validation", composed.data.validation)):
         overrides += [f"data.{part}.{name}.limit=4" for name in readings]
@@ -64,12 +72,12 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
     batch = ["optimizer.batch_size=4", "optimizer.micro_batch_size=4"]
     short = ["optimizer.epochs=1", "optimizer.warmup_epochs=0", *batch]
     rare = ["training.tensorboard=false", "training.validate_every_steps=100", "training.save_every_steps=100"]
-    conf = run_conf(f"experiment={experiment}", *short, *rare, *overrides)
+    conf = run_conf(*chosen, *short, *rare, *overrides)
     conf.variants = {name: [SHORT.get(item, item) for item in variant] for name, variant in conf.variants.items()}
     return conf
 
 
-@pytest.mark.parametrize("experiment", choices("experiment"))
+@pytest.mark.parametrize("experiment", [*choices("experiment"), *EXAMPLES])
 def test_every_experiment_runs(experiment, inputs, tmp_path):
     from mmadapter.training.run import run
 

@@ -16,12 +16,10 @@ import torch
 from PIL import Image
 
 import mmadapter
-from mmadapter.assistant import Assistant
 from mmadapter.config import RunConf, save_config
 from mmadapter.errors import InputError
-from mmadapter.library import AdaptedModel
-from mmadapter.store import save_adapter
-from tests.assistants import picture
+from mmadapter.model import AdaptedModel
+from tests.assistants import built, picture
 from tests.config.composing import run_conf
 from tests.training.tiny_run import CLIP, save_models
 
@@ -29,11 +27,14 @@ CHECKOUT = Path(__file__).parents[1]
 ALL_TOKENS = ["vision.tokens=all", "adapter.projection.hidden=32", "adapter.projection.heads=4"]
 PRESETS = {
     "v1": ["adapter=v1_visual"],
-    "v1, one gate a layer": ["adapter=v1_visual", "adapter.gate=identity", "adapter.gate_per=layer"],
+    "v1, one gate a layer": ["adapter=v1_visual", "adapter.prompts.gate=identity", "adapter.prompts.gate_per=layer"],
     "v1, joint, text only": ["adapter=v1_joint", "vision=none"],
     "v1, query transformer": ["adapter=v1_caption", *ALL_TOKENS],
-    "v2": ["adapter=v2", "adapter.layers=3"],
-    "v2, visual tokens alone": ["adapter=v2", "adapter.layers=0", "adapter.gate=identity", "adapter.gate_per=layer"],
+    "v2": ["adapter=v2", "adapter.prompts.layers=3"],
+    "v2, visual tokens alone": [
+        *("adapter=v2", "adapter.prompts=null", "adapter.early_fusion.gate=identity"),
+        *("adapter.early_fusion.gate_per=layer", "adapter.groups.instruction.roles=[norm,bias,scale]"),
+    ],
     "v2, released": ["adapter=v2_release_lora", *ALL_TOKENS, "adapter.lora={rank: 3, alpha: 6, on: [q, down]}"],
     "v2, chat": ["adapter=v2_chat", "vision=none"],
 }
@@ -49,32 +50,34 @@ def models(tmp_path_factory):
 
 def conf_of(models: Path, *overrides: str) -> RunConf:
     vision = [] if "vision=none" in overrides else [f"vision.model={models / 'clip'}", "vision.layers=[1,2]"]
-    layers = [] if any(word.startswith("adapter.layers") for word in overrides) else ["adapter.layers=2"]
-    return run_conf(f"host.path={models / 'host'}", "host.max_tokens=300", *vision, *layers, *overrides)
+    conf = run_conf(f"host.path={models / 'host'}", "host.max_tokens=300", *vision, *overrides)
+    if "prompts" in conf.adapter.methods and not any("prompts.layers" in word for word in overrides):
+        conf.adapter.methods["prompts"].layers = 2
+    return conf
 
 
-def opened(conf: RunConf) -> Assistant:
-    """The assistant of the settings, every trained tensor away from where it starts."""
-    assistant = Assistant.build(conf, "cpu")
+def opened(conf: RunConf) -> AdaptedModel:
+    """The model of the settings, every trained tensor away from where it starts."""
+    model = built(conf)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for item in assistant.trainable():
+        for item in model.trainable_parameters():
             item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.5)
-    return assistant
+    return model
 
 
 def saved_run(conf: RunConf, folder: Path) -> AdaptedModel:
     """A run folder as a finished training leaves it, and the model that was trained."""
     save_config(conf, folder)
-    assistant = opened(conf)
-    save_adapter(assistant, folder / "adapter")
-    return AdaptedModel(assistant)
+    model = opened(conf)
+    model.save(folder / "adapter")
+    return model
 
 
 def same(one: AdaptedModel, other: AdaptedModel, image: Path | None) -> bool:
     triples = [(prompt, answer, image) for prompt, answer, _ in TRIPLES] + TRIPLES
     with torch.no_grad():
-        return torch.equal(one.loss(triples), other.loss(triples))
+        return torch.equal(one.loss_of(triples), other.loss_of(triples))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -83,11 +86,11 @@ def test_an_adapter_folder_says_all_that_builds_it_again(preset, models, tmp_pat
     trained = saved_run(conf, tmp_path / "run")
     clip = models / "clip" if conf.vision.enabled else None
     loaded = mmadapter.load(tmp_path / "run" / "adapter", host=models / "host", vision=clip, device="cpu")
-    ours = {item.name: item.parameter for item in trained.assistant.trainable()}
-    theirs = {item.name: item.parameter for item in loaded.assistant.trainable()}
+    ours = {item.name: item.parameter for item in trained.trainable_parameters()}
+    theirs = {item.name: item.parameter for item in loaded.trainable_parameters()}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert same(trained, loaded, picture(tmp_path, 1) if clip else None)
-    assert loaded.assistant.max_tokens == 300
+    assert loaded.max_tokens == 300
 
 
 def test_a_run_folder_knows_its_host_and_follows_it_where_it_moved(models, tmp_path):
@@ -96,14 +99,14 @@ def test_a_run_folder_knows_its_host_and_follows_it_where_it_moved(models, tmp_p
     assert same(trained, mmadapter.load(tmp_path / "run"), image)
     shutil.copytree(models, tmp_path / "moved")
     moved = mmadapter.load(str(tmp_path / "run"), tmp_path / "moved" / "host", tmp_path / "moved" / "clip", "cpu")
-    assert moved.assistant.folder == tmp_path / "moved" / "host"
+    assert moved.folder == tmp_path / "moved" / "host"
     assert same(trained, moved, image)
-    assert next(mmadapter.load(tmp_path / "run", dtype="bfloat16").assistant.host.parameters()).dtype == torch.bfloat16
+    assert next(mmadapter.load(tmp_path / "run", dtype="bfloat16").host.parameters()).dtype == torch.bfloat16
 
 
 ASK = """
 answers = model.generate(["what is red", "a circle"], [image, None], max_new_tokens=8, template="plain")
-loss = model.loss([("what is red", "a circle", image), ("what", "red", None)]).item().hex()
+loss = model.loss_of([("what is red", "a circle", image), ("what", "red", None)]).item().hex()
 said, dialog = model.chat("what is red", image, max_new_tokens=8)
 said += model.chat("a circle", history=dialog, max_new_tokens=8)[0]
 """
@@ -155,7 +158,7 @@ def test_clip_weights_for_text_only_and_folders_of_other_things_are_refused(mode
             mmadapter.load(folder, host=models / "host", vision="tiny")
     with pytest.raises(InputError, match="neither a run folder .* nor an adapter folder"):
         mmadapter.load(models / "host")
-    with pytest.raises(InputError, match="dtype is float16; allowed: auto, float32, bfloat16"):
+    with pytest.raises(InputError, match="dtype=float16: allowed are auto, float32, bfloat16"):
         mmadapter.load(tmp_path / "run", dtype=torch.float16)
     (tmp_path / "adapter.json").write_text('{"base_model": "x"}')
     with pytest.raises(InputError, match="says nothing on adapter, host, tensors, sha256: it is no card"):
@@ -185,7 +188,7 @@ def test_a_card_of_an_older_version_builds_a_v1_adapter_from_clip_in_open_clips_
     card = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in card.items() if key not in ("encoder", "max_tokens")}))
     loaded = mmadapter.load(file.parent, models / "host", models / "clip")
-    assert same(trained, loaded, picture(tmp_path, 1)) and loaded.assistant.max_tokens == 512
+    assert same(trained, loaded, picture(tmp_path, 1)) and loaded.max_tokens == 512
     with pytest.raises(InputError, match="older version and does not say open_clip's name"):
         mmadapter.load(file.parent, models / "host", "openai")
 

@@ -12,7 +12,7 @@ from tests.config.composing import eval_conf, run_conf
 
 pytestmark = pytest.mark.reference_data
 SHORT = [
-    *("host=tiny", "adapter.layers=4", "threads=1", "training.tensorboard=false", "optimizer.warmup_epochs=0"),
+    *("host=tiny", "adapter.prompts.layers=4", "threads=1", "training.tensorboard=false", "optimizer.warmup_epochs=0"),
     *("optimizer.epochs=2", "optimizer.batch_size=16", "optimizer.micro_batch_size=8", "training.save_every_steps=1"),
 ]
 
@@ -29,13 +29,13 @@ def run_of(tmp_path, *overrides):
 
 def scored(run, **settings):
     """What `python eval.py task=scienceqa run=...` writes."""
-    from mmadapter.evaluation.run import run as evaluate
+    from mmadapter.evaluation import run_evaluation
 
     given = [f"task.{name}={value}" for name, value in settings.items()]
     conf = eval_conf("task=scienceqa", f"run={run}", "device=cpu", *given)
     validate(conf)
     conf.given = list(settings)
-    return evaluate(conf)
+    return run_evaluation(conf)
 
 
 @pytest.mark.parametrize("experiment", ["scienceqa", "scienceqa_text"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import Encoded
+from mmadapter.vision.features import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Batch:
     """(pairs,) the row of the batch that the pair belongs to"""
     images: tuple[Path | None, ...]
     samples: tuple[Sample, ...]
+    features: tuple[Tensor | None, ...] | None = None
+    """What the image encoder gives for each row's picture, (features,) or (tokens, features), on the CPU; None for a
+    row without one. None instead of the tuple: not looked up yet, or a model without pictures."""
     filler: bool = False
     """A copy that only keeps this process in step with the others: nothing is learned from it, nothing counted."""
     visual: bool | None = None
@@ -40,10 +45,36 @@ class Batch:
         names = ("input_ids", "attention_mask", "rows", "targets", "pair_sample")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
+    def with_features(self, store: FeatureStore | None) -> Batch:
+        """The same batch with the features of its pictures, from a store; as it is where there is none."""
+        return self if store is None else replace(self, features=store.of(self.images))
+
     @property
     def supervised_tokens(self) -> int:
         """How many tokens the loss is taken over."""
         return 0 if self.filler else int(self.targets.numel())
+
+
+@dataclass(frozen=True)
+class FeaturedBatches(Sequence[Batch]):
+    """Batches that get their features when they are asked for: not all have to be in memory at once."""
+
+    batches: Sequence[Batch]
+    store: FeatureStore | None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @overload
+    def __getitem__(self, place: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> FeaturedBatches: ...
+
+    def __getitem__(self, place: int | slice) -> Batch | FeaturedBatches:
+        if isinstance(place, slice):
+            return FeaturedBatches(self.batches[place], self.store)
+        return self.batches[place].with_features(self.store)
 
 
 def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:

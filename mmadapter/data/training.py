@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mmadapter.data.batches import Batch
+from mmadapter.data.batches import Batch, FeaturedBatches
 from mmadapter.data.mixture import JointMixture, Mixture, OwnPart
 from mmadapter.data.readers import read
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import DataConf, GroupSources, samples_per_step
 from mmadapter.data.tokens import SampleEncoder, samples_digest
 from mmadapter.errors import InputError
+from mmadapter.vision.features import FeatureStore
 
 
 class TrainingData(Protocol):
@@ -122,7 +123,8 @@ class RunData:
             self.mixture = Mixture(self.encoded, weights, size, shape.seed, pad_id, count, part=part)
 
         # This rank's part of the validation; what was read is the same on every rank.
-        self.validation = [batch for items in validation.values() for batch in part.batches(items, size, pad_id)]
+        self._validation = [batch for items in validation.values() for batch in part.batches(items, size, pad_id)]
+        self.features: FeatureStore | None = None  # of all pictures, once there is an encoder
         self._validated = [item.sample for items in validation.values() for item in items]
         self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}
         self.digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
@@ -136,8 +138,13 @@ class RunData:
         return self.mixture.steps_per_epoch
 
     def step_batches(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of optimizer step `step`, counted from the run's start."""
-        return self.mixture.step_batches(step)
+        """This rank's micro-batches of optimizer step `step`, counted from the run's start, with features."""
+        return [batch.with_features(self.features) for batch in self.mixture.step_batches(step)]
+
+    @property
+    def validation(self) -> Sequence[Batch]:
+        """This rank's batches that are not trained on, with features."""
+        return FeaturedBatches(self._validation, self.features)
 
     def image_paths(self) -> list[Path]:
         """All pictures that training and validation will ask for on any rank, each once."""

@@ -1,8 +1,7 @@
 """The attention route: every attention module of a host looks here first, and then at its own base attention.
 
-The adapter of a call arrives as the keyword `adapter` of that call, never as state on the modules: activation
-checkpointing recomputes with it, several adapters can share a host, and a host called without it is the plain host.
-Linear layers and norms, which get no keywords, learn of it through the host's CallSlot (adapted.py).
+An adapter's parts at the place "attention" stand around the base attention as parts at other places stand around a
+module: part(base, inputs), where `inputs` is an AttentionInputs and `base` gives the output and the weights.
 """
 
 from __future__ import annotations
@@ -10,85 +9,60 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from mmadapter.adapters.adapter import Adapter, VisualTokens
-from mmadapter.adapters.zero_init import (
-    EarlyGate,
-    PromptLayer,
-    default_scaling,
-    gated_prompt_attention,
-    joint_prompt_scores_mask,
-    repeat_rows,
-)
-from mmadapter.hosts.adapted import call_slot
-from mmadapter.hosts.recipes import AttentionModule, Host, attention_modules, recipe_for
+from mmadapter.hosts.calls import AdapterCall, call_slot
+from mmadapter.hosts.families import ATTENTION, AttentionModule, Host, KeysValues, attention_modules, family_of
 
 ROUTE = "mmadapter"
+Attended = tuple[Tensor, Tensor | None]  # (batch, tokens, heads, head_dim) before the output projection; the weights
 
 
-@dataclass
-class PromptKeysValues:
-    """What one layer's branch attends to: projected prompts, or projected visual tokens (early fusion)."""
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What one layer's attention is asked in one call.
 
-    keys: Tensor
-    values: Tensor
-    value_shift: Tensor | None  # what the images add to every prompt's value (V1), where that is all they do
-    gate: Tensor | None  # (heads,) or (rows, heads), zero for a row without an image; None: joint attention
-    state: tuple[int, int]  # of the tensor that was projected
-
-
-@dataclass
-class AdapterCall:
-    """What one call of the host carries: the adapter, and the rows' images as visual tokens (None: no row has one).
-
-    `keep` allows projected prompts to be kept from one forward to the next (generation); they are dropped as soon as
-    the layer's prompt is another tensor or has been written to.
+    query (batch, heads, tokens, head_dim), after rotary; key and value (batch, kv_heads, length, head_dim), with what
+    the cache holds; mask as the host's attention function takes it.
     """
 
-    adapter: Adapter
-    visual: VisualTokens | None = None
-    keep: bool = False
-    kept: dict[int, PromptKeysValues] = field(default_factory=dict)
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    module: AttentionModule
+    call: AdapterCall
+    keywords: Mapping[str, Any]
 
-    def branch(self, index: int) -> PromptLayer | EarlyGate | None:
-        """What is added to the attention of layer `index`; early gates count only where a row has an image."""
-        branch = self.adapter.branch(index)
-        return None if isinstance(branch, EarlyGate) and self.visual is None else branch
+    @property
+    def scaling(self) -> float:
+        """The factor on the scores: the host's own, else 1 / sqrt(head_dim)."""
+        return self.keywords.get("scaling") or self.query.shape[-1] ** -0.5
 
-    def project(self, index: int, module: AttentionModule, dtype: torch.dtype) -> PromptKeysValues:
-        """Keys, values and gates of the branch of layer `index`, computed once per forward."""
-        branch = self.branch(index)
-        assert branch is not None
-        source = self._source(branch)
-        state = (source.data_ptr(), _version(source))
-        kept = self.kept.get(index)
-        if kept is not None and kept.state == state and not torch.is_grad_enabled():
-            return kept
-        with _projections(module, self.adapter.prompt_projection):
-            if isinstance(branch, PromptLayer):
-                late = None if self.adapter.early else self.visual
-                projected = _project_prompts(module, branch, late, dtype, state)
-            else:
-                projected = _project_visual_tokens(module, branch, self.visual, dtype, state)
-        if self.keep and not torch.is_grad_enabled():
-            self.kept[index] = projected
-        return projected
+    @property
+    def softcap(self) -> float | None:
+        """The host's soft cap on the scores, where it has one."""
+        return self.keywords.get("softcap")
 
-    def _source(self, branch: PromptLayer | EarlyGate) -> Tensor:
-        if isinstance(branch, PromptLayer):
-            return branch.prompt
-        assert self.visual is not None
-        return self.visual.tokens
+    @property
+    def shifts_cancel(self) -> bool:
+        """Whether one vector added to all keys leaves a softmax as it is: neither key norm nor soft cap."""
+        capped = getattr(self.module, "attn_logit_softcapping", None) is not None
+        return not capped and getattr(self.module, "k_norm", None) is None
 
+    def project(self, hidden: Tensor, through: str = "adapted") -> KeysValues:
+        """Keys and values of (rows, tokens, width) through the layer's own projections, without rotary.
 
-def _version(tensor: Tensor) -> int:
-    """How often the tensor was written to; always 0 for one made in `torch.inference_mode`, which does not count."""
-    return 0 if tensor.is_inference() else tensor._version
+        `through` "adapted": as this call's adapter has them; "base": as the frozen host has them.
+        """
+        slot = self.module.host_slot
+        with slot.during(None) if through == "base" else contextlib.nullcontext():
+            return family_of(self.module.config.model_type).project(self.module, hidden)
 
 
 def route(host: Host) -> None:
@@ -117,92 +91,30 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     adapter: AdapterCall | None = None,
-    **kwargs,
-) -> tuple[Tensor, Tensor | None]:
-    """The host's own attention, plus the prompt branch where this call adapts this layer.
-
-    query (batch, heads, tokens, head_dim); returns (batch, tokens, heads, head_dim) before the output projection.
-    """
-    branch = None if adapter is None else adapter.branch(module.adapter_index)
-    if adapter is None or branch is None:
-        return _base_attention(module, query, key, value, attention_mask, **kwargs)
-    projected = adapter.project(module.adapter_index, module, query.dtype)
-    if projected.gate is None:
-        return _joint_attention(module, query, key, value, attention_mask, projected, **kwargs)
-    output, weights = _base_attention(module, query, key, value, attention_mask, **kwargs)
-    scaling = kwargs.get("scaling") or default_scaling(query.shape[-1])
-    attended = gated_prompt_attention(
-        query,
-        projected.keys,
-        projected.values,
-        projected.gate,
-        scaling,
-        kwargs.get("softcap"),
-        projected.value_shift,
-    )
-    return output + attended, weights
+    **keywords: Any,
+) -> Attended:
+    """The host's own attention, with the parts around it that this call has for this layer."""
+    parts = () if adapter is None else adapter.parts.get((module.adapter_index, ATTENTION), ())
+    if adapter is None or not parts:
+        return _base_attention(module, query, key, value, attention_mask, keywords)
+    function: Callable[[AttentionInputs], Attended] = _frozen
+    for part in parts:
+        function = partial(part, function)
+    return function(AttentionInputs(query, key, value, attention_mask, module, adapter, keywords))
 
 
-def _projections(module: AttentionModule, prompt_projection: str) -> contextlib.AbstractContextManager:
-    """Whether the module's projections act as this call's adapter has them, or as the frozen host has them."""
-    slot = module.host_slot
-    return slot.during(None) if prompt_projection == "base" else contextlib.nullcontext()
+def _frozen(inputs: AttentionInputs) -> Attended:
+    return _base_attention(inputs.module, inputs.query, inputs.key, inputs.value, inputs.mask, inputs.keywords)
 
 
-def _project_prompts(
-    module: AttentionModule, layer: PromptLayer, visual: VisualTokens | None, dtype: torch.dtype, state: tuple[int, int]
-) -> PromptKeysValues:
-    """Prompts (and images added to them, V1) through the layer's own key and value projections.
-
-    Without a key norm one visual token shifts every prompt's key by the same vector, which cancels in the prompts'
-    softmax, and its value by Wv I (design decision 8): prompts are then projected once for all rows. With a key norm or
-    a soft cap on the scores, in joint attention and with a visual token for each prompt, where the shift does not
-    cancel, each row's prompts are projected with its image.
-    """
-    project = recipe_for(module.config.model_type).project
-    gate = None if layer.joint else layer.gate_values()
-    prompt = layer.prompt.to(dtype)[None]
-    if visual is None:
-        return PromptKeysValues(*project(module, prompt), None, gate, state)
-    tokens = visual.tokens.to(dtype)
-    if tokens.shape[1] > 1 or layer.joint or not _shifts_cancel(module):
-        return PromptKeysValues(*project(module, prompt + tokens), None, gate, state)
-    keys, values = project(module, prompt)
-    shifted = project(module, torch.cat([tokens, tokens.new_zeros(1, 1, tokens.shape[-1])]))[1]
-    return PromptKeysValues(keys, values, shifted[:-1] - shifted[-1:], gate, state)
-
-
-def _shifts_cancel(module: AttentionModule) -> bool:
-    """Whether one vector on all prompts' keys leaves their softmax as it is: neither key norm nor soft cap."""
-    return getattr(module, "k_norm", None) is None and getattr(module, "attn_logit_softcapping", None) is None
-
-
-def _project_visual_tokens(
-    module: AttentionModule, branch: EarlyGate, visual: VisualTokens | None, dtype: torch.dtype, state: tuple[int, int]
-) -> PromptKeysValues:
-    """Visual tokens through the layer's own projections (V2, early fusion); closed gates where there is no image."""
-    assert visual is not None
-    keys, values = recipe_for(module.config.model_type).project(module, visual.tokens.to(dtype))
-    gate = branch.gate_values() * visual.present[:, None]
-    return PromptKeysValues(keys, values, None, gate, state)
-
-
-def _joint_attention(module, query, key, value, attention_mask, projected: PromptKeysValues, **kwargs):
-    """One softmax over prompts and text (the paper's ablation baseline; no gate)."""
-    batch = query.shape[0]
-    keys = repeat_rows(projected.keys, batch).expand(batch, -1, -1, -1)
-    values = repeat_rows(projected.values, batch).expand(batch, -1, -1, -1)
-    mask = joint_prompt_scores_mask(attention_mask, query, key, keys.shape[-2])
-    key, value = torch.cat([keys, key], dim=-2), torch.cat([values, value], dim=-2)
-    return _base_attention(module, query, key, value, mask, **kwargs)
-
-
-def _base_attention(module, query, key, value, attention_mask, **kwargs):
+def _base_attention(
+    module: AttentionModule, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, keywords: Mapping[str, Any]
+) -> Attended:
     """The attention that the host would use without us, looked up at each call, under the host's own config."""
     routed = module.config
     module.config = module.base_config
     try:
-        return _base_function(module)(module, query, key, value, attention_mask, **kwargs)
+        return _base_function(module)(module, query, key, value, mask, **keywords)
     finally:
         module.config = routed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,32 +14,15 @@ from typing import Any
 import torch
 
 from mmadapter.errors import InputError
-from mmadapter.hosts.adapted import CallSlot, call_slot
 from mmadapter.hosts.attention import route
-from mmadapter.hosts.recipes import Host, decoder_layers, recipe_for
+from mmadapter.hosts.calls import CallSlot, call_slot
+from mmadapter.hosts.families import Host, decoder_layers, family_of
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, agreed, is_sharded, loading_sharded
 
-TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
 OLDEST_TRANSFORMERS = (4, 57)
 TESTED_MAJOR_VERSIONS = (4, 5)
 ATTENTION_NAMES = {"eager": "eager", "sdpa": "sdpa", "flex": "flex_attention"}
-
-
-def host_folder(path: str | None) -> Path:
-    """The folder that `host.path` names; "tiny" is the host that comes with the package."""
-    if path is None:
-        raise InputError("host.path is not set. Give the folder of your language model: host.path=/models/llama-7b")
-    folder = TINY_HOST if path == "tiny" else Path(path)
-    if not folder.is_dir():
-        raise InputError(f"host.path={path}: no such folder. Give a folder with config.json and safetensors files.")
-    if not (folder / "config.json").is_file():
-        if (folder / "params.json").is_file():
-            raise InputError(
-                f"host.path={path} is in Meta's layout (params.json). Convert it once: "
-                f"python -m mmadapter.interop.meta {path} {path}-hf, then host.path={path}-hf"
-            )
-        raise InputError(f"host.path={path}: no config.json there. Give a model folder as `save_pretrained` writes it.")
-    return folder
 
 
 def host_config(folder: Path, attention: str) -> Any:
@@ -65,19 +49,19 @@ def check_transformers_version() -> None:
     if (major, minor) < OLDEST_TRANSFORMERS or major not in TESTED_MAJOR_VERSIONS:
         raise InputError(
             f"transformers {transformers.__version__} is not supported: tested are 4.57 up to (not including) 6. "
-            "Mend: pip install 'transformers>=4.57,<6'"
+            "To fix: pip install 'transformers>=4.57,<6'"
         )
 
 
 def check_attention(model_type: str, attention: str) -> None:
     """Raises InputError where this model type or this machine cannot train with `attention`."""
-    recipe = recipe_for(model_type)
+    family = family_of(model_type)
     if attention not in ATTENTION_NAMES:
         raise InputError(f"host.attention={attention}: allowed are {', '.join(ATTENTION_NAMES)}")
-    if attention not in recipe.attentions:
+    if attention not in family.kernels:
         raise InputError(
-            f"host.attention={attention}: {model_type} runs with {', '.join(recipe.attentions)} only. "
-            f"Set host.attention={recipe.attentions[0]}"
+            f"host.attention={attention}: {model_type} runs with {', '.join(family.kernels)} only. "
+            f"Set host.attention={family.kernels[0]}"
         )
     if attention == "flex" and not torch.cuda.is_available():
         raise InputError(
@@ -94,8 +78,8 @@ def load_host(
 ) -> Host:
     """A frozen, routed causal language model in evaluation mode, in `dtype` ("auto": as its files are).
 
-    With `device="meta"` the model has the right shapes and no weights (dry run). With `sharding` no process ever holds
-    it whole (collective); `dtype` is then bfloat16 or float32.
+    With `device="meta"` the model has the right shapes and no weights (dry run). With `sharding` no rank ever holds
+    the whole model (collective); `dtype` is then bfloat16 or float32.
     Raises InputError for an unsupported or damaged folder.
     """
     config = host_config(folder, attention)
@@ -144,17 +128,17 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
 
 
 def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: Sharding, device: Any) -> Host:
-    """The model, each process with its part of every weight.
+    """The model, each rank with its shard of every weight.
 
-    First every process opens all files and looks for all tensors, without reading any: once the weights are on their
-    way, a process that refuses would leave the others waiting.
+    First every rank opens all files and looks for all tensors, without reading any: once the weights are being sent, a
+    rank that refuses would leave the others waiting.
     """
     import transformers
 
     if config.model_type == "gemma3_text" and transformers.__version__.startswith("4."):
         raise InputError(  # it initialises the embeddings that are not there (5 does not)
-            f"transformers {transformers.__version__} cannot share out a gemma3_text host (engine=zero3). "
-            "Mend: pip install 'transformers>=5,<6', or engine=zero2"
+            f"transformers {transformers.__version__} cannot shard a gemma3_text host (engine=zero3). "
+            "To fix: pip install 'transformers>=5,<6', or engine=zero2"
         )
     agreed(lambda: _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"}))
     with loading_sharded(sharding, chosen["dtype"], device):
@@ -182,8 +166,8 @@ def checkpoint_activations(host: Host) -> None:
     """
     settings: dict[str, Any] = {"use_reentrant": False}
     if is_sharded(host):
-        # A recomputed layer lets go of its gathered weights, which torch would take for a change: what was saved has
-        # become empty. DeepSpeed's backward of a linear layer gathers them again.
+        # A recomputed layer releases its gathered weights, which torch takes for a change: what was saved has become
+        # empty. DeepSpeed's backward of a linear layer gathers them again.
         settings["determinism_check"] = "none"
     if hasattr(host, "activation_checkpointing_enable"):  # its name since transformers 5
         host.activation_checkpointing_enable(settings)
@@ -211,7 +195,7 @@ def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    source = Path(tokenizer) if tokenizer else folder
+    source = Path(tokenizer).expanduser() if tokenizer else folder
     try:
         loaded = AutoTokenizer.from_pretrained(source, local_files_only=True)
     except Exception as error:  # a missing file, damaged JSON and a damaged vocabulary each raise their own kind
@@ -224,6 +208,65 @@ def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:
     if loaded.pad_token_id is None:
         loaded.pad_token = loaded.eos_token
     return loaded
+
+
+def generation_config(settings: GenerationConf, tokenizer: Any, cache: str = "dynamic") -> Any:
+    """The `transformers.GenerationConfig` of our settings.
+
+    `cache` "dynamic", "static" or "none": the same answers at another speed.
+    """
+    from transformers import GenerationConfig
+
+    sampling = settings.temperature > 0
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=sampling,
+        temperature=settings.temperature if sampling else None,
+        top_p=settings.top_p if sampling else None,
+        top_k=0 if sampling else None,
+        num_beams=settings.beams,
+        use_cache=cache != "none",
+        cache_implementation="static" if cache == "static" else None,
+        disable_compile=True,  # on a GPU a static cache would compile the host, in which hooks and CallSlot act
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+# What changes without changing the host: where it lay, which version wrote it, the type its weights are stored in.
+_NOT_IDENTITY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+
+
+def host_identity(host: Host, tokenizer: Any, folder: Path | None = None) -> dict[str, Any]:
+    """What an adapter fits: the host's shape, and digests of its configuration and its tokenizer.
+
+    `folder` is where it was loaded from: the form in memory differs between versions of `transformers`.
+    """
+    config = host.config
+    heads = config.num_attention_heads
+    content = config.to_dict() if folder is None else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {
+        "model_type": config.model_type,
+        "width": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "vocabulary": config.vocab_size,
+        "config_digest": _digest({name: value for name, value in content.items() if name not in _NOT_IDENTITY}),
+        "tokenizer_digest": _digest(sorted(tokenizer.get_vocab().items())),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def hide_library_bars() -> None:
+    """Keep the progress bars of `transformers` away, where output is no terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

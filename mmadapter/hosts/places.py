@@ -1,88 +1,135 @@
-"""Where the linear layers and norms of a host are: what V2's bias, scale and norms, and LoRA, are put around."""
+"""The named places of one host: its shapes, the frozen module at a place, and the wrapper that lets parts act there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
-from mmadapter.adapters.adapter import FINAL
 from mmadapter.errors import InputError
-from mmadapter.hosts.recipes import Host, decoder, decoder_layers, recipe_for
+from mmadapter.hosts.calls import FINAL, AdaptedModule, Place, call_slot
+from mmadapter.hosts.families import (
+    ATTENTION,
+    AttentionModule,
+    Family,
+    Host,
+    attention_modules,
+    decoder,
+    decoder_layers,
+    family_of,
+)
 
-ALL = "all"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A module of the host, by the module that holds it."""
-
-    owner: nn.Module
-    name: str
-
-    @property
-    def module(self) -> nn.Module:
-        return getattr(self.owner, self.name)
-
-    def put(self, module: nn.Module) -> None:
-        setattr(self.owner, self.name, module)
+ALL = "all"  # every linear layer
 
 
-PlacesByLayer = dict[int, dict[str, Place]]  # host layer -> kind -> place
+class HostPlaces:
+    """What a method is built from: a host's shapes and its places by name."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        config = host.config
+        self.model_type: str = config.model_type
+        self.family: Family = family_of(config.model_type)
+        self.width: int = config.hidden_size
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = getattr(config, "num_key_value_heads", None) or self.heads
+        self.head_dim: int = getattr(config, "head_dim", None) or self.width // self.heads
+        self.depth: int = len(decoder_layers(host))
+
+    def choose(self, asked: Sequence[str], key: str) -> list[str]:
+        """The linear layers that `asked` names (or "all"), in the family's order.
+
+        Raises InputError, beginning with the configuration `key`, for a name that is no linear layer of the family.
+        """
+        names = list(self.family.linears)
+        if unknown := [name for name in asked if name not in (*names, ALL)]:
+            raise InputError(
+                f"{key} names {', '.join(unknown)}, but the linear layers of a {self.model_type} block are: "
+                f"{', '.join(names)}. Name some of these, or all."
+            )
+        return [name for name in names if name in asked or ALL in asked]
+
+    def last_layers(self, count: int, key: str) -> range:
+        """The numbers of the last `count` layers. Raises InputError where the host has fewer."""
+        if count > self.depth:
+            raise InputError(f"{key}={count}, but the host has {self.depth} layers. Set {key}={self.depth} or less.")
+        return range(self.depth - count, self.depth)
+
+    def first_layers(self, count: int, key: str) -> range:
+        """The numbers of the first `count` layers. Raises InputError where the host has fewer."""
+        self.last_layers(count, key)
+        return range(count)
+
+    def norms(self, final: bool = False) -> dict[int, list[str]]:
+        """The names of every block's norms by layer; with `final` the one behind the last block, as layer FINAL."""
+        found = {index: list(_norm_paths(layer)) for index, layer in enumerate(decoder_layers(self.host))}
+        return found | ({FINAL: list(self._final_norms())} if final else {})
+
+    def attention(self, layer: int) -> AttentionModule:
+        """The attention module of a layer."""
+        return attention_modules(self.host)[layer]
+
+    def module(self, layer: int, place: str) -> Any:
+        """The frozen module at a place. Raises InputError, which lists the family's places, where there is none."""
+        owner, name = self._find(layer, place)
+        found = getattr(owner, name)
+        return found.base if isinstance(found, AdaptedModule) else found
+
+    def linears(self) -> Iterator[Place]:
+        """Every linear layer of every block."""
+        return ((index, name) for index in range(self.depth) for name in self.family.linears)
+
+    def put(self, layer: int, place: str, module: nn.Module) -> None:
+        """Set the module at a place."""
+        owner, name = self._find(layer, place)
+        setattr(owner, name, module)
+
+    def wrap(self, places: Iterable[Place]) -> None:
+        """Put an AdaptedModule around the module at each of `places`; idempotent. The attention needs none."""
+        slot = call_slot(self.host)
+        for layer, place in places:
+            if place == ATTENTION:
+                continue
+            owner, name = self._find(layer, place)
+            if not isinstance(found := getattr(owner, name), AdaptedModule):
+                setattr(owner, name, AdaptedModule(found, slot, (layer, self.family.own_name(place))))
+            slot.watch(self.host)
+
+    def _find(self, layer: int, place: str) -> tuple[nn.Module, str]:
+        """The module that holds a place's module, and the name under which it does."""
+        if layer == FINAL:
+            known, block = self._final_norms(), decoder(self.host)
+        else:
+            block = decoder_layers(self.host)[layer]
+            known = self.family.places | _norm_paths(block)
+        if place not in known:
+            raise InputError(
+                f"A {self.model_type} host has no place {place!r}{' behind its blocks' if layer == FINAL else ''}. "
+                f"Its places are: {', '.join([*([] if layer == FINAL else [ATTENTION]), *known])}."
+            )
+        parent, _, name = known[place].rpartition(".")
+        owner = block.get_submodule(parent)
+        return (owner.base if isinstance(owner, AdaptedModule) else owner), name
+
+    def _final_norms(self) -> dict[str, str]:
+        return {name: name for name, child in decoder(self.host).named_children() if _is_norm(name, child)}
 
 
-def linear_kinds(host: Host, asked: Sequence[str], key: str) -> list[str]:
-    """The kinds of linear layers that `asked` names (or "all"), in the host's order.
-
-    Raises InputError that names the configuration `key` for a kind that the host's blocks do not have.
-    """
-    kinds = list(recipe_for(host.config.model_type).linears)
-    unknown = [kind for kind in asked if kind not in (*kinds, ALL)]
-    if unknown:
-        raise InputError(
-            f"{key} names {', '.join(unknown)}, but the linear layers of a {host.config.model_type} block are: "
-            f"{', '.join(kinds)}. Name some of these, or all."
-        )
-    return [kind for kind in kinds if kind in asked or ALL in asked]
-
-
-def linear_places(host: Host) -> PlacesByLayer:
-    """Every linear layer of every decoder block, by kind."""
-    paths = recipe_for(host.config.model_type).linears
-    return {
-        index: {kind: _place(layer, path) for kind, path in paths.items()}
-        for index, layer in enumerate(decoder_layers(host))
-    }
-
-
-def norm_places(host: Host, final: bool) -> PlacesByLayer:
-    """Every norm of every decoder block by its own name; with `final` the one behind the last block, as layer FINAL."""
-    places = {index: _norms_below(layer) for index, layer in enumerate(decoder_layers(host))}
-    if final:
-        parent = decoder(host)
-        places[FINAL] = {name: Place(parent, name) for name, child in parent.named_children() if _is_norm(name, child)}
-    return places
-
-
-def _norms_below(layer: nn.Module) -> dict[str, Place]:
-    found: dict[str, Place] = {}
+def _norm_paths(layer: nn.Module) -> dict[str, str]:
+    """Name of a norm -> its path in the block."""
+    found: dict[str, str] = {}
     for path, module in layer.named_modules():
         name = path.rpartition(".")[2]
         if _is_norm(name, module):
             assert name not in found, f"two norms of one block are named {name}"
-            found[name] = _place(layer, path)
+            found[name] = path
     return found
 
 
 def _is_norm(name: str, module: nn.Module) -> bool:
-    """A norm that the family itself placed; one that was put around already counts once, by its outer name."""
+    """A norm that the family itself placed; one that was wrapped counts once, by its outer name."""
     if name == "base":
         return False
-    inner = getattr(module, "base", module)
+    inner = module.base if isinstance(module, AdaptedModule) else module
     return type(inner).__name__.endswith("Norm")
-
-
-def _place(layer: nn.Module, path: str) -> Place:
-    parent, _, name = path.rpartition(".")
-    return Place(layer.get_submodule(parent), name)

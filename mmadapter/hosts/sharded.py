@@ -1,7 +1,7 @@
-"""A frozen host whose weights are shared out over the processes (ZeRO-3): loaded, run and read a piece at a time.
+"""A frozen host whose weights are sharded over the ranks (ZeRO-3): loaded, run and read a piece at a time.
 
-Every process holds its part of each tensor. DeepSpeed's hooks gather a module's weights for the module's own forward
-and let them go again: all processes must therefore run the same modules in the same order (`in_step`).
+Every rank holds its shard of each tensor. DeepSpeed's hooks gather a module's weights for the module's own forward and
+release them again: all ranks must therefore run the same modules in the same order (`in_step`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mmadapter.deepspeed_library import Zero, load_deepspeed, start_engine
+from mmadapter.distributed.deepspeed import Zero, load_deepspeed, start_engine
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
-from mmadapter.processes import here
 
 Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """That a host's weights are shared out, and whether the parts lie in the machine's memory instead of the GPU's."""
+    """That a host's weights are sharded, and whether the shards lie in CPU memory instead of the GPU's."""
 
     offload: bool = False
 
@@ -40,17 +40,17 @@ class Sharding:
 
 
 def sharding_of(engine: str) -> Sharding | None:
-    """What an engine asks of its host; None where every process has the whole host."""
+    """How an engine shards its host; None where every rank has the whole host."""
     zero = Zero.of(engine)
     return Sharding(zero.offload) if zero.stage == 3 else None
 
 
 @contextlib.contextmanager
 def loading_sharded(sharding: Sharding, dtype: torch.dtype, device: torch.device | str) -> Iterator[None]:
-    """While inside, `transformers` shares out every weight that it loads, as soon as it has been read.
+    """While inside, `transformers` shards every weight that it loads, as soon as it has been read.
 
-    The first process reads (memory-mapped, so that the files' pages can be dropped at any time) and sends each tensor
-    to the others; peak memory of a process is its part and the two largest tensors. Collective.
+    Rank 0 reads (memory-mapped, so that the files' pages can be dropped at any time) and sends each tensor to the
+    others; peak memory of a rank is its shards and the two largest tensors. Collective.
     """
     from transformers.integrations import HfDeepSpeedConfig
 
@@ -63,9 +63,9 @@ def loading_sharded(sharding: Sharding, dtype: torch.dtype, device: torch.device
 
 
 def agreed(read: Callable[[], Read]) -> Read:
-    """What `read` gives here; the same InputError on every process where it raises one on some of them. Collective.
+    """What `read` gives here; the same InputError on every rank where it raises one on some of them. Collective.
 
-    So no process waits for one that has refused.
+    So no rank waits for one that has refused.
     """
     problem, found = None, None
     try:
@@ -82,24 +82,24 @@ def gather_in_forward(host: nn.Module) -> None:
     """Let a sharded host run without a training engine, which brings hooks of its own (ZeRO inference)."""
     if not is_sharded(host):
         return
-    # The parts lie already where `loading_sharded` has put them; the hooks bring them to the device.
+    # The shards lie already where `loading_sharded` has put them; the hooks bring them to the device.
     first = next(host.parameters())
     start_engine(first.device, model=host, config=Sharding().settings(first.dtype))
 
 
 def is_sharded(host: nn.Module) -> bool:
-    """Whether the host's weights are shared out over the processes."""
+    """Whether the host's weights are sharded over the ranks."""
     return any(_is_shared(parameter) for parameter in host.parameters())
 
 
 def in_step(host: nn.Module) -> bool:
-    """Whether all processes must call the host equally often: each of its modules waits for all of them."""
-    return here().count > 1 and is_sharded(host)
+    """Whether all ranks must call the host equally often: each of its modules waits for all of them."""
+    return here().world_size > 1 and is_sharded(host)
 
 
 @contextlib.contextmanager
 def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """While inside, these parameters can be read whole on every process; for reading only. Collective."""
+    """While inside, these parameters can be read whole on every rank; for reading only. Collective."""
     shared = [parameter for parameter in parameters if _is_shared(parameter)]
     if not shared:
         yield
@@ -111,12 +111,12 @@ def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def size(parameter: torch.Tensor) -> int:
-    """How many numbers the whole tensor has, wherever its parts are."""
+    """How many numbers the whole tensor has, wherever its shards are."""
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def held_bytes(parameters: Iterable[torch.Tensor]) -> int:
-    """Bytes of these tensors that this process holds: its parts of shared ones, and what is whole here."""
+    """Bytes of these tensors that this rank holds: its shards, and what is whole here."""
     return sum(
         tensor.numel() * tensor.element_size()
         for parameter in parameters

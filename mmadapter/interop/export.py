@@ -19,27 +19,28 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmadapter.adapters.adapter import Adapter
-from mmadapter.adapters.roles import trainable_parameters
-from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
-from mmadapter.assistant import Assistant, hide_library_bars
-from mmadapter.card_settings import adapter_conf
-from mmadapter.config import RunConf
 from mmadapter.errors import InputError
-from mmadapter.hosts.fold import FOLDED, fold
-from mmadapter.hosts.load import host_folder, load_host, load_tokenizer
-from mmadapter.hosts.recipes import Host
-from mmadapter.identity import host_identity
-from mmadapter.interop.whole_folder import refuse_existing, whole_or_not_at_all
-from mmadapter.new_adapter import new_adapter
-from mmadapter.store import CARD, check_host, read_card, read_tensors, write_adapter
+from mmadapter.files import new_folder
+from mmadapter.hosts.families import Host
+from mmadapter.hosts.load import hide_library_bars, host_identity, load_host, load_tokenizer
+from mmadapter.hosts.settings import host_folder
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.fold import fold, folded_methods
+from mmadapter.methods.folder import (
+    CARD,
+    Card,
+    read_card,
+    read_tensors,
+    refuse_differences,
+    settings_of_card,
+    write_adapter,
+)
+from mmadapter.methods.groups import trainable_parameters
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CONFIG = "config.yaml"  # of a run folder
-_SETTINGS_OF_FOLDED = ("prompt_projection", "scale_on", "lora_factor")  # of the card; the folded host has none of them
-Named = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,30 +61,36 @@ def export(
     the host's files have. Computed in float32 and rounded once. Raises InputError for bad input, for a target that
     exists, and for what `fold` refuses.
     """
-    refuse_existing(target)
-    found = _find(source, host, tokenizer)
-    card = read_card(found.adapter)
-    tensors = read_tensors(found.adapter, card)
-    if not any(_family(name) in FOLDED for name in tensors):
-        raise InputError(
-            f"{found.adapter} has no bias, scale, norms or LoRA, so there is nothing to put into the host's weights: "
-            "the exported model would be the host itself. Use the adapter with its host."
-        )
-    folder, tokens = _host_of(found)
-    model = load_host(folder, "auto", "eager")  # no forward: every family knows eager
-    check_host(found.adapter, card, Assistant(model, tokens, Adapter({}), folder=folder))
-    fold(model, _adapter(model, card, tensors), DTYPES[dtype])
-    model.config.folded_adapter = card["sha256"][:16]  # another host: adapters of the first one do not fit any more
-    beside = {name: tensor for name, tensor in tensors.items() if _family(name) not in FOLDED}
-
-    def write(new: Path) -> None:
+    with new_folder(target) as new:
+        # The host, and the adapter upon it.
+        found = _find(source, host, tokenizer)
+        card = read_card(found.adapter)
+        tensors = read_tensors(found.adapter, card)
+        folder, tokens = _host_of(found)
+        model = load_host(folder, "auto", "eager")  # no forward: every family knows eager
+        refuse_differences(found.adapter, "host", card["host"], host_identity(model, tokens, folder))
+        adapter = _adapter(model, found.adapter, card, tensors)
+        folded = folded_methods(adapter)
+        if not folded:
+            raise InputError(
+                f"{found.adapter} has no bias, scale, norms or LoRA, so there is nothing to put into the host's "
+                "weights: the exported model would be the host itself. Use the adapter with its host."
+            )
+        places = Counter(_method(place) for place in {".".join(name.split(".")[:3]) for name in tensors})
+        # The plain model, and what no plain model has beside it.
+        fold(model, adapter, DTYPES[dtype])
+        model.config.folded_adapter = card["sha256"][:16]  # another host: adapters of the first one do not fit any more
         model.save_pretrained(new, max_shard_size="5GB")
         tokens.save_pretrained(new)
+        beside = {name: tensor for name, tensor in tensors.items() if _method(name) not in folded}
         if beside:
-            write_adapter(new / "adapter", beside, _card_beside(card, model, new))
-
-    whole_or_not_at_all(target, write)
-    return _told(target, model, tensors, beside)
+            methods = {name: settings for name, settings in card["adapter"].items() if name not in folded}
+            identity = host_identity(model, load_tokenizer(new), new)
+            write_adapter(new / "adapter", beside, card | {"adapter": methods, "host": identity})
+    left = f"the other methods are beside it: {target / 'adapter'}" if beside else "it is the whole model"
+    told = ", ".join(f"{name} ({places[name]} places)" for name in folded)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return f"Wrote {target} ({model.config.model_type}, {dtype}): {told} in its weights; {left}."
 
 
 def _find(source: Path, host: str | None, tokenizer: str | None) -> Source:
@@ -98,7 +105,7 @@ def _find(source: Path, host: str | None, tokenizer: str | None) -> Source:
         raise InputError(f"{source}: this run has no adapter/ (yet). Let it come to its end, then export it.")
     if run is None:
         return Source(adapter, host, tokenizer)
-    from mmadapter.config.compose import load_run_config
+    from mmadapter.config import load_run_config
 
     settings = load_run_config(run).host
     return Source(adapter, host or settings.path, tokenizer or settings.tokenizer)
@@ -115,40 +122,20 @@ def _host_of(found: Source) -> tuple[Path, Any]:
         raise InputError(f"{error} Here: --host FOLDER and --tokenizer FOLDER say where they lie now.") from error
 
 
-def _family(name: str) -> str:
+def _method(name: str) -> str:
+    """The method that a tensor belongs to."""
     return name.partition(".")[0]
 
 
-def _adapter(host: Host, card: dict[str, Any], tensors: Named) -> Adapter:
-    """The adapter of a card with the tensors that are folded; of early gates just the places, and no projection."""
-    conf = RunConf()
-    conf.adapter, conf.vision.enabled = adapter_conf(card), False
-    adapter = new_adapter(conf, host)
-    shape = PromptSettings(1, host.config.hidden_size, host.config.num_attention_heads)
-    early = {str(index): EarlyGate(shape, "meta") for index in range(conf.adapter.early_layers)}
-    adapter.early = nn.ModuleDict(early)
+def _adapter(host: Host, folder: Path, card: Card, tensors: dict[str, Tensor]) -> Adapter:
+    """The adapter of a card on its host, with its tensors; without the projection, which needs an image encoder."""
+    conf = settings_of_card(folder, card)
+    conf.methods.pop("projection", None)
+    adapter = Adapter.build(conf, host)
     with torch.no_grad():
         for item in trainable_parameters(adapter):
-            if _family(item.name) in FOLDED:
-                item.parameter.copy_(tensors[item.name])
+            item.parameter.copy_(tensors[item.name])
     return adapter
-
-
-def _card_beside(card: dict[str, Any], model: Host, folder: Path) -> dict[str, Any]:
-    """The card of what is left beside the exported model in `folder`, whose host that model is."""
-    settings = {name: value for name, value in card["adapter"].items() if name not in _SETTINGS_OF_FOLDED}
-    settings["method"] = "v2" if "early_layers" in settings else "v1"
-    host = host_identity(Assistant(model, load_tokenizer(folder), Adapter({}), folder=folder))
-    return card | {"adapter": settings, "host": host}
-
-
-def _told(target: Path, model: Host, tensors: Named, beside: Named) -> str:
-    count = Counter(family for family, *_ in {tuple(name.split(".")[:3]) for name in tensors})
-    names = {"linears": "linear layers with bias or scale", "norms": "norms", "lora": "layers with LoRA"}
-    folded = ", ".join(f"{count[family]} {names[family]}" for family in FOLDED if count[family])
-    dtype = str(model.dtype).removeprefix("torch.")
-    left = f"prompts, gates and projection are beside it: {target / 'adapter'}" if beside else "it is the whole model"
-    return f"Wrote {target} ({model.config.model_type}, {dtype}): {folded} are in its weights; {left}."
 
 
 def main(arguments: list[str] | None = None) -> int:

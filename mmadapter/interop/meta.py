@@ -21,9 +21,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mmadapter.assistant import hide_library_bars
 from mmadapter.errors import InputError
-from mmadapter.interop.whole_folder import refuse_existing, whole_or_not_at_all
+from mmadapter.files import new_folder
+from mmadapter.hosts.load import hide_library_bars
 
 # Where model-parallel files are joined: dimension by the end of the tensor's name; norms are the same in every file.
 _JOINED = {
@@ -125,9 +125,16 @@ def convert(source: Path, target: Path, tokenizer: Path | None = None, tokens: i
 
     Raises InputError for bad input and for a target that exists.
     """
+    with new_folder(target) as folder:
+        _llama_of(source, tokens).save_pretrained(folder)
+        if tokenizer is not None:
+            _write_tokenizer(tokenizer, folder)
+
+
+def _llama_of(source: Path, tokens: int) -> Any:
+    """The `transformers` model with the tensors of `source`. Raises InputError for bad input."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    refuse_existing(target)
     try:
         params = json.loads((source / "params.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -148,13 +155,7 @@ def convert(source: Path, target: Path, tokenizer: Path | None = None, tokens: i
     except RuntimeError as error:
         said = " ".join(str(error).split())
         raise InputError(f"{source}: the weights do not fit params.json: {shorten(said, 400)}") from error
-
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        if tokenizer is not None:
-            _write_tokenizer(tokenizer, folder)
-
-    whole_or_not_at_all(target, write)
+    return model
 
 
 def _write_tokenizer(file: Path, folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""The state of runs and the results of sweeps, from their files."""
+"""A run's folder: its journal, its state, the list of all runs; and the folder of a sweep."""

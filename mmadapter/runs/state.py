@@ -1,23 +1,106 @@
-"""Where a run stands, from the files of its folder alone."""
+"""Where a run stands: from the files in its folder, its process, and SLURM's queue."""
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 import socket
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mmadapter.evaluation.report import duration
-from mmadapter.runs.objective import main_scores
-from mmadapter.runs.process import is_alive
+from mmadapter.files import read_json
+from mmadapter.runs.journal import METRICS_FILE, last_record, read_metrics
+from mmadapter.tasks import task_class
+from mmadapter.terminal import duration
 
-SILENT_SECONDS = 600  # a run elsewhere that has written nothing for so long may be dead: its word alone is not trusted
+SILENT_SECONDS = 600  # a run on another machine that wrote nothing for so long is no longer believed to run
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+SQUEUE = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"]
+
+Record = dict[str, Any]
+Queue = Mapping[str, tuple[str, str]] | None  # SLURM job -> (state, reason); None = no SLURM, or no answer
+
+
+class RunFolder:
+    """What the files of a run folder say, each read when it is first asked for; a missing or cut one reads as empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def config(self) -> Record:
+        try:
+            content = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @cached_property
+    def attempt(self) -> Record:
+        return _read_json(self.folder / "attempt.json")
+
+    @cached_property
+    def summary(self) -> Record:
+        """finished.json; until the run is finished empty."""
+        return _read_json(self.folder / "finished.json")
+
+    @cached_property
+    def evaluations(self) -> dict[str, Record]:
+        """Task -> metrics.json, of the run's own tasks."""
+        found = {
+            name: _read_json(self.folder / "eval" / name / "metrics.json") for name in self.config.get("evaluate") or ()
+        }
+        return {name: metrics for name, metrics in found.items() if metrics}
+
+    @cached_property
+    def train(self) -> list[Record]:
+        return read_metrics(self.folder / METRICS_FILE, "train")
+
+    @cached_property
+    def last_step(self) -> Record:
+        return last_record(self.folder / METRICS_FILE, "train")
+
+    @cached_property
+    def validation(self) -> list[Record]:
+        return read_metrics(self.folder / METRICS_FILE, "validation")
+
+    @cached_property
+    def events(self) -> list[Record]:
+        return read_metrics(self.folder / METRICS_FILE, "event")
+
+    @property
+    def best_validation_loss(self) -> float | None:
+        losses = [record["loss"] for record in self.validation if record.get("loss") is not None]  # null: not finite
+        return min(losses, default=None)
+
+    def scores(self, *, main: bool) -> dict[str, float]:
+        """TASK.SCORE -> value: the scores that stand in tables (`main`), or all of them, these first."""
+        mains: dict[str, float] = {}
+        others: dict[str, float] = {}
+        for name, metrics in self.evaluations.items():
+            if (task := task_class(metrics, name)) is not None:
+                for score, value in task.values(metrics).items():
+                    (mains if score in task.MAIN_SCORES else others)[f"{name}.{score}"] = value
+        return mains if main else mains | others
+
+    @property
+    def last_change(self) -> float | None:
+        """When the run last wrote something (UNIX time), the progress of its parts and of its evaluation included."""
+        names = (METRICS_FILE, "attempt.json", "summary.json", "finished.json", "config.yaml", "eval/*/*")
+        files = [path for name in names for base in (name, f"*/*/{name}") for path in self.folder.glob(base)]
+        return max((path.stat().st_mtime for path in files if path.exists()), default=None)
+
+
+def _read_json(file: Path) -> Record:
+    content = read_json(file)
+    return content if isinstance(content, dict) else {}
 
 
 @dataclass
@@ -26,161 +109,115 @@ class RunState:
 
     folder: Path
     state: str  # finished, running, silent, stopped, killed, failed, waiting, never started
-    experiment: str | None = None
-    reason: str | None = None  # the signal, the message, the queue's reason, what is not sure
-    step: int | None = None
-    steps: int | None = None
-    best_validation: float | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    seconds: float | None = None  # finished: the wall time of all attempts; else in training steps
-    changed: float | None = None  # UNIX time of the last sign of life
-    host: str | None = None
-    slurm_job: str | None = None
-    attempts: int | None = None  # how often it has been started
+    experiment: str | None
+    reason: str | None  # the signal, the message, the queue's reason, what is not certain
+    step: int | None
+    steps: int | None
+    best_validation: float | None
+    scores: dict[str, float]
+    seconds: float | None  # finished: the wall time of all attempts; else in training steps
+    changed: float | None  # UNIX time of the last sign of life
+    host: str | None
+    slurm_job: str | None
+    attempts: int | None  # how often it has been started
 
     @property
     def percent(self) -> float | None:
         return 100 * self.step / self.steps if self.step is not None and self.steps else None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Record:
         return {**asdict(self), "folder": str(self.folder), "percent": self.percent}
 
 
-def state_of(
-    folder: Path, *, slurm_job: str | None = None, queue: Mapping[str, tuple[str, str]] | None = None
-) -> RunState:
-    """The state of the run in `folder`, which need not exist yet.
+def state_of(run: RunFolder, *, slurm_job: str | None = None, queue: Queue = None) -> RunState:
+    """The state of a run, whose folder need not exist yet; `slurm_job`: the job that its sweep knows of."""
+    last, summary, changed = run.attempt, run.summary, run.last_change
+    step, seconds, steps = run.last_step.get("step"), run.last_step.get("seconds"), last.get("total_steps")
+    slurm_job, attempts = slurm_job or last.get("slurm_job"), last.get("attempts")
 
-    `slurm_job` is what its sweep knows; `queue` maps SLURM job -> (state, reason), None where there is no SLURM.
-    """
-    summary = read_json(folder / "finished.json")
-    last = read_json(folder / "attempt.json")
-    config = read_config(folder / "config.yaml")
-    found = RunState(
-        folder,
-        "never started",
-        experiment=config.get("experiment"),
-        steps=last.get("total_steps"),
-        scores=main_scores(evaluations(folder, config.get("evaluate") or ())),
-        changed=last_change(folder),
-        host=last.get("host"),
-        slurm_job=slurm_job or last.get("slurm_job"),
-        attempts=last.get("attempts"),
-    )
-    read_journal(folder / "metrics.jsonl", found)
+    # what the folder says; a stop counts until the run goes on
+    stops = [event.get("signal") for event in run.events if event.get("event") in ("stopped", "resumed")]
+    signal = stops[-1] if stops else None
+    state, reason = "never started", signal
     if summary:
-        found.state, found.seconds = "finished", summary.get("wall_seconds", found.seconds)
-        found.steps = (summary.get("training") or {}).get("steps") or found.steps or found.step
-        found.reason = None
-    elif last or config:
-        set_unfinished(found, last)
-    if found.state != "finished" and queue is not None and found.slurm_job:
-        trust_queue(found, queue)
-    return found
+        state, reason, seconds = "finished", None, summary.get("wall_seconds", seconds)
+        steps = (summary.get("training") or {}).get("steps") or steps or step
+    elif last.get("state") == "failed":
+        state, reason = "failed", last.get("message")
+    elif last.get("state") == "stopped":
+        state, reason = "stopped", last.get("signal") or signal
+    elif last.get("state") == "running":
+        state, reason = _living(last, changed)
+    elif last or run.config:
+        state, reason = "stopped", signal or "how is not known: no attempt.json"
+
+    # what SLURM knows better: jobs that wait, and jobs that are no longer there
+    if state != "finished" and queue is not None and slurm_job:
+        if slurm_job in queue and queue[slurm_job][0] in WAITING:
+            before = f", {state} before; attempts: {attempts}" if attempts else ""
+            state, reason = "waiting", f"in the queue ({queue[slurm_job][1]}){before}"
+        elif slurm_job in queue and state in ("silent", "never started"):
+            state = "running"
+        elif slurm_job not in queue and state in ("running", "silent") and last.get("host") != socket.gethostname():
+            state, reason = "killed", f"SLURM job {slurm_job} has left the queue, and the run did not say how it ended"
+
+    return RunState(
+        folder=run.folder,
+        state=state,
+        experiment=run.config.get("experiment"),
+        reason=reason,
+        step=step,
+        steps=steps,
+        best_validation=run.best_validation_loss,
+        scores=run.scores(main=True),
+        seconds=seconds,
+        changed=changed,
+        host=last.get("host"),
+        slurm_job=slurm_job,
+        attempts=attempts,
+    )
 
 
-def set_unfinished(found: RunState, last: Mapping[str, Any]) -> None:
-    """State and reason of a run that was begun and is not finished; `last` is its attempt.json."""
-    said = last.get("state")
-    if said == "failed":
-        found.state, found.reason = "failed", last.get("message")
-    elif said == "stopped":
-        found.state, found.reason = "stopped", last.get("signal") or found.reason
-    elif said == "running":
-        found.state, found.reason = living(last, found.changed)
-    else:
-        found.state, found.reason = "stopped", found.reason or "how is not known: no attempt.json"
-
-
-def living(last: Mapping[str, Any], changed: float | None) -> tuple[str, str | None]:
-    """Whether an attempt that has not said its end goes on; sure only on its own machine."""
+def _living(last: Record, changed: float | None) -> tuple[str, str | None]:
+    """State and reason of an attempt that has not said how it ended; certain only on the machine it runs on."""
     if last.get("host") == socket.gethostname():
-        return (
-            ("running", None)
-            if is_alive(last.get("pid"), last.get("pid_start"))
-            else ("killed", "its process is gone without a word")
-        )
-    silence = time.time() - (changed or last.get("started") or 0)
-    told = f"on {last.get('host')}, last sign of life {duration(max(0, silence))} ago"
-    return ("running" if silence < SILENT_SECONDS else "silent"), told
+        alive = is_alive(last.get("pid"), last.get("pid_start"))
+        return ("running", None) if alive else ("killed", "its process is gone and left no message")
+    silence = max(0.0, time.time() - (changed or last.get("started") or 0))
+    said = f"on {last.get('host')}, last sign of life {duration(silence)} ago"
+    return ("running" if silence < SILENT_SECONDS else "silent"), said
 
 
-def trust_queue(found: RunState, queue: Mapping[str, tuple[str, str]]) -> None:
-    """What SLURM's queue knows better: waiting jobs, and jobs that are no longer there."""
-    if (queued := queue.get(found.slurm_job or "")) is not None:
-        state, reason = queued
-        if state in WAITING:
-            before = f", {found.state} before; attempts: {found.attempts}" if found.attempts else ""
-            found.state, found.reason = "waiting", f"in the queue ({reason}){before}"
-        elif found.state in ("silent", "never started"):
-            found.state = "running"
-    elif found.state in ("running", "silent") and found.host != socket.gethostname():
-        found.state, found.reason = "killed", f"SLURM job {found.slurm_job} has left the queue, and the run said no end"
-
-
-def read_journal(file: Path, found: RunState) -> None:
-    """Step, seconds, lowest validation loss, last signal from metrics.jsonl; only lines with these are parsed."""
-    last_step: bytes = b""
-    for line in lines_of(file):
-        if line.startswith(b'{"kind": "train"'):
-            last_step = line
-        elif line.startswith((b'{"kind": "validation"', b'{"kind": "event"')):
-            note_record(found, parsed(line))
-    record = parsed(last_step)
-    found.step, found.seconds = record.get("step"), record.get("seconds")
-
-
-def note_record(found: RunState, record: Mapping[str, Any]) -> None:
-    """A validation or an event; a stop counts until the run goes on."""
-    if record.get("kind") == "validation" and record.get("loss") is not None:
-        best = found.best_validation
-        found.best_validation = record["loss"] if best is None else min(record["loss"], best)
-    elif record.get("event") in ("stopped", "resumed"):
-        found.reason = record.get("signal")
-
-
-def lines_of(file: Path) -> Iterator[bytes]:
-    """Whole lines of a file that may be in writing, or may not be there."""
-    if file.is_file():
-        with open(file, "rb") as opened:
-            yield from (line for line in opened if line.endswith(b"\n"))
-
-
-def parsed(line: bytes) -> dict[str, Any]:
+def process_start(pid: int) -> int | None:
+    """When a process started, in ticks since the machine did; None where the system does not tell (no /proc)."""
     try:
-        record = json.loads(line or b"{}")
-    except ValueError:  # a torn line
-        return {}
-    return record if isinstance(record, dict) else {}
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])  # the 22nd field; the 2nd, in brackets, may hold blanks
 
 
-def last_change(folder: Path) -> float | None:
-    """When the run last wrote something, the progress of its parts and of its evaluation included."""
-    names = ("metrics.jsonl", "attempt.json", "summary.json", "finished.json", "config.yaml", "eval/*/*")
-    files = [path for name in names for base in (name, f"*/*/{name}") for path in folder.glob(base)]
-    times = [path.stat().st_mtime for path in files if path.exists()]
-    return max(times, default=None)
-
-
-def evaluations(folder: Path, names: Any) -> dict[str, dict[str, Any]]:
-    """Task -> metrics.json, of the run's own tasks."""
-    found = {name: read_json(folder / "eval" / name / "metrics.json") for name in names}
-    return {name: metrics for name, metrics in found.items() if metrics}
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """The settings of a run; empty where there are none, or half of them."""
+def is_alive(pid: int | None, start: int | None) -> bool:
+    """Whether process `pid` of this machine exists, and is the one that started at `start`: numbers are used again."""
+    if pid is None:
+        return False
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    now = process_start(pid)
+    return start is None or now is None or now == start
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none, or half of one."""
+def jobs_in_queue() -> Queue:
+    """This user's jobs ("12", "12_3") in SLURM's queue; None where there is no SLURM, or it does not answer."""
+    if shutil.which(SQUEUE[0]) is None:
+        return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        answer = subprocess.run(SQUEUE, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [line.split("|") for line in answer.stdout.splitlines() if line.count("|") == 2]
+    return {number.strip(): (state.strip(), reason.strip()) for number, state, reason in rows}

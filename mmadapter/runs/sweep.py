@@ -1,175 +1,123 @@
-"""The results of a sweep: one row a job, from what the run folders hold at this moment."""
+"""A sweep's folder: sweep.json (its command and its jobs; docs/formats.md names the keys) and the results of the jobs.
+
+sweep.json is written by the command that runs the sweep, never by a job.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config.run_folder import is_finished
-from mmadapter.config.sweep import VALIDATION_LOSS, direction_of
-from mmadapter.evaluation.run_files import RunFiles, read_run
-from mmadapter.evaluation.scales import number_text
-from mmadapter.evaluation.table import format_table
+from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
-from mmadapter.runs.listing import Queue, job_state
-from mmadapter.runs.objective import all_scores, main_scores, value_of
-from mmadapter.runs.state import RunState
-from mmadapter.runs.sweep_file import read_sweep, run_of
+from mmadapter.runs.journal import VALIDATION_LOSS
+from mmadapter.runs.state import Queue, Record, RunFolder, RunState, state_of
+from mmadapter.terminal import number_text
 
+SWEEP_FILE = "sweep.json"
 SEED = "seed"
+
+
+# --- the file ---
+
+
+def sweeps_in(folder: Path) -> list[Path]:
+    """The folder itself, or those in its sweeps/ (or beside it, where it is sweeps/)."""
+    if (folder / SWEEP_FILE).is_file():
+        return [folder]
+    return sorted(file.parent for name in ("sweeps/*", "*") for file in folder.glob(f"{name}/{SWEEP_FILE}"))
+
+
+def read_sweep(folder: Path) -> Record:
+    """The content of FOLDER/sweep.json. Raises InputError where there is none, and where it is damaged."""
+    file = folder / SWEEP_FILE
+    if not file.is_file():
+        raise InputError(
+            f"{folder} is no sweep: there is no {SWEEP_FILE} in it. Sweeps are in RUNS_ROOT/sweeps; "
+            "python -m mmadapter.runs lists them."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not all(isinstance(job["number"], int) for job in content["jobs"]):
+            raise ValueError("a job's number is no integer")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{file} is damaged: {type(error).__name__}: {error}. "
+            'It should hold {"jobs": [{"number": 0, ...}, ...], ...}. '
+            "Delete it and give the sweep's command again: that writes it anew, and finished runs are found again. "
+            "SLURM jobs of this sweep that still wait or run are noted in this file alone: look at `squeue --me` "
+            "first, and end them with scancel."
+        ) from error
+    return content
+
+
+def begin_sweep(folder: Path, command: str, swept: Sequence[str], **facts: Any) -> None:
+    """Writes the sweep's file, or updates the one that is there; `swept`: the keys that differ between jobs."""
+    known = read_sweep(folder) if (folder / SWEEP_FILE).is_file() else {}
+    created = known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    _write(folder, {"jobs": [], **known, "command": command, "created": created, "swept": list(swept), **facts})
+
+
+def note_jobs(folder: Path, jobs: Mapping[int, Record]) -> None:
+    """Adds jobs, or facts about them, by number; what else is known of a job (its SLURM job) stays."""
+    content = read_sweep(folder)
+    known = {job["number"]: job for job in content["jobs"]}
+    for number, facts in jobs.items():
+        before = known.get(number, {"number": number, "slurm_job": None, "failed": None})
+        known[number] = {**before, **facts}
+    _write(folder, {**content, "jobs": [known[number] for number in sorted(known)]})
+
+
+def _write(folder: Path, content: Record) -> None:
+    write_atomically(folder / SWEEP_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def located_run(folder: Path, run: str | None) -> Path | None:
+    """A run folder that a sweep names. A relative one counts from where the command is given, else from the sweep.
+
+    The second way finds it when the command is given from elsewhere: RUNS_ROOT/sweeps/NAME and RUNS_ROOT/RUN.
+    """
+    if not run:
+        return None
+    path = Path(run)
+    beside = folder.resolve().parents[1] / path.name
+    return path if path.is_absolute() or path.exists() or not beside.exists() else beside
+
+
+# --- the results ---
 
 
 @dataclass
 class SweepJob:
-    """One job; its numbers are those that its files hold so far."""
+    """One job, as far as its files tell."""
 
     number: int
     settings: dict[str, str]  # key -> value of all its overrides
     state: RunState
-    run: RunFiles
+    run: RunFolder
 
     @property
     def finished(self) -> bool:
         return self.state.state == "finished"
 
-    @property
-    def metrics(self) -> dict[str, Mapping[str, Any]]:
-        own = self.run.config.get("evaluate") or ()
-        return {name: one.metrics for name, one in self.run.evaluations.items() if name in own}
 
-
-@dataclass
-class Sweep:
-    """All jobs of one sweep, and what they are compared by."""
-
-    folder: Path
-    command: str
-    created: str
-    jobs: list[SweepJob]
-    keys: list[str]  # the swept settings, in the order of the command
-    metric: str | None
-    direction: str
-    trials: int | None  # of a search
-
-    def value(self, job: SweepJob) -> float | None:
-        """The metric of a finished job; a run that goes on has none yet."""
-        return value_of(job.run, self.metric) if job.finished else None
-
-    @property
-    def valued(self) -> list[tuple[SweepJob, float]]:
-        return [(job, value) for job in self.jobs if (value := self.value(job)) is not None]
-
-    @property
-    def best(self) -> SweepJob | None:
-        """The finished job with the best value; of equals the first."""
-        sign = 1 if self.direction == "minimize" else -1
-        return min(self.valued, key=lambda one: sign * one[1], default=(None, 0.0))[0]
-
-    @property
-    def score_names(self) -> list[str]:
-        return list(dict.fromkeys(name for job in self.jobs for name in main_scores(job.metrics)))
-
-
-def read_results(folder: Path, queue: Queue = None) -> Sweep:
-    """Reads a sweep and its runs. Raises InputError where `folder` holds no sweep."""
-    content = read_sweep(folder)
+def jobs_of(folder: Path, queue: Queue = None) -> list[SweepJob]:
+    """The jobs of a sweep, those included that never started. Raises InputError where `folder` holds no sweep."""
     jobs = []
-    for job in content["jobs"]:
-        run = run_of(folder, job)
-        files = RunFiles(Path()) if run is None else read_run(run, whole=False)
-        jobs.append(
-            SweepJob(job["number"], settings_of(job.get("overrides") or []), job_state(folder, job, queue), files)
-        )
-    metric, swept = content.get("metric") or VALIDATION_LOSS, content.get("swept")
-    return Sweep(
-        folder,
-        content.get("command", ""),
-        content.get("created", ""),
-        jobs,
-        differing_keys(jobs) if swept is None else [key.lstrip("+~") for key in swept],
-        metric,
-        direction_of(metric, content.get("direction")),
-        content.get("trials"),
-    )
-
-
-def settings_of(overrides: list[str]) -> dict[str, str]:
-    """Key -> value of command line words; `~key` has the value "(removed)"."""
-    pairs = (override.partition("=") for override in overrides)
-    return {key.lstrip("+~"): value if sign else "(removed)" for key, sign, value in pairs}
-
-
-def differing_keys(jobs: list[SweepJob]) -> list[str]:
-    """What an older sweep.json, which does not name the swept keys, lets one guess: of a single job all."""
-    keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
-    return [key for key in keys if len(jobs) == 1 or len({job.settings.get(key) for job in jobs}) > 1]
-
-
-def write_sweep(folder: Path, queue: Queue = None) -> Sweep:
-    """Writes FOLDER/sweep.csv and FOLDER/sweep.html. Works on half-finished sweeps.
-
-    Jobs that end at the same moment write them, too: each writer looks again, so the last one has seen all.
-    """
-    from mmadapter.runs.sweep_page import page_of
-
-    seen = finished_runs(folder)
-    while True:
-        sweep = read_results(folder, queue)
-        write_atomically(folder / "sweep.csv", csv_of(sweep))
-        write_atomically(folder / "sweep.html", page_of(sweep))
-        if (now := finished_runs(folder)) == seen:
-            return sweep
-        seen = now
-
-
-def finished_runs(folder: Path) -> int:
-    runs = [run_of(folder, job) for job in read_sweep(folder)["jobs"]]
-    return sum(is_finished(run) for run in runs if run is not None)
-
-
-def csv_of(sweep: Sweep) -> str:
-    """Every number that there is; an empty cell where there is none."""
-    rows = [csv_row(sweep, job) for job in sweep.jobs]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def csv_row(sweep: Sweep, job: SweepJob) -> dict[str, Any]:
-    """One line of sweep.csv: the job, what it differs in, its state, its scores, what it cost."""
-    summary, validation = job.run.summary, job.run.validation
-    training, peak = summary.get("training") or {}, summary.get("peak") or {}
-    return {
-        "job": job.number,
-        **{key: job.settings.get(key, "") for key in sweep.keys},
-        "state": job.state.state,
-        "reason": job.state.reason or "",
-        "metric": sweep.metric,
-        "value": or_empty(sweep.value(job)),
-        **all_scores(job.metrics),
-        "best_validation_loss": or_empty(job.run.best_validation_loss),
-        "final_validation_loss": or_empty(validation[-1]["loss"] if validation else None),
-        "step": or_empty(job.state.step),
-        "steps": or_empty(job.state.steps),
-        "training_seconds": or_empty(training.get("seconds", job.state.seconds)),
-        "wall_seconds": or_empty(summary.get("wall_seconds")),
-        "peak_host_bytes": or_empty(peak.get("host_bytes")),
-        "peak_gpu_bytes": or_empty(peak.get("gpu_bytes")),
-        "slurm_job": job.state.slurm_job or "",
-        "run": str(job.state.folder),
-    }
-
-
-def or_empty(value: Any) -> Any:
-    return "" if value is None else value
+    for job in read_sweep(folder)["jobs"]:
+        run = RunFolder(located_run(folder, job.get("run")) or folder / f"job-{job['number']}")
+        state = state_of(run, slurm_job=job.get("slurm_job"), queue=queue)
+        if job.get("failed") and state.state in ("never started", "running", "killed"):
+            state.state, state.reason = "failed", job["failed"]  # an error before the run had a folder
+        words = [word.partition("=") for word in job.get("overrides") or ()]
+        settings = {key.lstrip("+~"): value if sign else "(removed)" for key, sign, value in words}
+        jobs.append(SweepJob(job["number"], settings, state, run))
+    return jobs
 
 
 @dataclass
@@ -189,49 +137,78 @@ class OverSeeds:
         """The sample's standard deviation; None for less than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-
-def over_seeds(sweep: Sweep) -> list[OverSeeds]:
-    """One entry a setting where `seed` is swept, in the order of the jobs; else none."""
-    if SEED not in sweep.keys:
-        return []
-    others = [key for key in sweep.keys if key != SEED]
-    groups: dict[tuple[str, ...], OverSeeds] = {}
-    for job in sweep.jobs:
-        settings = {key: job.settings.get(key, "") for key in others}
-        group = groups.setdefault(tuple(settings.values()), OverSeeds(settings, [], 0))
-        group.jobs += 1
-        if (value := sweep.value(job)) is not None:
-            group.values.append(value)
-    return list(groups.values())
+    @property
+    def text(self) -> str:
+        """ "61.2 ± 0.8, 60.3 to 62 (3 of 3 seeds)"."""
+        count = f"({len(self.values)} of {self.jobs} seeds)"
+        if self.mean is None:
+            return f"no value yet {count}"
+        spread = "" if self.deviation is None else f" ± {self.deviation:.2g}"
+        reach = f", {number_text(min(self.values))} to {number_text(max(self.values))}" if spread else ""
+        return f"{number_text(self.mean)}{spread}{reach} {count}"
 
 
-def sweep_text(sweep: Sweep) -> str:
-    """The sweep for the terminal: jobs, mean over seeds, the best, the failures, the files."""
-    cells = [
-        [str(job.number), *(job.settings.get(key, "-") for key in sweep.keys), job.state.state, shown(sweep.value(job))]
-        for job in sweep.jobs
-    ]
-    lines = [format_table(["job", *sweep.keys, "state", sweep.metric or "value"], cells)] if cells else ["no jobs"]
-    for group in over_seeds(sweep):
-        named = " ".join(f"{key}={value}" for key, value in group.settings.items()) or "all"
-        lines.append(f"over seeds: {named}: {mean_text(group)}")
-    if (best := sweep.best) is not None:
-        settings = " ".join(f"{key}={best.settings.get(key)}" for key in sweep.keys)
-        lines.append(f"best {sweep.metric} ({sweep.direction}): job {best.number} {settings}, {best.state.folder}")
-    lines += [f"job {job.number} {job.state.state}: {job.state.reason}" for job in sweep.jobs if job.state.reason]
-    lines.append(f"table and plots: {sweep.folder / 'sweep.html'}, {sweep.folder / 'sweep.csv'}")
-    return "\n".join(lines)
+@dataclass
+class Sweep:
+    """All jobs of one sweep, and what they are compared by."""
+
+    folder: Path
+    command: str
+    created: str
+    jobs: list[SweepJob]
+    keys: list[str]  # the swept settings, in the order of the command
+    metric: str
+    direction: str  # "minimize" or "maximize"
+    trials: int | None  # of a search
+
+    def value(self, job: SweepJob) -> float | None:
+        """The metric of a finished job; a run that goes on has none yet."""
+        return metric_value(job.run, self.metric) if job.finished else None
+
+    @property
+    def valued(self) -> list[tuple[SweepJob, float]]:
+        return [(job, value) for job in self.jobs if (value := self.value(job)) is not None]
+
+    @property
+    def best(self) -> SweepJob | None:
+        """The finished job with the best value; of equals the first."""
+        sign = 1 if self.direction == "minimize" else -1
+        return min(self.valued, key=lambda one: sign * one[1], default=(None, 0.0))[0]
+
+    @property
+    def score_names(self) -> list[str]:
+        return list(dict.fromkeys(name for job in self.jobs for name in job.run.scores(main=True)))
+
+    @property
+    def over_seeds(self) -> list[OverSeeds]:
+        """One entry a setting where `seed` is swept, in the order of the jobs; else none."""
+        if SEED not in self.keys:
+            return []
+        groups: dict[tuple[str, ...], OverSeeds] = {}
+        for job in self.jobs:
+            settings = {key: job.settings.get(key, "") for key in self.keys if key != SEED}
+            group = groups.setdefault(tuple(settings.values()), OverSeeds(settings, [], 0))
+            group.jobs += 1
+            if (value := self.value(job)) is not None:
+                group.values.append(value)
+        return list(groups.values())
 
 
-def mean_text(group: OverSeeds) -> str:
-    """ "61.2 ± 0.8, 60.3 to 62 (3 of 3 seeds)"."""
-    count = f"({len(group.values)} of {group.jobs} seeds)"
-    if group.mean is None:
-        return f"no value yet {count}"
-    spread = "" if group.deviation is None else f" ± {group.deviation:.2g}"
-    reach = f", {number_text(min(group.values))} to {number_text(max(group.values))}" if spread else ""
-    return f"{number_text(group.mean)}{spread}{reach} {count}"
+def read_results(folder: Path, queue: Queue = None) -> Sweep:
+    """Reads a sweep and its runs. Raises InputError where `folder` holds no sweep."""
+    content = read_sweep(folder)
+    return Sweep(
+        folder=folder,
+        command=content.get("command", ""),
+        created=content.get("created", ""),
+        jobs=jobs_of(folder, queue),
+        keys=[key.lstrip("+~") for key in content.get("swept", ())],
+        metric=content.get("metric") or VALIDATION_LOSS,
+        direction=content.get("direction") or "minimize",
+        trials=content.get("trials"),
+    )
 
 
-def shown(value: float | None) -> str:
-    return "-" if value is None else number_text(value)
+def metric_value(run: RunFolder, metric: str) -> float | None:
+    """TASK.SCORE, or the lowest validation loss, of a run; None where the run does not have it (yet)."""
+    return run.best_validation_loss if metric == VALIDATION_LOSS else run.scores(main=False).get(metric)

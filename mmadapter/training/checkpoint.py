@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,12 @@ def snapshot_files(snapshot: Snapshot) -> dict[str, bytes]:
 
 def read_snapshot(folder: Path) -> Snapshot:
     """Reads and checks one checkpoint. Raises ValueError, KeyError or OSError where it is not whole."""
-    outer = json.loads((folder / STATE_FILE).read_bytes())
+    return snapshot_of(folder, lambda name: (folder / name).read_bytes())
+
+
+def snapshot_of(folder: Path, read: Callable[[str], bytes]) -> Snapshot:
+    """The checkpoint in the files of `folder`, whose contents `read(name)` gives; raises as `read_snapshot`."""
+    outer = json.loads(read(STATE_FILE))
     body = outer["body"]
     if hashlib.sha256(body.encode()).hexdigest() != outer["digest"]:
         raise ValueError(f"{STATE_FILE} does not match its digest")
@@ -230,7 +236,7 @@ def read_snapshot(folder: Path) -> Snapshot:
         )
     contents = {}
     for name, digest in content["digests"].items():
-        data = (folder / name).read_bytes()
+        data = read(name)
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"{name} does not match its digest")
         contents[name] = tensors_from_bytes(data)

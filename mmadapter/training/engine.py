@@ -1,4 +1,4 @@
-"""The engine carries out optimizer steps; here the plain one: one process, one device (design decisions 4 to 6)."""
+"""The engine carries out optimizer steps; here the plain one: one process, one device."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import Group, TrainableParameter
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import Group, TrainableParameter
+from mmadapter.training.determinism import own_stream
 from mmadapter.training.optimizer import (
-    OptimizerSettings,
     build_adamw,
     gradient_norm,
     learns_from,
@@ -22,7 +23,7 @@ from mmadapter.training.optimizer import (
     scale_gradients,
     set_lr,
 )
-from mmadapter.training.random_state import own_stream
+from mmadapter.training.settings import EngineConf, OptimizerConf
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,11 @@ class SingleDeviceEngine:
         model: Callable[[Any], Tensor],
         groups: Sequence[Group],
         trainable: Sequence[TrainableParameter],
-        settings: OptimizerSettings,
+        settings: OptimizerConf,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        engine: EngineConf | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.groups, self.settings, self.seed = model, list(groups), settings, seed
         self.steps_done = 0

@@ -1,124 +1,94 @@
-"""The training loop: steps, validation, checkpoints, exact continuation, a clear end (V1 paper, section 4.1; law 6)."""
+"""The training loop: steps, validation, checkpoints, exact resume, a clear end (V1 paper, section 4.1).
+
+The loop gets objects (model, engine, data, schedule, ...) and no settings of the run; `training/run.py` makes them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from mmadapter.config.run_folder import take_over
+from torch import Tensor
+
+from mmadapter.data.batches import Batch
 from mmadapter.data.training import TrainingData
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
-from mmadapter.processes import here, leave
-from mmadapter.terminal import Display, losses_text
-from mmadapter.training import trouble
-from mmadapter.training.assembly import build_engine, groups_of, host_dtype, schedule_of
-from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
-from mmadapter.training.engine import StepResult
-from mmadapter.training.figures import closing_line, is_detailed, step_record, summary_of
-from mmadapter.training.journal import Journal, perplexity
+from mmadapter.runs.journal import Journal, perplexity
+from mmadapter.terminal import Display, duration, losses_text
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
+from mmadapter.training.determinism import random_state, restore_random_state
+from mmadapter.training.engine import Engine, StepResult
+from mmadapter.training.memory import peak_memory
 from mmadapter.training.movement import RunStart, moved_text
-from mmadapter.training.optimizer import check_sources
-from mmadapter.training.out_of_memory import memory_explained
-from mmadapter.training.pictures import prepare_images
 from mmadapter.training.preemption import StopRequest, stop_on_signals
-from mmadapter.training.random_state import random_state, restore_random_state
-from mmadapter.training.validation import token_average
+from mmadapter.training.schedule import Schedule
+from mmadapter.training.settings import TrainingConf
+
+DETAILED_LINES = 100  # about this many lines of metrics.jsonl carry all gates and the groups' movement
+NAMED_SAMPLES = 8  # of a skipped step, in the journal
 
 
-def train(
-    conf: Any,
-    assistant: Any,
-    data: TrainingData,
-    folder: Path,
-    journal: Journal,
-    display: Display | None = None,
-    save_adapter: Callable[[dict[str, Any]], Any] | None = None,
-    describe: Callable[[], Any] | None = None,
-) -> dict[str, Any]:
-    """Trains `assistant` on `data`, from the newest checkpoint in `folder` on, and returns a summary.
+class Trained(Protocol):
+    """What the loop asks of a model besides the engine's forward."""
 
-    `save_adapter(summary)` is called at each save, `describe()` once the training has really begun or gone on. Raises
-    InputError for what the user can mend (no room on the disk, no memory, too many non-finite steps), and RunStopped
-    after a signal.
-    """
-    own_display = display or Display(log_every_steps=conf.training.log_every_steps)
-    training = Training(conf, assistant, data, folder, journal, own_display, save_adapter, describe)
-    try:
-        return training.run()
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise InputError(
-                f"No room left on the disk while writing into {folder} ({error.strerror}). Make room. "
-                f"{trouble.the_way_on(conf, folder)} to go on from the last checkpoint."
-            ) from error
-        raise
-    finally:
-        own_display.close()
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+    def gates(self) -> Tensor: ...
 
 
-class Training:
-    """One run of the loop; `position` is all that changes besides the engine."""
+@dataclass
+class Loop:
+    """One training. `position` is all that changes besides the engine's state and the random generators."""
 
-    def __init__(
-        self,
-        conf: Any,
-        assistant: Any,
-        data: TrainingData,
-        folder: Path,
-        journal: Journal,
-        display: Display,
-        save_adapter: Callable[[dict[str, Any]], Any] | None,
-        describe: Callable[[], Any] | None,
-    ) -> None:
-        self.conf, self.assistant, self.data = conf, assistant, data
-        self.folder, self.journal, self.display, self.save_adapter = folder, journal, display, save_adapter
-        self.describe = describe
-        self.schedule = schedule_of(conf, data.steps_per_epoch)
-        groups = groups_of(conf, assistant)
-        check_sources(groups, data.sources)
-        self.engine = build_engine(conf, assistant, groups)
-        self.start = RunStart(groups, assistant.trainable(), folder / "checkpoints")
-        self.checkpoints = CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints)
+    model: Trained
+    engine: Engine
+    data: TrainingData
+    schedule: Schedule
+    start: RunStart  # the parameters as the run started
+    checkpoints: CheckpointFolder
+    journal: Journal
+    display: Display
+    ranks: Ranks
+    settings: TrainingConf
+    effective_batch: int  # samples of one optimizer step
+    max_nonfinite_steps: int
+    host_dtype: str  # of the frozen weights: a checkpoint of another type is another run
+    way_on: str = "Run the same command again"  # how to continue this run, as messages say it
+    resume_changed: bool = False  # continue checkpoints of another schedule, type or data
+    engine_facts: dict[str, Any] = field(default_factory=dict)  # noted where a run continues: engine, world size, ...
+    explain_memory: Callable[..., contextlib.AbstractContextManager[None]] = lambda *_, **__: contextlib.nullcontext()
+    # called once the training has really begun or continued: the settings of the folder; returns what changed in them
+    begun: Callable[[], list[str]] = lambda: []
+    save_adapter: Callable[[dict[str, Any]], Any] | None = None  # called at each save, with the summary so far
+
+    def __post_init__(self) -> None:
         self.position = Position(
             schedule=asdict(self.schedule),
             start=self.start.digest(),
-            host_dtype=host_dtype(conf),
-            data=dict(data.digests),
+            host_dtype=self.host_dtype,
+            data=dict(self.data.digests),
         )
         self.saved_step = 0
 
-    def run(self) -> dict[str, Any]:
-        self._resume()
-        self._prepare_images()
-        self.journal.open_boards(self.position.step)
-        self.assistant.train()
-        with stop_on_signals() as stop:
-            while True:
-                improved = self._validate_if_due(stop)
-                if stop.agreed():
-                    self._save_and_stop(stop)
-                if improved or self._is_due("save_every_steps", self.saved_step):
-                    self._save()
-                if self.position.step >= self.schedule.total_steps:
-                    break
-                self._step()
-        self.assistant.eval()
-        self.display.end("training")
-        summary = self.summary()
-        self.display.say(closing_line(self.position, summary["movement"]))
-        return summary
+    @property
+    def is_finished(self) -> bool:
+        return self.position.step >= self.schedule.total_steps
 
-    def summary(self) -> dict[str, Any]:
-        """What a finished or interrupted training comes to."""
-        batch_size = self.conf.optimizer.batch_size
-        return summary_of(self.position, self.schedule, batch_size, self.start.movement())
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, or note the start of a new training.
 
-    def _resume(self) -> None:
-        snapshot, messages = here().decide(self.checkpoints.load_newest)
+        Raises InputError where the checkpoints belong to another schedule, type of the host or data.
+        """
+        snapshot, messages = self._newest_checkpoint()
         place = self.position if snapshot is None else snapshot.position
         if snapshot is not None:
             self._refuse_another_run(place)
@@ -129,120 +99,219 @@ class Training:
             self.journal.event("repaired", message=text)
         if snapshot is None:
             self.start.save()
-            here().decide(self._take_over)
+            self.ranks.decide(self.begun)
             return
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         now = self.position
         place.schedule, place.host_dtype, place.data = now.schedule, now.host_dtype, now.data
         self.position, self.saved_step = place, place.step
-        changed = here().decide(self._take_over)
-        self.display.say(trouble.continuing(place.step, self.schedule.total_steps, changed))
-        facts = {"engine": self.conf.engine.name, "processes": here().count}
-        facts["micro_batch_size"] = self.conf.optimizer.micro_batch_size
-        self.journal.event("resumed", step=place.step, **facts, **({"changed": changed} if changed else {}))
+        changed = self.ranks.decide(self.begun)
+        text = f"continuing at step {place.step} of {self.schedule.total_steps}"
+        if changed:
+            text = "\n  ".join([f"{text} under changed settings (there -> now):", *changed])
+        self.display.say(text)
+        facts = {"step": place.step, **self.engine_facts} | ({"changed": changed} if changed else {})
+        self.journal.event("resumed", **facts)
 
-    def _take_over(self) -> list[str]:
-        changed = take_over(self.folder, self.conf)
-        if self.describe is not None:
-            self.describe()
-        return changed
+    def _newest_checkpoint(self) -> tuple[Snapshot | None, list[str]]:
+        """What rank 0 reads, on every rank: the newest whole checkpoint, and what to say of damaged ones."""
+        if self.ranks.world_size == 1:
+            return self.checkpoints.load_newest()
+        messages: list[str] = []
 
-    def _refuse_another_run(self, place: Position) -> None:
-        folder, now = self.checkpoints.folder, self.position
-        assert now.host_dtype is not None and now.data is not None
-        message = (
-            trouble.other_schedule(folder, place.schedule, self.schedule)
-            or trouble.other_type(folder, place.host_dtype, now.host_dtype)
-            or trouble.other_data(folder, place.data, now.data)
-        )
-        if message and self.conf.resume != "changed":
-            raise InputError(message)
+        def read() -> dict[str, bytes]:
+            snapshot, found = self.checkpoints.load_newest()
+            messages.extend(found)
+            return {} if snapshot is None else snapshot_files(snapshot)
 
-    def _prepare_images(self) -> None:
-        paths = self.data.image_paths()
-        if paths and self.position.step < self.schedule.total_steps:
-            random = random_state()
-            prepare_images(self.conf, self.assistant, paths, self.display)
-            restore_random_state(*random)
+        files = self.ranks.decide_files(read)
+        snapshot = snapshot_of(self.checkpoints.folder, files.__getitem__) if files else None
+        return snapshot, self.ranks.broadcast(messages)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end of the schedule, and return a summary.
+
+        Raises InputError for what the user can fix (no room on the disk, no memory, too many non-finite steps), and
+        RunStopped, after a save, when a signal asks to stop.
+        """
+        try:
+            self.journal.open_boards(self.position.step)
+            self.model.train()
+            with stop_on_signals(self.ranks) as stop:
+                while True:
+                    improved = self._validate_if_due(stop)
+                    if stop.agreed():
+                        self._save_and_stop(stop)
+                    if improved or self._is_due(self.settings.save_every_steps, self.saved_step):
+                        self._save()
+                    if self.is_finished:
+                        break
+                    self._step()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise InputError(
+                    f"No room left on the disk while writing into {self.journal.folder} ({error.strerror}). Make room. "
+                    f"{self.way_on} to go on from the last checkpoint."
+                ) from error
+            raise
+        finally:
+            self.display.close()
+        self.model.eval()
+        self.display.end("training")
+        summary = self.summary()
+        self.display.say(self._closing_lines(summary))
+        return summary
+
+    def summary(self) -> dict[str, Any]:
+        """What a finished or interrupted training comes to."""
+        place = self.position
+        return {
+            "steps": place.step,
+            "total_steps": self.schedule.total_steps,
+            "epochs": self.schedule.epoch_of(place.step),
+            "finished": self.is_finished,
+            "loss": place.loss,
+            "best_validation_loss": place.best_loss,
+            "best_step": place.best_step,
+            "nonfinite_steps": place.nonfinite_steps,
+            "supervised_tokens": place.supervised_tokens,
+            "seconds": place.seconds,
+            "lr": self.schedule.lr,
+            "effective_batch": self.effective_batch,
+            "movement": self.start.movement(),
+            "peak": peak_memory(),
+        }
+
+    # One step.
 
     def _step(self) -> None:
         place, started = self.position, time.perf_counter()
         batches = self.data.step_batches(place.step)
         lr = self.schedule.lr_of(place.step)
-        with memory_explained(self.conf, batches=batches):
+        with self.explain_memory(batches=batches):
             result = self.engine.step(batches, lr)
         seconds = time.perf_counter() - started
         place.step += 1
         place.seconds += seconds
         place.supervised_tokens += result.supervised_tokens
+        place.loss = result.loss if math.isfinite(result.loss) else None
         self._write_step(result, lr, seconds)
         if result.skipped_groups:
             self._count_nonfinite(result, batches)
 
     def _write_step(self, result: StepResult, lr: float, seconds: float) -> None:
+        """A line of metrics.jsonl; about every hundredth of the run it carries the gates and the movement, too."""
         place, total = self.position, self.schedule.total_steps
-        place.loss = result.loss if math.isfinite(result.loss) else None
-        record = step_record(place, self.schedule, result, lr, seconds)
-        if is_detailed(place.step, total, self.conf.training.log_every_steps):
-            record["gates"] = self.assistant.gates().detach().float().tolist()
+        record: dict[str, Any] = {
+            "step": place.step,
+            "epoch": self.schedule.epoch_of(place.step),
+            "loss": result.loss,
+            "lr": lr,
+            "supervised_tokens": result.supervised_tokens,
+            "tokens_per_s": result.supervised_tokens / max(seconds, 1e-9),
+            "seconds": place.seconds,
+            "grad_norm": result.grad_norm,
+            "loss_by_source": result.loss_by_source,
+        }
+        if len(result.grad_norms) > 1:
+            record["grad_norm_by_group"] = result.grad_norms
+        every = max(self.settings.log_every_steps, math.ceil(total / DETAILED_LINES))
+        if place.step % every == 0 or place.step in (1, total):
+            record["gates"] = self.model.gates().detach().float().tolist()
             record["movement"] = self.start.movement()
         self.journal.write("train", record)
         left = place.seconds / place.step * (total - place.step)
         self.display.training(record, total, self.schedule.total_epochs, left)
 
-    def _count_nonfinite(self, result: StepResult, batches: Sequence[Any]) -> None:
-        place, limit = self.position, self.conf.optimizer.max_nonfinite_steps
+    def _count_nonfinite(self, result: StepResult, batches: Sequence[Batch]) -> None:
+        """Say which groups were skipped and what the step read. Raises InputError where there are too many."""
+        place, limit = self.position, self.max_nonfinite_steps
         place.nonfinite_steps += 1
-        places = trouble.sample_places(batches)
-        self.display.say(trouble.skipped_step(place.step, result, place.nonfinite_steps, limit))
-        self.journal.event("nonfinite_step", step=place.step, groups=result.skipped_groups, samples=places)
+        learned = [batch for batch in batches if not getattr(batch, "filler", False)]
+        own = [sample.where for batch in learned for sample in getattr(batch, "samples", ())][:NAMED_SAMPLES]
+        in_turns = zip_longest(*self.ranks.gather(own))  # the bad sample may be on any rank
+        samples = [where for turn in in_turns for where in turn if where is not None][:NAMED_SAMPLES]
+        losses = ", ".join(f"{source} {loss:.4g}" for source, loss in result.loss_by_source.items())
+        self.display.say(
+            f"step {place.step}: loss ({losses}) or gradient norm ({result.grad_norm:.4g}) is not finite; skipped for "
+            f"{', '.join(result.skipped_groups)} ({place.nonfinite_steps} skipped so far, at most {limit} are allowed)"
+        )
+        self.journal.event("nonfinite_step", step=place.step, groups=result.skipped_groups, samples=samples)
         if place.nonfinite_steps > limit:
-            raise InputError(trouble.too_many_skipped(place.step, place.nonfinite_steps, limit, places))
+            raise InputError(
+                f"Training stopped at step {place.step}: {place.nonfinite_steps} steps had a non-finite loss or "
+                f"gradient, more than optimizer.max_nonfinite_steps={limit}. The last one read: "
+                f"{'; '.join(samples[:3]) or 'unnamed samples'}. Try a lower optimizer.base_lr, "
+                "optimizer.clip_norm=1 or host.dtype=float32, and look at these samples."
+            )
+
+    # Validation.
 
     def _validate_if_due(self, stop: StopRequest) -> bool:
-        """Validates where it is due; True if the loss is the lowest so far. A stop request cuts it off."""
+        """Validate where it is due; True if the loss is the lowest so far. A stop request interrupts it."""
         place = self.position
-        if not self.data.validation or not self._is_due("validate_every_steps", place.validated_step):
+        if not self.data.validation or not self._is_due(self.settings.validate_every_steps, place.validated_step):
             return False
         started = time.perf_counter()
-        self.assistant.eval()
-        with memory_explained(self.conf, batches=self.data.validation):
-            average = token_average(self.engine, self.data.validation, stop, self.display)
-        self.assistant.train()
+        self.model.eval()
+        with self.explain_memory(batches=self.data.validation):
+            averages = self._validation_losses(stop)
+        self.model.train()
         place.seconds += time.perf_counter() - started
-        if average is None:
+        if averages is None:
             return False
         place.validated_step = place.step
-        loss = self._write_validation(*average)
+        loss, by_source = averages
+        moved = self.start.movement()
+        record = {"step": place.step, "loss": loss, "perplexity": perplexity(loss), "loss_by_source": by_source}
+        self.journal.write("validation", record | {"movement": moved})
+        text = f"validation at step {place.step}: {losses_text(record)}, perplexity {perplexity(loss):.4g}"
+        self.display.say(f"{text}; moved: {moved_text(moved)}")
         if not math.isfinite(loss) or (place.best_loss is not None and loss >= place.best_loss):
             return False
         place.best_loss, place.best_step = loss, place.step
         return True
 
-    def _write_validation(self, loss: float, by_source: dict[str, float]) -> float:
-        step, moved = self.position.step, self.start.movement()
-        record = {"step": step, "loss": loss, "perplexity": perplexity(loss), "loss_by_source": by_source}
-        self.journal.write("validation", record | {"movement": moved})
-        text = f"validation at step {step}: {losses_text(record)}, perplexity {perplexity(loss):.4g}"
-        self.display.say(f"{text}; moved: {moved_text(moved)}")
-        return loss
+    def _validation_losses(self, stop: StopRequest) -> tuple[float, dict[str, float]] | None:
+        """Loss per supervised token over the batches of all ranks, and by source; None after a stop request.
 
-    def _is_due(self, setting: str, last: int) -> bool:
-        return self.schedule.is_due(self.position.step, getattr(self.conf.training, setting), last)
+        Every rank has as many batches, of the same sources in the same order.
+        """
+        totals: dict[str, float] = {}
+        tokens: dict[str, float] = {}
+        batches = self.data.validation
+        for number, batch in enumerate(batches, 1):
+            if stop.agreed():
+                self.display.end("validation")
+                return None
+            totals[batch.source] = totals.get(batch.source, 0.0) + self.engine.loss_sum(batch)
+            tokens[batch.source] = tokens.get(batch.source, 0) + batch.supervised_tokens
+            self.display.report("validation", number, len(batches))
+        sums = self.ranks.sum([*totals.values(), *tokens.values()])
+        totals, tokens = dict(zip(totals, sums, strict=False)), dict(zip(totals, sums[len(totals) :], strict=True))
+        by_source = {source: total / max(tokens[source], 1) for source, total in totals.items()}
+        return sum(totals.values()) / max(sum(tokens.values()), 1), by_source
+
+    # Saving and stopping.
+
+    def _is_due(self, every: int | None, last: int) -> bool:
+        return self.schedule.is_due(self.position.step, every, last)
 
     def _save(self) -> None:
         place = self.position
         self.journal.event("saved", step=place.step)
         place.journal_bytes = self.journal.position()
         tensors, values = random_state()
-        with memory_explained(self.conf, "while a checkpoint was saved"):
-            state = self.engine.state_dict()  # of all processes
+        with self.explain_memory("while a checkpoint was saved"):
+            state = self.engine.state_dict()  # collective
             self.saved_step = place.step
-            if here().is_first:
-                self.checkpoints.save(Snapshot(place, state, tensors, values))
-            if here().is_first and self.save_adapter is not None:
-                self.save_adapter(self.summary())
+            self.ranks.decide(lambda: self._write(Snapshot(place, state, tensors, values)))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        self.checkpoints.save(snapshot)
+        if self.save_adapter is not None:
+            self.save_adapter(self.summary())
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         assert stop.signal is not None
@@ -252,7 +321,54 @@ class Training:
         self.display.close()
         self.display.say(
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
-            f"is saved. {trouble.the_way_on(self.conf, self.folder)} to go on from here."
+            f"is saved. {self.way_on} to go on from here."
         )
-        leave()
         stop.finish(self.display.say)
+
+    def _closing_lines(self, summary: dict[str, Any]) -> str:
+        """How long, how low, how far."""
+        place = self.position
+        text = f"trained {place.step:,} steps in {duration(place.seconds)}"
+        text += "" if place.loss is None else f", last loss {place.loss:.4f}"
+        if place.best_loss is not None:
+            text += f", lowest validation loss {place.best_loss:.4f} at step {place.best_step:,}"
+        return f"{text}\nmoved from the start: {moved_text(summary['movement'])}"
+
+    # What a checkpoint must fit.
+
+    def _refuse_another_run(self, place: Position) -> None:
+        """Raises InputError for checkpoints of another schedule, another type of the host or other data."""
+        if self.resume_changed:
+            return
+        folder, now = self.checkpoints.folder, self.position
+        differing = _differing(place.schedule, now.schedule)
+        if differing:
+            listed = ", ".join(f"{key} was {place.schedule.get(key)}, is {now.schedule.get(key)}" for key in differing)
+            raise InputError(
+                f"The checkpoints in {folder} belong to another schedule ({listed}): settings or data have changed. "
+                "Undo the change, use another run folder (run=NAME), or go on all the same: run=THIS_FOLDER "
+                "resume=changed"
+            )
+        if place.host_dtype not in (None, now.host_dtype):
+            raise InputError(
+                f"The host was {place.host_dtype} when the checkpoints in {folder} were made, and is {now.host_dtype} "
+                "here (host.dtype=auto is bfloat16 on a GPU, else float32). Go on on the device where it was begun; or "
+                f"all the same: run=THIS_FOLDER resume=changed, with host.dtype={place.host_dtype} to keep the type"
+            )
+        if place.data is not None and (differing := _differing(place.data, now.data or {})):
+            raise InputError(
+                f"The checkpoints in {folder} learned from other data: the samples, their order or their tokens have "
+                f"changed in {', '.join(differing)}. Put the files back, use another run folder (run=NAME), or go on "
+                "all the same: run=THIS_FOLDER resume=changed"
+            )
+
+
+def _differing(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
+
+
+def way_on(resume: str, folder: Path | str = "THE_RUN_FOLDER") -> str:
+    """How to continue a run, as messages say it: with its command, but `resume=never` would take a new folder."""
+    if resume != "never":
+        return "Run the same command again"
+    return f"Run the same command with run={folder} in place of resume=never"

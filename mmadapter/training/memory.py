@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmadapter.adapters.adapter import Adapter
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import Ranks
+from mmadapter.hosts.settings import HostConf
+from mmadapter.model import AdaptedModel
 from mmadapter.terminal import readable_bytes
-from mmadapter.training.stored import stored_by
+from mmadapter.training.settings import EngineConf, OptimizerConf
+
+VALUE = 4  # bytes of a float32 number: each trainable value, its start, its gradient, each of its two Adam moments
+BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def estimate(
     checkpointing: bool = False,
     eager_attention: bool = False,
     kept_by_parts: int = 0,
-    engine: str = "single",
+    engine: EngineConf,
     processes: int = 1,
     gathered: int = 0,
 ) -> MemoryEstimate:
@@ -100,19 +103,73 @@ def estimate(
     return MemoryEstimate(held.frozen, held.trainable, activations, logits, held.gathered, held.offloaded)
 
 
-def kept_by_parts(adapter: Adapter) -> int:
-    """Numbers a token that trained parts of one layer keep for the backward, the most of all layers.
+@dataclass(frozen=True)
+class Stored:
+    """Bytes of one process."""
 
-    A scale keeps what it multiplies, a norm what it has normalised, LoRA its input and what it narrows that to.
+    frozen: int
+    trainable: int  # with start (from which movement is measured), gradients and moments
+    gathered: int = 0  # frozen weights of other processes that are here for a while
+    offloaded: int = 0  # in the machine's memory instead of the device's
+
+
+def stored_by(
+    engine: EngineConf, processes: int, frozen: int, trainable_parameters: int, gathered_bytes: int
+) -> Stored:
+    """What `engine` stores on each of `processes` for a host of `frozen` bytes.
+
+    `gathered_bytes` of the frozen weights are whole at a time under ZeRO-3, and are counted twice: DeepSpeed gathers
+    into a buffer, from which it cuts the weights.
+
+    Trainable values and their start are whole on every process; so are, for a while, the gradients of one micro-batch
+    (twice) and the buffer in which DeepSpeed sums them up. Stage 1 shares out the moments, and adds a copy of the part
+    of values and gradients that the process itself moves; stage 2 keeps no other gradients; stage 3 shares out the
+    frozen weights, too, and has one more copy of its part of the values. docs/performance.md: as measured.
     """
-    layers: Counter[str] = Counter()
-    for name, parameter in adapter.named_parameters():
-        family, index, last = name.split(".")[0], name.split(".")[1], name.split(".")[-1]
-        if family in ("linears", "norms") and last in ("scale", "weight"):
-            layers[index] += parameter.numel()
-        elif family == "lora":  # down (rank, inputs) reads inputs numbers, up (outputs, rank) rank numbers
-            layers[index] += parameter.shape[1]
-    return max(layers.values(), default=0)
+    whole = VALUE * trainable_parameters
+    if engine.name == "single":
+        return Stored(frozen, 5 * whole)
+    stage, passing = engine.stage, 3 * whole
+    if stage == 0:
+        return Stored(frozen, 5 * whole + passing)
+    moved = (5 if stage == 3 else 4) * whole // processes
+    kept = 2 * whole + passing + (whole if stage == 1 else 0)
+    shared = frozen // processes if stage == 3 else frozen
+    gathered = 2 * min(frozen, gathered_bytes) if stage == 3 else 0
+    if not engine.offload:
+        return Stored(shared, kept + moved, gathered)
+    if stage == 3:
+        return Stored(0, kept, gathered, shared + moved)
+    return Stored(shared, kept, 0, moved)
+
+
+def memory_needed(
+    optimizer: OptimizerConf, host: HostConf, engine: EngineConf, processes: int, model: AdaptedModel, dtype: str
+) -> MemoryEstimate:
+    """The estimate for one rank of a training with these settings, for micro-batches of samples of full length.
+
+    `model` may be on the meta device; `dtype` is that of the frozen weights.
+    """
+    size = BYTES[dtype]
+    trainable = {id(item.parameter) for item in model.trainable_parameters()}
+    stored = frozen_bytes(model.host, trainable)
+    values = sum(parameter.numel() for parameter in model.host.parameters() if id(parameter) not in trainable)
+    stored = max(stored, values * size) if size == 4 else min(stored, values * size)
+    config = model.host.config
+    return estimate(
+        host_shape(config, size),
+        stored,
+        sum(item.parameter.numel() for item in model.trainable_parameters()),
+        adapted_layers=config.num_hidden_layers - model.adapter.lowest_layer(config.num_hidden_layers),
+        tokens=optimizer.micro_batch_size * model.max_tokens,
+        longest=model.max_tokens,
+        checkpointing=host.activation_checkpointing,
+        eager_attention=host.attention == "eager",
+        kept_by_parts=model.adapter.kept_per_token(),
+        engine=engine,
+        processes=processes,
+        gathered=engine.gathered_parameters,
+    )
 
 
 def host_shape(config: object, bytes_per_value: int) -> HostShape:
@@ -151,9 +208,9 @@ def peak_memory() -> dict[str, int]:
     return peak
 
 
-def peak_of_processes() -> dict[str, Any]:
-    """The highest of all processes' peaks; where there are several, also each one's (`processes`). Collective."""
-    of_all = here().gather(peak_memory())
+def peak_of_ranks(ranks: Ranks) -> dict[str, Any]:
+    """The highest of all ranks' peaks; where there are several, also each one's (`processes`). Collective."""
+    of_all = ranks.gather(peak_memory())
     highest: dict[str, Any] = {name: max(peak[name] for peak in of_all) for name in of_all[0]}
     return highest | {"processes": of_all} if len(of_all) > 1 else highest
 

@@ -12,11 +12,11 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from mmadapter.adapters.roles import Group, TrainableParameter
+from mmadapter.distributed.deepspeed import write_value
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
-from mmadapter.processes import here
-from mmadapter.training.shares import write_value
+from mmadapter.methods.groups import Group, TrainableParameter
 
 START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]
@@ -52,7 +52,7 @@ class RunStart:
         Where the file is lost or damaged, the present start, drawn anew, serves if it is the same. Raises InputError
         where it is another, or does not fit this adapter.
         """
-        there, problem = here().decide(lambda: _read(self.file))
+        there, problem = _parsed(here().decide_files(lambda: _contents(self.file)))
         if there is not None and digest in (None, _digest(there)):
             self._put_back(there)
             return []
@@ -97,13 +97,23 @@ class RunStart:
         self._norms = {group.name: norm([values[name] for name, _ in group.parameters]) for group in self.groups}
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor] | None, str | None]:
-    """The tensors of a file, or what is wrong with it."""
+def _contents(file: Path) -> dict[str, bytes]:
+    """The bytes of a file, or why there are none."""
     try:
-        return tensors_from_bytes(file.read_bytes()), None
+        return {"start": file.read_bytes()}
     except FileNotFoundError:
-        return None, "missing"
-    except (OSError, SafetensorError) as error:
+        return {"problem": b"missing"}
+    except OSError as error:
+        return {"problem": f"damaged ({error})".encode()}
+
+
+def _parsed(contents: dict[str, bytes]) -> tuple[dict[str, Tensor] | None, str | None]:
+    """The tensors of a file, or what is wrong with it."""
+    if "start" not in contents:
+        return None, contents["problem"].decode()
+    try:
+        return tensors_from_bytes(contents["start"]), None
+    except SafetensorError as error:
         return None, f"damaged ({error})"
 
 

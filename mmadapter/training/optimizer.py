@@ -1,27 +1,19 @@
-"""AdamW over groups of roles, each with its own rate, decay, clipping and sources (design decision 4)."""
+"""AdamW over groups of roles, each with its own rate, decay, clipping and sources."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import Group, TrainableParameter, decays
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import Group, TrainableParameter
+from mmadapter.training.settings import OptimizerConf
 
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """What AdamW needs besides the groups."""
-
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.02
-    clip_norm: float | None = None
-    epsilon: float = 1e-8
+EPSILON = 1e-8  # of AdamW, torch's default
 
 
 def learns_from(group: Group, source: str) -> bool:
@@ -44,23 +36,23 @@ def check_sources(groups: Sequence[Group], sources: Iterable[str]) -> None:
 def build_adamw(
     groups: Sequence[Group],
     trainable: Sequence[TrainableParameter],
-    settings: OptimizerSettings,
+    settings: OptimizerConf,
     kind: Callable[..., Any] = torch.optim.AdamW,
 ) -> Any:
     """AdamW (or what `kind` makes of the same arguments) with two entries a group (decayed or not).
 
     Each entry carries its group's name and `lr_scale`.
     """
-    role_of = {item.name: item.role for item in trainable}
+    known = {item.name: item for item in trainable}
     entries: list[dict] = []
     for group in groups:
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
         for decayed in (True, False):
-            chosen = [p for name, p in group.parameters if decays(role_of[name], p) == decayed]
+            chosen = [p for name, p in group.parameters if known[name].decays == decayed]
             if chosen:
                 own = {"group": group.name, "lr_scale": group.lr_scale, "weight_decay": decay if decayed else 0.0}
                 entries.append({"params": chosen, **own})
-    return kind(entries, lr=0.0, betas=settings.betas, eps=settings.epsilon)
+    return kind(entries, lr=0.0, betas=tuple(settings.betas), eps=EPSILON)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from mmadapter.deepspeed_library import Zero
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError, is_out_of_memory
-from mmadapter.processes import here
+from mmadapter.tasks.settings import TaskSettings
+from mmadapter.training.loop import way_on
 from mmadapter.training.memory import readable_peak
-from mmadapter.training.trouble import the_way_on
 
 NAMED_SWITCHES = 3
 CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=changed"
@@ -27,16 +27,23 @@ def memory_explained(
 
     `smaller`: switches for what was being done, which are named before those of the whole run.
     """
+    anew = f"\n{way_on(conf.resume)}, and one of these." if conf.resume == "never" else ""
+    place = doing or batch_shape(batches)
+    with explain_memory(place, lambda: [*smaller, *cheapest_switches(conf, in_steps=bool(batches))], anew):
+        yield
+
+
+@contextlib.contextmanager
+def explain_memory(doing: str, switches: Callable[[], Sequence[str]], at_the_end: str = "") -> Iterator[None]:
+    """Makes an InputError of running out of memory while inside: what was done, the peak, the cheapest `switches`."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        place = doing or batch_shape(batches)
-        switches = "\n  ".join([*smaller, *cheapest_switches(conf, in_steps=bool(batches))][:NAMED_SWITCHES])
-        anew = f"\n{the_way_on(conf)}, and one of these." if conf.resume == "never" else ""
+        named = "\n  ".join(switches()[:NAMED_SWITCHES])
         raise InputError(
-            f"Out of memory {place}: the peak was {readable_peak()}. The cheapest switches:\n  {switches}{anew}"
+            f"Out of memory {doing}: the peak was {readable_peak()}. The cheapest switches:\n  {named}{at_the_end}"
         ) from error
 
 
@@ -59,19 +66,13 @@ def cheapest_switches(conf: Any, *, in_steps: bool) -> list[str]:
     return switches
 
 
-def of_a_task(key: str, task: Any) -> list[str]:
-    """The switches of one evaluation, whose settings stand under `key`."""
+def of_a_task(key: str, task: TaskSettings, changes: str = CHANGES) -> list[str]:
+    """The switches of one evaluation, whose settings stand under `key`; `changes`: what fewer beams mean."""
     size, beams = task.batch_size, task.generation.beams
     switches = [f"{key}.batch_size={size // 2} (the same odds, fewer samples at a time)"] if size > 1 else []
     if beams > 1:
-        switches.append(f"{key}.generation.beams={beams // 2} ({CHANGES})")
+        switches.append(f"{key}.generation.beams={beams // 2} ({changes})")
     return switches
-
-
-def of_pictures(vision: Any) -> list[str]:
-    """The switches of the encoding of pictures."""
-    size = vision.batch_size
-    return [f"vision.batch_size={size // 2} (the same result, fewer pictures at a time)"] if size > 1 else []
 
 
 def _of_activations(optimizer: Any, host: Any) -> list[str]:
@@ -88,15 +89,14 @@ def _of_activations(optimizer: Any, host: Any) -> list[str]:
 def _of_the_engine(engine: Any) -> list[str]:
     """Where the frozen weights could be instead: shared out over the processes, or beside a GPU."""
     on_gpu = engine.device != "cpu" and torch.cuda.is_available()
-    zero = Zero.of(engine.name)
-    sharded = zero.stage == 3
+    sharded = engine.stage == 3
     switches = []
     if sharded:
-        switches.append(f"more than {here().count} processes (each keeps a smaller part of the frozen weights)")
-    elif here().count > 1:
-        switches.append(f"engine=zero3 (each of the {here().count} processes keeps its part of the frozen weights)")
+        switches.append(f"more than {here().world_size} processes (each keeps a smaller part of the frozen weights)")
+    elif here().world_size > 1:
+        switches.append(f"engine=zero3 (each of the {here().world_size} ranks keeps its part of the frozen weights)")
     elif torch.cuda.device_count() > 1:
         switches.append("engine=zero3 launch.processes=N, on N GPUs (each keeps its part of the frozen weights)")
-    if on_gpu and not (sharded and zero.offload):
+    if on_gpu and not (sharded and engine.offload):
         switches.append("engine=zero3_offload (frozen weights and moments wait in the machine's memory; slow)")
     return switches

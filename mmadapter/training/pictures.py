@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapter.processes import here
+from mmadapter.distributed.ranks import here
 from mmadapter.terminal import Display
-from mmadapter.training.out_of_memory import memory_explained, of_pictures
+from mmadapter.training.out_of_memory import memory_explained
 
 EXCHANGED_BYTES = 16 * 2**20  # of each process at a time: what is on its way stands in all processes' memory
 
@@ -19,24 +19,21 @@ EXCHANGED_BYTES = 16 * 2**20  # of each process at a time: what is on its way st
 def prepare_images(conf: Any, assistant: Any, paths: Sequence[Path], display: Display) -> None:
     """Features of `paths` on every process, which all name the same. Raises InputError where a picture is broken, or
     memory runs out."""
-    with memory_explained(conf, "while pictures were encoded", smaller=of_pictures(conf.vision)):
+    with memory_explained(conf, "while pictures were encoded"):
         _prepare(assistant, paths, display)
 
 
 def _prepare(assistant: Any, paths: Sequence[Path], display: Display) -> None:
     """What another process has encoded is found in the cache folder; else it is sent, as far as memory keeps it."""
-    processes = here()
-    own = paths[processes.rank :: processes.count]
+    ranks, store = here(), assistant.features
+    own = paths[ranks.rank :: ranks.world_size]
     assistant.prepare_images(own, lambda done, total: display.report("image features", done, total))
-    if processes.count == 1 or assistant.features is None:
+    if ranks.world_size == 1 or store is None:
         return
-    if assistant.features.folder is not None:
-        processes.wait()
-        assistant.prepare_images(paths)  # encodes only what a folder of another machine has
-        return
-    most = -(-len(paths) // processes.count)  # of a process
-    size = max(1, EXCHANGED_BYTES // assistant.features.bytes_per_image)
+    ranks.barrier()  # encoding may take longer than a collective may wait
+    most = -(-len(paths) // ranks.world_size)  # of a rank
+    size = max(1, EXCHANGED_BYTES // store.bytes_per_image)
     for start in range(0, most, size):
-        piece = assistant.features.in_memory(own[start : start + size])
-        for received in processes.gather(piece):
-            assistant.features.take(received)
+        for content in ranks.gather_bytes(store.exported(own[start : start + size])):
+            store.take(content)
+    store.add(paths)  # what a cache folder of another machine has, and what did not fit

@@ -1,13 +1,14 @@
-"""Signals that ask a run to stop: it saves at the next step boundary and exits with 128 + signal.
+"""Signals that ask a run to stop: it saves at the next step boundary, exits with 128 + signal, and queues again.
 
-    SIGINT (Ctrl-C)  130      a second Ctrl-C aborts at once, without saving
-    SIGUSR1          138      SIGUSR1 and SIGUSR2 are what clusters send before a time limit
-    SIGUSR2          140
-    SIGTERM          143
+    SIGINT (Ctrl-C)  130   a person: a second Ctrl-C aborts at once, without saving; nothing is requeued
+    SIGUSR1          138   SIGUSR1 and SIGUSR2 are what clusters send before a time limit, and many at a preemption:
+    SIGUSR2          140   requeue
+    SIGTERM          143   a preemption with a grace time: requeue; scancel, `scontrol requeue` by others: SLURM has
+                           decided, nothing is asked for
 
-Outside of the training loop the same signals end the run at once, with the same codes; what was saved stays. Of
-several processes, one that gets a signal in the loop stops all of them, at the same step and in the same way.
-A handler that was there before (a cluster launcher's) is called first; a SLURM job queues again (`requeue`).
+In the training loop a handler only sets a flag, for which the loop asks; a signal to one rank stops all of them at the
+same step. Outside of the loop there is nothing new to save: the same signals raise KeyboardInterrupt and end the run at
+once, with the same exit status. Loads no torch: the command needs its part before torch is imported.
 """
 
 from __future__ import annotations
@@ -15,176 +16,201 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmadapter.launch.signals import STOPS, TERMINATIONS, WARNINGS
-from mmadapter.launch.watch import speak
-from mmadapter.processes import answer_with, ask_first, here
-from mmadapter.training.requeue import own_job, requeue, requeue_is_due
+from mmadapter.distributed.start import STOPS
+from mmadapter.errors import InputError
 
-HOLD_SECONDS = 30  # the longest that SLURM takes for a requeue
-REACT_SECONDS = 2  # for a main thread to see a signal; one that waits in C for another process does not
-LOOP_SECONDS = 15  # for the loop's last save
+if TYPE_CHECKING:
+    from mmadapter.distributed.ranks import Ranks
+
+TERMINATIONS = tuple(number for number in STOPS if number != signal.SIGINT)  # Python itself handles Ctrl-C
+WARNINGS = tuple(number for number in TERMINATIONS if number != signal.SIGTERM)
 
 
 class RunStopped(SystemExit):
-    """The run was asked to stop, has saved, and goes on when the same command is given again."""
+    """The run was asked to stop; the same command continues it."""
 
 
-class Attempt:
-    """This process's attempt at a run, as far as signals are concerned."""
-
-    starters: dict[int, Any] = {}  # signal -> the handler that was there before `termination_interrupts`
-    is_first = True  # of the run's processes
-    is_ending = threading.Event()  # a requeue sends SIGTERM to the very process that asked for it
-    end = threading.Lock()  # held by the thread that ends it
-
-    @classmethod
-    def take_end(cls) -> bool:
-        """Whether this call is the first that ends the attempt; from any thread, and from a signal's handler."""
-        if not cls.end.acquire(blocking=False):
-            return False
-        cls.is_ending.set()
-        return True
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal outside of the training loop: ends the run at once; what was saved stays."""
-    if Attempt.take_end():  # the next one may come within the microsecond
-        raise KeyboardInterrupt(signal.Signals(number))
+# --- from the command's start to its end
 
 
 @contextlib.contextmanager
-def termination_interrupts() -> Iterator[None]:
+def interrupts() -> Iterator[None]:
     """While inside, SIGTERM, SIGUSR1 and SIGUSR2 act as Ctrl-C does. Main thread only, else no effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    Attempt.is_first, Attempt.is_ending, Attempt.end = here().is_first, threading.Event(), threading.Lock()
-    Attempt.starters = {number: signal.signal(number, interrupt) for number in TERMINATIONS}
-    answer_with(requeue_beside)
+    earlier = {number: signal.signal(number, _interrupt) for number in TERMINATIONS}
     try:
         yield
     finally:
-        for number, earlier in Attempt.starters.items():
-            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+        _set_handlers(earlier)
+
+
+def hold_signals() -> None:
+    """Holds signals back until the run can act on them (`release_signals`): imports and the meeting take seconds."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATIONS)
 
 
 def release_signals() -> None:
-    """Lets the signals come that `config.signals.hold_signals` has kept back."""
+    """Lets signals through that `hold_signals`, or the start of a SLURM job, has held back."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
 
 
-def end_attempt(number: signal.Signals, earlier: Any, say: Callable[[str], Any]) -> NoReturn:
-    """The last act of a run that `number` stopped: back into a cluster's queue where that is due; raises RunStopped.
+def ignore_signals() -> None:
+    """When all is done: a signal while Python ends, or a second one while a run stops, must not make a failure of it.
 
-    `earlier` is the handler that was there before the loop's; a cluster launcher's may requeue and exit by itself.
+    Programs that are started then ignore them, too: SLURM sends SIGTERM to all of a job's processes when it requeues.
     """
-    Attempt.take_end()
-    for one in TERMINATIONS:  # SLURM sends them to all of a job's processes, often twice: `scontrol` must live, too
-        signal.signal(one, signal.SIG_IGN)
-    if earlier is interrupt:
-        earlier = Attempt.starters.get(number)
-    launcher = _launcher(number, earlier)
-    if requeue_is_due(number):
-        if Attempt.is_first or not _first_requeues(number):
-            say(requeue(launcher if number in WARNINGS else None))
-    elif launcher is not None and own_job() is None:
-        launcher()
-    raise RunStopped(128 + number)
+    if threading.current_thread() is threading.main_thread():
+        for number in TERMINATIONS:
+            signal.signal(number, signal.SIG_IGN)
 
 
-def _launcher(number: int, handler: Any) -> Callable[[], Any] | None:
-    """What a launcher's handler does about a signal; None where there was no launcher."""
-    is_a_launchers = callable(handler) and handler is not signal.default_int_handler
-    return partial(handler, number, None) if is_a_launchers else None
+def signal_of(error: KeyboardInterrupt) -> signal.Signals:
+    """The signal that an interrupt stands for; Ctrl-C names none."""
+    return error.args[0] if error.args else signal.SIGINT
 
 
-def _first_requeues(number: signal.Signals) -> bool:
-    """Keeps a process from ending before the first one has asked for the requeue, on which SIGTERM follows.
-
-    SLURM may end a whole job as soon as one of its processes ends with a status that is not 0. Outside of the loop the
-    first one may wait for this very process, or know of no signal: it is asked. False where nothing came of it.
-    """
-
-    def ended(_: int, frame: FrameType | None) -> None:
-        raise RunStopped(128 + number)
-
-    began = time.monotonic()
-    if ask_first(number, HOLD_SECONDS):
-        return True
-    signal.signal(signal.SIGTERM, ended)
-    time.sleep(max(0.0, HOLD_SECONDS - (time.monotonic() - began)))
-    return False
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    ignore_signals()  # the next one may come within the microsecond
+    raise KeyboardInterrupt(signal.Signals(number))
 
 
-def requeue_beside(number: int) -> bool:
-    """On a thread of the first process, when another one holds: asks for the requeue if the main thread does not.
+def _set_handlers(handlers: dict[Any, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    Returns whether it did; then that other one ends, and all with it.
-    """
-    patience, handler = REACT_SECONDS, signal.getsignal(number)
-    if handler is interrupt or isinstance(handler, StopRequest):  # else the run is at its end
-        os.kill(os.getpid(), number)
-        patience = REACT_SECONDS if handler is interrupt else LOOP_SECONDS
-    if Attempt.is_ending.wait(patience) or not Attempt.take_end():
-        return False
-    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATIONS)  # of this thread, and so of its `scontrol`
-    said = ""
-    with contextlib.suppress(SystemExit):  # a launcher's, once it has asked
-        said = requeue(_launcher(number, Attempt.starters.get(number)) if number in WARNINGS else None)
-    speak(f"interrupted by {signal.Signals(number).name}. Run the same command again to go on. {said}".strip())
-    return True
+
+# --- in the training loop
 
 
 class StopRequest:
-    """Remembers the first signal that asked to stop: this process (`received`), or all of them (`signal`)."""
+    """The first signal that asked to stop: this rank (`received`), or all of them (`signal`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
         self.received: signal.Signals | None = None
         self.signal: signal.Signals | None = None
-        self.previous: dict[int, Any] = {}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received is None:
-            self.received = signal.Signals(number)
+        self.received = self.received or signal.Signals(number)
 
     def agreed(self) -> bool:
-        """Whether one of the processes has been asked to stop; every process asks this at the same place."""
+        """Whether a rank has been asked to stop. Collective: every rank asks at the same place."""
         if self.signal is None:
-            asked = here().sum([float(self.received == number) for number in STOPS])
+            asked = self.ranks.sum([float(self.received == number) for number in STOPS])
             self.signal = next((number for number, count in zip(STOPS, asked, strict=True) if count), None)
         return self.signal is not None
 
-    def finish(self, say: Callable[[str], Any] = print) -> NoReturn:
-        """Ends the run after its save."""
+    def finish(self, say: Callable[[str], object] = print) -> NoReturn:
+        """Ends the run after its save. Collective: rank 0 asks for the requeue, and all leave after that."""
         assert self.signal is not None
-        end_attempt(self.signal, self.previous.get(self.signal), say)
+        ignore_signals()
+        number = self.signal
+        if said := self.ranks.decide(lambda: requeue(number)):
+            say(said)
+        self.ranks.leave()
+        raise RunStopped(128 + number)
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(ranks: Ranks) -> Iterator[StopRequest]:
     """While inside, signals only set a flag; afterwards earlier handlers are back. Main thread only, else no effect.
 
-    A signal of the last moments, which nobody has asked for any more, comes to the earlier handler at the end.
+    A signal of the last moments, for which nobody has asked any more, comes to the earlier handler at the end.
     """
-    request = StopRequest()
+    request = StopRequest(ranks)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    request.previous = {number: signal.signal(number, request) for number in STOPS}
+    earlier = {number: signal.signal(number, request) for number in STOPS}
     try:
         yield request
     finally:
-        for number, earlier in request.previous.items():
-            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+        if request.signal is not None:  # what is left of a stopped run is not interrupted again
+            earlier = {n: signal.SIG_IGN if handler is _interrupt else handler for n, handler in earlier.items()}
+        _set_handlers(earlier)
     if request.received is not None and request.signal is None:
         signal.raise_signal(request.received)
+
+
+# --- the end of a stopped run, and SLURM
+
+
+def end_interrupted(ranks: Ranks, error: KeyboardInterrupt, way_on: str, say: Callable[[str], object]) -> NoReturn:
+    """Ends a run that was interrupted outside of the loop. One rank says so and requeues; the others end after it.
+
+    It need not be rank 0, which may wait in a collective for the very rank that was interrupted.
+    """
+    number = signal_of(error)
+    ignore_signals()
+
+    def last_words() -> None:
+        text = f"interrupted by {number.name}. {way_on} to go on from the last checkpoint. {requeue(number)}".strip()
+        say(text) if ranks.is_first else print(text, flush=True)
+
+    raise RunStopped(ranks.end(128 + number, last_words))
+
+
+def requeue(number: signal.Signals) -> str:
+    """Puts this process's SLURM job back into the queue where `number` asks for that; says what came of it.
+
+    Only a batch job that SLURM has not decided about is requeued; an interactive one (salloc, srun) ends.
+    """
+    job = own_job()
+    state = job_state(job) if job is not None and number in TERMINATIONS else {}
+    is_preempted = state.get("PreemptTime", "None") not in ("None", "(null)", "Unknown")
+    is_ours_to_ask = state.get("BatchFlag") == "1" and state.get("JobState") == "RUNNING"
+    if job is None or not is_ours_to_ask or not (number in WARNINGS or is_preempted):
+        return ""
+    if state.get("Requeue") != "1":
+        return f"SLURM does not requeue job {job} (Requeue=0). To fix: submit it again, with --requeue."
+    try:
+        _scontrol("requeue", job)
+    except (OSError, subprocess.SubprocessError) as error:
+        if job_state(job).get("JobState") == "RUNNING":  # else SLURM was quicker
+            said = getattr(error, "stderr", None) or error
+            return f"SLURM job {job} is not requeued: {said} To fix: submit it again."
+    return f"SLURM job {job} is back in the queue."
+
+
+def refuse_new_folders(resume: str) -> None:
+    """Raises InputError for `resume=never` in a job that SLURM may requeue: each attempt would take a new folder."""
+    job = own_job()
+    if resume != "never" or job is None:
+        return
+    state = job_state(job)
+    if state.get("BatchFlag") == "1" and state.get("Requeue") == "1":
+        raise InputError(
+            f"resume=never in SLURM job {job}, which may queue again, would begin anew each time. To fix: leave it out "
+            "(for a folder of its own: run=NAME), or submit the job with --no-requeue."
+        )
+
+
+def own_job() -> str | None:
+    """The number of this process's SLURM job; in an array "12_3", for 12 alone may mean all of them."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def job_state(job: str) -> dict[str, str]:
+    """What `scontrol show job` says, by key; empty where it says nothing."""
+    try:
+        told = _scontrol("show", "job", "--oneliner", job)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(word.split("=", 1) for word in told.split() if "=" in word)
+
+
+def _scontrol(*arguments: str) -> str:
+    return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=True).stdout

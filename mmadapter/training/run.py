@@ -1,4 +1,9 @@
-"""The story of one run: what train.py does from checked settings to the final table."""
+"""READ SECOND: the page that tells a run, from checked settings to the report.
+
+`run` is what train.py calls: it finds the ranks and the folder, and goes through the run and the runs beside it
+(comparisons, variants). `train_and_evaluate` is one of these, top to bottom. Below this page nobody sees the whole
+settings of a run: each room gets its own, or plain objects.
+"""
 
 from __future__ import annotations
 
@@ -6,194 +11,412 @@ import contextlib
 import logging
 import os
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmadapter.config import comparison_conf, entry, save_config, variant_conf
-from mmadapter.config.host import TINY
-from mmadapter.config.models import SHIPPED
-from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
-from mmadapter.config.signals import ended_by
+from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
 from mmadapter.data.embedded import unpack_missing_world
+from mmadapter.data.samples import Sample
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.data.training import RunData, StepShape, read_samples
+from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import Ranks, connected
+from mmadapter.distributed.start import set_threads
 from mmadapter.errors import InputError
-from mmadapter.files import write_json
-from mmadapter.processes import here, joined
-from mmadapter.runs.objective import metric_of, value_in
+from mmadapter.files import read_json, write_json
+from mmadapter.methods.groups import Group, parameter_groups, trainable_table
+from mmadapter.methods.settings import GroupConf
+from mmadapter.runs.attempt import attempt, clear_leftovers, note, only_process, versions, wall_time
+from mmadapter.runs.folder import (
+    FINISHED_FILE,
+    changed_settings,
+    has_checkpoints,
+    is_finished,
+    mark_finished,
+    run_folder,
+    take_over,
+)
+from mmadapter.runs.journal import Journal, NoJournal
+from mmadapter.tasks import task_of
+from mmadapter.tasks.section import results_of
+from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
-from mmadapter.training.attempt import attempt, wall_time
-from mmadapter.training.determinism import deterministic
-from mmadapter.training.dry_run import dry_run
-from mmadapter.training.memory import peak_of_processes, reset_peak
-from mmadapter.training.one_run import device_of, run_one
-from mmadapter.training.preemption import end_attempt, interrupt, release_signals, termination_interrupts
-from mmadapter.training.record import only_process, versions
-from mmadapter.training.requeue import refuse_anew
-from mmadapter.training.summary import show_results, stored_summary
-from mmadapter.training.trouble import the_way_on
+from mmadapter.training.checkpoint import CheckpointFolder
+from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
+from mmadapter.training.loop import Loop, way_on
+from mmadapter.training.memory import memory_needed, peak_of_ranks, reset_peak
+from mmadapter.training.movement import RunStart
+from mmadapter.training.optimizer import check_sources
+from mmadapter.training.out_of_memory import memory_explained, of_a_task
+from mmadapter.training.pictures import prepare_images
+from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals
+from mmadapter.training.schedule import Schedule
+from mmadapter.training.settings import ENGINES
+from mmadapter.training.summary import show_results
 
 
-def run(conf: Any) -> dict[str, Any]:
-    """Trains, evaluates, compares and reports what `conf` (a checked RunConf) describes.
+def run(conf: RunConf) -> dict[str, Any]:
+    """Train, evaluate, compare and report what `conf` (checked settings) describes.
 
-    Returns the summary, and the run's folder as "folder".
-
-    A finished run is not trained again: its results are shown. Raises InputError for what the user can mend, RunStopped
-    (a SystemExit) when a signal asked to stop. Where a launcher has started several processes, each calls this; the
-    first one writes and speaks for all.
+    Returns the summary, and the run's folder as "folder"; for a dry run the table, the memory and the learning rate. A
+    finished run is not trained again: its results are shown. Raises InputError for what the user can fix, RunStopped
+    (a SystemExit) when a signal asked to stop. Where a launcher has started several ranks, each calls this; rank 0
+    writes and speaks for all.
     """
     set_threads(conf.threads)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    device = device_of(conf.engine.device)
     needs_group = conf.engine.name != "single" and not conf.dry_run
-    with joined(device_of(conf), needs_group, conf.launch.meet_seconds), deterministic(conf):
+    with connected(device, conf.launch, needs_group) as ranks, deterministic(conf.engine.deterministic):
         reset_peak()
-        check_processes(conf)
-        console = None if here().is_first else quiet_console()
-        return run_here(conf, Display(console, conf.training.log_every_steps))
+        refuse_other_ranks(conf, ranks)
+        display = Display(None if ranks.is_first else quiet_console(), conf.training.log_every_steps)
+        quieten_libraries(display, ranks)
+        with interrupts():
+            try:
+                release_signals()
+                if conf.dry_run:
+                    return train_and_evaluate(conf, None, ranks, display)
+                return run_whole(conf, ranks, display)
+            except KeyboardInterrupt as error:
+                display.close()
+                end_interrupted(ranks, error, way_on(conf.resume), display.say)
+            finally:
+                display.close()
 
 
-def check_processes(conf: Any) -> None:
-    """Raises InputError where the settings do not fit the processes that were started."""
-    count, wanted = here().count, conf.launch.processes
-    if wanted is not None and wanted != count and not conf.dry_run:
-        raise InputError(
-            f"launch.processes={wanted}, but {here().launcher} has started {count}. Leave launch.processes away: with "
-            "a launcher of your own it has nothing to start."
+def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
+    """The run and the runs beside it, in a folder that this command alone works in; then reports and the table."""
+    from mmadapter.reports.report import write_report  # an optional room
+
+    # A folder for these settings; a finished run is shown.
+    ranks.decide(lambda: refuse_new_folders(conf.resume))
+    folder = Path(ranks.decide(lambda: str(run_folder(conf))))
+    if ranks.decide(lambda: is_finished(folder, conf)):
+        stored: dict[str, Any] = read_json(folder / FINISHED_FILE) or {}
+        display.say(
+            f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never."
         )
-    if count > 1 and conf.engine.name == "single":
-        raise InputError(
-            f"engine=single is one process, but {here().launcher} has started {count}. Use engine=zero1 (or another "
-            "zeroN), or start one."
-        )
+        if ranks.is_first:
+            show_results(folder, stored, display)
+        return {**stored, "folder": folder}
 
-
-def run_here(conf: Any, display: Display) -> dict[str, Any]:
-    """What this process does of the run."""
-    with termination_interrupts():
-        try:
-            release_signals()
-            quieten_libraries(display)
-            return dry_run(conf, display) if conf.dry_run else run_whole(conf, display)
-        except KeyboardInterrupt as error:
-            number = ended_by(error)
-            display.close()
-            display.say(f"interrupted by {number.name}. {the_way_on(conf)} to go on from the last checkpoint.")
-            end_attempt(number, interrupt, display.say)
-        finally:
-            display.close()
-
-
-def run_for_metric(conf: Any) -> float | None:
-    """Does what `run` does; returns the number that `sweep.metric` names, None where the run has none."""
-    summary = run(conf)
-    return None if conf.dry_run else value_in(summary["folder"], metric_of(conf))
-
-
-def run_whole(conf: Any, display: Display) -> dict[str, Any]:
-    """Data, training, evaluation, comparison, report, table; one run a folder, which the first process owns."""
-    processes = here()
-    processes.decide(lambda: refuse_anew(conf))
-    folder = processes.decide(lambda: run_folder(conf))
-    if processes.decide(lambda: is_finished(folder, conf)):
-        return {**(show_finished(folder, display) if processes.is_first else {}), "folder": folder}
-    check_tiny_models(conf)
-    processes.decide(lambda: unpack_missing_world(conf.data.made, conf.data.root, display.say))
+    # The embedded world, where the settings ask for it.
+    ranks.decide(lambda: unpack_missing_world(conf.data.made, conf.data.root, display.say))
     display.say(f"run folder: {folder}")
+
     with contextlib.ExitStack() as held:
-        if processes.is_first:
+        if ranks.is_first:
             held.enter_context(only_process(folder))
-            held.enter_context(attempt(folder))
-        summary = run_in(folder, conf, display)
-    if processes.is_first:
+            held.enter_context(attempt(folder, ranks.world_size))
+        ranks.barrier()  # for the lock
+
+        # The run itself; with variants, these are the runs.
+        summary: dict[str, Any] = {"experiment": conf.experiment, "images": conf.vision.enabled}
+        if not conf.variants:
+            summary |= train_and_evaluate(conf, folder, ranks, display)
+            end_engines()
+        elif ranks.is_first:
+            save_config(conf, folder)
+            write_json(folder / "versions.json", versions(ranks))
+
+        # The runs beside it, each in a folder of its own; finished ones are left alone.
+        beside = [("comparison", name, comparison_conf(conf, name), one.train) for name, one in conf.comparison.items()]
+        beside += [("variants", name, variant_conf(conf, name, folder), True) for name in conf.variants]
+        for kind, name, part, trains in beside:
+            own_folder = folder / kind / name
+            if ranks.decide(partial(is_finished, own_folder, part)):
+                continue
+            display.say(f"{kind} {name}: {own_folder}")
+            with attempt(own_folder, ranks.world_size) if ranks.is_first else contextlib.nullcontext():
+                own = train_and_evaluate(part, own_folder, ranks, display, trains)
+                end_engines()
+                own |= {"peak": peak_of_ranks(ranks), "images": part.vision.enabled}
+                if ranks.is_first:
+                    own |= wall_time(own_folder)
+                    write_json(own_folder / "summary.json", own)
+                    mark_finished(own_folder, own)
+
+        # Summary and reports.
+        summary |= ranks.decide(lambda: wall_time(folder)) | {"peak": peak_of_ranks(ranks)}
+        if ranks.is_first:
+            write_json(folder / "summary.json", summary)
+            write_report(folder)
+            mark_finished(folder, summary)
+    if ranks.is_first:
         show_results(folder, summary, display)
     return {**summary, "folder": folder}
 
 
-def check_tiny_models(conf: Any) -> None:
-    """Raises InputError where the settings ask for the shipped models and they are not there."""
-    wanted = [(conf.host.path, "llama")] + ([(conf.vision.model, "clip")] if conf.vision.enabled else [])
-    for name, part in wanted:
-        if name == TINY and not (SHIPPED / part).is_dir():
-            raise InputError(
-                f"The small {part} model is not in {SHIPPED / part}, where it comes with the package. Fetch that "
-                f"again, or make it: python -m data_prep.tiny_models --part {part} --out {SHIPPED} (takes hours)."
-            )
+def train_and_evaluate(
+    conf: RunConf, folder: Path | None, ranks: Ranks, display: Display, trains: bool = True
+) -> dict[str, Any]:
+    """One model from settings to scores, in `folder`; it continues where an earlier attempt ended.
 
+    A dry run (`folder` None) is the same, and stops before weights are read. Without `trains` the host alone is
+    evaluated. Everything that can be refused is refused before the work: settings, then what the host cannot carry
+    (on the meta device), then data. All ranks do the work, and rank 0 writes.
+    """
+    # Here, because `transformers` takes seconds to import.
+    from mmadapter.hosts.load import load_tokenizer
+    from mmadapter.hosts.settings import host_folder
+    from mmadapter.hosts.sharded import sharding_of
+    from mmadapter.model import AdaptedModel
+    from mmadapter.tasks.asking import cut_prompts
 
-def run_in(folder: Path, conf: Any, display: Display) -> dict[str, Any]:
-    """Everything that writes into the run folder."""
-    here().wait()  # for the lock
-    own = {} if conf.variants else run_one(conf, folder, display, trains=True)
-    run_parts(conf, folder, display)
-    summary = {
-        "experiment": conf.experiment,
-        "images": conf.vision.enabled,
-        **own,
-        **here().decide(lambda: wall_time(folder)),
-        "peak": peak_of_processes(),
-    }
-    if here().is_first:
-        write_json(folder / "summary.json", summary)
-        write_reports(conf, folder, display)
-        mark_finished(folder, summary)
-    return summary
+    out_of_memory = partial(memory_explained, conf)
 
+    # 1. The run folder: what an interrupted attempt left, and the settings that are to hold here.
+    changed: list[str] = []
+    if folder is not None:
+        changed = ranks.decide(lambda: changed_settings(folder, conf))
+        if ranks.is_first:
+            clear_leftovers(folder)
+            if not (trains and changed):  # else the loop does, once it has really continued
+                take_over(folder, conf)
+                write_json(folder / "versions.json", versions(ranks))
 
-def run_parts(conf: Any, folder: Path, display: Display) -> None:
-    """The runs beside this one: comparisons and variants, each in a folder of its own; finished ones are left alone."""
-    if conf.variants and here().is_first:
-        save_config(conf, folder)
-        write_json(folder / "versions.json", versions())
-    parts = [("comparison", name, comparison_conf(conf, name), item.train) for name, item in conf.comparison.items()]
-    parts += [("variants", name, variant_conf(conf, name, folder), True) for name in conf.variants]
-    for kind, name, part, trains in parts:
-        own_folder = folder / kind / name
-        if here().decide(partial(is_finished, own_folder, part)):
-            continue
-        display.say(f"{kind} {name}: {own_folder}")
-        with attempt(own_folder) if here().is_first else contextlib.nullcontext():
-            summary = run_one(part, own_folder, display, trains)
-            summary |= {"peak": peak_of_processes(), "images": part.vision.enabled}
-            if here().is_first:
-                summary |= wall_time(own_folder)
-                write_json(own_folder / "summary.json", summary)
-                mark_finished(own_folder, summary)
+    # 2. The model without weights: depth, width and kinds of layers fit the adapter, or it is refused here.
+    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
+    shape = AdaptedModel.build(*parts, device="meta")
 
+    # 3. All data: training and validation samples, the questions of tasks that no earlier attempt has finished.
+    tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
+    sizes = conf.optimizer.batch_size, conf.optimizer.micro_batch_size
+    steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
+    data: RunData | None = None
+    questions: dict[str, list[Sample]] = {}
+    try:
+        if trains:
+            samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed)
+        waiting = list(tasks)
+        if folder is not None and not changed:
+            done = folder / "eval"
+            waiting = ranks.decide(lambda: [name for name in tasks if not (done / name / "metrics.json").is_file()])
+        questions = {name: tasks[name].read() for name in waiting}
+        if not conf.vision.enabled:
+            questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
+        if trains:
+            tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
+            encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
+            data = RunData(conf.data, samples, encoder, steps, conf.group_sources)
+    except InputError as error:
+        if folder is not None:
+            raise
+        display.say(f"data: not read, so steps and lengths are not known. {error}")
 
-def write_reports(conf: Any, folder: Path, display: Display) -> None:
-    """report.html of the run, of its variants, and the comparison of the variants."""
-    from mmadapter.evaluation.comparison import write_comparison
-    from mmadapter.evaluation.report import write_report
-
-    for part in [folder / "variants" / name for name in conf.variants] or [folder]:
-        write_report(part)
-    if conf.variants:
-        write_comparison(folder)
-
-
-def show_finished(folder: Path, display: Display) -> dict[str, Any]:
-    """A finished run started again: its results, no training."""
-    summary = stored_summary(folder) or {}
-    display.say(
-        f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never."
+    # 4. What trains: groups of roles, the schedule, the table.
+    groups = groups_of(conf, shape) if trains else []
+    if data is not None:
+        check_sources(groups, data.sources)
+    schedule = Schedule.of(conf.optimizer, data.steps_per_epoch if data is not None else 1)
+    rows = trainable_table(
+        groups, shape.trainable_parameters(), schedule.lr, conf.optimizer.weight_decay, shape.host_size
     )
-    show_results(folder, summary, display)
-    return summary
+    if trains:
+        show_trainable(rows, display)
+        if data is not None:
+            display.say(data.describe())
+        display.say(lr_line(conf, schedule, data is not None))
+
+    # 5. A dry run stops here, with what it would take.
+    if folder is None:
+        count = conf.launch.processes or 1
+        memory = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, host_dtype(conf))
+        of_each = f", each of {count} processes, engine={conf.engine.name}" if count > 1 else ""
+        display.table(f"memory estimate for training{of_each}", ["", "bytes"], memory.rows())
+        display.say(
+            "An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top."
+        )
+        parameters = sum(row["parameters"] for row in rows)
+        return {"trainable": rows, "parameters": parameters, "memory": memory.as_dict(), "lr": schedule.lr}
+    del shape
+
+    # 6. Weights; the adapter fresh, or from the one that the settings start from.
+    with out_of_memory("while the host was loaded"):
+        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name))
+    if not trains:
+        model.run_without_engine()
+    for name, asked in questions.items():
+        if cut := cut_prompts(model, asked, conf.tasks[name]):
+            display.say(f"task {name}: {cut:,} of {len(asked):,} prompts are too long and will be cut")
+    if trains and conf.adapter.start and not ranks.decide(lambda: has_checkpoints(folder)):
+        display.say(model.start_from(conf.adapter.start))
+    seed_all(conf.seed)
+
+    # 7. Engine and loop, at the newest checkpoint where there is one.
+    loop = None
+    journal: Journal = NoJournal()
+    if data is not None:
+        data.features = model.features
+        for item in model.trainable_parameters():  # what is frozen in this run needs no activations kept
+            item.parameter.requires_grad_(item.role not in conf.adapter.frozen)
+        groups = groups_of(conf, model)
+        if ranks.is_first:
+            note(folder, total_steps=schedule.total_steps)
+            boards = {"tensorboard": conf.training.tensorboard, "wandb": conf.training.wandb}
+            journal = Journal(folder, name=f"{conf.experiment}-{folder.name}", **boards)
+        engine = ENGINES.load(conf.engine.name)(
+            model,
+            groups,
+            model.trainable_parameters(),
+            conf.optimizer,
+            model.device,
+            conf.seed,
+            conf.engine,
+            ranks,
+        )
+
+        def begun() -> list[str]:
+            there = take_over(folder, conf)
+            write_json(folder / "versions.json", versions(ranks))
+            write_json(folder / "trainable.json", rows)
+            return there
+
+        loop = Loop(
+            model,
+            engine,
+            data,
+            schedule,
+            RunStart(groups, model.trainable_parameters(), folder / "checkpoints"),
+            CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
+            journal,
+            display,
+            ranks,
+            conf.training,
+            effective_batch=conf.optimizer.batch_size,
+            max_nonfinite_steps=conf.optimizer.max_nonfinite_steps,
+            host_dtype=host_dtype(conf),
+            way_on=way_on(conf.resume, folder),
+            resume_changed=conf.resume == "changed",
+            engine_facts={
+                "engine": conf.engine.name,
+                "processes": ranks.world_size,
+                "micro_batch_size": conf.optimizer.micro_batch_size,
+            },
+            explain_memory=out_of_memory,
+            begun=begun,
+            save_adapter=partial(model.save, folder / "adapter"),
+        )
+
+    with contextlib.closing(journal):
+        if loop is not None:
+            loop.resume()
+
+        # 8. Pictures: each is read and encoded once, whatever it is drawn for; no random number moves.
+        paths = [sample.image for asked in questions.values() for sample in asked if sample.image is not None]
+        if loop is not None and not loop.is_finished:
+            paths = [*loop.data.image_paths(), *paths]
+        if paths:
+            random = random_state()
+            prepare_images(conf, model, list(dict.fromkeys(paths)), display)
+            restore_random_state(*random)
+
+        # 9. Train, and save the adapter.
+        training = None if loop is None else loop.run()
+    if training is not None:
+        ranks.decide(lambda: model.save(folder / "adapter", training))
+
+    # 10. Evaluate every task.
+    model.eval()
+    for name, asked in questions.items():
+        doing = out_of_memory(
+            f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", tasks[name].settings)
+        )
+        with doing, deterministic(conf.engine.deterministic, strictly=False):  # top_p has no deterministic algorithm
+            evaluate(model, tasks[name], asked, folder / "eval" / name, partial(show_progress, display, name))
+    results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
+    return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
 
 
-def set_threads(threads: int | None) -> None:
-    """Sets torch's threads; the entry has set the libraries' before they were imported."""
-    entry.set_threads(threads)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# Steps of the page.
 
 
-def quieten_libraries(display: Display) -> None:
-    """Keeps other libraries' bars off anything that is no terminal, and their remarks to one process."""
+def device_of(asked: str) -> str:
+    """The device that engine.device asks for."""
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise InputError("engine.device=cuda, but torch sees no GPU here. Use engine.device=cpu, or auto.")
+    return asked if asked != "auto" else "cuda" if available else "cpu"
+
+
+def host_dtype(conf: RunConf) -> str:
+    """The type of the frozen weights that `host.dtype` means on this machine."""
+    if conf.host.dtype != "auto":
+        return conf.host.dtype
+    return "bfloat16" if device_of(conf.engine.device) == "cuda" else "float32"
+
+
+def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
+    """Raises InputError where the settings do not fit the ranks that were started."""
+    count, wanted = ranks.world_size, conf.launch.processes
+    if wanted is not None and wanted != count and not conf.dry_run:
+        raise InputError(
+            f"launch.processes={wanted}, but {ranks.launcher} has started {count}. Leave launch.processes away: with "
+            "a launcher of your own it has nothing to start."
+        )
+    if count > 1 and conf.engine.name == "single":
+        raise InputError(
+            f"engine=single is one process, but {ranks.launcher} has started {count}. Use engine=zero1 (or another "
+            "zeroN), or start one."
+        )
+
+
+def quieten_libraries(display: Display, ranks: Ranks) -> None:
+    """Keep other libraries' bars off anything that is no terminal, and their remarks to one rank."""
     if not display.console.is_terminal:
-        from mmadapter.assistant import hide_library_bars
+        from mmadapter.hosts.load import hide_library_bars
 
         hide_library_bars()
-    if not here().is_first:
+    if not ranks.is_first:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
+
+
+def groups_of(conf: RunConf, model: Any) -> list[Group]:
+    """The groups of `adapter.groups`; one with everything in it where there are none. Frozen roles are in none."""
+    trainable, frozen = model.trainable_parameters(), conf.adapter.frozen
+    settings: Any = conf.adapter.groups
+    if not settings:
+        settings = {"all": GroupConf(roles=sorted({item.role for item in trainable}.difference(frozen)))}
+    return parameter_groups(trainable, settings, frozen)
+
+
+def lr_line(conf: RunConf, schedule: Schedule, data_is_read: bool) -> str:
+    """One line that says how the actual learning rate came about, and how long the run is."""
+    settings = conf.optimizer
+    text = f"learning rate {schedule.lr:.4g} = base {settings.base_lr:g} x effective batch {settings.batch_size} / 256"
+    if not data_is_read:
+        return f"{text}; micro-batches of {settings.micro_batch_size}"
+    steps = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs of {schedule.steps_per_epoch:,}"
+    return f"{text}; {steps}"
+
+
+def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
+    """Print the table of what trains, with its sum; shares are of the host's parameters."""
+    columns = ["group", "role", "tensors", "parameters", "of host", "lr", "decay", "sources"]
+    lines = [
+        [
+            row["group"],
+            row["role"],
+            f"{row['tensors']:,}",
+            f"{row['parameters']:,}",
+            f"{row['share']:.3%}",
+            f"{row['lr']:.4g}",
+            f"{row['weight_decay']:g}",
+            str(row["sources"]),
+        ]
+        for row in rows
+    ]
+    tensors, parameters = sum(row["tensors"] for row in rows), sum(row["parameters"] for row in rows)
+    lines.append(["sum", "", f"{tensors:,}", f"{parameters:,}", f"{sum(row['share'] for row in rows):.3%}", "", "", ""])
+    display.table("what trains", columns, lines, text_columns=("role", "sources"))
+
+
+def show_progress(display: Display, task: str, what: str, done: int, total: int) -> None:
+    """A bar for what a task does."""
+    display.report(f"{task}: {what}", done, total)

@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-REFERENCE_BATCH = 256  # the batch that base rates are stated for
-
-
-def actual_lr(base_lr: float, effective_batch: int) -> float:
-    """The learning rate that a base rate means for this many samples a step: base_lr x batch / 256."""
-    return base_lr * effective_batch / REFERENCE_BATCH
+from mmadapter.training.settings import OptimizerConf
 
 
 @dataclass(frozen=True)
@@ -27,6 +22,19 @@ class Schedule:
     min_lr: float = 0.0
     steps: int | None = None
     warmup_steps: int | None = None
+
+    @classmethod
+    def of(cls, settings: OptimizerConf, steps_per_epoch: int) -> Schedule:
+        """The schedule that the optimizer's settings mean for an epoch of so many steps."""
+        return cls(
+            settings.lr,
+            steps_per_epoch,
+            settings.epochs,
+            settings.warmup_epochs,
+            settings.min_lr,
+            settings.steps,
+            settings.warmup_steps,
+        )
 
     @property
     def total_steps(self) -> int:

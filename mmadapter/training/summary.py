@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-from mmadapter.files import read_json
+from mmadapter.tasks import task_class
+from mmadapter.tasks.section import results_of, show_section
 from mmadapter.terminal import Display, duration, readable_bytes
-from mmadapter.training.record import results_of
 
-COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
-SHOWN_CAPTIONS = SHOWN_ANSWERS = 3
-SHOWN_CHARACTERS = 120
 LABELS = {"host": "host alone", "text_only": "text-only adapter"}
 
 
 def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
     """Prints what a run folder holds: the table of scores, captions, time and memory, the report, two next commands."""
     show_scores(folder, summary, display)
-    show_captions(folder, display)
-    show_answers(folder, display)
     display.say(facts_line(summary))
     report = folder / "report.html"
     if report.is_file():
         display.say(f"report: {report}")
-    display.say("next:\n  " + "\n  ".join(next_commands(folder, summary)))
+    if commands := next_commands(folder, summary):
+        display.say("next:\n  " + "\n  ".join(commands))
 
 
 def show_scores(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
-    """Accuracy by ScienceQA's eight columns and average, one row a run."""
-    rows = [row for label, run in compared_runs(folder, summary) if (row := score_row(label, run)) is not None]
-    if rows:
-        display.table("ScienceQA-format accuracy, %", ["", *COLUMNS], rows)
-    metrics = results_of(folder).get("scienceqa") or {}
-    if not metrics.get("coverage", {}).get("complete", True):
-        display.say(metrics["label"])
+    """What each task shows of this run's results beside those of the runs in its folder."""
+    runs = [(label, results_of(path)) for label, path in compared_runs(folder, summary)]
+    for name in dict.fromkeys(name for _, results in runs for name in results):
+        results = [replace(results[name], label=label) for label, results in runs if name in results]
+        kind = task_class(results[-1].metrics, name)
+        if kind is not None and name in summary.get("evaluation", {name: None}):
+            show_section(kind.shown(results), display)
 
 
 def compared_runs(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Path]]:
@@ -46,47 +41,6 @@ def compared_runs(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, P
     variants = sorted(path for path in folder.glob("variants/*") if path.is_dir())
     runs = [(LABELS.get(path.name, path.name), path) for path in (*comparison, *variants)]
     return [*runs, ("adapter with images" if summary.get("images") else "adapter", folder)]
-
-
-def score_row(label: str, folder: Path) -> list[str] | None:
-    """One row of the table; None for a run that was not scored."""
-    metrics = results_of(folder).get("scienceqa")
-    if metrics is None:
-        return None
-    accuracy = metrics["accuracy"]
-    values = [accuracy.get(column) for column in COLUMNS]
-    return [label, *("n/a" if value is None else f"{value:.2f}" for value in values)]
-
-
-def show_captions(folder: Path, display: Display) -> None:
-    """The captions of three test pictures beside the first reference, and the scores of all where they were scored."""
-    file = folder / "eval" / "coco_caption" / "predictions.jsonl"
-    if not file.is_file():
-        return
-    lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line]  # a caption may hold U+2028
-    rows = []
-    for line in lines[:SHOWN_CAPTIONS]:
-        row = json.loads(line)
-        references = row.get("references") or [""]
-        rows.append([Path(row["image"]).name if row.get("image") else str(row["id"]), row["output"], references[0]])
-    columns = ["picture", "caption", "one of the references"]
-    display.table("captions of test pictures", columns, rows, text_columns=columns)
-    metrics = results_of(folder).get("coco_caption") or {}
-    if "CIDEr" in metrics:
-        display.say(f"{metrics['label']}: BLEU-4 {metrics['BLEU-4']:.5f}, CIDEr {metrics['CIDEr']:.5f}")
-
-
-def show_answers(folder: Path, display: Display) -> None:
-    """Three answers to instructions beside their references, and how many are equal to theirs."""
-    metrics, file = results_of(folder).get("instruct"), folder / "eval" / "instruct" / "predictions.jsonl"
-    if metrics is None or not file.is_file():
-        return
-    columns = ["instruction", "output", "reference"]
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:SHOWN_ANSWERS] if line]
-    cells = [[shorten(row[name], SHOWN_CHARACTERS) for name in columns] for row in rows]
-    display.table("answers to instructions", columns, cells, text_columns=columns)
-    counts = metrics["counts"]
-    display.say(f"equal to the reference: {counts['exact']} of {counts['answers']} answers")
 
 
 def facts_line(summary: Mapping[str, Any]) -> str:
@@ -105,19 +59,13 @@ def facts_line(summary: Mapping[str, Any]) -> str:
 
 
 def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    """The two next commands to try."""
+    """The next commands to try."""
     variants = sorted((folder / "variants").glob("*"))
     folder = variants[0] if variants else folder
+    evaluated = next(iter(summary.get("evaluation") or results_of(folder)), None)
+    commands = [f"python eval.py task={evaluated} run={folder}"] if evaluated else []
     if summary.get("experiment") == "quickstart":
-        return [
-            f"python eval.py task=scienceqa run={folder} task.limit=20",
-            "python train.py experiment=scienceqa host.path=/models/llama-7b data.root=/data/scienceqa "
-            "vision.pretrained=openai",
-        ]
-    task = next(iter(results_of(folder)), "scienceqa")
-    return [f"python eval.py task={task} run={folder}", f"tensorboard --logdir {folder / 'tensorboard'}"]
-
-
-def stored_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run that came to its end; None before that."""
-    return read_json(folder / "finished.json")
+        real = "host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai"
+        return [*(f"{line} task.limit=20" for line in commands), f"python train.py experiment=scienceqa {real}"]
+    boards = folder / "tensorboard"
+    return [*commands, f"tensorboard --logdir {boards}"] if boards.is_dir() else commands

@@ -1,26 +1,42 @@
-"""The engine for several processes, and for models that outgrow one device: DeepSpeed's ZeRO stages 0 to 3.
+"""The engine for several ranks, and for models that outgrow one device: DeepSpeed's ZeRO stages 0 to 3.
 
-DeepSpeed shares out moments, gradients and the frozen base, reduces gradients and gathers weights. What a step means
-(which group learns from which source, averaging, clipping, what is skipped) is the same as in `engine.py`.
+DeepSpeed shards moments, gradients and the frozen base, reduces gradients and gathers weights. What a step means (which
+group learns from which source, averaging, clipping, what is skipped) is the same as in `engine.py`.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from mmadapter.adapters.roles import Group, TrainableParameter
-from mmadapter.deepspeed_library import load_deepspeed
-from mmadapter.processes import here
-from mmadapter.training.carrier import Carrier
-from mmadapter.training.deepspeed_start import ZeroSettings, cpu_adam, keep_whole, start
+from mmadapter.distributed.deepspeed import (
+    MOMENTS,
+    Share,
+    find_shares,
+    keep_whole,
+    load_deepspeed,
+    start_engine,
+    whole_tensors,
+    write_parameter,
+)
+from mmadapter.distributed.ranks import Ranks
+from mmadapter.errors import InputError
+from mmadapter.methods.groups import Group, TrainableParameter
+from mmadapter.training.determinism import own_stream
 from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
-from mmadapter.training.optimizer import OptimizerSettings, build_adamw, learns_from, set_lr, sum_of_squares
-from mmadapter.training.shares import MOMENTS, Share, find_shares, whole_tensors, write_parameter
+from mmadapter.training.optimizer import build_adamw, learns_from, set_lr, sum_of_squares
+from mmadapter.training.settings import EngineConf, OptimizerConf
+
+OUTSIDE = ("adapter", "vision")  # children of the model that are not sharded
+FETCHED_AHEAD = 5 * 10**7  # parameters that are gathered before they are needed: DeepSpeed's own number
 
 
 class ZeroEngine:
@@ -39,43 +55,52 @@ class ZeroEngine:
         model: nn.Module,
         groups: Sequence[Group],
         trainable: Sequence[TrainableParameter],
-        settings: OptimizerSettings,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
-        *,
-        zero: ZeroSettings,
+        settings: OptimizerConf,
+        device: torch.device | str,
+        seed: int,
+        engine: EngineConf,
+        ranks: Ranks,
     ) -> None:
-        self.model, self.groups, self.settings, self.seed, self.zero = model, list(groups), settings, seed, zero
+        self.model, self.groups, self.settings, self.seed = model, list(groups), settings, seed
+        self.zero, self.ranks = engine, ranks
         self.device = torch.device(device)
         self.steps_done = 0
         self.parameters: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters}
         load_deepspeed(self.device)
-        self.optimizer = build_adamw(groups, trainable, settings, _adam(zero))
+        self.optimizer = build_adamw(groups, trainable, settings, _adam(engine))
         numbers = {id(p): i for i, entry in enumerate(self.optimizer.param_groups) for p in entry["params"]}
         entries = {name: numbers[id(parameter)] for name, parameter in self.parameters.items()}
-        self.carrier = Carrier(model, self.groups, zero.stage == 3, self.device)
+        self.carrier = Carrier(model, self.groups, engine.stage == 3, self.device)
         # A sum over more than two processes depends in its last bit on what else is in the bucket. Where groups learn
         # from sources of their own, each parameter is reduced alone: its sum is the same whatever the others do.
         apart = any(group.sources is not None for group in groups)
         self.bucket = 1 if apart else sum(parameter.numel() for parameter in self.parameters.values())
-        self.deepspeed = start(self.carrier, self.optimizer, zero, self.device, self.bucket)
-        if zero.stage == 0:  # which has no setting for the bucket
+        self.deepspeed = start_engine(
+            self.device,
+            model=self.carrier,
+            optimizer=self.optimizer,
+            config=deepspeed_configuration(engine, self.bucket),
+        )
+        if engine.stage == 0:  # which has no setting for the bucket
             self.deepspeed.enable_backward_allreduce = False
-        if zero.stage == 3:
+        if engine.stage == 3:
             keep_whole(self.deepspeed, [item.parameter for item in trainable])
-        self.shares = find_shares(self.deepspeed, zero.stage, entries, self.parameters)
+        self.shares = find_shares(self.deepspeed, engine.stage, entries, self.parameters)
         for share in self.shares.values():
             if share.master not in self.optimizer.state:
-                self.optimizer.state[share.master] = _before_the_first_step(share.master, not zero.cpu_adam)
+                self.optimizer.state[share.master] = _before_the_first_step(share.master, not engine.cpu_adam)
 
     def step(self, batches: Sequence[Any], lr: float) -> StepResult:
         """One optimizer step over the `batches` of all processes."""
-        tokens = _summed(tokens_by_source(batches))
+        own = tokens_by_source(batches)  # every rank has the same sources in the same order
+        tokens = {source: int(count) for source, count in zip(own, self.ranks.sum([*own.values()]), strict=True)}
         sums, broken = self._backward_all(batches)
         learning = {g.name: [s for s, count in tokens.items() if count and learns_from(g, s)] for g in self.groups}
         for group in self.groups:
             count = sum(tokens[source] for source in learning[group.name])
-            self._scale(group, here().count / count if count else 0.0)  # DeepSpeed has divided by the processes
+            self._scale(
+                group, self.ranks.world_size / count if count else 0.0
+            )  # DeepSpeed has divided by the processes
         sums, norms = self._totals(sums, broken)
         norms = {name: norms[name] for name, sources in learning.items() if sources}
         finite = {name: math.isfinite(norms[name] + sum(sums[source] for source in learning[name])) for name in norms}
@@ -93,7 +118,7 @@ class ZeroEngine:
         pieces: dict[str, list[Tensor]] = {batch.source: [] for batch in batches}
         self.carrier.broken.clear()
         for number, batch in enumerate(batches, 1):
-            place = len(pieces[batch.source]) * here().count + here().rank
+            place = len(pieces[batch.source]) * self.ranks.world_size + self.ranks.rank
             self.deepspeed.set_gradient_accumulation_boundary(number == len(batches))
             loss = self.deepspeed(batch, self.seed, self.steps_done, batch.source, place)
             self.deepspeed.backward(loss)
@@ -118,13 +143,13 @@ class ZeroEngine:
 
     def _totals(self, sums: dict[str, float], broken: set[str]) -> tuple[dict[str, float], dict[str, float]]:
         """Loss sums and gradient norms over all processes; the norm of a group that is broken somewhere is NaN."""
-        counts = self.zero.stage > 0 or here().is_first  # at stage 0 every process has the whole gradient
+        counts = self.zero.stage > 0 or self.ranks.is_first  # at stage 0 every process has the whole gradient
         squares = []
         for group in self.groups:
             parts = (self.shares[name].gradient() for name, _ in group.parameters)
             squares.append(sum_of_squares(parts) if counts else 0.0)
         flags = [math.nan if group.name in broken else 0.0 for group in self.groups]
-        totals = here().sum([*sums.values(), *squares, *flags])
+        totals = self.ranks.sum([*sums.values(), *squares, *flags])
         split = len(sums) + len(squares)
         names = [group.name for group in self.groups]
         found = zip(names, totals[len(sums) : split], totals[split:], strict=True)
@@ -178,14 +203,111 @@ class ZeroEngine:
         self.steps_done = state.steps_done
 
 
-def _summed(tokens: dict[str, int]) -> dict[str, int]:
-    """The same over all processes, which all have the same sources in the same order."""
-    return {source: int(count) for source, count in zip(tokens, here().sum([*tokens.values()]), strict=True)}
+class Carrier(nn.Module):
+    """Holds the trained parameters and, where it shall be shared out, the frozen base of `model`.
+
+    Its forward returns a loss whose graph is one node with a gradient for every trained parameter: of the micro-batch
+    where the parameter's group learns from its source, else zero. So all processes hand DeepSpeed the same tensors in
+    the same order, whatever their micro-batches hold, and what activation checkpointing runs again lies behind it.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[Group], with_base: bool, device: torch.device) -> None:
+        super().__init__()
+        self.trained = nn.ParameterList(parameter for group in groups for _, parameter in group.parameters)
+        self.groups, self.device = groups, device
+        self.broken: set[str] = set()  # groups whose gradient was not finite; whoever reads it clears it
+        self.whole = weakref.ref(model)  # no part of this module, which DeepSpeed never lets go of
+        self.with_base = with_base
+        if with_base:
+            self.base = nn.ModuleDict({name: part for name, part in model.named_children() if name not in OUTSIDE})
+
+    def forward(self, batch: Any, *stream: object) -> Tensor:
+        """The sum of the micro-batch's token losses; what is drawn at random depends on `stream` alone.
+
+        Fillers go through the model like others: at stage 3 all processes must ask for the same weights.
+        """
+        model = self.whole()
+        assert model is not None
+        if not torch.is_grad_enabled():
+            return model(batch.to(self.device))
+        # A recomputation that stops early would leave out DeepSpeed's hooks behind the modules.
+        with own_stream(self.device, *stream), set_checkpoint_early_stop(not self.with_base):
+            loss = model(batch.to(self.device))
+        found = self._gradients(loss, batch)
+        gradients = [found.get(id(p), torch.zeros_like(p)) for p in self.trained]
+        return _WithGradients.apply(loss.detach(), gradients, *self.trained)  # type: ignore[no-any-return]
+
+    def _gradients(self, loss: Tensor, batch: Any) -> dict[int, Tensor]:
+        """id -> gradient of the parameters that learn from the micro-batch; notes groups where it is not finite."""
+        learning = [group for group in self.groups if learns_from(group, batch.source)]
+        parameters = [parameter for group in learning for _, parameter in group.parameters]
+        if not parameters or not loss.requires_grad:
+            return {}
+        found = dict(zip(map(id, parameters), torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+        kept: dict[int, Tensor] = {}
+        for group in learning if batch.supervised_tokens else ():
+            own = {id(p): found[id(p)] for _, p in group.parameters if found[id(p)] is not None}
+            if _finite([*own.values()]):
+                kept |= own
+            else:
+                self.broken.add(group.name)
+        return kept
 
 
-def _adam(zero: ZeroSettings) -> Any:
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return not tensors or bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
+class _WithGradients(torch.autograd.Function):
+    """A loss that has the given gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> Any:
+        return None, None, *(gradient * factors[0] for gradient in ctx.gradients)
+
+
+def deepspeed_configuration(engine: EngineConf, bucket: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: float32 optimizer, no scaling, clipping, schedule or printing of its own."""
+    zero: dict[str, Any] = {"stage": engine.stage, "reduce_bucket_size": bucket, "overlap_comm": False}
+    if engine.stage == 3:
+        # What stays whole is chosen by `keep_whole`, not by size.
+        zero |= {"stage3_param_persistence_threshold": 0}
+        zero |= {f"stage3_max_{what}": engine.gathered_parameters for what in ("live_parameters", "reuse_distance")}
+        zero |= {"stage3_prefetch_bucket_size": min(engine.gathered_parameters, FETCHED_AHEAD)}
+    if engine.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if engine.stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def cpu_adam() -> Any:
+    """DeepSpeed's Adam for the CPU, compiled where it has not been yet; raises InputError without a compiler."""
+    if shutil.which("ninja") is None or (shutil.which("g++") is None and "CXX" not in os.environ):
+        raise InputError(
+            "engine.cpu_adam=true compiles DeepSpeed's CPU Adam, which needs g++ and ninja on PATH. "
+            "Install them (apt install g++ ninja-build), or leave engine.cpu_adam=false."
+        )
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam
+
+
+def _adam(engine: EngineConf) -> Any:
     """A class of AdamW whose step leaves out entries that shall not move."""
-    base = cpu_adam() if zero.cpu_adam else torch.optim.AdamW
+    base = cpu_adam() if engine.cpu_adam else torch.optim.AdamW
 
     class AdamWOfMovingEntries(base):  # type: ignore[misc, valid-type]
         param_groups: list[dict[str, Any]]

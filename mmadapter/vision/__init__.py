@@ -1,1 +1,7 @@
-"""Frozen CLIP features and the trainable networks that bring them to the host's width."""
+"""The frozen image encoder: from a picture's file to its features, which are kept for the whole run."""
+
+from mmadapter.settings import Register
+from mmadapter.vision.settings import OpenClipSettings
+
+ENCODERS = Register("vision encoder")
+ENCODERS.add("open_clip", OpenClipSettings, "mmadapter.vision.open_clip:OpenClipEncoder")

@@ -1,197 +1,208 @@
-"""Frozen features kept in memory for a run, and on disk where a cache folder is given; keyed by image content.
+"""The features of picture files: each picture is read and encoded once, and its features are kept by its content.
 
-No picture is augmented: each has the one view that CLIP's own evaluation takes (resize, centre crop, normalise), so its
-features are computed once and serve every epoch, and kept features equal fresh ones; they are stored as float32 for
-that. Deviates: the official V2 code takes a random resized crop of 90 to 100 % of the picture's area in each epoch,
-which forbids keeping features. The papers do not mention augmentation.
+No picture is augmented: each has the one view that the encoder's own evaluation takes (for CLIP: resize, centre crop,
+normalise), so its features serve every epoch, and kept features equal fresh ones; they are stored as float32 for that.
+Deviates: the official V2 code takes a random resized crop of 90 to 100 % of the picture's area in each epoch, which
+forbids keeping features. The papers do not mention augmentation.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import os
-import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import islice
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
 from torch import Tensor
 
-from mmadapter.data.images import image_digest, read_image
 from mmadapter.errors import InputError
-from mmadapter.vision.clip import ImageEncoder
+from mmadapter.files import write_atomically
+from mmadapter.vision.encoder import VisionEncoder
+from mmadapter.vision.images import content_digest, decoded, image_content
 from mmadapter.vision.reading import in_order
 
 MEMORY_LIMIT = 8 * 2**30  # bytes
+PACK_BYTES, PACK_SECONDS = 64 * 2**20, 60.0  # a pack is written when it has this size, or after this time
+log = logging.getLogger(__name__)
 
 
 class FeatureStore:
-    """Features of image files, each computed once per encoder and content, as far as memory or disk keep them.
+    """Features of picture files by the SHA-256 of their bytes, as float32 tensors on the CPU.
 
-    Memory holds at most `memory_limit_bytes`. With a cache folder the least recently used go first and are read again.
-    Without one the first that fit stay, and each other picture is computed alone whenever it is needed: so a picture's
-    features keep their bits through a run even on a GPU, where the batch's size decides the last places.
+    With a cache folder they lie in CACHE/ENCODER_DIGEST/PACK.safetensors, whose tensors are named by picture digest and
+    mapped into memory: all ranks of a machine share the pages, and nothing is read before it is used. A pack appears
+    whole or not at all; a file that is cut off all the same is removed, and its pictures are encoded again. An encoder
+    with other weights or settings has another folder.
 
-    A file on disk is CACHE/ENCODER_DIGEST/ab/abcdef….npy, written whole or not at all; an encoder with other weights
-    or settings has another folder, an image with other content another file.
+    Without a folder the features are in memory, at most `memory_limit_bytes`. The first that fit stay, each other
+    picture is encoded again whenever it is needed.
     """
 
     def __init__(
         self,
-        encoder: ImageEncoder,
+        encoder: VisionEncoder,
         cache: Path | None = None,
-        batch_size: int = 64,
-        memory_limit_bytes: int = MEMORY_LIMIT,
         workers: int = 0,
+        memory_limit_bytes: int = MEMORY_LIMIT,
     ) -> None:
-        self.encoder = encoder
-        self.batch_size = batch_size
-        self.memory_limit_bytes = memory_limit_bytes
-        self.workers = workers
+        self.encoder, self.workers, self.memory_limit_bytes = encoder, workers, memory_limit_bytes
         self.folder = None if cache is None else cache / encoder.digest()
-        self._by_path: dict[Path, str] = {}
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()  # by content; least recently used first
+        self._digests: dict[Path, str] = {}  # of the files that were read
+        self._kept: dict[str, Tensor] = {}  # by picture digest; with a folder: what is in no pack yet
+        self._packed: dict[str, Any] = {}  # picture digest -> open pack
+        self._opened: set[Path] = set()  # packs
+        self._pack_begun, self._told_full = 0.0, False
+
+    def __contains__(self, digest: object) -> bool:
+        """Whether the features of the picture of this digest are kept."""
+        return digest in self._kept or digest in self._packed
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes of one image's features."""
+        """Bytes of one picture's features."""
         return 4 * prod(self.encoder.feature_shape)
 
     def add(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute what is missing; `progress(done, total)` after each batch. Raises InputError for a bad image.
+        """Encode what is missing; `progress(done, total)` after each picture. Raises InputError for a bad picture.
 
         `workers` processes read and decode ahead of the encoder. What fits neither memory nor a cache folder is left
         until it is asked for, unread; a warning says so.
         """
-        missing: dict[str, Path] = {}
-        new = [path for path in dict.fromkeys(paths) if path not in self._by_path]
-        with closing(in_order(image_digest, new, self.workers)) as digests:
-            for path, digest in zip(new, digests, strict=True):
-                self._by_path[path] = digest
-                if digest not in self._kept and not self._on_disk(digest):
-                    missing[digest] = path
-        waiting = self._worth_computing(list(missing.items()))
-        read = partial(_read_pixels, self.encoder.preparation)
-        with closing(in_order(read, [path for _, path in waiting], self.workers)) as pixels:
-            for start in range(0, len(waiting), self.batch_size):
-                part = waiting[start : start + self.batch_size]
-                for (digest, _), feature in zip(
-                    part, self.encode_pixels([torch.from_numpy(one) for one in islice(pixels, len(part))]), strict=True
-                ):
-                    self._write(digest, feature)
-                    self._keep(digest, feature)
-                if progress is not None:
-                    progress(start + len(part), len(waiting))
-
-    def in_memory(self, paths: Iterable[Path]) -> dict[Path, tuple[str, Tensor]]:
-        """Content digest and features of those image files that memory holds."""
-        digests = {path: self._by_path[path] for path in paths}
-        return {path: (digest, self._kept[digest]) for path, digest in digests.items() if digest in self._kept}
-
-    def take(self, found: Mapping[Path, tuple[str, Tensor]]) -> None:
-        """Keep what another process's `in_memory` gave, as far as memory allows."""
-        for path, (digest, feature) in found.items():
-            self._by_path[path] = digest
-            self._keep(digest, feature)
-
-    def encode(self, images: Iterable[Image.Image]) -> Tensor:
-        """(images, features) or (images, tokens, features) of pictures in memory, on the CPU."""
-        return self.encode_pixels([self.encoder.pixels(image) for image in images])
-
-    def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
-        """The same of pictures that are resized and normalised, (3, height, width) each."""
-        device = self.encoder.tower.conv1.weight.device
-        return self.encoder(torch.stack(list(pixels)).to(device)).cpu()
+        self._open_packs()
+        known = self._kept.keys() | self._packed.keys()
+        missing = [path for path in dict.fromkeys(paths) if self._digests.get(path) not in known]
+        read = partial(_read, self.encoder.preparation(), known)
+        try:
+            with closing(in_order(read, missing, self.workers)) as pictures:
+                for done, path in enumerate(missing):
+                    if self._is_full:
+                        self._tell_full(len(missing) - done)
+                        break
+                    self._digests[path], pixels = next(pictures)
+                    if pixels is not None and self._digests[path] not in self:
+                        self._keep(self._digests[path], self.encoder.encode_one(torch.from_numpy(pixels)))
+                        if progress is not None:
+                            progress(done + 1, len(missing))
+        finally:
+            self._write_pack()
 
     def feature(self, path: Path) -> Tensor:
-        """(features,) or (tokens, features) of one image file, computed now where it is not kept."""
-        digest = self._by_path.get(path)
-        if digest is None:
-            digest = self._by_path[path] = image_digest(path)
-        feature = self._kept.get(digest)
+        """(features,) or (tokens, features) of one picture file, encoded now where they are not kept."""
+        digest = self._digests.get(path)
+        feature = None if digest is None else self._find(digest)
         if feature is None:
-            feature = self._read(digest)
-        if feature is None:
-            feature = self.encode([read_image(path)])[0]
-            self._write(digest, feature)
-        self._keep(digest, feature)
+            digest, pixels = _read(self.encoder.preparation(), self, path)
+            self._digests[path] = digest
+            feature = self._find(digest) if pixels is None else self.encoder.encode_one(torch.from_numpy(pixels))
+            assert feature is not None
+            self._keep(digest, feature)
+            self._write_pack()
         return feature
 
-    def _worth_computing(self, missing: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
-        """The part of `missing` that will be there when it is asked for: all with a cache folder, else what fits."""
-        room = self._capacity - len(self._kept)
-        if self.folder is not None or len(missing) <= room:
-            return missing
-        pictures = len(set(self._by_path.values()))
-        logging.getLogger(__name__).warning(
-            "The features of %d pictures take %.1f GiB, more than the %.1f GiB that are kept in memory: those of %d "
-            "pictures are computed again whenever they are needed. Set vision.cache=FOLDER to keep them on disk.",
-            pictures,
-            pictures * self.bytes_per_image / 2**30,
-            self.memory_limit_bytes / 2**30,
-            pictures - self._capacity,
-        )
-        return missing[:room]
+    def of(self, images: Sequence[Path | None]) -> tuple[Tensor | None, ...]:
+        """The features of each row's picture, None for a row without one."""
+        return tuple(None if image is None else self.feature(image) for image in images)
 
-    def _keep(self, digest: str, feature: Tensor) -> None:
-        """Hold a feature in memory as the most recently used, as far as the limit allows."""
-        if digest not in self._kept:
-            if self.folder is None and len(self._kept) >= self._capacity:
-                return
-            self._kept[digest] = feature.clone()  # a row of a batch would hold on to the whole batch
-        self._kept.move_to_end(digest)
-        while len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """(pictures, features) or (pictures, tokens, features) of upright RGB pictures in memory; nothing is kept."""
+        prepare = self.encoder.preparation()
+        return torch.stack([self.encoder.encode_one(prepare(image)) for image in images])
+
+    def exported(self, paths: Sequence[Path]) -> bytes:
+        """What another rank takes over of these files, which this one has added: digests, and features but for those
+        that it finds in the cache folder."""
+        digests = {str(path): self._digests[path] for path in paths if path in self._digests}
+        tensors = {name: self._kept[name] for name in set(digests.values()) if name in self._kept}
+        return save(tensors, {"digests": json.dumps(digests)})
+
+    def take(self, content: bytes) -> None:
+        """Keep what another rank `exported`, as far as memory allows."""
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own layout
+        digests = json.loads(header["__metadata__"]["digests"])
+        self._digests |= {Path(path): digest for path, digest in digests.items()}
+        for digest, feature in load(content).items():
+            if not self._is_full:
+                self._kept.setdefault(digest, feature)
 
     @property
-    def _capacity(self) -> int:
-        """Pictures whose features fit the memory limit."""
-        return self.memory_limit_bytes // self.bytes_per_image
+    def _is_full(self) -> bool:
+        return self.folder is None and (len(self._kept) + 1) * self.bytes_per_image > self.memory_limit_bytes
 
-    def _file(self, digest: str) -> Path | None:
-        return None if self.folder is None else self.folder / digest[:2] / f"{digest}.npy"
+    def _tell_full(self, left: int) -> None:
+        if not self._told_full:
+            pictures = len(self._kept) + left
+            log.warning(
+                "The features of %d pictures take %.1f GiB, more than the %.1f GiB that are kept in memory: those of "
+                "%d pictures are computed again whenever they are needed. Set vision.cache=FOLDER to keep them on "
+                "disk.",
+                pictures,
+                pictures * self.bytes_per_image / 2**30,
+                self.memory_limit_bytes / 2**30,
+                left,
+            )
+        self._told_full = True
 
-    def _on_disk(self, digest: str) -> bool:
-        file = self._file(digest)
-        return file is not None and file.is_file()
+    def _find(self, digest: str) -> Tensor | None:
+        pack = self._packed.get(digest)
+        return self._kept.get(digest) if pack is None else pack.get_tensor(digest)
 
-    def _read(self, digest: str) -> Tensor | None:
-        file = self._file(digest)
-        if file is None or not file.is_file():
-            return None
-        try:
-            return torch.from_numpy(numpy.load(file))
-        except (OSError, ValueError, EOFError):
-            return None  # damaged: computed and written again
-
-    def _write(self, digest: str, feature: Tensor) -> None:
-        file = self._file(digest)
-        if file is None:
+    def _keep(self, digest: str, feature: Tensor) -> None:
+        if self._is_full or digest in self._packed:
             return
+        if not self._kept:
+            self._pack_begun = time.monotonic()
+        self._kept[digest] = feature
+        if self.folder is not None:
+            large = len(self._kept) * self.bytes_per_image >= PACK_BYTES
+            if large or time.monotonic() - self._pack_begun > PACK_SECONDS:
+                self._write_pack()
+
+    def _write_pack(self) -> None:
+        if self.folder is None or not self._kept:
+            return
+        name = content_digest("".join(sorted(self._kept)).encode())[:16]
+        file = self.folder / f"{name}.safetensors"
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=file.parent)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    numpy.save(stream, feature.numpy())
-                os.chmod(temporary, 0o644)  # mkstemp's are the owner's only; a cache is shared
-                os.replace(temporary, file)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            write_atomically(file, save(self._kept))
         except OSError as error:
             raise InputError(
                 f"vision.cache: {file} cannot be written ({error.strerror or error}). Make room there, name another "
                 "folder, or set vision.cache=null."
             ) from error
+        self._open_pack(file)
+        self._kept = {}
+
+    def _open_packs(self) -> None:
+        if self.folder is not None:
+            for file in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
+                self._open_pack(file)
+
+    def _open_pack(self, file: Path) -> None:
+        """Map a pack into memory; a damaged one is removed."""
+        try:
+            pack = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            log.warning("%s is damaged (%s). It is removed, and its pictures are encoded again.", file, error)
+            file.unlink(missing_ok=True)
+            return
+        self._opened.add(file)
+        self._packed |= dict.fromkeys(pack.keys(), pack)
 
 
-def _read_pixels(preparation: Callable[[Image.Image], Tensor], path: Path) -> numpy.ndarray:
-    return preparation(read_image(path)).numpy()
+def _read(
+    prepare: Callable[[Image.Image], Tensor], kept: Container[str], path: Path
+) -> tuple[str, numpy.ndarray | None]:
+    """A file's digest, and (3, height, width) pixels unless its features are kept: the file is read once."""
+    content = image_content(path)
+    digest = content_digest(content)
+    return digest, None if digest in kept else prepare(decoded(content, path)).numpy()

@@ -88,5 +88,5 @@ def _start_method() -> Any:
     A fork of the run itself would hold on to its lock, its GPU and its threads' locks.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmadapter.vision.reading", "mmadapter.data.images", "open_clip.transform"])
+    context.set_forkserver_preload(["mmadapter.vision.features", "open_clip.transform"])
     return context

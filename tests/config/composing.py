@@ -7,8 +7,8 @@ from pathlib import Path
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from mmadapter.config import EvalConf, RunConf, typed
-from mmadapter.config.entry import register_schemas, version_base
+from mmadapter.cli import register_schemas, version_base
+from mmadapter.config import EvalConf, RunConf, typed, with_methods
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -27,7 +27,7 @@ def composed(name: str, *overrides: str):
     register_schemas()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), **version_base()):
-        return hydra.compose(name, list(overrides))
+        return hydra.compose(name, with_methods(overrides))
 
 
 def choices(group: str) -> list[str]:

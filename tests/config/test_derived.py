@@ -14,7 +14,7 @@ def test_the_text_only_comparison_has_no_picture_and_no_visual_parameter():
     text = comparison_conf(whole, "text_only")
     assert not text.vision.enabled
     assert list(text.data.sources) == ["questions"] and not text.data.sources["questions"].images
-    assert text.adapter.groups["adapter"].roles == ["prompt", "gate"]
+    assert text.adapter.groups["adapter"].roles == ["prompt", "gate"] and list(text.adapter.methods) == ["prompts"]
     assert text.evaluate == ["scienceqa"] and not text.tasks["scienceqa"].images
     assert text.comparison == {} and text.optimizer == whole.optimizer
 
@@ -34,13 +34,13 @@ def test_a_group_forgets_the_sources_that_a_comparison_leaves_out():
 def test_a_variant_is_the_run_with_its_overrides():
     whole = run_conf("experiment=ablation_init")
     joint = variant_conf(whole, "joint")
-    assert joint.adapter.attention == "joint"
+    assert joint.adapter.methods["prompts"].attention == "joint"
     assert joint.adapter.groups["adapter"].roles == ["prompt"]
     assert variant_conf(whole, "zero_init").adapter == whole.adapter
     assert joint.variants == {} and joint.optimizer == whole.optimizer
 
 
-WRONG = [("adapter.layers=x", "adapter.layers"), ("adapter.depth=3", "adapter.depth")]
+WRONG = [("adapter.prompts.layers=x", "adapter.prompts.layers"), ("adapter.depth=3", "adapter.depth")]
 
 
 @pytest.mark.parametrize("override,told", WRONG)
@@ -59,7 +59,9 @@ def test_a_variant_takes_entries_with_names_away():
     assert "captions" in whole.data.sources
 
 
-@pytest.mark.parametrize("key,told", [("data.sources.pictures", "questions, captions"), ("adapter.layers", "no name")])
+@pytest.mark.parametrize(
+    "key,told", [("data.sources.pictures", "questions, captions"), ("adapter.prompts.layers", "no name")]
+)
 def test_what_cannot_be_taken_away_is_told(key, told):
     whole = run_conf("experiment=ablation_layers")
     whole.variants["wrong"] = [f"~{key}"]
@@ -75,3 +77,15 @@ def test_a_variant_starts_from_an_earlier_one(tmp_path):
     whole.variants = dict(reversed(whole.variants.items()))
     with pytest.raises(InputError, match="variants.arm: adapter.start=variant:base is no variant before this one"):
         variant_conf(whole, "arm")
+
+
+def test_the_name_of_an_earlier_variant_stands_for_its_overrides():
+    whole = run_conf("experiment=ablation_layers")
+    whole.variants = {"text": ["~data.sources.captions", "seed=3", "adapter.layers=2"], "more": ["text", "seed=4"]}
+    whole.variants["most"] = ["more", "adapter.layers=3"]
+    most = variant_conf(whole, "most")
+    assert (list(most.data.sources), most.seed, most.adapter.layers) == (["questions"], 4, 3)
+    assert variant_conf(whole, "more").adapter.layers == 2
+    whole.variants["circle"] = ["circle"]
+    with pytest.raises(InputError, match="variants.circle: circle is no variant before this one"):
+        variant_conf(whole, "circle")

@@ -10,10 +10,9 @@ from dataclasses import fields
 
 import pytest
 
-from mmadapter.config import RunConf, load_run_config, save_config, settings_digest, with_overrides
-from mmadapter.config.digest import differing_settings, result_settings
-from mmadapter.config.run_folder import is_finished, mark_finished, run_folder
+from mmadapter.config import RunConf, load_run_config, save_config, with_overrides
 from mmadapter.errors import InputError
+from mmadapter.runs.folder import is_finished, mark_finished, result_settings, run_folder, settings_digest
 from tests.config.composing import run_conf
 
 
@@ -31,15 +30,15 @@ def conf(quickstart, tmp_path) -> RunConf:
 
 WITHOUT_INFLUENCE = [
     "run=other", "runs_root=/elsewhere", "resume=never", "threads=7", "dry_run=true", "engine.device=cuda",
-    "host.activation_checkpointing=true", "vision.cache=/cache", "vision.batch_size=3", "training.save_every_steps=5",
+    "host.activation_checkpointing=true", "vision.cache=/cache", "training.save_every_steps=5",
     "training.keep_checkpoints=9", "training.log_every_steps=3", "training.tensorboard=false", "training.wandb=true",
     "data.root=/moved/to/shapes", "vision.workers=2", "launch.processes=4",
     "optimizer.micro_batch_size=16", "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",
 ]  # fmt: skip
 WITH_INFLUENCE = [
-    "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.layers=2",
-    "adapter.projection.hidden=8", "adapter.start=runs/other", "adapter.norms=all", "adapter.bias=[q]",
-    "adapter.attention=joint", "adapter.groups.adapter.lr_scale=2", "data.sources.questions.limit=10",
+    "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.prompts.layers=2",
+    "adapter.projection.hidden=8", "adapter.start=runs/other", "adapter.norms.which=all", "adapter.bias_scale.bias=[q]",
+    "adapter.prompts.attention=joint", "adapter.groups.adapter.lr_scale=2", "data.sources.questions.limit=10",
     "data.sources.captions.template=plain", "data.root=/other/world", "optimizer.epochs=9",
     "optimizer.clip_norm=2", "training.validate_every_steps=7",
     "tasks.scienceqa.limit=3", "evaluate=[scienceqa]",
@@ -67,7 +66,7 @@ def test_a_task_that_is_not_evaluated_does_not_count(quickstart):
 
 
 def test_the_digest_is_eight_hex_digits_and_the_same_in_another_process(quickstart, checkout):
-    code = "from tests.config.composing import run_conf; from mmadapter.config import settings_digest; "
+    code = "from tests.config.composing import run_conf; from mmadapter.runs.folder import settings_digest; "
     other = subprocess.run(
         [sys.executable, "-c", code + "print(settings_digest(run_conf()))"],
         capture_output=True, text=True, cwd=checkout, env={"PYTHONHASHSEED": "7", "PATH": ""},
@@ -170,4 +169,3 @@ def test_every_setting_is_either_in_the_digest_or_named_here(quickstart):
     kept = {key.split(".")[0] for key in result_settings(quickstart)}
     outside = {"run", "runs_root", "resume", "threads", "dry_run", "engine", "launch", "cluster", "sweep"}
     assert kept | outside == {item.name for item in fields(RunConf)}
-    assert differing_settings(quickstart, quickstart) == []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hydra.errors import HydraException
 
+from mmadapter.cli import composition_message
 from mmadapter.config import EvalConf, RunConf, load_run_config, typed
-from mmadapter.config.entry import composition_message
 from mmadapter.errors import InputError
 from mmadapter.settings import known_keys, nearest, unknown_keys
 from tests.config.composing import CONF, composed, eval_conf, run_conf
@@ -19,8 +19,8 @@ TYPOS = {
     "optimizer.batchsize": "optimizer.batch_size",
     "optimizer.baselr": "optimizer.base_lr",
     "optimiser.epochs": "optimizer.epochs",
-    "adapter.layer": "adapter.layers",
-    "adapter.promt_length": "adapter.prompt_length",
+    "adapter.prompts.layer": "adapter.prompts.layers",
+    "adapter.promts.length": "adapter.prompts",
     "adapter.groups.adapter.role": "adapter.groups.adapter.roles",
     "host.pth": "host.path",
     "host.attn": "host.attention",
@@ -36,7 +36,6 @@ TYPOS = {
     "tasks.sciencqa.limit": "tasks.scienceqa.limit",
     "sed": "seed",
     "epochs": "optimizer.epochs",
-    "layers": "adapter.layers",
     "comparison.text_only.image": "comparison.text_only.images",
 }
 NEW_ENTRIES = ["data.sources.question.limit", "tasks.sciencqa.limit"]  # with +, Hydra takes them for new entries

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from mmadapter.config import GroupConf, comparison_conf, validate, with_overrides
-from mmadapter.config.validate import group_sources
+from mmadapter.config import comparison_conf, validate, with_overrides
 from mmadapter.data import settings as data_settings
 from mmadapter.errors import InputError
+from mmadapter.methods.settings import GroupConf
 from tests.config.composing import run_conf
 
 SHARES = ("data.sources.questions.samples_per_step=24", "data.sources.captions.samples_per_step=8")
@@ -45,7 +45,7 @@ def disjoint(shared):
 
 
 def samples_per_step(settings) -> dict[str, int] | None:
-    sharing = settings.data.sources, settings.optimizer.batch_size, group_sources(settings)
+    sharing = settings.data.sources, settings.optimizer.batch_size, settings.group_sources
     return data_settings.samples_per_step(*sharing)
 
 

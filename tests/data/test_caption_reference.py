@@ -9,8 +9,8 @@ from pycocotools.coco import COCO
 
 from data_prep.coco_caption import main
 from data_prep.command import SOUND, UNSOUND
-from mmadapter.data.images import read_image
 from mmadapter.errors import InputError
+from mmadapter.vision.images import read_image
 from tests.data.reading import read_caption_shards, read_caption_table, read_coco_captions, read_llava_pretrain
 from tests.data.small_captions import write_shard
 

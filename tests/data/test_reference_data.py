@@ -9,10 +9,10 @@ import pytest
 
 from data_prep.command import UNSOUND
 from data_prep.scienceqa import main
-from mmadapter.data.images import read_image
 from mmadapter.data.mixture import Mixture
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from mmadapter.vision.images import read_image
 from tests.data.reading import read_alpaca, read_coco_captions, read_scienceqa
 from tests.data.tokenizers_at_hand import byte_level
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from data_prep import command as data_command
 from data_prep.coco_caption import main
 from data_prep.command import SOUND, UNSOUND, UNUSABLE
-from mmadapter.data.images import read_image
+from mmadapter.vision.images import read_image
 from tests.data.reading import read
 from tests.data.small_captions import (
     coco_name,

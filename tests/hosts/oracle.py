@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from mmadapter.adapters.adapter import FINAL
-from mmadapter.hosts.recipes import attention_modules, decoder, decoder_layers, recipe_for
+from mmadapter.hosts.calls import FINAL
+from mmadapter.hosts.families import attention_modules, decoder, decoder_layers, family_of
 from tests.families import tiny_host
 
 
@@ -49,7 +49,7 @@ def oracle_attention(adapter, visual, frozen):
         layer, prompts = branch_by_hand(adapter, module.layer_idx, visual)
         length = 0
         if layer is not None:
-            source = module if adapter.prompt_projection == "adapted" else frozen[module.layer_idx]
+            source = module if layer.settings.through == "adapted" else frozen[module.layer_idx]
             keys, values = prompt_keys_values_by_hand(source, prompts)
             length = keys.shape[2]
             together = [part.repeat_interleave(repeats, 1).expand(len(query), -1, -1, -1) for part in (keys, values)]
@@ -72,22 +72,23 @@ def oracle_attention(adapter, visual, frozen):
 
 def branch_by_hand(adapter, index, visual):
     """The layer's gates and what its branch attends to, (rows or 1, K, width); (None, None) without a branch."""
-    if str(index) in adapter.early:
-        return (adapter.early[str(index)], visual) if visual is not None else (None, None)
-    layer = adapter.by_index().get(index)
-    if layer is None or visual is None or adapter.early:
+    early, prompts = ({**adapter[name]} if name in adapter else {} for name in ("early_fusion", "prompts"))
+    if str(index) in early:
+        return (early[str(index)], visual) if visual is not None else (None, None)
+    layer = prompts.get(str(index))
+    if layer is None or visual is None or early:
         return layer, None if layer is None else layer.prompt[None]
     return layer, layer.prompt[None] + visual
 
 
 def folded_by_hand(host, adapter):
     """The same host with W' = s W, b' = s (b_host + b), or W' = W s; LoRA added first; norms replaced."""
-    paths = recipe_for(host.config.model_type).linears
+    paths = family_of(host.config.model_type).linears
     for index, layer in enumerate(decoder_layers(host)):
         for kind, path in paths.items():
             parent, name = layer.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
             setattr(parent, name, folded_linear(getattr(parent, name), adapter, str(index), kind))
-    for index, kinds in adapter.norms.items():
+    for index, kinds in adapter["norms"].items() if "norms" in adapter else ():
         below = decoder(host) if index == str(FINAL) else decoder_layers(host)[int(index)]
         for kind, part in kinds.items():
             (norm,) = [module for path, module in below.named_modules() if path.rpartition(".")[2] == kind]
@@ -98,11 +99,11 @@ def folded_by_hand(host, adapter):
 def folded_linear(linear, adapter, index, kind):
     weight = linear.weight.clone()
     bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.clone()
-    if index in adapter.lora and kind in adapter.lora[index]:
-        pair = adapter.lora[index][kind]
+    if "lora" in adapter and kind in adapter["lora"][index]:
+        pair = adapter["lora"][index][kind]
         weight = weight + pair.factor * pair.up.weight @ pair.down.weight
-    if index in adapter.linears and kind in adapter.linears[index]:
-        shift = adapter.linears[index][kind]
+    if "bias_scale" in adapter and kind in adapter["bias_scale"][index]:
+        shift = adapter["bias_scale"][index][kind]
         added = 0 if shift.bias is None else shift.bias
         if shift.scale is None:
             bias = bias + added

@@ -11,12 +11,10 @@ import torch
 import transformers
 
 from bench.process_memory import MemoryWatch
-from mmadapter.adapters.adapter import Adapter
+from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
-from mmadapter.hosts.adapted import attach
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, held_bytes, is_sharded, size, whole
-from mmadapter.processes import here
 from tests.families import (
     FAMILIES,
     adapted_logits,
@@ -51,7 +49,7 @@ def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offl
     assert sum(map(size, plain.parameters())) == sum(map(size, shared.parameters()))
     held, all_of_it = held_bytes(shared.parameters()), held_bytes(plain.parameters())
     padding = sum(16 for _ in shared.parameters())  # a part is rounded up to a whole number of elements
-    assert held <= all_of_it / here().count + padding, (held, all_of_it)
+    assert held <= all_of_it / here().world_size + padding, (held, all_of_it)
     ours, theirs = dict(shared.named_parameters()), dict(plain.named_parameters())
     assert ours.keys() == theirs.keys()
     with whole(ours.values()):
@@ -66,7 +64,7 @@ def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offl
     tokens = random_tokens(2, 9, seed=here().rank)
     with torch.no_grad():
         assert torch.equal(plain(input_ids=tokens).logits, shared(input_ids=tokens).logits)
-    assert held_bytes(p for p in shared.parameters() if len(p.ds_shape) > 1) < 0.8 * all_of_it or here().count == 1
+    assert held_bytes(p for p in shared.parameters() if len(p.ds_shape) > 1) < 0.8 * all_of_it or here().world_size == 1
 
 
 def check_adapter(folder: Path, name: str, method: str) -> None:
@@ -75,13 +73,11 @@ def check_adapter(folder: Path, name: str, method: str) -> None:
     visual = None
     logits, tensors = [], []
     for host in (plain, shared):
-        adapter: Adapter
         if method.startswith("v1"):
             adapter = open_adapter(host)
             visual = visual_rows(2) if method == "v1 images" else None
-            attach(host, adapter)
         elif method == "base":
-            adapter = adapter_with(host, ["all"], ["all"], "all", ["all"], prompt_projection="base")
+            adapter = adapter_with(host, ["all"], ["all"], "all", ["all"], through="base")
             visual = visual_tokens(2)
         else:
             adapter = open_v2_adapter(host, lora=method == "v2 lora")

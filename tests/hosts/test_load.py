@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from mmadapter.errors import InputError
 from mmadapter.hosts import load
+from mmadapter.hosts.settings import host_folder
 from tests.families import random_tokens, tiny_host
 
 
@@ -51,13 +52,19 @@ def test_tested_versions_pass(version, monkeypatch):
 )
 def test_wrong_folders_are_refused(path, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        load.host_folder(str(tmp_path) if path == "EMPTY" else path)
+        host_folder(str(tmp_path) if path == "EMPTY" else path)
+
+
+def test_a_home_folder_is_found_by_its_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_config(tmp_path, model_type="llama")
+    assert host_folder("~") == tmp_path
 
 
 def test_metas_layout_is_refused_with_the_command_that_converts_it(tmp_path):
     (tmp_path / "params.json").write_text("{}")
     with pytest.raises(InputError, match=r"python -m mmadapter\.interop\.meta"):
-        load.host_folder(str(tmp_path))
+        host_folder(str(tmp_path))
 
 
 def test_a_truncated_weight_file_is_refused_by_folder(tmp_path):

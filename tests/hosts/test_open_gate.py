@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from mmadapter.hosts.families import attention_modules, family_of
+from mmadapter.methods.zero_init import gated_prompt_attention
 from tests.families import (
     ADAPTED,
     EVERY_FAMILY_AND_ATTENTION,
@@ -24,7 +26,7 @@ def test_a_fresh_adapter_leaves_the_logits_bit_identical(name, attention):
     plain = tiny_host(name, attention)(input_ids=tokens).logits
     host = routed_host(name, attention)
     adapter = open_adapter(host)
-    for layer in adapter.by_index().values():
+    for layer in adapter["prompts"].values():
         torch.nn.init.zeros_(layer.gate)
     assert torch.equal(host(input_ids=tokens).logits, plain)
     assert torch.equal(adapted_logits(host, adapter, tokens), plain)
@@ -77,14 +79,12 @@ def test_the_joint_softmax_baseline_equals_its_formula(name, attention):
 
 @pytest.mark.parametrize("name", ["llama_mha", "llama_gqa", "llama_bias", "mistral", "gpt_neox", "phi3"])
 def test_the_image_acts_exactly_as_gate_times_projected_value(name):
-    """Design decision 8: softmax(q(kP + kI))(vP + vI) = softmax(q kP) vP + Wv I."""
-    from mmadapter.adapters.zero_init import gated_prompt_attention
-    from mmadapter.hosts.recipes import attention_modules, recipe_for
+    """softmax(q(kP + kI))(vP + vI) = softmax(q kP) vP + Wv I."""
 
     host = routed_host(name)
     module = attention_modules(host)[-1]
-    layer = open_adapter(host).by_index()[LAYERS - 1]
-    image, project = visual_rows(2), recipe_for(host.config.model_type).project
+    layer = open_adapter(host)["prompts"][str(LAYERS - 1)]
+    image, project = visual_rows(2), family_of(host.config.model_type).project
     query = torch.randn(2, 4, 7, 8)
     whole = gated_prompt_attention(query, *project(module, layer.prompt + image[:, None]), layer.gate_values(), 0.35)
     alone = gated_prompt_attention(query, *project(module, layer.prompt[None]), layer.gate_values(), 0.35)
@@ -101,7 +101,7 @@ def test_the_released_gate_forms_are_settings(setting, reference):
     host = routed_host("llama_gqa")
     adapter = open_adapter(host, **setting)
     twin = open_adapter(host)
-    for ours, theirs in zip(adapter.by_index().values(), twin.by_index().values(), strict=True):
+    for ours, theirs in zip(adapter["prompts"].values(), twin["prompts"].values(), strict=True):
         assert ours.gate.shape == ((4,) if reference == "identity" else (1,))
         with torch.no_grad():
             theirs.prompt.copy_(ours.prompt)
@@ -117,10 +117,8 @@ def test_layers_below_the_first_adapted_one_are_untouched():
     host = routed_host("llama_gqa")
     adapter = open_adapter(host)
     tokens = random_tokens(1, 6)
-    from mmadapter.hosts.attention import AdapterCall
-
     plain = host(input_ids=tokens, output_hidden_states=True).hidden_states
-    ours = host(input_ids=tokens, output_hidden_states=True, adapter=AdapterCall(adapter)).hidden_states
+    ours = host(input_ids=tokens, output_hidden_states=True, adapter=adapter.call()).hidden_states
     first = LAYERS - ADAPTED
     assert torch.equal(plain[first], ours[first])
     assert not torch.equal(plain[first + 1], ours[first + 1])

@@ -10,7 +10,7 @@ import pytest
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.checks_together import HELD, outcomes
+from tests.distributed.checks_together import HELD, outcomes
 from tests.families import tiny_host
 from tests.hosts.sharded_checks import TYPES, checks
 

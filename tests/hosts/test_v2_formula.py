@@ -3,23 +3,22 @@
 import pytest
 import torch
 
-from mmadapter.adapters.adapter import Adapter, VisualTokens
-from mmadapter.adapters.linear import LinearShift
-from mmadapter.adapters.roles import trainable_parameters
-from mmadapter.adapters.zero_init import EarlyGate, PromptSettings
 from mmadapter.errors import InputError
-from mmadapter.hosts.adapted import attach
-from mmadapter.hosts.attention import AdapterCall
-from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
-from mmadapter.hosts.recipes import attention_modules
+from mmadapter.hosts.calls import VisualTokens
+from mmadapter.hosts.families import attention_modules, family_of
+from mmadapter.methods.bias_scale import BiasScale
+from mmadapter.methods.groups import trainable_parameters
+from mmadapter.methods.settings import BiasScaleConf
 from tests.families import (
     EVERY_FAMILY_AND_ATTENTION,
     FAMILIES,
     adapted_logits,
+    adapter_of,
     open_v2_adapter,
     random_tokens,
     routed_host,
     tiny_host,
+    v2_methods,
     visual_rows,
     visual_tokens,
 )
@@ -27,13 +26,7 @@ from tests.hosts.oracle import oracle_logits
 
 
 def fresh_v2_adapter(host, lora=True):
-    shape = PromptSettings(5, host.config.hidden_size, host.config.num_attention_heads, gate_factor=True)
-    parts = {"linears": linear_parts(host, ["all"], ["all"]), "norms": norm_parts(host, "all")}
-    adapter = Adapter.on_last_layers(shape, range(1, 4), early={0: EarlyGate(shape)}, **parts)
-    if lora:
-        adapter.add_lora(lora_parts(host, 2))
-    attach(host, adapter)
-    return adapter
+    return adapter_of(host, **v2_methods(lora=lora, factor=True))
 
 
 @pytest.mark.parametrize(("name", "attention"), EVERY_FAMILY_AND_ATTENTION)
@@ -75,9 +68,9 @@ def test_lora_scale_forms_and_prompt_projections_equal_the_formula(name, scale_o
     host = routed_host(name)
     tokens, visual = random_tokens(2, 10), visual_tokens(2)
     plain = host(input_ids=tokens).logits
-    settings = {"lora": True, "scale_on": scale_on, "factor": True, "prompt_projection": projection}
+    settings = {"lora": True, "scale_on": scale_on, "factor": True, "through": projection}
     adapter = open_v2_adapter(host, **settings)
-    for layer in adapter.by_index().values():  # the oracle knows tanh(gate) only
+    for layer in adapter["prompts"].values():  # the oracle knows tanh(gate) only
         with torch.no_grad():
             layer.factor.fill_(1.0)
     ours = adapted_logits(host, adapter, tokens, visual)
@@ -112,7 +105,7 @@ def test_without_early_layers_visual_tokens_are_added_to_the_prompts(name, token
 def test_the_gate_factor_multiplies_the_gates():
     host = routed_host("llama_gqa")
     adapter = open_v2_adapter(host, factor=True)
-    for layer in adapter.by_index().values():
+    for layer in adapter["prompts"].values():
         assert torch.allclose(layer.gate_values(), torch.tanh(layer.gate) * layer.factor)
     roles = {item.name.rpartition(".")[2]: item.role for item in trainable_parameters(adapter)}
     assert roles["factor"] == "gate"
@@ -123,24 +116,20 @@ def test_a_row_without_an_image_is_not_touched_by_early_fusion():
     adapter = open_v2_adapter(host)
     tokens, visual = random_tokens(2, 9), visual_tokens(2)
     visual[1] = 0
-    mixed = host(
-        input_ids=tokens, adapter=AdapterCall(adapter, VisualTokens(visual, torch.tensor([True, False])))
-    ).logits
+    mixed = host(input_ids=tokens, adapter=adapter.call(VisualTokens(visual, torch.tensor([True, False])))).logits
     assert torch.allclose(mixed[0], adapted_logits(host, adapter, tokens, visual_tokens(2))[0], atol=1e-5)
     assert torch.allclose(mixed[1], adapted_logits(host, adapter, tokens)[1], atol=1e-5)
 
 
 def branch_weights(module, adapter, query, tokens):
     """(heads, queries, visual tokens): how much each query attends to each visual token."""
-    from mmadapter.hosts.recipes import recipe_for
-
-    keys, _ = recipe_for(module.config.model_type).project(module, tokens)
+    keys, _ = family_of(module.config.model_type).project(module, tokens)
     grouped = query.reshape(1, keys.shape[1], -1, keys.shape[-1])
     return (grouped @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5).softmax(-1)
 
 
 def test_attention_to_distinct_visual_tokens_changes_with_the_query_and_with_the_picture():
-    """Design decision 8: equal tokens, or learned ones plus a shared vector, would cancel in the softmax."""
+    """Equal tokens, or learned ones plus a shared vector, would cancel in the softmax."""
     host = routed_host("llama_gqa")
     adapter, module = open_v2_adapter(host), attention_modules(host)[0]
     queries = torch.randn(1, 4, 2, 8, generator=torch.Generator().manual_seed(0))
@@ -160,13 +149,13 @@ def test_inference_mode_and_kept_projections_give_the_same_logits():
     adapter, tokens = open_v2_adapter(host), random_tokens(2, 9)
     expected = adapted_logits(host, adapter, tokens, visual_tokens(2))
     with torch.inference_mode():
-        call = AdapterCall(adapter, VisualTokens(visual_tokens(2), torch.ones(2, dtype=torch.bool)), keep=True)
+        call = adapter.call(VisualTokens(visual_tokens(2), torch.ones(2, dtype=torch.bool)), keep=True)
         for _ in range(2):
             assert torch.equal(host(input_ids=tokens, adapter=call).logits, expected)
 
 
 def test_small_scales_are_not_lost_in_bfloat16():
-    shift = LinearShift(512, 512)
+    shift = BiasScale(512, 512)
     with torch.no_grad():
         shift.scale.fill_(1.003)  # rounds to 1 in bfloat16
     hidden = torch.linspace(1, 2, 512, dtype=torch.bfloat16)[None]
@@ -175,20 +164,28 @@ def test_small_scales_are_not_lost_in_bfloat16():
     assert (outputs.float().sum() / hidden.float().sum()).item() == pytest.approx(1.003, abs=1e-3)
 
 
-def test_an_unknown_kind_of_linear_layer_is_refused_by_name():
+def test_an_unknown_linear_layer_is_refused_with_the_familys_names():
     host = routed_host("phi3")
-    with pytest.raises(InputError, match=r"adapter.bias names q, but .* phi3 block are: qkv, gate_up, o, down"):
-        linear_parts(host, bias=["q", "o"])
-
-
-def test_lora_on_a_host_that_carries_an_adapter_is_refused():
-    host = routed_host("llama_gqa")
-    open_v2_adapter(host)
-    with pytest.raises(InputError, match="carries an adapter already"):
-        lora_parts(host, 2)
+    with pytest.raises(InputError, match=r"adapter.bias_scale.bias names q, but .* phi3 block are: qkv, gate_up, o, d"):
+        adapter_of(host, bias_scale=BiasScaleConf(bias=["q", "o"]))
 
 
 def test_visual_tokens_and_prompts_do_not_share_a_layer():
-    shape = PromptSettings(2, 32, 4)
-    with pytest.raises(ValueError, match="must not meet"):
-        Adapter.on_last_layers(shape, range(0, 4), early={0: EarlyGate(shape)})
+    with pytest.raises(InputError, match=r"early_fusion.layers=2 and adapter.prompts.layers=3 meet.*prompts.layers=2 "):
+        adapter_of(routed_host("llama_gqa"), **v2_methods(early=2))
+
+
+def test_prompts_on_more_layers_than_the_host_has_are_refused():
+    with pytest.raises(InputError, match=r"adapter.prompts.layers=5, but the host has 4 layers.*prompts.layers=4"):
+        adapter_of(routed_host("llama_gqa"), **v2_methods(early=0, layers=5))
+
+
+def test_several_adapters_on_one_host_do_not_touch_each_other():
+    host, tokens, visual = routed_host("llama_gqa"), random_tokens(2, 9), visual_tokens(2)
+    first = open_v2_adapter(host, lora=True)
+    alone = adapted_logits(host, first, tokens, visual)
+    second = open_v2_adapter(host, lora=True, seed=5)
+    other = adapted_logits(host, second, tokens, visual)
+    assert torch.equal(adapted_logits(host, first, tokens, visual), alone)
+    assert (other - alone).abs().max() > 1e-2
+    assert torch.equal(host(input_ids=tokens).logits, tiny_host("llama_gqa")(input_ids=tokens).logits)

@@ -9,15 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmadapter.assistant import Assistant
 from mmadapter.config import save_config
 from mmadapter.errors import InputError
-from mmadapter.hosts.load import load_host, load_tokenizer
-from mmadapter.identity import host_identity
+from mmadapter.hosts.load import host_identity, load_host, load_tokenizer
 from mmadapter.interop.export import export, main
-from mmadapter.store import load_adapter, read_card, save_adapter
-from tests.assistants import WORDS, assistant_on, batch_of, picture, sample, tiny_tokenizer
-from tests.families import ROUNDING, adapter_with, open_up, random_tokens, tiny_host
+from mmadapter.methods.folder import read_card
+from mmadapter.model import AdaptedModel
+from tests.assistants import WORDS, assistant_on, batch_of, built, picture, sample, tiny_tokenizer
+from tests.families import ROUNDING, adapter_with, open_adapter, open_up, random_tokens, tiny_host
 from tests.training.tiny_run import save_models, tiny_conf
 
 # The chat recipe and its like: nothing but what ends in the weights.
@@ -52,7 +51,7 @@ def saved_host(name, folder, **generation):
 
 def assistant_without_prompts(name, folder, **parts):
     host = load_host(saved_host(name, folder), torch.float32, "eager")
-    return Assistant(host, load_tokenizer(folder), adapter_with(host, early=0, prompts=0, **parts), folder=folder)
+    return AdaptedModel(host, load_tokenizer(folder), adapter_with(host, early=0, prompts=0, **parts), folder=folder)
 
 
 def logits_of(assistant, image=None):
@@ -66,9 +65,9 @@ def test_a_process_with_transformers_alone_computes_the_same_logits(tmp_path):
     expected = {}
     for name, parts in WITHOUT_PROMPTS.items():
         assistant = assistant_without_prompts(name, tmp_path / name / "host", **parts)
-        save_adapter(assistant, tmp_path / name / "adapter")
+        assistant.save(tmp_path / name / "adapter")
         with torch.no_grad():
-            call = {"adapter": assistant._call(batch_of(assistant, [sample("a", "b")]), None)}
+            call = {"adapter": assistant.adapter.call()}
             expected[name] = assistant.host(input_ids=random_tokens(3, 12), **call).logits
         said = export(tmp_path / name / "adapter", tmp_path / name / "out", str(tmp_path / name / "host"))
         assert "it is the whole model" in said and not (tmp_path / name / "out" / "adapter").exists()
@@ -83,7 +82,7 @@ def test_a_process_with_transformers_alone_computes_the_same_logits(tmp_path):
 
 def test_the_folder_holds_safetensors_tokenizer_and_generation_settings_and_no_trace_of_us(tmp_path):
     assistant = assistant_without_prompts("llama_gqa", tmp_path / "host", **WITHOUT_PROMPTS["llama_gqa"])
-    save_adapter(assistant, tmp_path / "adapter")
+    assistant.save(tmp_path / "adapter")
     export(tmp_path / "adapter", tmp_path / "out", str(tmp_path / "host"))
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= files
@@ -102,56 +101,64 @@ def test_the_type_is_that_of_the_hosts_files_or_what_is_asked_for(asked, tmp_pat
     tiny_tokenizer().save_pretrained(tmp_path / "host")
     host = load_host(tmp_path / "host", torch.float32, "eager")
     adapter = adapter_with(host, scale=["all"], bias=["all"], early=0, prompts=0)
-    save_adapter(Assistant(host, load_tokenizer(tmp_path / "host"), adapter, folder=tmp_path / "host"), tmp_path / "a")
+    AdaptedModel(host, load_tokenizer(tmp_path / "host"), adapter, folder=tmp_path / "host").save(tmp_path / "a")
     said = export(tmp_path / "a", tmp_path / "out", str(tmp_path / "host"), asked)
     dtype = torch.float32 if asked == "float32" else torch.bfloat16
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {dtype} and str(dtype)[6:] in said
-    weight, shift = host.model.layers[1].mlp.up_proj.weight, adapter.linears["1"]["up"]
+    weight, shift = host.model.layers[1].mlp.up_proj.weight, adapter["bias_scale"]["1"]["up"]
     folded = tensors["model.layers.1.mlp.up_proj.weight"]
     assert torch.equal(folded, (weight * shift.scale[:, None]).to(dtype)), "rounded once, from float32"
 
 
 V2_RUN = [
-    "adapter.layers=2",
-    "adapter.early_layers=1",
+    "adapter.prompts.layers=2",
+    "adapter.early_fusion.layers=1",
     "adapter.projection={hidden: 8, tokens: 10}",
-    "adapter.bias=[all]",
-    "adapter.scale=[all]",
-    "adapter.norms=all",
-    "adapter.groups.adapter.roles=[prompt,gate,early_gate,visual_projection,bias,scale,norm,lora]",
+    "adapter.bias_scale.bias=[all]",
+    "adapter.norms.which=all",
     "adapter.lora.rank=2",
 ]
-BESIDE = ["adapter.bias=[]", "adapter.scale=[]", "adapter.norms=none", "adapter.lora.rank=0"]
+BESIDE = ["adapter.bias_scale=null", "adapter.norms=null", "adapter.lora=null"]
+
+
+def v1_on(folder):
+    host = load_host(folder, torch.float32, "eager")
+    return AdaptedModel(host, load_tokenizer(folder), open_adapter(host), folder=folder)
+
+
+def identity(model):
+    return host_identity(model.host, model.tokenizer, model.folder)
 
 
 def v2_run(folder, *overrides):
     """A run folder whose adapter is away from its start, and its assistant."""
     save_models(folder)
     conf = tiny_conf(folder, folder / "runs", *V2_RUN, *overrides)
-    assistant = Assistant.build(conf, "cpu")
+    assistant = built(conf)
     open_up(assistant.adapter, torch.Generator().manual_seed(5))
     save_config(conf, folder / "run")
-    save_adapter(assistant, folder / "run" / "adapter", {"steps": 7})
+    assistant.save(folder / "run" / "adapter", {"steps": 7})
     return assistant
 
 
 @pytest.mark.parametrize("early", [1, 0])
 def test_prompts_and_pictures_beside_the_exported_model_answer_as_before(early, tmp_path, capsys):
-    assistant, image = v2_run(tmp_path, f"adapter.early_layers={early}"), picture(tmp_path, 1)
+    fusion = ["adapter.early_fusion=null"] if not early else []
+    assistant, image = v2_run(tmp_path, *fusion), picture(tmp_path, 1)
     assert main([str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert f"beside it: {tmp_path / 'out' / 'adapter'}" in capsys.readouterr().out
-    left = [f"adapter.early_layers={early}", *BESIDE, f"host.path={tmp_path / 'out'}"]
-    again = Assistant.build(tiny_conf(tmp_path, tmp_path / "runs", *V2_RUN, *left), "cpu")
-    card = load_adapter(again, tmp_path / "out" / "adapter")
+    left = [*fusion, *BESIDE, f"host.path={tmp_path / 'out'}"]
+    again = built(tiny_conf(tmp_path, tmp_path / "runs", *V2_RUN, *left))
+    card = again.load_adapter(tmp_path / "out" / "adapter")
     for pictures in (image, None):
         expected = logits_of(assistant, pictures)
         assert (logits_of(again, pictures) - expected).abs().max() < ROUNDING
     assert (logits_of(again, image) - logits_of(again)).abs().max() > 1e-3
-    assert card["training"] == {"steps": 7} and card["host"] == host_identity(again)
+    assert card["training"] == {"steps": 7} and card["host"] == identity(again)
     families = {name.partition(".")[0] for name in load_file(tmp_path / "out" / "adapter" / "adapter.safetensors")}
-    assert families == {"layers", "visual_projection", *(["early"] if early else [])}
-    assert host_identity(again)["config_digest"] != host_identity(assistant)["config_digest"], "another host"
+    assert families == {"prompts", "projection", *(["early_fusion"] if early else [])}
+    assert identity(again)["config_digest"] != identity(assistant)["config_digest"], "another host"
 
 
 def test_the_adapter_of_a_run_is_found_with_its_host_and_host_overrides_it(tmp_path):
@@ -167,12 +174,12 @@ def test_the_adapter_of_a_run_is_found_with_its_host_and_host_overrides_it(tmp_p
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path):
     assistant = assistant_on("v2 mistral", images=False)
-    save_adapter(assistant, tmp_path / "other")
-    save_adapter(assistant_on("llama_gqa", images=False), tmp_path / "v1")
+    assistant.save(tmp_path / "other")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
     (tmp_path / "empty").mkdir()
     host = str(saved_host("llama_gqa", tmp_path / "host"))
+    v1_on(tmp_path / "host").save(tmp_path / "v1")
     before = sorted(path.name for path in tmp_path.iterdir())
     for source, given, said in [
         ("nowhere", host, "no such folder"),
@@ -189,7 +196,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path):
 
 def test_a_bias_that_the_configuration_cannot_hold_is_one_message_at_the_terminal(tmp_path, capsys):
     assistant = assistant_without_prompts("mistral", tmp_path / "host", bias=["q", "up"])
-    save_adapter(assistant, tmp_path / "adapter")
+    assistant.save(tmp_path / "adapter")
     assert main([str(tmp_path / "adapter"), str(tmp_path / "out"), "--host", str(tmp_path / "host")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: The trained bias of q, up (4 layers) has no place in a mistral model")
@@ -217,7 +224,7 @@ def test_an_existing_folder_stays_and_a_full_disk_leaves_nothing(tmp_path, monke
 def test_an_adapter_does_not_fit_the_host_that_it_was_folded_into(tmp_path):
     """Scale alone leaves the configuration as it was; loaded twice it would count twice."""
     assistant = assistant_without_prompts("mistral", tmp_path / "host", scale=["all"])
-    save_adapter(assistant, tmp_path / "adapter")
+    assistant.save(tmp_path / "adapter")
     export(tmp_path / "adapter", tmp_path / "out", str(tmp_path / "host"))
     with pytest.raises(InputError, match="does not fit this host.*config_digest"):
         export(tmp_path / "adapter", tmp_path / "twice", str(tmp_path / "out"))
@@ -227,6 +234,5 @@ def test_the_card_left_beside_says_nothing_of_what_was_folded(tmp_path):
     v2_run(tmp_path)
     export(tmp_path / "run", tmp_path / "out")
     card = read_card(tmp_path / "out" / "adapter")
-    assert {"prompt_projection", "scale_on", "lora_factor"}.isdisjoint(card["adapter"])
-    assert card["adapter"]["method"] == "v2" and card["adapter"]["early_layers"] == [0]
+    assert sorted(card["adapter"]) == ["early_fusion", "projection", "prompts"]
     assert card["vision"] == read_card(tmp_path / "run" / "adapter")["vision"]

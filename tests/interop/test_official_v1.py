@@ -8,10 +8,11 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
-from mmadapter.adapters.adapter import Adapter
-from mmadapter.adapters.zero_init import PromptSettings
-from mmadapter.hosts.attention import AdapterCall, route
+from mmadapter.hosts.attention import route
 from mmadapter.interop.meta import llama_settings, rename_llama_tensors
+from mmadapter.methods import AdapterConf
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.settings import PromptsConf
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official_v1_small.safetensors"
 
@@ -33,26 +34,26 @@ def build(golden, attention):
     host.requires_grad_(False).eval()
     route(host)
     first = about["n_layers"] - about["adapted_layers"]
-    settings = PromptSettings(about["prompt_length"], about["dim"], about["n_heads"])
-    adapter = Adapter.on_last_layers(settings, range(first, about["n_layers"]))
+    settings = PromptsConf(length=about["prompt_length"], layers=about["adapted_layers"])
+    adapter = Adapter.build(AdapterConf(methods={"prompts": settings}), host)
     prompts = tensors["adapter.adapter_query.weight"].view(about["adapted_layers"], about["prompt_length"], -1)
     with torch.no_grad():
-        for index, layer in adapter.by_index().items():
-            layer.prompt.copy_(prompts[index - first])
+        for index, layer in adapter["prompts"].items():
+            layer.prompt.copy_(prompts[int(index) - first])
             layer.gate.copy_(tensors[f"adapter.layers.{index}.attention.gate"].flatten())
     return host, adapter, first
 
 
 def loss_of(host, adapter, tensors):
-    logits = host(input_ids=tensors["input.tokens"], adapter=AdapterCall(adapter)).logits
+    logits = host(input_ids=tensors["input.tokens"], adapter=adapter.call()).logits
     labels = tensors["input.labels"].clone()
     labels[labels == 0] = -100  # the official code ignores label 0
     return logits, cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
 
 def official_form(adapter, first, attribute):
-    prompts = torch.cat([attribute(layer.prompt) for layer in adapter.by_index().values()])
-    gates = {index: attribute(layer.gate).view(1, -1, 1, 1) for index, layer in adapter.by_index().items()}
+    prompts = torch.cat([attribute(layer.prompt) for layer in adapter["prompts"].values()])
+    gates = {index: attribute(layer.gate).view(1, -1, 1, 1) for index, layer in adapter["prompts"].items()}
     return prompts, gates
 
 

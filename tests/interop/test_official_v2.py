@@ -8,14 +8,12 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
-from mmadapter.adapters.adapter import FINAL, Adapter
-from mmadapter.adapters.zero_init import PromptSettings
-from mmadapter.hosts.adapted import attach
-from mmadapter.hosts.attention import AdapterCall, route
-from mmadapter.hosts.calls import adapter_in_each_call
-from mmadapter.hosts.parts import linear_parts, lora_parts, norm_parts
+from mmadapter.hosts.attention import route
+from mmadapter.hosts.calls import FINAL, adapter_in_each_call
 from mmadapter.interop.meta import llama_settings, rename_llama_tensors, rows_to_halves
-from mmadapter.vision.query_transformer import QueryTransformer
+from mmadapter.methods import AdapterConf
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.settings import BiasScaleConf, LoraConf, NormsConf, ProjectionConf, PromptsConf
 
 FOLDER = Path(__file__).parents[1] / "golden"
 BIASED = ["q", "o", "gate", "up", "down"]
@@ -54,49 +52,44 @@ class Golden:
 
     def _adapter(self):
         about, visual = self.about, self.about["visual"]
-        rank = about["lora_rank"]
-        shape = PromptSettings(about["prompt_length"], about["dim"], about["n_heads"], gate_factor=rank > 0)
-        adapter = Adapter.on_last_layers(
-            shape,
-            range(self.first, about["n_layers"]),
-            QueryTransformer(
-                visual["clip"], visual["embed"], about["prompt_length"], visual["depth"], visual["heads"], about["dim"]
-            ),
-            linears=linear_parts(self.host, bias=BIASED),
-            norms=norm_parts(self.host, "all"),
-            prompt_projection="base",
-        )
+        rank, length, layers = about["lora_rank"], about["prompt_length"], about["adapted_layers"]
+        inner = {"hidden": visual["embed"], "blocks": visual["depth"], "heads": visual["heads"]}
+        methods = {
+            "projection": ProjectionConf("query_transformer", tokens=length, **inner),
+            "prompts": PromptsConf(length=length, layers=layers, gate_factor=rank > 0, through="base"),
+            "bias_scale": BiasScaleConf(bias=BIASED, scale=[]),
+            "norms": NormsConf(),
+        }
         if rank:
-            adapter.add_lora(lora_parts(self.host, rank))
-        attach(self.host, adapter)
-        return adapter
+            methods["lora"] = LoraConf(rank=rank)
+        return Adapter.build(AdapterConf(methods=methods), self.host, features=visual["clip"])
 
     def pairs(self):
         """(official name, our parameter) of everything but the prompts' table, which is one tensor there."""
-        adapter, projection = self.adapter, self.adapter.visual_projection
+        adapter, projection = self.adapter, self.adapter["projection"]
         for ours, theirs in PROJECTION.items():
             for kind, parameter in getattr(projection, ours).named_parameters():
                 yield f"{theirs}.{kind}", parameter
         yield "visual_query.weight", projection.queries
         for name, parameter in projection.blocks.named_parameters():
             yield f"visual_blocks.{name}", parameter
-        for index, layer in adapter.by_index().items():
+        for index, layer in adapter["prompts"].items():
             yield f"llama.layers.{index}.attention.gate", layer.gate
             if self.about["lora_rank"]:
                 yield f"llama.layers.{index}.attention.new_gate", layer.factor
-        yield "llama.norm.weight", adapter.norms[str(FINAL)]["norm"].weight
+        yield "llama.norm.weight", adapter["norms"][str(FINAL)]["norm"].weight
         for index in range(self.about["n_layers"]):
             yield from self._layer_pairs(index)
 
     def _layer_pairs(self, index):
         adapter, prefix = self.adapter, f"llama.layers.{index}"
-        yield f"{prefix}.attention_norm.weight", adapter.norms[str(index)]["input_layernorm"].weight
-        yield f"{prefix}.ffn_norm.weight", adapter.norms[str(index)]["post_attention_layernorm"].weight
+        yield f"{prefix}.attention_norm.weight", adapter["norms"][str(index)]["input_layernorm"].weight
+        yield f"{prefix}.ffn_norm.weight", adapter["norms"][str(index)]["post_attention_layernorm"].weight
         for kind in BIASED:
-            yield f"{prefix}.{LINEARS[kind].format('')}.bias", adapter.linears[str(index)][kind].bias
+            yield f"{prefix}.{LINEARS[kind].format('')}.bias", adapter["bias_scale"][str(index)][kind].bias
         if self.about["lora_rank"]:
             for kind, path in LINEARS.items():
-                pair = adapter.lora[str(index)][kind]
+                pair = adapter["lora"][str(index)][kind]
                 yield f"{prefix}.{path.format('lora_')}_l1.weight", pair.down.weight
                 yield f"{prefix}.{path.format('lora_')}_l2.weight", pair.up.weight
 
@@ -109,12 +102,15 @@ class Golden:
     def load_prompts(self):
         table = self.tensors["adapter.adapter_query.weight"].view(self.about["adapted_layers"], -1, self.about["dim"])
         with torch.no_grad():
-            for index, layer in self.adapter.by_index().items():
-                layer.prompt.copy_(table[index - self.first])
+            for index, layer in self.adapter["prompts"].items():
+                layer.prompt.copy_(table[int(index) - self.first])
         return self
 
+    def visual_tokens(self):
+        return self.adapter.visual_tokens(list(self.tensors["input.clip_features"]), "cpu")
+
     def call(self, keep=False):
-        return AdapterCall(self.adapter, self.adapter.visual(list(self.tensors["input.clip_features"]), "cpu"), keep)
+        return self.adapter.call(self.visual_tokens(), keep)
 
 
 @pytest.fixture(params=["bias", "lora_bias"])
@@ -128,7 +124,7 @@ def close(ours, expected, tolerance=2e-5):
 
 def test_the_visual_query_is_the_official_one(name):
     golden = Golden(name).load_prompts()
-    tokens = golden.adapter.visual(list(golden.tensors["input.clip_features"]), "cpu").tokens
+    tokens = golden.visual_tokens().tokens
     assert (tokens - golden.tensors["expect.visual_query"]).abs().max() < 2e-5
 
 
@@ -141,7 +137,7 @@ def test_logits_loss_and_every_gradient_are_the_official_ones(name, attention):
     loss.backward()
     assert (logits - golden.tensors["expect.logits"]).abs().max() < 5e-5
     assert abs(loss - golden.tensors["expect.loss"]) < 2e-6
-    prompts = torch.cat([layer.prompt.grad for layer in golden.adapter.by_index().values()])
+    prompts = torch.cat([layer.prompt.grad for layer in golden.adapter["prompts"].values()])
     assert close(prompts, golden.tensors["expect.grad.adapter_query.weight"])
     compared = {"adapter_query.weight"}
     for official, parameter in golden.pairs():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmadapter.training.journal import read_metrics
+from mmadapter.runs.journal import read_metrics
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 NEVER_STARTED = 120.0  # seconds

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.errors import InputError
-from mmadapter.training.journal import read_metrics
-from mmadapter.training.run import run, run_for_metric
-from tests.several import Several
+from mmadapter.runs.journal import read_metrics
+from mmadapter.training.run import run
+from tests.distributed.several import Several
 from tests.training.tiny_run import tiny_conf
 
 SHORT = ("evaluate=[]", "engine.name=zero1", "training.save_every_steps=4", "optimizer.epochs=1")
@@ -30,7 +30,7 @@ def run_like_the_entry(conf, disturb=None):
     if disturb is not None:
         disturb(int(os.environ["RANK"]))
     try:
-        run_for_metric(conf)
+        run(conf)
     except InputError as error:
         print(f"error: {error}")
         sys.exit(2)
@@ -65,13 +65,13 @@ def run_here(inputs: Path, runs: Path) -> Path:
 
 def at_step(step, does):
     """Replaces the loop's step so that `does()` comes before step number `step` (from 0)."""
-    from mmadapter.training.loop import Training
+    from mmadapter.training.loop import Loop
 
-    original = Training._step
+    original = Loop._step
 
     def disturbed(self):
         if self.position.step == step:
             does()
         original(self)
 
-    Training._step = disturbed
+    Loop._step = disturbed

@@ -12,17 +12,18 @@ from types import SimpleNamespace
 import torch
 
 import mmadapter
-from mmadapter.assistant import Assistant
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.deepspeed_library import end_engines
-from mmadapter.evaluation.generation import generate_answers, most_likely_options
+from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import here
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import held_bytes, size
-from mmadapter.processes import here
-from mmadapter.store import save_adapter
-from mmadapter.training.assembly import build_engine, groups_of
-from tests.assistants import picture
+from mmadapter.model import AdaptedModel
+from mmadapter.tasks.asking import generate_answers, most_likely_options
+from mmadapter.training.run import groups_of
+from mmadapter.training.settings import ENGINES
+from tests.assistants import built, picture
 from tests.test_load import PRESETS, conf_of
 
 RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
@@ -47,29 +48,32 @@ def samples_of(folder: Path) -> list[Sample]:
     ]
 
 
-def opened(conf) -> Assistant:
+def opened(conf) -> AdaptedModel:
     """The assistant of the settings, its host shared out, every trained tensor away from where it starts."""
-    assistant = Assistant.build(conf, "cpu", sharded=True)
+    assistant = built(conf, sharded=True)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for item in assistant.trainable():
+        for item in assistant.trainable_parameters():
             item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.3)
     return assistant
 
 
 def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
-    generation = SimpleNamespace(max_new_tokens=4, temperature=0.0, top_p=1.0, beams=1)
+    generation = GenerationConf(max_new_tokens=4)
     task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
     questions = [sample.without_answer() for sample in samples]
-    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, task)
+    options = [[f" The answer is {letter}." for letter in "AB"]] * len(questions)
+    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, options, task)
 
 
 def trained(conf, samples: list[Sample], asked_after: int | None):
     """Four steps; the assistant, what each step gave, and what it answered between two of them and at the end."""
     assistant = opened(conf)
-    engine = build_engine(conf, assistant, groups_of(conf, assistant))
+    groups, trainable = groups_of(conf, assistant), assistant.trainable_parameters()
+    build = ENGINES.load(conf.engine.name)
+    engine = build(assistant, groups, trainable, conf.optimizer, assistant.device, conf.seed, conf.engine, here())
     encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
-    mine = [encoder.encode(sample) for sample in samples][here().rank :: here().count]
+    mine = [encoder.encode(sample) for sample in samples][here().rank :: here().world_size]
     batch = dataclasses.replace(make_batch(mine, assistant.tokenizer.pad_token_id), visual=True)
     results, said = [], []
     assistant.train()
@@ -87,12 +91,12 @@ def trained(conf, samples: list[Sample], asked_after: int | None):
 def check_run(folder: Path, preset: str, name: str) -> None:
     conf = conf_of(folder / "models", *PRESETS[preset], f"engine={name}")
     samples = samples_of(folder)
-    plain_host = Assistant.build(conf, "cpu").host
+    plain_host = built(conf).host
     whole_bytes = held_bytes(p for p in plain_host.parameters() if p.ndim > 1 and not p.requires_grad)
     assistant, engine, results, (said,) = trained(conf, samples, None)
     frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
     assert 4 * sum(map(size, frozen)) == whole_bytes
-    if here().count > 1:
+    if here().world_size > 1:
         assert held_bytes(frozen) < 0.8 * whole_bytes, "the frozen base is not shared out"
     again, other_engine, other_results, said_twice = trained(conf, samples, 2)
     assert results == other_results, "answering in between has changed the losses"
@@ -104,14 +108,14 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     check_saved(folder / preset / name, conf, assistant, samples, said)
 
 
-def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample], said) -> None:
+def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sample], said) -> None:
     """What the first process saves is whole, and a plain process that opens it is the same model."""
     if here().is_first:
-        save_adapter(assistant, folder / "adapter")
-    here().wait()
-    plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu").assistant
-    ours = {item.name: item.parameter for item in assistant.trainable()}
-    theirs = {item.name: item.parameter for item in plain.trainable()}
+        assistant.save(folder / "adapter")
+    here().barrier()
+    plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu")
+    ours = {item.name: item.parameter for item in assistant.trainable_parameters()}
+    theirs = {item.name: item.parameter for item in plain.trainable_parameters()}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     encoder = SampleEncoder(plain.tokenizer, plain.max_tokens)
     batch = make_batch([encoder.encode(sample) for sample in samples], plain.tokenizer.pad_token_id)
@@ -123,7 +127,7 @@ def check_saved(folder: Path, conf, assistant: Assistant, samples: list[Sample],
 def check_host_alone(folder: Path) -> None:
     """A comparison arm that is not trained: no engine is built, the shared host answers all the same."""
     conf = conf_of(folder / "models", *PRESETS["v2"], "engine=zero3")
-    plain, shared = Assistant.build(conf, "cpu"), Assistant.build(conf, "cpu", sharded=True)
+    plain, shared = built(conf), built(conf, sharded=True)
     shared.run_without_engine()
     assert shared.host_size == plain.host_size == sum(map(size, shared.host.parameters()))
     assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mmadapter.training.attempt import attempt, wall_time
+from mmadapter.runs.attempt import attempt, wall_time
 from mmadapter.training.summary import facts_line
 
 

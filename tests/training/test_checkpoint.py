@@ -11,8 +11,8 @@ import torch
 from mmadapter import files
 from mmadapter.errors import InputError
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, read_snapshot
+from mmadapter.training.determinism import random_state, restore_random_state
 from mmadapter.training.engine import EngineState
-from mmadapter.training.random_state import random_state, restore_random_state
 from tests.training.toy import in_own_process, run_toy
 
 

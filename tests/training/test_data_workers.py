@@ -11,7 +11,7 @@ import torch
 
 from mmadapter.training.run import run
 from mmadapter.vision import reading
-from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.encoder import VisionEncoder
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
 from tests.training.toy import in_own_process
@@ -25,7 +25,7 @@ def inputs(tmp_path_factory):
 
 
 def conf_of(inputs, runs, workers):
-    settings = ("run=mine", "optimizer.epochs=0.3", "evaluate=[]", "vision.batch_size=2")
+    settings = ("run=mine", "optimizer.epochs=0.3", "evaluate=[]")
     conf = tiny_conf(inputs, runs, *settings, f"vision.workers={workers}")
     conf.comparison = {}
     return conf
@@ -38,19 +38,19 @@ def undisturbed(inputs, tmp_path_factory):
     return runs / "mine"
 
 
-def start(inputs, runs, at_first_batch):
-    """A run with two workers in a process of its own, which calls this once it has its first pictures."""
+def start(inputs, runs, at_first_picture):
+    """A run with two workers in a process of its own, which calls this once it has its first picture."""
 
     def body():
         forkserver._forkserver.__init__()  # the tests' own, if they have started one, is no child of this process
-        original, calls = FeatureStore.encode_pixels, []
+        original, calls = VisionEncoder.encode_one, []
 
-        def encode_pixels(self, pixels):
+        def encode_one(self, pixels):
             if not calls:
-                calls.append(at_first_batch([child.pid for child in multiprocessing.active_children()]))
+                calls.append(at_first_picture([child.pid for child in multiprocessing.active_children()]))
             return original(self, pixels)
 
-        FeatureStore.encode_pixels, reading.WORTH_A_WORKER = encode_pixels, 1
+        VisionEncoder.encode_one, reading.WORTH_A_WORKER = encode_one, 1
         run(conf_of(inputs, runs, 2))
 
     return in_own_process(body, output=runs / "output")

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
 from mmadapter.errors import InputError
+from mmadapter.model import AdaptedModel
 from mmadapter.training.determinism import deterministic
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.run import run
@@ -38,7 +38,7 @@ def noting(monkeypatch, kind, method, seen):
 def test_a_run_trains_under_it_and_leaves_nothing_behind(inputs, tmp_path, monkeypatch):
     steps, answers = [], []
     noting(monkeypatch, SingleDeviceEngine, "step", steps)
-    noting(monkeypatch, Assistant, "generate", answers)
+    noting(monkeypatch, AdaptedModel, "answer", answers)
     settings = ("engine.name=single", "optimizer.epochs=0.5", "evaluate=[scienceqa]")
     run(short(inputs, tmp_path / "plain", *settings))
     assert set(steps + answers) == {(0, None)}
@@ -51,17 +51,16 @@ def test_a_run_trains_under_it_and_leaves_nothing_behind(inputs, tmp_path, monke
     assert names[0] == names[1], "it is the same run"
 
 
-def test_what_a_user_has_set_before_stays_also_after_an_error(inputs, tmp_path, monkeypatch):
-    conf = short(inputs, tmp_path, "engine.deterministic=true")
+def test_what_a_user_has_set_before_stays_also_after_an_error(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        with pytest.raises(RuntimeError, match="broken"), deterministic(conf):
+        with pytest.raises(RuntimeError, match="broken"), deterministic(True):
             assert state() == (2, ":16:8")
             raise RuntimeError("broken")
         assert state() == (1, ":16:8")
         text = "put_() does not have a deterministic implementation, but you set ..."
-        with pytest.raises(InputError, match="engine.deterministic=true: put_"), deterministic(conf):
+        with pytest.raises(InputError, match="engine.deterministic=true: put_"), deterministic(True):
             raise RuntimeError(text)
     finally:
         torch.use_deterministic_algorithms(False)

@@ -5,24 +5,26 @@ import math
 import pytest
 import torch
 
-from mmadapter.adapters.roles import GroupSettings, parameter_groups
 from mmadapter.data.batches import make_batch
 from mmadapter.errors import InputError
+from mmadapter.methods.groups import parameter_groups
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.optimizer import OptimizerSettings, check_sources
+from mmadapter.training.optimizer import check_sources
+from mmadapter.training.settings import OptimizerConf
 from tests.training.toy import ToyAssistant, toy_sample
 
-EVERYTHING = {"all": GroupSettings(["prompt", "gate", "visual_projection"])}
+EVERYTHING = {"all": GroupConf(["prompt", "gate", "visual_projection"])}
 DISJOINT = {
-    "visual": GroupSettings(["visual_projection"], sources=["captions"]),
-    "instruction": GroupSettings(["prompt", "gate"], sources=["questions"]),
+    "visual": GroupConf(["visual_projection"], sources=["captions"]),
+    "instruction": GroupConf(["prompt", "gate"], sources=["questions"]),
 }
 
 
 def make_engine(groups=EVERYTHING, **settings):
     assistant = ToyAssistant()
-    built = parameter_groups(assistant.trainable(), groups)
-    return SingleDeviceEngine(assistant, built, assistant.trainable(), OptimizerSettings(**settings))
+    built = parameter_groups(assistant.trainable_parameters(), groups)
+    return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), OptimizerConf(**settings))
 
 
 def batch_of(numbers, source="questions", **keywords):
@@ -66,7 +68,7 @@ def test_loss_is_the_average_over_supervised_tokens_not_over_samples():
 
 def test_three_steps_equal_adamw_written_out():
     engine, twin = make_engine(weight_decay=0.1), ToyAssistant()
-    items = {item.name: item for item in twin.trainable()}
+    items = {item.name: item for item in twin.trainable_parameters()}
     moments = {
         name: [torch.zeros_like(item.parameter), torch.zeros_like(item.parameter)] for name, item in items.items()
     }
@@ -101,8 +103,8 @@ def test_decay_falls_on_gates_prompts_and_matrices_but_not_on_biases():
 
 def test_a_group_may_have_its_own_decay_and_rate():
     groups = {
-        "slow": GroupSettings(["prompt"], lr_scale=0.1, weight_decay=0.0),
-        "rest": GroupSettings(["gate", "visual_projection"]),
+        "slow": GroupConf(["prompt"], lr_scale=0.1, weight_decay=0.0),
+        "rest": GroupConf(["gate", "visual_projection"]),
     }
     engine = make_engine(groups, weight_decay=0.3)
     before = {name: p.detach().clone() for name, p in engine.parameters.items()}
@@ -209,7 +211,7 @@ def test_a_non_finite_source_skips_only_its_groups():
 
 
 def test_a_group_of_an_unknown_source_is_refused():
-    groups = parameter_groups(ToyAssistant().trainable(), DISJOINT)
+    groups = parameter_groups(ToyAssistant().trainable_parameters(), DISJOINT)
     with pytest.raises(InputError, match=r"adapter.groups.visual.sources names captions.*questions"):
         check_sources(groups, ["questions"])
 

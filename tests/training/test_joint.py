@@ -7,12 +7,11 @@ import time
 import pytest
 import torch
 
-from mmadapter.config import GroupConf
+from mmadapter.methods.settings import GroupConf
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.journal import Journal, read_metrics
-from mmadapter.training.loop import train
-from tests.training.toy import ToyAssistant, ToyData, in_own_process, toy_conf
+from tests.training.toy import ToyAssistant, ToyData, in_own_process, toy_conf, train
 
 SHARES = {"captions": 6, "instructions": 5}  # micro-batches of 4: accumulation; 19 and 16 samples: both start again
 STEPS = 14
@@ -50,9 +49,9 @@ def run_joint(folder, shares=SHARES, frozen=False, assistant=None, delay=0.0, in
             return super().step_batches(step)
 
     assistant = assistant or Toy()
-    trainable = assistant.trainable
+    trainable = assistant.trainable_parameters
     if frozen:  # present, but in no group
-        assistant.trainable = lambda: [item for item in trainable() if item.role != "visual_projection"]
+        assistant.trainable_parameters = lambda: [item for item in trainable() if item.role != "visual_projection"]
     journal = Journal(folder)
     try:
         summary = train(conf, assistant, Data(shares=shares), folder, journal)
@@ -149,8 +148,8 @@ def test_the_journal_tells_loss_by_source_and_movement_by_group(joint):
     assert all("movement" in line for line in records(joint, "validation"))
     start, end = Toy(), state(joint)
     for group in ("instruction", "visual"):
-        names = [item.name for item in start.trainable() if ("visual" in item.name) == (group == "visual")]
-        by_name = {item.name: item.parameter.detach() for item in start.trainable()}
+        names = [item.name for item in start.trainable_parameters() if ("visual" in item.name) == (group == "visual")]
+        by_name = {item.name: item.parameter.detach() for item in start.trainable_parameters()}
         distance = math.sqrt(sum(float((end[name] - by_name[name]).double().square().sum()) for name in names))
         length = math.sqrt(sum(float(by_name[name].double().square().sum()) for name in names))
         assert moved[-1][group]["distance"] == pytest.approx(distance, rel=1e-12)
@@ -164,7 +163,7 @@ def test_movement_is_measured_from_the_runs_start_even_where_that_cannot_be_made
     monkeypatch.undo()
     changed = Toy()
     with torch.no_grad():
-        for item in changed.trainable():
+        for item in changed.trainable_parameters():
             item.parameter.add_(1.0)
     run_joint(tmp_path, assistant=changed)
     assert records(tmp_path) == records(joint)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmadapter.config import GroupConf, validate
-from mmadapter.training.journal import Journal, read_metrics
+from mmadapter.config import validate
+from mmadapter.methods.settings import GroupConf
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.run import run
 from tests.training.tiny_run import save_inputs, tiny_conf

@@ -17,7 +17,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from mmadapter.training.journal import read_metrics
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training.run import run
 from tests.training.kills import Kill
 from tests.training.tiny_run import save_inputs, tiny_conf, tiny_overrides
@@ -96,14 +96,14 @@ def test_killed_again_and_again_anywhere(inputs, undisturbed, tmp_path, seed):
 
 
 WRITERS = {
-    "settings": "mmadapter.config.compose.save_config",
-    "journal": "mmadapter.training.journal.Journal.write",
+    "settings": "mmadapter.config.save_config",
+    "journal": "mmadapter.runs.journal.Journal.write",
     "start": "mmadapter.training.movement.RunStart.save",
     "checkpoint": "mmadapter.training.checkpoint.CheckpointFolder.save",
-    "adapter": "mmadapter.store.write_adapter",
-    "predictions": "mmadapter.evaluation.run.write_json_lines",
-    "scores": "mmadapter.evaluation.run.write_json",
-    "report": "mmadapter.evaluation.report.write_report",
+    "adapter": "mmadapter.methods.folder.write_adapter",
+    "predictions": "mmadapter.tasks.task.write_json_lines",
+    "scores": "mmadapter.tasks.task.write_json",
+    "report": "mmadapter.reports.report.write_report",
 }
 QUICK = ("settings", "checkpoint", "report")
 

@@ -10,9 +10,9 @@ import signal
 import pytest
 import torch
 
-from mmadapter.training.journal import read_metrics
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training.run import run
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training.kills import Kill
 from tests.training.launched import adapter, at_step, losses, run_like_the_entry, short
 from tests.training.tiny_run import save_inputs

@@ -14,10 +14,9 @@ import torch
 
 from mmadapter import files
 from mmadapter.errors import InputError
-from mmadapter.training.journal import Journal, read_metrics
-from mmadapter.training.loop import train
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
-from tests.training.toy import ToyAssistant, ToyData, in_own_process, run_toy, toy_conf
+from tests.training.toy import ToyAssistant, ToyData, in_own_process, run_toy, toy_conf, train
 
 EPOCHS = 8.0  # 24 steps
 

@@ -3,15 +3,12 @@
 import pytest
 import torch
 
-from mmadapter.adapters.adapter import Adapter
 from mmadapter.training.memory import (
     HostShape,
     estimate,
-    kept_by_parts,
     readable_bytes,
 )
-from mmadapter.vision.query_transformer import QueryTransformer
-from tests.families import adapted_logits, adapter_with, random_tokens, routed_host
+from tests.families import adapted_logits, adapter_with, open_adapter, random_tokens, routed_host
 
 LLAMA_7B = HostShape(width=4096, intermediate=11008, layers=32, heads=32, vocabulary=32000, bytes_per_value=2)
 GB = 1e9
@@ -64,9 +61,9 @@ def test_what_scale_norms_and_lora_keep_for_the_backward_is_counted(parts):
         adapter = adapter_with(host, early=0, prompts=4, **chosen)
         extra += sign * saved_bytes(host, adapter, tokens)
         if sign == 1:
-            expected = 4 * kept_by_parts(adapter) * tokens.numel() * 4
+            expected = 4 * adapter.kept_per_token() * tokens.numel() * 4
     assert extra == pytest.approx(expected, rel=0.5)
-    assert kept_by_parts(Adapter({}, QueryTransformer(8, 8, 2, 1, 2, 8))) == 0
+    assert open_adapter(routed_host("llama_mha")).kept_per_token() == 0
     with_parts = estimate_7b(kept_by_parts=1000).activations - estimate_7b().activations
     assert with_parts == 4 * 1000 * 8 * 512 * 30
 

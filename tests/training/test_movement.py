@@ -5,25 +5,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmadapter.adapters.roles import GroupSettings, parameter_groups
-from mmadapter.generation import GenerationSettings
+from mmadapter.hosts.settings import GenerationConf
+from mmadapter.methods.groups import parameter_groups
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.optimizer import OptimizerSettings
+from mmadapter.training.settings import OptimizerConf
 from tests.assistants import BOTH_METHODS, assistant_on, batch_of, picture, sample
 from tests.families import CORE
 
 VISUAL = ["visual_projection", "early_gate"]
 INSTRUCTION = ["prompt", "gate", "norm", "bias", "scale", "lora"]
-ONE_GROUP = {"all": GroupSettings([*VISUAL, *INSTRUCTION])}
+ONE_GROUP = {"all": GroupConf([*VISUAL, *INSTRUCTION])}
 
 
 def make_engine(assistant, groups=ONE_GROUP):
     """Everything switched on; of the groups' roles those that the assistant has."""
-    present = {item.role for item in assistant.trainable()}
+    present = {item.role for item in assistant.trainable_parameters()}
     own = {name: replace(one, roles=[role for role in one.roles if role in present]) for name, one in groups.items()}
-    built = parameter_groups(assistant.trainable(), own)
-    settings = OptimizerSettings(weight_decay=0.1, clip_norm=0.5)
-    return SingleDeviceEngine(assistant, built, assistant.trainable(), settings)
+    built = parameter_groups(assistant.trainable_parameters(), own)
+    settings = OptimizerConf(weight_decay=0.1, clip_norm=0.5)
+    return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), settings)
 
 
 def batches(assistant, folder):
@@ -47,7 +48,7 @@ def test_exactly_the_declared_parameters_move(name, checkpointing, tmp_path):
         engine.step(parts, 1e-2)
         assistant.eval()
         engine.loss_sum(parts[0])
-        assistant.generate([sample("what is the circle")], GenerationSettings(max_new_tokens=2))
+        assistant.answer([sample("what is the circle")], GenerationConf(max_new_tokens=2))
     after = assistant.state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     declared = {parameter.data_ptr() for parameter in engine.parameters.values()}  # LoRA's are in the host, too
@@ -74,8 +75,8 @@ def test_a_step_without_any_picture_still_moves_its_group_as_one(tmp_path):
 
 
 DISJOINT = {
-    "visual": GroupSettings(VISUAL, sources=["captions"]),
-    "instruction": GroupSettings(INSTRUCTION, sources=["s"]),
+    "visual": GroupConf(VISUAL, sources=["captions"]),
+    "instruction": GroupConf(INSTRUCTION, sources=["s"]),
 }
 
 
@@ -110,9 +111,9 @@ def test_captions_leave_the_instruction_group_as_an_instruction_only_run_has_it(
             engine.step(parts, 1e-2)
         joint.eval()
         engines[0].loss_sum(captions[0])
-        joint.generate([sample("what is the circle", image=picture(tmp_path, 9))], GenerationSettings(max_new_tokens=2))
+        joint.answer([sample("what is the circle", image=picture(tmp_path, 9))], GenerationConf(max_new_tokens=2))
     one, other = (engine.state_dict() for engine in engines)
-    instruction = [item.name for item in joint.trainable() if item.role in INSTRUCTION]
+    instruction = [item.name for item in joint.trainable_parameters() if item.role in INSTRUCTION]
     for name in start.parameters:
         same = torch.equal(one.parameters[name], other.parameters[name])
         assert same == (name in instruction), name
@@ -130,7 +131,7 @@ def test_each_groups_gradient_is_that_of_its_own_sources_loss(name, checkpointin
     """What AdamW gets, against torch.autograd.grad of one source's loss over one group's parameters."""
     assistant = assistant_on(name, activation_checkpointing=checkpointing)
     engine = make_engine(assistant, DISJOINT)
-    engine.settings = OptimizerSettings()  # no clipping
+    engine.settings = OptimizerConf()  # no clipping
     captions, instructions = joint_step(assistant, tmp_path, 0)
     seen = {}
     engine.optimizer.step = lambda: seen.update({n: p.grad.clone() for n, p in engine.parameters.items()})

@@ -8,24 +8,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError, is_out_of_memory
-from mmadapter.evaluation import run as evaluation
-from mmadapter.processes import Processes
-from mmadapter.training import one_run, out_of_memory
+from mmadapter.evaluation import run_evaluation
+from mmadapter.model import AdaptedModel
+from mmadapter.runs.journal import read_metrics
+from mmadapter.training import out_of_memory
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.journal import read_metrics
 from mmadapter.training.out_of_memory import (
     cheapest_switches,
     memory_explained,
     of_a_task,
-    of_pictures,
 )
 from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine
-from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.encoder import VisionEncoder
 from tests.config.composing import eval_conf
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training.launched import adapter, folder_of, losses, run_like_the_entry, short
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -70,18 +69,22 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
     assert "the peak was" in said[-1] and "of memory" in said[-1] and "Traceback" not in "".join(said)
     message = said[-1].partition("error: ")[2]
     assert message.count("\n  ") == 3 and "\n  optimizer.micro_batch_size=2 " in said[-1]
-    assert ("\n  engine=zero3 (each of the 2 processes" in said[-1]) is (count == 2)
+    assert ("\n  engine=zero3 (each of the 2 ranks" in said[-1]) is (count == 2)
     if count == 2:
         assert "stopped, because process 1 ended: Out of memory in a micro-batch" in said[0]
 
 
 def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch):
-    def too_large(*arguments, **keywords):
+    build = AdaptedModel.build
+
+    def too_large(conf, device=None, sharded=False):
+        if device == "meta":
+            return build(conf, device=device)
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(Assistant, "build", too_large)
+    monkeypatch.setattr(AdaptedModel, "build", too_large)
     with pytest.raises(InputError, match=r"Out of memory while the host was loaded: the peak was .*\n  host.dtype=b"):
-        one_run.run_one(short(inputs, tmp_path, "engine.name=single"), tmp_path / "mine", SilentDisplay(), trains=True)
+        run(short(inputs, tmp_path, "engine.name=single"))
 
 
 def test_the_advised_micro_batch_goes_on_where_memory_ran_out_with_the_same_curve(inputs, tmp_path, monkeypatch):
@@ -105,16 +108,16 @@ def test_the_advised_micro_batch_goes_on_where_memory_ran_out_with_the_same_curv
     assert all(torch.allclose(there[name], here[name], rtol=1e-3, atol=1e-5) for name in there)
 
 
-@pytest.mark.parametrize("asked", ["generate", "log_likelihood"])
+@pytest.mark.parametrize("asked", ["answer", "log_likelihood"])
 def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(inputs, tmp_path, monkeypatch, asked):
-    original = getattr(Assistant, asked)
+    original = getattr(AdaptedModel, asked)
 
     def hungry(assistant, samples, *arguments, **keywords):
         if len(getattr(samples, "samples", samples)) > 2:  # of a batch, or a list
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(assistant, samples, *arguments, **keywords)
 
-    monkeypatch.setattr(Assistant, asked, hungry)
+    monkeypatch.setattr(AdaptedModel, asked, hungry)
     settings = ["engine.name=single", "optimizer.epochs=0.5", "evaluate=[scienceqa]", "tasks.scienceqa.batch_size=4"]
     settings.append("tasks.scienceqa.likelihood=true")
     told = r"Out of memory while task scienceqa was evaluated: the peak.*\n  tasks.scienceqa.batch_size=2 \(the same"
@@ -127,19 +130,19 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     assert (folder / "eval" / "scienceqa" / "metrics.json").is_file()
     alone = eval_conf("task=scienceqa", f"run={folder}", "task.batch_size=4")
     alone.given = ["batch_size"]
-    with pytest.raises(InputError, match=r"Out of memory while task scienceqa was evaluated\..*\n  task.batch_size=2 "):
-        evaluation.run(alone)
-    monkeypatch.setattr(FeatureStore, "encode_pixels", too_large)
-    with pytest.raises(InputError, match=r"Out of memory while pictures were encoded\..*\n  vision.batch_size=32 "):
-        evaluation.run(alone)
+    with pytest.raises(InputError, match=r"while task scienceqa was evaluated: the peak was .*\n  task.batch_size=2 "):
+        run_evaluation(alone)
+    monkeypatch.setattr(VisionEncoder, "encode_one", too_large)
+    with pytest.raises(InputError, match=r"while pictures were encoded: the peak was .* The cheapest switches:\n  \w"):
+        run_evaluation(alone)
 
 
 def test_pictures_and_saves_without_memory_are_told(inputs, tmp_path, monkeypatch):
     conf = short(inputs, tmp_path / "runs", "engine.name=single", "optimizer.epochs=0.5")
     with monkeypatch.context() as patched, pytest.raises(InputError) as told:
-        patched.setattr(FeatureStore, "encode_pixels", too_large)
+        patched.setattr(VisionEncoder, "encode_one", too_large)
         run(conf)
-    assert "while pictures were encoded" in str(told.value) and "\n  vision.batch_size=32 (" in str(told.value)
+    assert "while pictures were encoded" in str(told.value)
     monkeypatch.setattr(SingleDeviceEngine, "state_dict", too_large)
     with pytest.raises(InputError, match="Out of memory while a checkpoint was saved: the peak"):
         run(conf)
@@ -165,11 +168,11 @@ def test_fewer_samples_at_a_time_divide_the_step_and_one_is_the_least():
     conf = settings()
     conf.optimizer.micro_batch_size, conf.optimizer.batch_size = 5, 15
     assert named(conf)[0] == "optimizer.micro_batch_size=1"
-    task, vision = conf.tasks["scienceqa"], conf.vision
+    task = conf.tasks["scienceqa"]
     task.batch_size = task.generation.beams = 3
     assert [one.split(" ")[0] for one in of_a_task("task", task)] == ["task.batch_size=1", "task.generation.beams=1"]
-    task.batch_size = task.generation.beams = vision.batch_size = 1
-    assert of_a_task("task", task) == of_pictures(vision) == []
+    task.batch_size = task.generation.beams = 1
+    assert of_a_task("task", task) == []
 
 
 class SilentDisplay:
@@ -230,7 +233,7 @@ def test_only_switches_that_are_still_open_are_named():
     ],
 )
 def test_frozen_weights_are_shared_out_or_offloaded_where_that_helps(monkeypatch, engine, gpus, expected):
-    monkeypatch.setattr(out_of_memory, "here", lambda: Processes(1, 2))
+    monkeypatch.setattr(out_of_memory, "here", lambda: Ranks(1, 2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert named(settings(engine))[: len(expected) + 1] == [*expected, "host.max_tokens=512"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mmadapter import files
-from mmadapter.config.run_folder import mark_finished
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
-from mmadapter.store import recover_adapter
+from mmadapter.methods.folder import recover_adapter
+from mmadapter.runs.attempt import only_process
+from mmadapter.runs.folder import mark_finished
+from mmadapter.runs.journal import read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
-from mmadapter.training.journal import read_metrics
-from mmadapter.training.record import only_process
 from tests.training.test_checkpoint import damage, names, snapshot_at
 from tests.training.test_loop import EPOCHS, assert_same_run, curve
 from tests.training.toy import run_toy

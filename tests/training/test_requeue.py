@@ -1,22 +1,26 @@
-"""Which signals bring a SLURM job back into the queue; the real thing is in tests/slurm."""
+"""Which signals bring a SLURM job back into the queue; the real thing is in tests/sweeps/slurm."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from mmadapter.config import RunConf
+from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.errors import InputError
-from mmadapter.processes import here, joined
-from mmadapter.training.preemption import RunStopped, end_attempt, interrupt, stop_on_signals, termination_interrupts
-from mmadapter.training.requeue import refuse_anew, requeue, requeue_is_due
+from mmadapter.training.preemption import (
+    RunStopped,
+    end_interrupted,
+    interrupts,
+    refuse_new_folders,
+    requeue,
+    stop_on_signals,
+)
 from mmadapter.training.run import run
-from tests.several import Several
+from tests.distributed.several import Several
 
 RUNNING = "JobId=7 JobName=a b JobState=RUNNING Requeue=1 BatchFlag=1 PreemptTime=None"
 SCRIPT = """#!/bin/sh
@@ -30,7 +34,7 @@ esac
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A `scontrol` that says what a test wants; SLURM itself runs in tests/slurm only."""
+    """A `scontrol` that says what a test wants; SLURM itself runs in tests/sweeps/slurm only."""
     calls = tmp_path / "calls"
     calls.touch()
 
@@ -64,14 +68,16 @@ def test_a_job_asks_to_be_requeued_where_slurm_does_not_do_it_by_itself(slurm, n
     state = RUNNING
     for before, after in change.items():
         state = state.replace(before, after)
-    slurm(state)
-    assert requeue_is_due(getattr(signal, number)) is is_due
+    calls = slurm(state)
+    said = requeue(getattr(signal, number))
+    assert said == ("SLURM job 7 is back in the queue." if is_due else "")
+    assert ("requeue 7" in calls.read_text()) is is_due
 
 
 def test_outside_of_slurm_nothing_is_asked(slurm, monkeypatch):
     calls = slurm()
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert not requeue_is_due(signal.SIGUSR2)
+    assert requeue(signal.SIGUSR2) == ""
     assert calls.read_text() == ""
 
 
@@ -79,43 +85,32 @@ def test_a_job_of_an_array_is_asked_for_by_its_own_number(slurm, monkeypatch):
     calls = slurm()
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert "back in the queue" in requeue()
+    assert "back in the queue" in requeue(signal.SIGUSR2)
     assert calls.read_text().splitlines()[-1] == "requeue 7_2"
 
 
 def test_a_job_that_may_not_be_requeued_or_is_refused_says_so(slurm):
     slurm(RUNNING.replace("Requeue=1", "Requeue=0"))
-    assert "Requeue=0" in requeue() and "submit it again" in requeue()
+    assert "Requeue=0" in requeue(signal.SIGUSR2) and "submit it again" in requeue(signal.SIGUSR2)
     slurm(answer="echo 'no permission' >&2; exit 1")
-    assert "is not requeued: no permission" in requeue()
-
-
-def test_a_launchers_way_is_taken_and_its_trouble_is_said_where_the_job_still_runs(slurm):
-    def fails():
-        raise RuntimeError("timed-out too many times")
-
-    slurm()
-    assert "timed-out too many times" in requeue(fails)
-    slurm(RUNNING.replace("RUNNING", "PENDING"))  # SLURM was quicker
-    assert "back in the queue" in requeue(fails)
+    assert "is not requeued: no permission" in requeue(signal.SIGUSR2)
 
 
 def test_a_job_that_may_queue_again_does_not_begin_anew_each_time(slurm, monkeypatch):
-    never = RunConf(resume="never")
     for allowed in ("Requeue=0 BatchFlag=1", "Requeue=1 BatchFlag=0"):
         slurm(RUNNING.replace("Requeue=1 BatchFlag=1", allowed))
-        refuse_anew(never)
+        refuse_new_folders("never")
     slurm()
-    refuse_anew(RunConf())
+    refuse_new_folders("auto")
     with pytest.raises(InputError, match="resume=never in SLURM job 7, which may queue again"):
-        run(never)
+        run(RunConf(resume="never"))
     monkeypatch.delenv("SLURM_JOB_ID")
-    refuse_anew(never)
+    refuse_new_folders("never")
 
 
 def test_a_stopped_run_requeues_its_job_and_keeps_its_exit_code(slurm):
     calls, said = slurm(), []
-    with stop_on_signals() as stop:
+    with stop_on_signals(Ranks()) as stop:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert stop.agreed()
         with pytest.raises(RunStopped) as ended:
@@ -124,46 +119,53 @@ def test_a_stopped_run_requeues_its_job_and_keeps_its_exit_code(slurm):
     assert "requeue 7" in calls.read_text()
 
 
-def be_told_to_stop(gets, place, has_launcher):
-    """As `run` does outside of the loop: process 0 waits for process 1, to which the signal comes."""
-
-    def launcher(number, frame):
-        if os.environ["RANK"] == "0":
-            Path(os.environ["REQUEUED_AT"]).write_text(str(time.time()))
-            print("the launcher requeues", flush=True)
-            sys.exit(255)
-
-    if has_launcher:
-        signal.signal(signal.SIGUSR2, launcher)
-    with joined("cpu"), termination_interrupts():
-        first = here().broadcast(os.getpid())
+def be_told_to_stop(gets, place):
+    """As `run` does outside of the loop: rank 0 waits for rank 1, to which the signal comes."""
+    with connected("cpu") as ranks, interrupts():
+        first = ranks.broadcast(os.getpid())
         try:
-            if not here().is_first:
+            if not ranks.is_first:
                 time.sleep(1)
                 print(time.time(), flush=True)
                 if gets == "both":
                     os.kill(first, signal.SIGUSR2)
                 os.kill(os.getpid(), signal.SIGUSR2)
             if place == "a collective":
-                here().wait()
+                ranks.sum([1.0])
             time.sleep(60)
         except KeyboardInterrupt as error:
-            end_attempt(error.args[0], interrupt, print)
+            end_interrupted(ranks, error, "Run the same command again", print)
 
 
-@pytest.mark.parametrize("has_launcher", [False, True], ids=["scontrol", "a launcher"])
-@pytest.mark.parametrize("gets,place", [("both", "a collective"), ("one", "a collective"), ("one", "Python")])
-def test_the_first_process_requeues_at_once_and_once_though_it_waits_for_another(
-    slurm, tmp_path, monkeypatch, gets, place, has_launcher
-):
+@pytest.mark.parametrize("gets,place", [("both", "a collective"), ("both", "Python"), ("one", "a collective")])
+def test_a_job_is_requeued_at_once_and_once_though_rank_0_waits_for_another(slurm, tmp_path, gets, place):
     at = tmp_path / "at"
-    calls = slurm(answer=f"date +%s.%N > {at}")
-    monkeypatch.setenv("REQUEUED_AT", str(at))
-    group, began = Several(2, be_told_to_stop, gets, place, has_launcher, folder=tmp_path / "said"), time.monotonic()
+    calls = slurm(answer=f"date +%s.%N > {at}; sleep 1")
+    group, began = Several(2, be_told_to_stop, gets, place, folder=tmp_path / "said"), time.monotonic()
     statuses = group.end()
     assert time.monotonic() - began < 25, group.said(0) + group.said(1)
-    by_launcher_in_main = has_launcher and place == "Python"
-    assert statuses == ([255, 255] if by_launcher_in_main else [140, 140]), group.said(0) + group.said(1)
+    assert statuses == [140, 140], group.said(0) + group.said(1)  # none before the requeue: SLURM may end the job then
     assert float(at.read_text()) - float(group.said(1).split()[0]) < 5
-    assert calls.read_text().splitlines().count("requeue 7") == (0 if has_launcher else 1)
-    assert group.said(0).count("the launcher requeues") == (1 if has_launcher else 0)
+    assert calls.read_text().splitlines().count("requeue 7") == 1
+    said = group.said(0) + group.said(1)
+    assert said.count("interrupted by SIGUSR2. Run the same command again") == 1 and "Traceback" not in said
+    assert said.count("SLURM job 7 is back in the queue.") == 1
+
+
+def stop_in_the_loop():
+    with connected("cpu") as ranks, interrupts(), stop_on_signals(ranks) as stop:
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        while not stop.agreed():
+            time.sleep(0.1)
+        stop.finish()
+
+
+def test_in_the_loop_rank_0_requeues_and_no_rank_ends_before(slurm, tmp_path):
+    calls = slurm(answer=f"sleep 1; date +%s.%N > {tmp_path / 'at'}")
+    group = Several(2, stop_in_the_loop, folder=tmp_path / "said")
+    group.processes[1].join()
+    assert (tmp_path / "at").exists()
+    assert group.end() == [140, 140], group.said(0) + group.said(1)
+    assert calls.read_text().splitlines().count("requeue 7") == 1
+    assert "back in the queue" in group.said(0)

@@ -6,13 +6,12 @@ import shutil
 import pytest
 import torch
 
-from mmadapter.assistant import Assistant
 from mmadapter.config import validate
 from mmadapter.errors import InputError
-from mmadapter.training import loop
-from mmadapter.training.journal import read_metrics
-from mmadapter.training.one_run import device_of
-from mmadapter.training.run import run
+from mmadapter.runs.journal import read_metrics
+from mmadapter.training import run as run_module
+from mmadapter.training.run import device_of, run
+from tests.assistants import built
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -109,7 +108,9 @@ def test_other_data_under_the_same_name_is_refused_and_let_through(inputs, runs,
 def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, monkeypatch):
     """`auto` on a machine with a GPU: there is none here, so only what it stands for is another."""
     run(conf_of(inputs, tmp_path, "host.dtype=auto"))
-    monkeypatch.setattr(loop, "host_dtype", lambda conf: "bfloat16" if conf.host.dtype == "auto" else conf.host.dtype)
+    monkeypatch.setattr(
+        run_module, "host_dtype", lambda conf: "bfloat16" if conf.host.dtype == "auto" else conf.host.dtype
+    )
     told = "host was float32 .* is bfloat16 here .*resume=changed, with host.dtype=float32"
     with pytest.raises(InputError, match=told):
         run(conf_of(inputs, unfinished(tmp_path), "host.dtype=auto"))
@@ -121,15 +122,15 @@ def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, m
 def test_the_type_of_the_host_is_that_of_its_weights(inputs):
     for asked in ("auto", "float32", "bfloat16"):
         conf = tiny_conf(inputs, inputs, f"host.dtype={asked}")
-        weights = next(Assistant.build(conf, device=device_of(conf)).host.parameters())
-        assert str(weights.dtype) == f"torch.{loop.host_dtype(conf)}"
+        weights = next(built(conf, device_of(conf.engine.device)).host.parameters())
+        assert str(weights.dtype) == f"torch.{run_module.host_dtype(conf)}"
 
 
 def test_shapes_that_do_not_fit_are_refused_and_settings_results_and_checkpoints_stay(inputs, runs):
     folder = runs / "mine"
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"does not fit this adapter: .*prompt is \(10, 32\) there, \(6, 32\) here"):
-        run(conf_of(inputs, runs, "resume=changed", "adapter.prompt_length=6", "evaluate=[scienceqa]"))
+        run(conf_of(inputs, runs, "resume=changed", "adapter.prompts.length=6", "evaluate=[scienceqa]"))
     changed = [path.name for path in kept if path.read_bytes() != kept[path]]
     assert changed in ([], ["attempt.json"])
 
@@ -142,7 +143,7 @@ def test_changed_needs_the_name_of_a_run(inputs, runs):
 
 
 def test_another_engine_or_number_of_processes_is_no_change(inputs, runs):
-    from mmadapter.config.run_folder import changed_settings
+    from mmadapter.runs.folder import changed_settings
 
     conf = conf_of(inputs, runs, "evaluate=[scienceqa]", "engine.name=zero2", "launch.processes=2")
     assert changed_settings(runs / "mine", conf) == []

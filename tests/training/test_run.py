@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmadapter.config import GroupConf, save_config
+from mmadapter.config import save_config
 from mmadapter.errors import InputError
-from mmadapter.training.journal import Journal, read_metrics
+from mmadapter.methods.settings import GroupConf
+from mmadapter.runs.attempt import only_process, versions
+from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
-from mmadapter.training.record import only_process, versions
 from mmadapter.training.run import run
 from tests.training.tiny_run import save_inputs, tiny_conf
 
@@ -195,7 +196,7 @@ def test_a_dry_run_prints_table_and_memory_and_writes_nothing(inputs, tmp_path, 
 
 def test_variants_are_runs_of_their_own_with_a_comparison(inputs, tmp_path, capsys):
     conf = short(inputs, tmp_path, "optimizer.epochs=0.4")
-    conf.variants = {"layers_1": ["adapter.layers=1"], "layers_2": ["adapter.layers=2"]}
+    conf.variants = {"layers_1": ["adapter.prompts.layers=1"], "layers_2": ["adapter.prompts.layers=2"]}
     conf.evaluate = ["scienceqa"]
     run(conf)
     folder = only_folder(tmp_path)
@@ -209,7 +210,7 @@ def test_variants_are_runs_of_their_own_with_a_comparison(inputs, tmp_path, caps
 
 
 def test_the_ablation_without_gates_trains_too(inputs, tmp_path):
-    conf = short(inputs, tmp_path, "adapter.attention=joint", "optimizer.epochs=0.3")
+    conf = short(inputs, tmp_path, "adapter.prompts.attention=joint", "optimizer.epochs=0.3")
     conf.adapter.groups = {"adapter": GroupConf(roles=["prompt", "visual_projection"])}
     assert run(conf)["training"]["finished"]
 

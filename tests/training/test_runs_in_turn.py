@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.training.run import run
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training.tiny_run import save_inputs, tiny_conf
 
 DEADLINE = 150.0  # seconds on a busy machine

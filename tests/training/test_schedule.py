@@ -4,11 +4,12 @@ import math
 
 import pytest
 
-from mmadapter.training.schedule import Schedule, actual_lr
+from mmadapter.training.schedule import Schedule
+from mmadapter.training.settings import OptimizerConf
 
 
 def test_base_rate_is_stated_for_256_samples():
-    assert actual_lr(9e-3, 32) == pytest.approx(1.125e-3)  # the official V1 run: 8 GPUs x 4
+    assert OptimizerConf(base_lr=9e-3, batch_size=32).lr == pytest.approx(1.125e-3)  # the official V1 run: 8 GPUs x 4
 
 
 def test_warm_up_is_linear_then_half_a_cosine_down_to_the_minimum():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.checks_together import HELD, outcomes
+from tests.distributed.checks_together import HELD, outcomes
 from tests.training.sharded_run_checks import checks
 from tests.training.tiny_run import save_models
 

@@ -12,7 +12,7 @@ import torch
 
 from mmadapter.training import loop
 from mmadapter.training.run import run
-from tests.several import Several
+from tests.distributed.several import Several
 from tests.training.launched import run_like_the_entry, short
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf, tiny_overrides
@@ -55,16 +55,16 @@ def signal_before(owner, name, number, when=lambda arguments: True):
 
 def moments():
     """What a run does outside of the loop: where it is found, and when it counts."""
-    from mmadapter.assistant import Assistant
-    from mmadapter.evaluation import report
-    from mmadapter.evaluation import run as evaluation
-    from mmadapter.vision.features import FeatureStore
+    from mmadapter.model import AdaptedModel
+    from mmadapter.reports import report
+    from mmadapter.tasks import asking
+    from mmadapter.vision.encoder import VisionEncoder
 
     return {
-        "loading": (Assistant, "build"),
-        "encoding": (FeatureStore, "encode_pixels"),
+        "loading": (AdaptedModel, "build"),
+        "encoding": (VisionEncoder, "encode_one"),
         "ending the loop": (loop, "closing_line"),
-        "evaluating": (evaluation, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),
+        "evaluating": (asking, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),
         "reporting": (report, "write_report"),
     }
 
@@ -104,7 +104,7 @@ def test_a_signal_in_the_last_moment_of_the_loop_is_not_lost(inputs, undisturbed
     """It comes when nobody asks for it any more: while the last checkpoint is written."""
 
     def body():
-        signal_before(loop.Training, "_save", signal.SIGUSR1, lambda arguments: arguments[0].position.step == 3)
+        signal_before(loop.Loop, "_save", signal.SIGUSR1, lambda arguments: arguments[0].position.step == 3)
         run(conf_of(inputs, tmp_path))
 
     process = in_own_process(body, output=tmp_path / "output")

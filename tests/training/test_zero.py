@@ -8,12 +8,11 @@ import math
 import pytest
 import torch
 
-from mmadapter.deepspeed_library import load_deepspeed
+from mmadapter.distributed.ranks import connected
 from mmadapter.errors import InputError
-from mmadapter.processes import joined
-from mmadapter.training import deepspeed_start
-from mmadapter.training.deepspeed_start import ZeroSettings
-from tests.several import Several
+from mmadapter.training.settings import EngineConf
+from mmadapter.training.zero import cpu_adam
+from tests.distributed.several import Several
 from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
 from tests.training.zero_worker import cases, work
@@ -207,24 +206,21 @@ def test_validation_and_answers_in_the_middle_of_training(groups, count, which):
 
 
 def test_engines_are_told_apart_by_name():
-    assert [ZeroSettings.of(name) for name in ENGINES] == [
-        *(ZeroSettings(stage) for stage in range(4)),
-        ZeroSettings(2, offload=True),
-        ZeroSettings(3, offload=True),
-    ]
+    found = [(EngineConf(name).stage, EngineConf(name).offload) for name in ("single", *ENGINES)]
+    assert found == [(0, False), (0, False), (1, False), (2, False), (3, False), (2, True), (3, True)]
 
 
 def test_cpu_adam_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(InputError, match=r"g\+\+ and ninja"):
-        deepspeed_start.cpu_adam()
+        cpu_adam()
 
 
 def both_adams(folder):
     torch.set_num_threads(1)
-    with joined("cpu", group_of_one=True):
-        found = [zero_cases.toy("zero2_offload", folder, cpu_adam) for cpu_adam in (False, True)]
+    with connected("cpu", group_of_one=True):
+        found = [zero_cases.toy("zero2_offload", folder, compiled) for compiled in (False, True)]
         torch.save(found, folder / "found.pt")
 
 
@@ -235,11 +231,3 @@ def test_cpu_adam_follows_torchs(tmp_path):
     plain, compiled = torch.load(tmp_path / "found.pt", weights_only=False)
     far = distances(plain["state"], compiled["state"])
     assert far["steps"] == 0 and all(far[kind] < SUMMATION[kind] for kind in far if kind != "steps"), far
-
-
-def test_an_old_deepspeed_is_refused(monkeypatch):
-    import deepspeed
-
-    monkeypatch.setattr(deepspeed, "__version__", "0.9.5")
-    with pytest.raises(InputError, match="deepspeed 0.9.5 is too old"):
-        load_deepspeed(torch.device("cpu"))

@@ -10,8 +10,8 @@ import signal
 import pytest
 import torch
 
-from mmadapter.config import GroupConf
-from mmadapter.store import read_card, read_tensors, save_adapter
+from mmadapter.methods.folder import read_card, read_tensors
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.run import run
 from tests.test_load import opened
 from tests.training.launched import adapter, at_step, folder_of, losses, several, short
@@ -24,8 +24,8 @@ JOINT = (
     "data.sources.captions.weight=null",
     "data.sources.questions.images=false",
 )
-V2 = ("adapter=v2", "adapter.layers=3")
-EVERY_PART = ("adapter.bias=[all]", "adapter.scale=[all]", "adapter.norms=all", "adapter.lora.rank=4")
+V2 = ("adapter=v2", "adapter.prompts.layers=3")
+EVERY_PART = ("adapter.bias_scale.bias=[all]", "adapter.norms.which=all", "adapter.lora.rank=4")
 FROZEN = ("gate", "visual_projection", "bias", "scale", "norm", "lora")
 
 
@@ -85,7 +85,7 @@ def test_a_joint_run_with_checkpointing_goes_on_to_the_bit_where_it_was_stopped(
     "engine", ["zero3", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("zero2", "zero3_offload"))]
 )
 def test_frozen_parts_stay_whole_and_what_they_were(inputs, tmp_path, engine):
-    """All but the prompts; LoRA stands inside the host, which stage 3 shares out. The start is lost on the way."""
+    """All but the prompts; The start is lost on the way."""
     start = tmp_path / "start"
 
     def conf(runs, engine):
@@ -95,7 +95,7 @@ def test_frozen_parts_stay_whole_and_what_they_were(inputs, tmp_path, engine):
         return conf
 
     made = short(inputs, tmp_path, *EVERY_PART, "engine.name=single")
-    save_adapter(opened(made), start)
+    opened(made).save(start)
     run(conf(tmp_path / "single", "single"))
     two_processes(conf(tmp_path / "runs", engine), tmp_path / "said", stopped_at=5)
     shutil.rmtree(start)

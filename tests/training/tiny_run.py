@@ -61,7 +61,7 @@ def tiny_overrides(inputs: Path, runs: Path) -> list[str]:
         "vision.layers=[1,2]",
         f"data.root={inputs / 'world'}",
         f"runs_root={runs}",
-        "adapter.layers=2",
+        "adapter.prompts.layers=2",
         "optimizer.epochs=2",
         "optimizer.batch_size=8",
         "optimizer.micro_batch_size=4",

@@ -10,26 +10,39 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mmadapter.adapters.roles import trainable_parameters
-from mmadapter.config import GroupConf, RunConf
+from mmadapter.config import RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import Encoded, samples_digest
-from mmadapter.training.journal import Journal
-from mmadapter.training.loop import train
+from mmadapter.distributed.ranks import here
+from mmadapter.methods.groups import parameter_groups, trainable_parameters
+from mmadapter.methods.settings import GroupConf
+from mmadapter.runs.folder import take_over
+from mmadapter.runs.journal import Journal
+from mmadapter.terminal import Display
+from mmadapter.training.checkpoint import CheckpointFolder
+from mmadapter.training.loop import Loop, way_on
+from mmadapter.training.movement import RunStart
+from mmadapter.training.optimizer import check_sources
+from mmadapter.training.out_of_memory import memory_explained
+from mmadapter.training.run import host_dtype
+from mmadapter.training.schedule import Schedule
+from mmadapter.training.settings import ENGINES
 
 VOCABULARY, WIDTH = 13, 6
 
 
 class ToyLayer(nn.Module):
     ROLES = {"prompt": "prompt", "gate": "gate"}
+    DECAYS = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +80,7 @@ class ToyAssistant(nn.Module):
         logits = self.head(torch.tanh(hidden + pictured[batch.pair_sample]))
         return nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
 
-    def trainable(self) -> list:
+    def trainable_parameters(self) -> list:
         return trainable_parameters(self.adapter)
 
     def gates(self) -> Tensor:
@@ -140,6 +153,37 @@ def toy_conf(**training) -> RunConf:
     return conf
 
 
+def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: Display | None = None, **parts) -> dict:
+    """Train `model` as training/run.py does: the loop's objects from settings, resume, run."""
+    groups = parameter_groups(model.trainable_parameters(), conf.adapter.groups, conf.adapter.frozen)
+    check_sources(groups, data.sources)
+    engine = ENGINES.load(conf.engine.name)(
+        model, groups, model.trainable_parameters(), conf.optimizer, "cpu", conf.seed, conf.engine, here()
+    )
+    loop = Loop(
+        model,
+        engine,
+        data,
+        Schedule.of(conf.optimizer, data.steps_per_epoch),
+        RunStart(groups, model.trainable_parameters(), folder / "checkpoints"),
+        CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
+        journal,
+        display or Display(log_every_steps=conf.training.log_every_steps),
+        here(),
+        conf.training,
+        effective_batch=conf.optimizer.batch_size,
+        max_nonfinite_steps=conf.optimizer.max_nonfinite_steps,
+        host_dtype=host_dtype(conf),
+        way_on=way_on(conf.resume, folder),
+        resume_changed=conf.resume == "changed",
+        engine_facts={"engine": conf.engine.name, "processes": here().world_size},
+        explain_memory=partial(memory_explained, conf),
+        **{"begun": lambda: take_over(folder, conf), **parts},
+    )
+    loop.resume()
+    return loop.run()
+
+
 def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -> dict:
     """One whole training in `folder`; the adapter is written to adapter.pt at the end. `delay` seconds a step."""
 
@@ -159,7 +203,7 @@ def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -
         summary = train(conf, assistant, SlowData(), folder, journal)
     finally:
         journal.close()
-    torch.save({item.name: item.parameter.detach() for item in assistant.trainable()}, folder / "adapter.pt")
+    torch.save({item.name: item.parameter.detach() for item in assistant.trainable_parameters()}, folder / "adapter.pt")
     return summary
 
 

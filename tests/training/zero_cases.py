@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from mmadapter.adapters.roles import GroupSettings, parameter_groups
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.processes import here
-from mmadapter.training.deepspeed_start import ZeroSettings
+from mmadapter.distributed.ranks import here
+from mmadapter.methods.groups import parameter_groups
+from mmadapter.methods.settings import GroupConf
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
-from mmadapter.training.optimizer import OptimizerSettings
+from mmadapter.training.settings import EngineConf, OptimizerConf
 from mmadapter.training.zero import ZeroEngine
 from tests.training.toy import ToyAssistant, toy_sample
 
@@ -29,26 +29,26 @@ VISUAL_ROLES = ("visual_projection", "early_gate")
 
 def groups_of(assistant, sources: dict, frozen: Sequence[str] = ()):
     """Groups by name: all roles, or those of the instructions and those of pictures."""
-    roles = sorted({item.role for item in assistant.trainable()}.difference(frozen))
+    roles = sorted({item.role for item in assistant.trainable_parameters()}.difference(frozen))
     visual = [role for role in roles if role in VISUAL_ROLES]
     chosen = {"all": roles, "visual": visual, "instruction": [role for role in roles if role not in visual]}
-    settings = {name: GroupSettings(chosen[name], sources=learns) for name, learns in sources.items()}
-    return parameter_groups(assistant.trainable(), settings, frozen)
+    settings = {name: GroupConf(chosen[name], sources=learns) for name, learns in sources.items()}
+    return parameter_groups(assistant.trainable_parameters(), settings, frozen)
 
 
 def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam: bool = False):
     """An engine with decay and clipping."""
-    parts = (assistant, groups, assistant.trainable(), OptimizerSettings(weight_decay=0.3, clip_norm=clip))
+    parts = (assistant, groups, assistant.trainable_parameters(), OptimizerConf(weight_decay=0.3, clip_norm=clip))
     if name == "single":
         return SingleDeviceEngine(*parts)
-    return ZeroEngine(*parts, zero=ZeroSettings.of(name, cpu_adam=cpu_adam))
+    return ZeroEngine(*parts, "cpu", 0, EngineConf(name, cpu_adam=cpu_adam), here())
 
 
 def own_part(encoded: Sequence, single: bool) -> Batch:
     """Every `count`-th sample of a micro-batch, or a filler where that is none."""
     if single:
         return make_batch(encoded, 0)
-    mine = encoded[here().rank :: here().count]
+    mine = encoded[here().rank :: here().world_size]
     visual = any(item.sample.image is not None for item in encoded)
     return dataclasses.replace(make_batch(mine or encoded[:1], 0), filler=not mine, visual=visual)
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.deepspeed_library import end_engines
-from mmadapter.generation import GenerationSettings
+from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.ranks import connected, here
 from mmadapter.hosts.load import load_host
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import sharding_of, whole
-from mmadapter.processes import here, joined
 from tests.assistants import assistant_on, picture, sample
 from tests.families import tiny_host
 from tests.training.zero_cases import (
@@ -43,7 +43,7 @@ def work(count: int, folder: Path, which: str, patience: float) -> None:
     """All cases in this process; the first one writes FOLDER/found.pt. After `patience` s it says where it hangs."""
     faulthandler.dump_traceback_later(patience, exit=True)
     found = {}
-    with joined("cpu", group_of_one=True):
+    with connected("cpu", group_of_one=True):
         for number in range(4):
             here().decide(partial(picture, folder, number))
         for key, case in cases(count, which).items():
@@ -115,7 +115,7 @@ def whole_assistant(
     """A real assistant on a tiny host, with pictures, validation and answers in between."""
     loaded = loaded_host(name, host, folder) if shared_early else None
     assistant = assistant_on(host, host=loaded, activation_checkpointing=checkpointing)
-    trained = {id(item.parameter) for item in assistant.trainable()}
+    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
     base = {name: p for name, p in assistant.host.named_parameters() if id(p) not in trained}
     if dtype != torch.float32:
         for parameter in base.values():
@@ -125,7 +125,7 @@ def whole_assistant(
     assistant.train()
     chosen = {group: learns for group, learns in groups.items() if learns is None or learns[0] in sources}
     frozen = VISUAL_ROLES if groups is DISJOINT and "visual" not in chosen else ()
-    for item in assistant.trainable():
+    for item in assistant.trainable_parameters():
         item.parameter.requires_grad_(item.role not in frozen)
     engine = engine_of(name, assistant, groups_of(assistant, chosen, frozen))
 
@@ -141,7 +141,7 @@ def whole_assistant(
     assistant.eval()
     validation = here().sum([engine.loss_sum(own_part(m, name == "single")) for m in micro_batches(9)])
     texts = [question(assistant, folder, "captions", n).sample for n in range(2)]
-    answers = assistant.generate(texts, GenerationSettings(max_new_tokens=4))
+    answers = assistant.answer(texts, GenerationConf(max_new_tokens=4))
     assistant.train()
     results += run_steps(name, engine, micro_batches, range(2, 4))
     facts = {"validation": validation, "answers": answers, "bytes": here().gather(stored)}

@@ -1,31 +1,39 @@
-"""Frozen features are computed once per content and encoder, kept bit by bit, within a limit of memory."""
+"""Frozen features are computed once per content and encoder, and kept bit by bit, in memory or in a folder."""
 
+import json
 import logging
+from pathlib import Path
 
-import numpy
 import pytest
 import torch
 
 from mmadapter.errors import InputError
-from mmadapter.vision.clip import ImageEncoder
+from mmadapter.vision import features as module
 from mmadapter.vision.features import FeatureStore
 from tests.assistants import picture, random_encoder
+from tests.vision.towers import encoder_on
 
 
 def all_tokens(seed=0):
-    return ImageEncoder(random_encoder(seed).tower, [1, 2], tokens="all")
+    return encoder_on(random_encoder(seed).tower, [1, 2], tokens="all")
 
 
 def counted(store):
-    """The sizes of the batches that the store's encoder sees from now on."""
-    calls, encode = [], store.encode_pixels
-    store.encode_pixels = lambda pixels: calls.append(len(pixels)) or encode(pixels)
+    """What the store's encoder is given from now on, one entry a picture."""
+    calls, encode = [], store.encoder.encode_one
+    store.encoder.encode_one = lambda pixels: calls.append(pixels.shape) or encode(pixels)
     return calls
 
 
-def held(store):
-    """Pictures whose features are in memory."""
-    return len(store._kept)
+def read_files(monkeypatch):
+    """The picture files that are read from now on."""
+    read, content = [], module.image_content
+    monkeypatch.setattr(module, "image_content", lambda path: read.append(path) or content(path))
+    return read
+
+
+def packs(cache):
+    return sorted(cache.rglob("*.safetensors"))
 
 
 def test_features_are_kept_by_content_and_encoder(tmp_path):
@@ -35,31 +43,59 @@ def test_features_are_kept_by_content_and_encoder(tmp_path):
     store = FeatureStore(random_encoder(), tmp_path / "cache")
     calls = counted(store)
     store.add([one, copy, picture(tmp_path, 2)])
-    assert calls == [2], "the copy has the same content"
+    assert len(calls) == 2, "the copy has the same content"
     assert torch.equal(store.feature(one), store.feature(copy))
 
     again = FeatureStore(random_encoder(), tmp_path / "cache")
-    again.encode_pixels = None  # must come from the disk
+    again.encoder.encode_one = None  # must come from the disk
+    again.add([one])
     assert torch.equal(again.feature(one), store.feature(one))
     other = FeatureStore(random_encoder(seed=5), tmp_path / "cache")
     assert not torch.equal(other.feature(one), store.feature(one)), "another encoder never reads these files"
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_each_picture_is_read_once(tmp_path, monkeypatch, cached):
+    paths = [picture(tmp_path, seed) for seed in range(4)]
+    store = FeatureStore(random_encoder(), tmp_path / "cache" if cached else None)
+    read = read_files(monkeypatch)
+    store.add(paths)
+    store.add(paths[::-1])
+    store.of([*paths, None])
+    assert read == paths
+
+
 @pytest.mark.parametrize("left", [0, 20, -1])
-def test_a_damaged_cache_file_is_computed_again(tmp_path, left):
+def test_a_damaged_cache_file_is_computed_again(tmp_path, left, caplog):
     one = picture(tmp_path, 1)
-    first = FeatureStore(random_encoder(), tmp_path / "cache").feature(one)
-    (file,) = (tmp_path / "cache").rglob("*.npy")
-    file.write_bytes(file.read_bytes()[:left])
-    assert torch.equal(FeatureStore(random_encoder(), tmp_path / "cache").feature(one), first)
+    first = FeatureStore(random_encoder(), tmp_path / "cache").feature(one).clone()
+    (file,) = packs(tmp_path / "cache")
+    whole = file.read_bytes()
+    damaged = file.with_name("copy")
+    damaged.write_bytes(whole[:left])
+    damaged.replace(file)
+    again = FeatureStore(random_encoder(), tmp_path / "cache")
+    again.add([one])
+    assert torch.equal(again.feature(one), first)
+    assert "is damaged" in caplog.text and packs(tmp_path / "cache") == [file] and file.read_bytes() == whole
+
+
+def test_a_half_written_file_of_a_killed_process_is_never_read(tmp_path):
+    one = picture(tmp_path, 1)
+    store = FeatureStore(random_encoder(), tmp_path / "cache")
+    store.folder.mkdir(parents=True)
+    (store.folder / ".0123.safetensors.machine.7.writing").write_bytes(b"half")
+    store.add([one])
+    assert torch.equal(store.feature(one), FeatureStore(random_encoder()).feature(one))
 
 
 def test_a_cache_on_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
-    def full(*_):
+    def full(path, content):
+        path.write_bytes(content[:10])
         raise OSError(28, "No space left on device")
 
     one = picture(tmp_path, 1)
-    monkeypatch.setattr("numpy.save", full)
+    monkeypatch.setattr("mmadapter.files.write_durably", full)
     with pytest.raises(InputError, match=r"vision\.cache: .*No space left on device.*vision\.cache=null"):
         FeatureStore(random_encoder(), tmp_path / "cache").feature(one)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -84,18 +120,30 @@ def test_features_of_the_class_token_and_of_all_tokens_have_folders_of_their_own
     assert FeatureStore(all_tokens(), tmp_path / "cache").feature(one).shape == (5, 32)
 
 
-def test_past_the_limit_features_come_back_from_the_disk(tmp_path, caplog):
+def test_packs_are_written_on_the_way_and_what_is_packed_leaves_the_memory(tmp_path, monkeypatch):
     paths = [picture(tmp_path, seed) for seed in range(5)]
-    expected = [FeatureStore(all_tokens()).feature(path) for path in paths]
-    store = FeatureStore(all_tokens(), tmp_path / "cache", memory_limit_bytes=2 * 5 * 32 * 4)
-    calls = counted(store)
-    with caplog.at_level(logging.WARNING):
+    monkeypatch.setattr(module, "PACK_BYTES", 2 * 5 * 32 * 4)
+    store = FeatureStore(all_tokens(), tmp_path / "cache", memory_limit_bytes=1)
+    paths[4].write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no picture"):
         store.add(paths)
-    assert held(store) == 2 and not caplog.records
-    for _ in range(2):
-        assert all(torch.equal(store.feature(path), feature) for path, feature in zip(paths, expected, strict=True))
-    assert calls == [5], "nothing is computed a second time"
-    assert held(store) == 2
+    assert len(packs(tmp_path / "cache")) == 2 and not store._kept, "work is kept up to the error"
+    again = FeatureStore(all_tokens(), tmp_path / "cache")
+    calls = counted(again)
+    again.add(paths[:4])
+    assert calls == [] and all(torch.equal(again.feature(p), store.feature(p)) for p in paths[:4])
+
+
+def test_a_long_encoding_is_saved_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PACK_SECONDS", 0.0)
+    FeatureStore(random_encoder(), tmp_path / "cache").add([picture(tmp_path, seed) for seed in range(3)])
+    assert len(packs(tmp_path / "cache")) == 3
+
+
+def test_packed_features_are_mapped_from_the_file(tmp_path):
+    store = FeatureStore(random_encoder(), tmp_path / "cache")
+    store.add([picture(tmp_path, 1)])
+    assert str(packs(tmp_path / "cache")[0]) in Path("/proc/self/maps").read_text()
 
 
 def test_past_the_limit_without_a_folder_features_are_computed_again_and_that_is_said_once(tmp_path, caplog):
@@ -109,48 +157,71 @@ def test_past_the_limit_without_a_folder_features_are_computed_again_and_that_is
     (record,) = caplog.records
     assert "5 pictures" in record.getMessage() and "those of 3 pictures" in record.getMessage()
     assert "vision.cache=FOLDER" in record.getMessage()
-    assert calls == [2], "no work for what would be dropped at once"
+    assert len(calls) == 2, "no work for what would be dropped at once"
     for _ in range(2):
         assert all(torch.equal(store.feature(path), feature) for path, feature in zip(paths, expected, strict=True))
-    assert calls == [2, 1, 1, 1, 1, 1, 1], "what is kept stays"
-    assert held(store) == 2
-
-
-def test_the_least_recently_used_features_go_first(tmp_path, monkeypatch):
-    one, two, three = (picture(tmp_path, seed) for seed in range(3))
-    store = FeatureStore(all_tokens(), tmp_path / "cache", memory_limit_bytes=2 * 5 * 32 * 4)
-    store.add([one, two])
-    store.feature(one)
-    store.feature(three)
-    read, load = [], numpy.load
-    monkeypatch.setattr("numpy.load", lambda file: read.append(file) or load(file))
-    store.feature(one), store.feature(three)
-    assert read == []
-    store.feature(two)
-    assert len(read) == 1
-
-
-def test_features_of_one_picture_have_the_same_bits_in_every_batch(tmp_path):
-    """Else a run that fills its cache in two goes would differ from one that fills it in one (law 6)."""
-    paths = [picture(tmp_path, seed) for seed in range(5)]
-    for encoder in (random_encoder(), all_tokens()):
-        together = FeatureStore(encoder, batch_size=5)
-        together.add(paths)
-        for size in (1, 2, 3, 4):
-            store = FeatureStore(encoder, batch_size=size)
-            store.add(paths)
-            assert all(torch.equal(store.feature(path), together.feature(path)) for path in paths), size
+    assert len(calls) == 2 + 2 * 3, "what is kept stays"
+    assert len(store._kept) == 2
 
 
 def test_features_larger_than_the_limit_are_still_given(tmp_path):
     one = picture(tmp_path, 1)
     store = FeatureStore(all_tokens(), memory_limit_bytes=100)
     assert torch.equal(store.feature(one), FeatureStore(all_tokens()).feature(one))
-    assert held(store) == 0
+    assert not store._kept
 
 
-def test_a_kept_feature_does_not_hold_on_to_its_batch(tmp_path):
-    paths = [picture(tmp_path, seed) for seed in range(4)]
-    store = FeatureStore(all_tokens())
-    store.add(paths)
-    assert store.feature(paths[0]).untyped_storage().nbytes() == store.bytes_per_image
+def test_a_kept_feature_does_not_hold_on_to_what_was_computed_beside_it(tmp_path):
+    one = picture(tmp_path, 1)
+    for encoder in (random_encoder(), all_tokens()):
+        store = FeatureStore(encoder)
+        store.add([one])
+        assert store.feature(one).untyped_storage().nbytes() == store.bytes_per_image
+
+
+@pytest.mark.parametrize("encoder", [random_encoder, all_tokens])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_of_one_picture_do_not_depend_on_its_neighbours(tmp_path, encoder, threads):
+    """Else a run that fills its cache in two goes would differ from one that fills it in one."""
+    paths = [picture(tmp_path, seed) for seed in range(8)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = {path: FeatureStore(encoder()).feature(path) for path in paths}
+        for together in (paths[:2], paths[1:], paths[::-1], paths[3:4]):
+            store = FeatureStore(encoder())
+            store.add(together)
+            assert all(torch.equal(store.feature(path), alone[path]) for path in together)
+            in_memory = store.encode([module.decoded(module.image_content(path), path) for path in together])
+            assert torch.equal(in_memory, torch.stack([alone[path] for path in together]))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_ranks_take_over_what_others_encoded(tmp_path, cached):
+    paths = [picture(tmp_path, seed) for seed in range(5)]
+    cache = tmp_path / "cache" if cached else None
+    stores = [FeatureStore(all_tokens(), cache) for _ in range(2)]
+    for rank, store in enumerate(stores):
+        store.add(paths[rank::2])
+    contents = [store.exported(paths[rank::2]) for rank, store in enumerate(stores)]
+    assert (max(map(len, contents)) > 2 * 5 * 32 * 4) == (not cached), "what lies in the folder is not sent"
+    for store in stores:
+        calls = counted(store)
+        for content in contents:
+            store.take(content)
+        for path in paths:
+            path.rename(path.with_suffix(".gone"))
+        store.add(paths)
+        assert calls == [] and all(store.feature(path).shape == (5, 32) for path in paths)
+        for path in paths:
+            path.with_suffix(".gone").rename(path)
+
+
+def test_what_is_exported_is_no_pickle(tmp_path):
+    store = FeatureStore(random_encoder())
+    store.add([picture(tmp_path, 1)])
+    content = store.exported([tmp_path / "1.png", tmp_path / "never added.png"])
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(json.loads(header["__metadata__"]["digests"])) == [str(tmp_path / "1.png")]

@@ -37,7 +37,7 @@ def is_there(pid: int) -> bool:
 
 def test_features_are_the_same_to_the_bit_whatever_the_number_of_workers(tmp_path):
     paths = [picture(tmp_path, seed) for seed in range(7)]
-    stores = [FeatureStore(random_encoder(), batch_size=3, workers=workers) for workers in (0, 1, 3)]
+    stores = [FeatureStore(random_encoder(), workers=workers) for workers in (0, 1, 3)]
     random = torch.get_rng_state()
     for store in stores:
         store.add(paths)

@@ -2,10 +2,18 @@
 
 import torch
 
+from mmadapter.vision.open_clip import OpenClipEncoder
+from mmadapter.vision.settings import OpenClipSettings
+
 
 def pixels(seed=0):
     """(2, 3, 32, 32) of random numbers."""
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def encoder_on(tower, layers, **settings):
+    """An encoder around a tower that is there already."""
+    return OpenClipEncoder(OpenClipSettings(layers=layers, **settings), tower)
 
 
 def transformers_clip(activation):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import READERS, ReaderSettings
@@ -78,4 +78,5 @@ def placed_settings(settings: Settings, root: str | Path | None, key: str) -> Se
             raise MissingData(f"{named[name]}: no such file or folder ({above} is there, what follows is not).")
     if not settings.reads_file and "root" not in found:
         found["root"] = found.pop("path")
-    return replace(settings, **{"root": None, "path": None, **found})
+    places: dict[str, Any] = {"root": None, "path": None, **found}
+    return replace(settings, **places)

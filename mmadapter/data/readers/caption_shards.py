@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from mmadapter.data.packed_images import packed_path
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples
 from mmadapter.data.readers.json_file import collection_paused
@@ -20,6 +19,7 @@ from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import CaptionShardsSettings
 from mmadapter.errors import InputError
+from mmadapter.vision.packed_images import packed_path
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 CAPTION, FACTS = "txt", "json"

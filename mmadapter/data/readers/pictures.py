@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmadapter.data.packed_images import picture_exists
 from mmadapter.data.readers.defects import EXAMPLES
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
+from mmadapter.vision.packed_images import picture_exists
 
 log = logging.getLogger(__name__)
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -1,1 +1,0 @@
-"""Hydra finds launchers in packages of this name only; `cluster=slurm` chooses the one that is here."""

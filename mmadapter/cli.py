@@ -1,0 +1,274 @@
+"""The commands: compose with Hydra, check, set threads, act; an error in one message and status 2."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache, partial, wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmadapter.config import Conf, EvalConf, RunConf, refuse_unknown, typed, validate, with_methods
+from mmadapter.distributed.launchers import STARTER, launched
+from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
+from mmadapter.errors import InputError, disk_trouble
+from mmadapter.runs.folder import is_finished, run_folder, settings_digest
+from mmadapter.runs.state import RunFolder
+from mmadapter.runs.sweep import metric_value
+from mmadapter.settings import composed_node, explained, nearest
+from mmadapter.sweeps import register_plugins
+from mmadapter.sweeps.job import PlannedRun
+from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
+from mmadapter.tasks import scores_of
+from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
+
+Act = Callable[[Any], Any]
+
+
+@cache
+def register_schemas() -> None:
+    """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=composed_node(RunConf))
+    store.store(name="eval_schema", node=composed_node(EvalConf))
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+
+
+def version_base() -> dict[str, str]:
+    """Hydra 1.3 must be told to leave the working folder alone; 1.4 does, and warns when it is told."""
+    major, minor = (int(part) for part in hydra.__version__.split(".")[:2])
+    return {"version_base": "1.3"} if (major, minor) < (1, 4) else {}
+
+
+def entry(config_name: str, schema: type[Conf]) -> Callable[[Act], Callable[[], None]]:
+    """Make `act(conf)` the main function of a script beside a `conf` folder; `conf` is a checked `schema` object."""
+
+    def decorate(act: Act) -> Callable[[], None]:
+        script = Path(inspect.getfile(act)).resolve()
+
+        @wraps(act)
+        def main() -> None:
+            try:
+                _run(act, script, config_name, schema)
+            finally:  # Python takes a second to end
+                ignore_signals()
+
+        return main
+
+    return decorate
+
+
+def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
+    register_schemas()
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
+    started = False
+    register_plugins()
+    sys.argv[1:] = with_methods(sys.argv[1:])
+    _refuse_before_printing(script, config_name, schema)
+
+    def job(composed: DictConfig) -> Any:
+        nonlocal started
+        try:
+            conf = typed(composed, schema, script.name)
+            if isinstance(conf, EvalConf):
+                conf.given = task_keys(HydraConfig.get().overrides.task)
+            _refuse_several_evaluations(conf)
+            validate(conf)
+            if isinstance(conf, RunConf):
+                _refuse_one_job_on_a_cluster(conf)
+                _refuse_a_sweep_of_one_job()
+                if starts_processes(conf):
+                    return _start(script, conf, wants_trace)
+            set_threads(conf.threads)
+            started = True
+            if isinstance(conf, RunConf):
+                hold_signals()
+            result = act(conf)
+            if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := _metric(conf)) is None:
+                return None
+            return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
+        except InputError as error:  # here, because Hydra would print a line of its own
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise  # the other jobs of the sweep go on
+            _stop(str(error), error, wants_trace)
+        except OSError as error:
+            message = disk_trouble(error, getattr(conf, "output", None) or conf.runs_root)
+            if message is None:
+                raise
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise InputError(message) from error
+            _stop(message, error, wants_trace)
+
+    vars(job)["planned_run"] = planned_run  # what a sweep asks about a run before it starts
+    try:
+        with interrupts():
+            hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
+    except InputError as error:  # of a sweep
+        _stop(str(error), error, wants_trace)
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        if started:  # not the settings' fault: let the traceback be seen
+            raise
+        _stop(composition_message(error, schema, script), error, wants_trace)
+    except KeyboardInterrupt as error:  # before the run could see to it
+        number = signal_of(error)
+        print(f"interrupted by {number.name}", file=sys.stderr)
+        sys.exit(128 + number)
+
+
+def planned_run(composed: DictConfig) -> PlannedRun:
+    """What a sweep must know of the run of these settings. Raises InputError for an unknown key, and for `run=` of a
+    folder that holds something else."""
+    conf = typed(composed, RunConf)
+    error = None
+    try:
+        validate(conf)
+    except InputError as refusal:
+        error = refusal
+    folder, metric = run_folder(conf), _metric(conf) if error is None else None
+    direction, finished = direction_of(metric, conf.sweep.direction), partial(is_finished, folder, conf)
+    return PlannedRun(folder, settings_digest(conf), metric, direction, finished, error)
+
+
+def _metric(conf: RunConf) -> str | None:
+    scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate}
+    return metric_of(conf.sweep.metric, scores, validated=bool(conf.data.validation))
+
+
+def starts_processes(conf: RunConf) -> bool:
+    """Whether this process is to start those that do the run: asked for, and not one of them itself."""
+    return (conf.launch.processes or 1) > 1 and not conf.dry_run and launched(os.environ) is None
+
+
+def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
+    """The same job as launch.processes processes; leaves with their exit status unless that is 0.
+
+    Raises InputError where they failed within a sweep; a signal that asks to stop ends the sweep, too.
+    """
+    hydra_conf = HydraConfig.get()
+    folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
+    command = [sys.executable, str(script), *hydra_conf.overrides.task]
+    command += ["--config-name", str(hydra_conf.job.config_name)]
+    command += [word for folder in folders for word in ("--config-dir", folder)]
+    count = conf.launch.processes or 1
+    usable = thread_count(conf.threads, count)
+    asked = {"HYDRA_FULL_ERROR": str(int(wants_trace))}  # as the user has set it, not as this process has
+    status = start_ranks(command, count, os.environ | dict.fromkeys(THREAD_VARIABLES, usable) | asked)
+    asked_to_stop = status - 128 in STOPS  # a process that was killed was not: other jobs of the sweep go on
+    if status and hydra_conf.mode is RunMode.MULTIRUN and not asked_to_stop:
+        raise InputError(f"The {count} processes ended with status {status}; what went wrong stands above.")
+    if status:
+        sys.exit(status)
+
+
+def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) -> None:
+    """`+foo=1 --cfg job`: Hydra would print the settings without our check."""
+    prints = any(word.startswith("--cfg") or word in ("-c", "-cjob", "-call") for word in sys.argv[1:])
+    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    if not prints or not any(word.startswith("+") for word in overrides):
+        return
+    try:
+        with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
+            content = OmegaConf.to_container(hydra.compose(config_name, overrides), resolve=False)
+        refuse_unknown(content, schema, script.name)  # type: ignore[arg-type]
+    except InputError as error:
+        _stop(str(error), error, wants_trace=False)
+    except (HydraException, OmegaConfBaseException):
+        return  # Hydra will say it
+
+
+def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
+    """Hydra submits with -m only, and would run everything here without a word."""
+    if STARTER in os.environ:  # one of the processes of a submitted job
+        return
+    submits = conf.cluster.name != "local" and not conf.dry_run
+    if submits and HydraConfig.get().mode is RunMode.RUN:
+        raise InputError(
+            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {shlex.join(sys.argv[1:])}\n"
+            "  To run on this machine: cluster=local"
+        )
+
+
+def _refuse_a_sweep_of_one_job() -> None:
+    """What is asked of a sweep would do nothing, without a word."""
+    words = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]
+    one_of_many = STARTER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN
+    if words and not one_of_many:
+        raise InputError(f"{' '.join(words)}: sweeps are with -m only: python train.py -m {shlex.join(sys.argv[1:])}")
+
+
+def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
+    """Each process of a launcher would answer everything, and write the same files."""
+    place = launched(os.environ) if isinstance(conf, EvalConf) else None
+    if place is not None and place.world_size > 1:
+        raise InputError(
+            f"eval.py is one process, but {place.launcher} has started {place.world_size}; each would write the same "
+            "files. Start it with plain python (under srun: srun -n 1 python eval.py ...), or let train.py evaluate "
+            "(evaluate=[TASK]): it shares the questions out over its processes."
+        )
+
+
+def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
+    if wants_trace:
+        raise error
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def composition_message(error: BaseException, schema: type[Conf], script: Path) -> str:
+    """One message for settings that Hydra could not put together: which key or choice, and what was probably meant."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for link in chain:
+        if isinstance(link, OmegaConfBaseException):
+            return explained(link, schema, _names_to_suggest(schema, script), "", script.name)
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file:
+            return _missing_choice(link)
+    if isinstance(error, OverrideParseException):
+        said = str(error).partition("See https")[0].strip()
+        return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+    return str(error).strip()
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    """A group has no such option: `experiment=scienseqa`."""
+    group, _, wanted = str(error.missing_cfg_file).rpartition("/")
+    if wanted.startswith("submitit"):
+        return "cluster=slurm needs a package that is not installed: pip install -e '.[cluster]'"
+    if not group or not error.options:
+        return str(error).strip()
+    near = nearest(wanted, list(error.options), most=1)
+    meant = f" Did you mean {group}={near[0]}?" if near else ""
+    return f"There is no {group}={wanted}.{meant}\n  {group} can be: {', '.join(error.options)}"
+
+
+def _names_to_suggest(schema: type[Conf], script: Path) -> Any:
+    """The settings as composed from the group choices alone: the names of sources and tasks come from there."""
+    name = "train" if schema is RunConf else "eval"
+    groups = [word for word in sys.argv[1:] if word[0].isalpha() and "." not in word.partition("=")[0]]
+    for overrides in (groups, []):
+        try:
+            with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
+                return OmegaConf.to_container(hydra.compose(name, overrides), resolve=False)
+        except (HydraException, OmegaConfBaseException):
+            continue  # a group choice was the mistake; the defaults' names still help
+    return None
+
+
+def task_keys(overrides: Iterable[str]) -> list[str]:
+    """The keys within the task that a command line sets: `task.generation.beams=4` gives generation.beams."""
+    keys = (override.lstrip("+~").partition("=")[0] for override in overrides)
+    return sorted({key.removeprefix("task.") for key in keys if key.startswith("task.")})

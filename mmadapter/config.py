@@ -1,0 +1,493 @@
+"""The settings of a run and of an evaluation on one page, made of the components' own settings. Loads no torch.
+
+Below the page: from what Hydra composed to checked objects, what must fit among components, and the settings of the
+runs beside a run (comparisons, variants).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmadapter import settings
+from mmadapter.data.settings import READERS, DataConf, ReaderSettings, samples_per_step, sharing_problems
+from mmadapter.distributed.settings import LaunchConf
+from mmadapter.errors import InputError
+from mmadapter.files import write_atomically
+from mmadapter.hosts.settings import HostConf
+from mmadapter.methods import AdapterConf, version_0_1
+from mmadapter.settings import (
+    choice,
+    chosen,
+    entries,
+    explained,
+    input_path,
+    listing,
+    named,
+    number,
+    plain,
+    problems_of,
+    to_plain,
+    unknown_keys,
+    unknown_message,
+    with_overrides,
+)
+from mmadapter.sweeps.settings import ClusterConf, SweepConf, cluster_problems, metric_problems
+from mmadapter.tasks import TASKS, scores_of, task_of
+from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings, missing_file
+from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, TrainingConf
+from mmadapter.vision import ENCODERS
+from mmadapter.vision.settings import OpenClipSettings, VisionSettings
+
+CONFIG_FILE = "config.yaml"
+VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
+METHOD_KEY = re.compile(r"adapter\.(?!(groups|frozen|start)\b)[\w.]+=")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
+# Key of version 0.1 -> today's.
+RENAMED = {
+    f"adapter.{old}": " and ".join(f"adapter.{new}" for new in places) for old, places in version_0_1.RENAMED.items()
+}
+
+
+@dataclass
+class ComparisonConf:
+    train: bool = True  # false = the host alone, nothing is trained
+    images: bool = True  # false = the pictures are left out in training and evaluation
+    sources: list[str] | None = None  # keys of data.sources that it trains on; null = all that are left
+
+
+@dataclass
+class RunConf:
+    experiment: str = "quickstart"  # file of conf/experiment; names the run folder
+    run: str | None = plain(None, influence=False)  # name under runs_root, or a path; null = EXPERIMENT-DIGEST
+    runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
+    # never = anew; changed = continue what run= names under other settings
+    resume: str = choice("auto", "never", "changed", influence=False)  # auto = continue a run of the same settings
+    seed: int = number(0, at_least=0)  # of the prompts' start, the order of the samples, sampling
+    threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
+    dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
+    host: HostConf = field(default_factory=HostConf)
+    vision: VisionSettings = chosen(ENCODERS, "encoder", OpenClipSettings)
+    adapter: AdapterConf = field(default_factory=AdapterConf)
+    data: DataConf = field(default_factory=DataConf)
+    optimizer: OptimizerConf = field(default_factory=OptimizerConf)
+    training: TrainingConf = field(default_factory=TrainingConf)
+    engine: EngineConf = chosen(ENGINES, "name", EngineConf)
+    launch: LaunchConf = field(default_factory=LaunchConf)
+    cluster: ClusterConf = field(default_factory=ClusterConf, metadata={"without_influence": True})
+    sweep: SweepConf = field(default_factory=SweepConf)
+    tasks: dict[str, TaskSettings] = entries(TASKS, chosen_by="name")  # name -> evaluation, as conf/task describes it
+    evaluate: list[str] = listing()  # keys of tasks that run after the training
+    comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME
+    # an earlier variant's name among the overrides (key=value, ~key) stands for that one's
+    variants: dict[str, list[str]] = named()  # name -> overrides; a run of its own, RUN/variants/NAME
+
+    @property
+    def group_sources(self) -> dict[str, list[str] | None]:
+        """Group -> the sources that move it; None: all."""
+        return {name: group.sources for name, group in self.adapter.groups.items()}
+
+
+@dataclass
+class HostOverride:
+    path: str | None = input_path()  # null = where the run's host was
+    dtype: str | None = choice(None, "auto", "float32", "bfloat16")  # null = as in the run
+    attention: str | None = choice(None, "sdpa", "eager", "flex")  # null = as in the run
+
+
+@dataclass
+class VisionOverride:
+    pretrained: str | None = input_path()  # null = where the run's CLIP weights were
+    cache: str | None = None  # folder for frozen features; null = as in the run
+    workers: int | None = number(None, at_least=0)  # processes that read pictures ahead; null = as in the run
+
+
+@dataclass
+class EvalConf:
+    task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
+    run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
+    given: list[str] = listing()  # filled by eval.py: the task's keys on the command line; the others are as in the run
+    runs_root: str = "runs"  # folder that holds the run folders
+    predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
+    output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
+    threads: int | None = number(None, at_least=1)  # of torch; null = OMP_NUM_THREADS, else at most 2
+    device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
+    host: HostOverride = field(default_factory=HostOverride)
+    vision: VisionOverride = field(default_factory=VisionOverride)
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.predictions is None:
+            yield from self.task.only_for_predictions("task")
+            return
+        if self.run is not None:
+            yield "run= (a model to ask) or predictions= (answers to score): both are given. Give one of them."
+        yield from missing_file("predictions", self.predictions)
+        yield from self.task.missing_for_predictions("task")
+
+
+Conf = TypeVar("Conf", RunConf, EvalConf)
+
+# From what Hydra composed, or a run folder holds, to typed settings, and back.
+
+
+def typed(composed: DictConfig, schema: type[Conf], entry: str = "train.py") -> Conf:
+    """The composed settings as an object of `schema`, with interpolations resolved.
+
+    Raises InputError for a key that is not in the schema, and for an interpolation that leads nowhere.
+    """
+    content: Any = OmegaConf.to_container(composed, resolve=False)
+    content.pop("hydra", None)
+    refuse_unknown(content, schema, entry)  # before interpolations, which an unknown key may break
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"the settings: {explained(error, schema, content, '', entry)}") from error
+    return settings.typed(schema, content, "", entry)
+
+
+def with_methods(words: Sequence[str]) -> list[str]:
+    """The words of a command line, in which `adapter.lora.rank=16` has become `++adapter.lora.rank=16`.
+
+    The methods of an adapter are a mapping that presets leave open, in which Hydra changes only what is there already.
+    What is misspelt is refused afterwards (`typed`).
+    """
+    return [f"++{word}" if METHOD_KEY.match(word) else word for word in words]
+
+
+def refuse_unknown(content: Any, schema: type, entry: str = "train.py") -> None:
+    """Raises InputError for keys that the schema does not know: `+key=value` slips through Hydra's own check."""
+    if unknown := list(unknown_keys(content, schema)):
+        known = list(settings.known_keys(schema, content))
+        raise InputError("\n".join(renamed_message(key) or unknown_message(key, known, entry) for key in unknown))
+
+
+def renamed_message(key: str) -> str | None:
+    """What to say of a key of version 0.1; None for any other."""
+    return f"The setting {key!r} is now {RENAMED[key]} (CHANGELOG.md lists all new names)." if key in RENAMED else None
+
+
+def save_config(conf: RunConf | EvalConf, folder: Path) -> Path:
+    """Write the resolved settings to FOLDER/config.yaml, under that name only when complete."""
+    target = folder / CONFIG_FILE
+    write_atomically(target, yaml.safe_dump(to_plain(conf), sort_keys=False, allow_unicode=True, width=120))
+    return target
+
+
+def load_run_config(folder: Path) -> RunConf:
+    """The settings of a run folder; raises InputError where there are none, or where they cannot be read."""
+    file = Path(folder) / CONFIG_FILE
+    if not file.is_file():
+        raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that train.py wrote.")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{file} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds no settings. Remove the folder, or name another one with run=.")
+    adapter = content.get("adapter")
+    if isinstance(adapter, dict) and version_0_1.is_old(adapter):
+        pictures = (content.get("vision") or {}).get("enabled", True)
+        content["adapter"] = version_0_1.settings(adapter, pictures)
+    try:
+        return settings.typed(RunConf, content)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+# What must fit among components; each component's own rules are in its settings class (`contradictions`).
+
+
+def validate(conf: RunConf | EvalConf) -> None:
+    """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to fix it."""
+    found = list(problems_of(conf))
+    if not found and isinstance(conf, RunConf):
+        found = list(run_problems(conf))
+    found = list(dict.fromkeys(found))
+    if len(found) == 1:
+        raise InputError(found[0])
+    if found:
+        raise InputError(f"{len(found)} settings cannot be used:\n" + "\n".join(f"- {problem}" for problem in found))
+
+
+def run_problems(conf: RunConf) -> Iterator[str]:
+    """What does not fit together among the components of one run, its comparison runs and its variants."""
+    own = list(_own_problems(conf))
+    yield from own
+    own += problems_of(conf)
+    yield from cluster_problems(
+        conf.cluster, resume=conf.resume, engine=conf.engine.name, processes=conf.launch.processes
+    )
+    scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate if name in conf.tasks}
+    yield from metric_problems(
+        conf.sweep.metric, scores, lambda name, score: task_of(conf.tasks[name]).why_no_score(score, f"tasks.{name}")
+    )
+    for name, compared in conf.comparison.items():
+        unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
+        if unknown:
+            yield _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
+        elif compared.train:
+            alone = comparison_conf(conf, name)
+            yield from _within(f"comparison.{name}", [*problems_of(alone), *_own_problems(alone)], own)
+    for name in conf.variants:
+        try:
+            variant = variant_conf(conf, name)
+        except InputError as error:
+            yield str(error)
+            continue
+        yield from _within(f"variants.{name}", [*problems_of(variant), *_own_problems(variant)], own)
+
+
+def _within(where: str, problems: Iterable[str], known: Container[str]) -> Iterator[str]:
+    """The problems of a run within the run, without those that are `known` of the whole."""
+    for problem in problems:
+        if problem not in known:
+            yield f"{where}: {problem}"
+
+
+def _own_problems(conf: RunConf) -> Iterator[str]:
+    """What does not fit together among the components of one run."""
+    sources, batch, groups = conf.data.sources, conf.optimizer.batch_size, conf.group_sources
+    yield from _batch_problems(conf)
+    yield from _vision_problems(conf)
+    yield from _start_problems(conf)
+    for name, group in conf.adapter.groups.items():
+        if unknown := [source for source in group.sources or [] if source not in sources]:
+            yield _no_such(f"adapter.groups.{name}.sources", unknown, list(sources), "data.sources")
+    yield from sharing_problems(sources, batch, groups)
+    yield from _picture_problems(conf)
+    if unknown := [name for name in conf.evaluate if name not in conf.tasks]:
+        yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
+    yield from _machine_problems(conf)
+    if "/" in conf.experiment or not conf.experiment:
+        yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
+
+
+def _batch_problems(conf: RunConf) -> Iterator[str]:
+    """Micro-batches divide a step of one source."""
+    optimizer = conf.optimizer
+    shares = samples_per_step(conf.data.sources, optimizer.batch_size, conf.group_sources)
+    if optimizer.batch_size % optimizer.micro_batch_size and shares is None:
+        fitting = next(n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0)
+        yield (
+            f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
+            f"optimizer.batch_size={optimizer.batch_size}. Set optimizer.micro_batch_size={fitting}"
+        )
+
+
+def _vision_problems(conf: RunConf) -> Iterator[str]:
+    """The encoder has its weights, and what it gives is read by the adapter."""
+    projection, visual = conf.adapter.methods.get("projection"), conf.adapter.visual
+    if not conf.vision.enabled:
+        if visual:
+            off = " ".join(f"adapter.{name}=null" for name in visual)
+            yield (
+                f"adapter.{visual[0]} is for pictures, but vision.enabled is false. Use adapter=v1 for text only (or "
+                f"{off}), or vision=clip_vit_l14 for pictures"
+            )
+        return
+    if not conf.dry_run:
+        yield from conf.vision.missing_weights("vision")
+    if not visual:
+        yield (
+            "vision.enabled is true, but no method of the adapter reads pictures. Set vision=none for text only, "
+            "or add a projection: adapter=v1_visual"
+        )
+    elif projection is not None:
+        gives = "all" if len(conf.vision.feature_shape()) == 2 else "class"
+        reads = {"mlp": "class", "query_transformer": "all"}[projection.kind]
+        if gives != reads:
+            choice = "clip_vit_l14_tokens" if reads == "all" else "clip_vit_l14"
+            yield (
+                f"adapter.projection.kind={projection.kind} reads vision.tokens={reads}, but vision.tokens is "
+                f"{gives}. Set vision.tokens={reads} (vision={choice}), or the other kind."
+            )
+
+
+def _start_problems(conf: RunConf) -> Iterator[str]:
+    """The adapter that the training starts from is there."""
+    start = conf.adapter.start
+    if start is None or conf.dry_run:
+        return
+    if start.startswith(VARIANT):
+        yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
+
+
+def _picture_problems(conf: RunConf) -> Iterator[str]:
+    """Pictures are read if and only if there is an encoder for them."""
+    readings: dict[str, ReaderSettings] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
+    readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
+    tasks = {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
+    readings |= tasks
+    with_pictures = [key for key, reading in readings.items() if reading.uses_pictures]
+    attached = [key for key, task in tasks.items() if task.attach_images is not None]
+    if attached and not conf.vision.enabled:
+        yield f"{attached[0]}.attach_images is set, but vision.enabled is false. Leave the task out of evaluate."
+    if attached and not tasks[attached[0]].images:
+        yield f"{attached[0]}.attach_images is set, but {attached[0]}.images is false. Set {attached[0]}.images=true"
+    if with_pictures and not conf.vision.enabled:
+        keys = ", ".join(f"{key}.images" for key in with_pictures)
+        yield (
+            f"vision.enabled is false, but pictures are asked for by {keys}. "
+            "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
+        )
+    learns = conf.vision.enabled and "visual_projection" not in conf.adapter.frozen
+    if learns and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
+        yield (
+            "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "
+            "learn. Set vision=none adapter=v1, or images=true on a source."
+        )
+
+
+def _machine_problems(conf: RunConf) -> Iterator[str]:
+    if conf.engine.name == "single" and (conf.launch.processes or 1) > 1 and not conf.dry_run:
+        yield (
+            f"launch.processes={conf.launch.processes} with engine=single, which is one process. Set engine=zero1 (the "
+            "same result; or another zeroN), or launch.processes=1"
+        )
+    on_cluster = conf.cluster.name != "local"
+    processes = conf.cluster.nodes * conf.cluster.tasks_per_node if on_cluster else conf.launch.processes or 1
+    if conf.optimizer.batch_size < processes:
+        yield (
+            f"optimizer.batch_size={conf.optimizer.batch_size} is shared out over {processes} processes: some would "
+            f"have nothing to do in every step. Set optimizer.batch_size={processes} or more, or start fewer processes"
+        )
+    here_is_none = not on_cluster and not gpu_seems_present()  # jobs are submitted from machines without GPUs
+    on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and here_is_none)
+    if conf.host.attention == "flex" and on_cpu:
+        yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"
+
+
+def gpu_seems_present() -> bool:
+    """Whether this machine has a GPU driver, asked without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return any(Path(device).exists() for device in GPU_DEVICES)
+
+
+def _no_such(key: str, unknown: list[str], known: list[str], where: str) -> str:
+    has = ", ".join(known) or "nothing"
+    return f"{key} names {', '.join(unknown)}, which {where} does not have. It has: {has}."
+
+
+# The settings of the runs beside a run.
+
+
+def comparison_conf(conf: RunConf, name: str) -> RunConf:
+    """The settings of the comparison run `name`: fewer sources, and without pictures where it says so."""
+    compared = conf.comparison[name]
+    derived = _alone(conf)
+    sharing = conf.data.sources, conf.optimizer.batch_size, conf.group_sources
+    shares = None if any(sharing_problems(*sharing)) else samples_per_step(*sharing)
+    if compared.sources is not None:
+        derived.data.sources = {key: derived.data.sources[key] for key in compared.sources}
+    if not compared.images:
+        _remove_pictures(derived)
+    for group in derived.adapter.groups.values():
+        if group.sources is not None:
+            group.sources = [source for source in group.sources if source in derived.data.sources]
+    if shares is not None and derived.data.sources:
+        _keep_shares(derived, shares)
+    return derived
+
+
+def variant_conf(conf: RunConf, name: str, folder: Path | None = None) -> RunConf:
+    """The settings of the variant `name`: this run's, with the variant's overrides.
+
+    `key=value` sets, `~key` takes an entry of a named list away (`~data.sources.captions`), and the name of a variant
+    before this one stands for all that that one says. An `adapter.start` of
+    `variant:OTHER` becomes the folder of that variant below the run's `folder`, and null where no folder is given (the
+    settings are only to be checked). Raises InputError for what cannot be applied, and for a start at a variant that
+    does not come before this one.
+    """
+    where, overrides = f"variants.{name}", _overrides_of(conf, name)
+    removed = [override[1:] for override in overrides if override.startswith("~")]
+    set_ = [override for override in overrides if not override.startswith("~")]
+    derived = with_overrides(_alone(conf), set_, where)
+    for key in removed:
+        _remove_entry(derived, key, where)
+    start = derived.adapter.start
+    if start is not None and start.startswith(VARIANT):
+        other = _variant_before(conf, start.removeprefix(VARIANT), name, f"adapter.start={start}")
+        derived.adapter.start = None if folder is None else str(folder / "variants" / other)
+    return derived
+
+
+def _overrides_of(conf: RunConf, name: str) -> list[str]:
+    """The variant's overrides, with those of the variants that it names."""
+    found = []
+    for override in conf.variants[name]:
+        is_one = "=" in override or override.startswith("~")
+        found += [override] if is_one else _overrides_of(conf, _variant_before(conf, override, name, override))
+    return found
+
+
+def _variant_before(conf: RunConf, wanted: str, name: str, text: str) -> str:
+    """`wanted`, if it is a variant before `name`; else InputError about `text`."""
+    earlier = list(conf.variants)[: list(conf.variants).index(name)]
+    if wanted not in earlier:
+        before = ", ".join(earlier) or "none"
+        raise InputError(f"variants.{name}: {text} is no variant before this one. Before it: {before}.")
+    return wanted
+
+
+def _remove_entry(conf: RunConf, key: str, where: str) -> None:
+    """Takes `data.sources.captions` or another entry with a name of its own out of the settings."""
+    *path, last = key.split(".")
+    holder: Any = conf
+    for part in path:
+        holder = holder.get(part) if isinstance(holder, dict) else getattr(holder, part, None)
+    if not isinstance(holder, dict) or last not in holder:
+        has = (
+            f"{'.'.join(path)} has: {', '.join(holder) or 'nothing'}" if isinstance(holder, dict) else "it has no name"
+        )
+        raise InputError(
+            f"{where}: ~{key} cannot be taken away; {has}. Entries with names are those of data.sources, "
+            "data.validation, adapter.groups and tasks."
+        )
+    del holder[last]
+
+
+def _keep_shares(conf: RunConf, shares: Mapping[str, int]) -> None:
+    """The sources that are left keep their samples per step, and the groups their actual learning rate."""
+    for name, source in conf.data.sources.items():
+        source.samples_per_step = shares[name]
+    left = sum(shares[name] for name in conf.data.sources)
+    conf.optimizer.base_lr *= conf.optimizer.batch_size / left
+    conf.optimizer.batch_size = left
+
+
+def _alone(conf: RunConf) -> RunConf:
+    derived = deepcopy(conf)
+    derived.comparison, derived.variants = {}, {}
+    return derived
+
+
+def _remove_pictures(conf: RunConf) -> None:
+    """Text only: no encoder, no visual method, no source or task that is nothing without its picture."""
+    conf.vision.enabled = False
+    conf.data.sources = _without_pictures(conf.data.sources)
+    conf.data.validation = _without_pictures(conf.data.validation)
+    conf.tasks = _without_pictures(conf.tasks)
+    conf.evaluate = [name for name in conf.evaluate if name in conf.tasks]
+    conf.adapter.without_pictures()
+
+
+def _without_pictures(readings: dict[str, Any]) -> dict[str, Any]:
+    kept = {
+        name: reading
+        for name, reading in readings.items()
+        if not (reading.reader in READERS and READERS.settings(reading.reader).needs_pictures)
+        and getattr(reading, "attach_images", None) is None
+    }
+    for reading in kept.values():
+        reading.images = False
+    return kept

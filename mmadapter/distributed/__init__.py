@@ -1,0 +1,1 @@
+"""Several processes of one run: how they are started, how they find each other, what they tell each other."""

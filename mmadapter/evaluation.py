@@ -1,0 +1,149 @@
+"""The page of eval.py: what an evaluation does, from its settings to the printed scores.
+
+Scoring a file of predictions loads neither torch nor Java.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmadapter.config import EvalConf, load_run_config
+from mmadapter.errors import InputError
+from mmadapter.reports.report import write_report
+from mmadapter.runs.folder import FINISHED_FILE, find_run
+from mmadapter.runs.model import model_of_run, settings_of_run
+from mmadapter.tasks import task_of
+from mmadapter.tasks.section import Result, show_section
+from mmadapter.tasks.settings import TaskSettings
+from mmadapter.tasks.task import evaluate, with_versions
+from mmadapter.terminal import Display
+
+SAME_RESULTS = ("root", "problems", "annotations", "batch_size", "split", "limit")
+"""Keys of a task that change no result, or have a place of their own in the name of the results."""
+
+
+def run_evaluation(conf: EvalConf) -> dict[str, Any]:
+    """What eval.py does: ask the model of a run, or score a file of predictions. Returns the metrics."""
+    display = Display()
+    return score_predictions(conf, display) if conf.predictions else evaluate_run(conf, display)
+
+
+def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
+    """Score a file of predictions without a model; write into `conf.output` where it is set."""
+    task = task_of(conf.task)
+    scored = task.score_file(Path(str(conf.predictions)))
+    scored = replace(scored, metrics=with_versions(task, scored.metrics))
+    if conf.output:
+        scored.write(Path(conf.output))
+    show_section(task.shown([Result("these answers", scored.metrics, [])], with_papers=True), display)
+    if conf.output:
+        display.say(f"written: {Path(conf.output) / 'metrics.json'}")
+    return scored.metrics
+
+
+def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
+    """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`."""
+    from mmadapter.hosts.load import hide_library_bars
+    from mmadapter.training.out_of_memory import explain_memory, of_a_task
+
+    # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
+    if conf.run:
+        folder = find_run(conf.run, conf.runs_root)
+    else:
+        folder = newest_run(conf.task.name, Path(conf.runs_root))
+        display.say(f"run: {folder}, the newest finished one that evaluates {conf.task.name}")
+    run_conf = settings_of_run(folder, conf)
+
+    # The task, as the run has it but for what the command line gives, and its samples.
+    own = run_conf.tasks.get(conf.task.name)
+    settings = task_of_run(conf.task, own, conf.given)
+    settings.images = settings.images and run_conf.vision.enabled
+    task = task_of(settings, run_conf.data.root)
+    samples = task.read()
+
+    # The model with the run's adapter, and the features of the pictures.
+    if not display.console.is_terminal:
+        hide_library_bars()
+    smaller_type = ["host.dtype=bfloat16 (half the frozen weights and activations; the answers may differ)"]
+    general = [*(smaller_type if run_conf.host.dtype == "float32" else []), "a machine with more memory"]
+    with explain_memory("while the host was loaded", lambda: general):
+        model = model_of_run(folder, run_conf, conf.device)
+    with explain_memory("while pictures were encoded", lambda: general):
+        paths = [sample.image for sample in samples if sample.image is not None]
+        model.prepare_images(paths, lambda done, total: display.report("image features", done, total))
+
+    # Ask, score, write.
+    output = Path(conf.output) if conf.output else folder / "eval" / results_name(settings, own, conf.given)
+    switches = [*of_a_task("task", settings, changes="other answers"), *general]
+    with explain_memory(f"while task {settings.name} was evaluated", lambda: switches):
+        scored = evaluate(model, task, samples, output, display.report)
+    display.close()
+
+    # Show the scores, and bring the report up to date.
+    if cut := scored.metrics["cut_prompts"]:
+        display.say(f"prompts that were too long and were cut: {cut} of {len(samples)}")
+    show_section(task.shown([Result("this run", scored.metrics, scored.rows)], with_papers=True), display)
+    display.say(f"written: {output / 'metrics.json'}")
+    if (folder / "report.html").is_file() and not conf.output:
+        display.say(f"written: {write_report(folder)}")
+    return scored.metrics
+
+
+def newest_run(task: str, runs_root: Path) -> Path:
+    """The folder of the run that finished last among those that have an adapter and evaluate this task.
+
+    Raises InputError where there is none.
+    """
+    for file in sorted(runs_root.glob(f"*/{FINISHED_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            names = load_run_config(file.parent).evaluate
+        except InputError:  # of another version, or damaged
+            continue
+        if task in names and (file.parent / "adapter" / "adapter.json").is_file():
+            return file.parent
+    raise InputError(
+        f"Nothing to evaluate: no finished run in {runs_root} evaluates {task}. Name a run (run=RUN_FOLDER), score "
+        f"answers that are there (predictions=FILE), or train one: python train.py 'evaluate=[{task}]'"
+    )
+
+
+def task_of_run(asked: TaskSettings, own: TaskSettings | None, given: Sequence[str]) -> TaskSettings:
+    """The run's own settings of a task, with those of `asked` that were `given` (keys, such as generation.beams).
+
+    So a run is asked in the prompt format it was trained in, on the files it was made for. A run without this task is
+    asked as `asked` says.
+    """
+    if own is None:
+        return asked
+    settings = deepcopy(own)
+    for key in given:
+        part, _, name = key.rpartition(".")
+        source, target = (getattr(asked, part), getattr(settings, part)) if part else (asked, settings)
+        setattr(target, name, getattr(source, name))
+    return settings
+
+
+def results_name(settings: TaskSettings, own: TaskSettings | None, given: Sequence[str] = ()) -> str:
+    """The folder in RUN/eval: the task's name; with another split, limit or other setting than the run's own task one
+    beside it (scienceqa-first-20, instruct-beams-4), so that a quick look never replaces the run's scores."""
+
+    def value_of(of: Any, key: str) -> Any:
+        for part in key.split("."):
+            of = getattr(of, part, None)
+        if is_dataclass(of):  # generation={...}
+            return "-".join(str(value) for value in vars(of).values())
+        return Path(of).stem if isinstance(of, str) else of
+
+    name = settings.name
+    if own is not None and settings.split != own.split:
+        name += f"-{settings.split}"
+    if settings.limit and (own is None or settings.limit != own.limit):
+        name += f"-first-{settings.limit}"
+    for key in given:
+        if key not in SAME_RESULTS and (value := value_of(settings, key)) != value_of(own, key):
+            name += f"-{key.rpartition('.')[2]}-{value}"
+    return name

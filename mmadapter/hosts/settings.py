@@ -1,0 +1,70 @@
+"""conf/host: the frozen language model that the adapter attaches to; and how it generates. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmadapter.errors import InputError
+from mmadapter.settings import choice, input_path, number, plain
+
+TINY = "tiny"  # the name under which the models that ship with the package are asked for
+TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
+
+
+@dataclass
+class HostConf:
+    path: str | None = input_path()  # model folder in transformers layout; "tiny" = the shipped one
+    tokenizer: str | None = input_path()  # folder or tokenizer.model; null = the host's own folder
+    dtype: str = choice("auto", "float32", "bfloat16")  # of the frozen weights; auto = bfloat16 on a GPU, else float32
+    attention: str = choice("sdpa", "eager", "flex")  # kernel; flex only on a GPU (on CPU it has no backward)
+    activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower
+    max_tokens: int = number(512, at_least=8)  # tokens of context used, prompt and answer together; paper: 512
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.path != TINY:
+            try:
+                host_folder(self.path)
+            except InputError as error:
+                yield str(error)
+        if self.tokenizer is not None and not Path(self.tokenizer).expanduser().exists():
+            yield f"{key}.tokenizer={self.tokenizer}: no such file or folder."
+
+
+@dataclass
+class GenerationConf:
+    max_new_tokens: int = number(64, at_least=1)  # tokens of the answer
+    temperature: float = number(0.0, at_least=0)  # 0 = greedy (ScienceQA); paper: 0.1 for instructions
+    top_p: float = number(1.0, above=0, at_most=1)  # nucleus; paper: 0.75 for instructions
+    beams: int = number(1, at_least=1)  # 1 = no beam search
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        below = f"{key}." if key else ""
+        if self.beams > 1 and self.temperature > 0:
+            yield (
+                f"{below}beams={self.beams} with {below}temperature={self.temperature:g}: beam search does not sample. "
+                f"Set {below}temperature=0 or {below}beams=1"
+            )
+
+
+def host_folder(path: str | None) -> Path:
+    """The folder that `host.path` names; "tiny" is the host that comes with the package.
+
+    Raises InputError where it is not set, or is no model folder in `transformers` layout.
+    """
+    if path is None:
+        raise InputError(
+            "host.path is not set. Give the folder of your language model: host.path=/models/llama-7b (or host=tiny)"
+        )
+    folder = TINY_HOST if path == TINY else Path(path).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"host.path={path}: no such folder. Give a folder with config.json and safetensors files.")
+    if not (folder / "config.json").is_file():
+        if (folder / "params.json").is_file():
+            raise InputError(
+                f"host.path={path} is in Meta's layout (params.json). Convert it once: "
+                f"python -m mmadapter.interop.meta {path} {path}-hf, then host.path={path}-hf"
+            )
+        raise InputError(f"host.path={path}: no config.json there. Give a model folder as `save_pretrained` writes it.")
+    return folder

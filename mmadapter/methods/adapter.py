@@ -1,0 +1,145 @@
+"""All trainable parts of one adapter: its methods by name, and their parts by the places of the host."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmadapter.errors import InputError
+from mmadapter.hosts.calls import AdapterCall, Place, VisualTokens
+from mmadapter.hosts.families import ATTENTION, Host
+from mmadapter.hosts.places import HostPlaces
+from mmadapter.methods import METHODS, AdapterConf
+from mmadapter.methods.settings import MethodConf
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a method is built from, besides its settings."""
+
+    host: HostPlaces
+    generator: torch.Generator | None = None
+    """of fresh numbers; methods draw from it in the order of the register. Unused on the meta device."""
+    features: int | None = None
+    """numbers per picture, or per token of it, that the image encoder gives; None without one"""
+    device: str | None = None
+    """"meta" for shapes only, None for real tensors"""
+
+
+class Method(nn.ModuleDict):
+    """A method's parts by the number of the host's layer: one part at its attention, or parts by name of their place.
+
+    So tensors are named LAYER.PLACE.TENSOR, or LAYER.TENSOR at the attention. A part is called as part(base, inputs);
+    see docs/architecture.md. Its class says the roles of its parameters (groups.py).
+    """
+
+    FUSES = False  # it takes the visual tokens for itself; prompts leave them alone
+
+    def __init__(self, parts: Mapping[int, nn.Module | Mapping[str, nn.Module]]) -> None:
+        made = {layer: part if isinstance(part, nn.Module) else nn.ModuleDict(part) for layer, part in parts.items()}
+        super().__init__({str(layer): made[layer] for layer in sorted(made)})
+
+    def placed(self) -> Iterator[tuple[int, str, nn.Module]]:
+        """(layer, place, part) of every part."""
+        for layer, part in self.items():
+            if isinstance(part, nn.ModuleDict):
+                yield from ((int(layer), place, inner) for place, inner in part.items())
+            else:
+                yield int(layer), ATTENTION, part
+
+
+class Adapter(nn.ModuleDict):
+    """Everything that trains, by the name of its method; the tensors of a method are named METHOD.TENSOR.
+
+    `settings` are those of the methods; `parts` are the parts at each place of the host, innermost first.
+    """
+
+    def __init__(self, methods: Mapping[str, nn.Module], settings: Mapping[str, MethodConf], host: HostPlaces) -> None:
+        super().__init__(methods)
+        self.settings = dict(settings)
+        self.parts: dict[Place, list[nn.Module]] = {}
+        self.fuses = False
+        for method in self.values():
+            if isinstance(method, Method):
+                self._place(method, host)
+
+    @classmethod
+    def build(
+        cls, conf: AdapterConf, host: Host, seed: int = 0, *, features: int | None = None, device: Any = "cpu"
+    ) -> Adapter:
+        """The methods of `conf` for `host`, drawn from `seed`, and their places in the host made ready.
+
+        The host acts as without a fresh adapter, if its methods say that they start so. `features` is what the image
+        encoder gives; `device="meta"` builds shapes only. Raises InputError for what does not fit the host.
+        """
+        places = HostPlaces(host)
+        on_meta = str(device) == "meta"
+        generator = None if on_meta else torch.Generator().manual_seed(seed)
+        context = BuildContext(places, generator, features, "meta" if on_meta else None)
+        methods = {name: METHODS.load(name)(settings, context) for name, settings in conf.chosen.items()}
+        adapter = cls(methods, conf.chosen, places)
+        adapter.attach(host)
+        return adapter if on_meta else adapter.to(device)
+
+    def attach(self, host: Host) -> None:
+        """Let the host's modules look for this adapter's parts; idempotent, and without effect on other calls."""
+        HostPlaces(host).wrap(self.parts)
+
+    def call(self, visual: VisualTokens | None = None, keep: bool = False) -> AdapterCall:
+        """What a call of the host carries for this adapter to act: `host(..., adapter=adapter.call())`."""
+        return AdapterCall(self.parts, visual, self.fuses, keep)
+
+    def visual_tokens(self, features: list[Tensor | None], device: Any, always: bool = False) -> VisualTokens | None:
+        """Each row's projected image, exactly zero for a row without one; None if no row has one.
+
+        `features` holds one row of what the image encoder gives, (features,) or (tokens, features), or None. With
+        `always` the same modules run, forward and backward, where no row has an image: other ranks may have one.
+        """
+        if "projection" not in self:
+            return None
+        projection: Any = self["projection"]
+        present = [row for row, feature in enumerate(features) if feature is not None]
+        if not (present or always):
+            return None
+        given = [feature for feature in features if feature is not None]
+        projected = projection(torch.stack(given).to(device)) if given else projection(projection.nothing())[:0]
+        rows = torch.tensor(present, dtype=torch.int64, device=projected.device)
+        tokens = projected.new_zeros(len(features), *projected.shape[1:]).index_copy(0, rows, projected)
+        mask = torch.zeros(len(features), dtype=torch.bool, device=projected.device)
+        return VisualTokens(tokens, mask.index_fill(0, rows, True))
+
+    def gates(self) -> Tensor:
+        """(layers, heads): the factors on the branches beside the attention, lowest layer first; maybe no rows."""
+        layers = sorted(layer for layer, place in self.parts if place == ATTENTION)
+        parts: list[Any] = [part for layer in layers for part in self.parts[layer, ATTENTION]]
+        rows = [part.gate_values().detach() for part in parts if hasattr(part, "gate")]
+        return torch.stack(rows) if rows else torch.zeros(0, 0)
+
+    def lowest_layer(self, depth: int) -> int:
+        """The lowest layer of the host with a part; `depth` where there is none."""
+        return min((layer for layer, _ in self.parts if layer >= 0), default=depth)
+
+    def kept_per_token(self) -> int:
+        """Numbers a token that the parts of one layer keep for the backward, the most of all layers."""
+        kept: Counter[int] = Counter()
+        for (layer, _), parts in self.parts.items():
+            kept[layer] += sum(getattr(part, "kept_per_token", 0) for part in parts)
+        return max(kept.values(), default=0)
+
+    def _place(self, method: Method, host: HostPlaces) -> None:
+        for layer, place, part in method.placed():
+            beside = self.parts.setdefault((layer, host.family.own_name(place)), [])
+            if beside and place == ATTENTION and (method.FUSES or self.fuses):
+                prompts, early = (getattr(self.settings.get(name), "layers", 0) for name in ("prompts", "early_fusion"))
+                raise InputError(
+                    f"adapter.early_fusion.layers={early} and adapter.prompts.layers={prompts} meet: the host has "
+                    f"{host.depth} layers, and visual tokens stay apart from prompts. Set "
+                    f"adapter.prompts.layers={max(host.depth - early, 0)} or less."
+                )
+            beside.append(part)
+        self.fuses = self.fuses or method.FUSES

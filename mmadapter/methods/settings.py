@@ -1,0 +1,158 @@
+"""The settings of every method, one dataclass each. Loads no torch.
+
+A method that is null or absent in `adapter` is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mmadapter.settings import choice, listing, number
+
+
+class MethodConf:
+    """What a method's settings say besides their values; a method's own class inherits from it."""
+
+    ROLES: ClassVar[tuple[str, ...]] = ()  # what its trainable parameters can be
+    VISUAL: ClassVar[bool] = False  # it is nothing without pictures
+    START_ONLY: ClassVar[tuple[str, ...]] = ()  # fields that matter for fresh parameters alone
+
+    def roles(self) -> list[str]:
+        """The roles that its parameters have under these values."""
+        return list(self.ROLES)
+
+    def function(self) -> dict[str, Any]:
+        """What makes the same tensors another function; where it differs, tensors cannot be taken over."""
+        return {name: value for name, value in vars(self).items() if name not in self.START_ONLY}
+
+
+@dataclass
+class ProjectionConf(MethodConf):
+    """The visual projection (V1, section 3.3; V2, 3.2)."""
+
+    ROLES: ClassVar[tuple[str, ...]] = ("visual_projection",)
+    VISUAL: ClassVar[bool] = True
+
+    kind: str = choice("mlp", "query_transformer")  # mlp reads vision.tokens=class, query_transformer vision.tokens=all
+    hidden: int = number(64, at_least=1)  # inner width; mlp: 4608 -> 64 -> 4096 fits V1's 0.6M; released V2: 768
+    tokens: int = number(1, at_least=1)  # n visual tokens an image; V1: 1; V2: 20; released: 10, one for each prompt
+    blocks: int = number(8, at_least=1)  # of the query transformer; released V2: 8, V1's caption model: 2
+    heads: int = number(16, at_least=1)  # of each of its blocks; released: 16
+
+    def function(self) -> dict[str, Any]:
+        return {"kind": self.kind} | ({"heads": self.heads} if self.kind == "query_transformer" else {})
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.kind == "query_transformer" and self.hidden % self.heads:
+            yield (
+                f"{key}.heads={self.heads} does not divide {key}.hidden={self.hidden}: each head takes hidden / heads "
+                "numbers. Released: hidden 768 (or 512), heads 16."
+            )
+
+
+@dataclass
+class PromptsConf(MethodConf):
+    """Adaptation prompts with zero-init attention (V1, section 3.2)."""
+
+    ROLES: ClassVar[tuple[str, ...]] = ("prompt", "gate")
+    START_ONLY: ClassVar[tuple[str, ...]] = ("std",)
+
+    length: int = number(10, at_least=1)  # K, prompts a layer; V1: 10, V2: 20
+    layers: int = number(30, at_least=1)  # L, the last L layers of the host have prompts; V1: 30 of 32, V2: 31
+    gate: str = choice("tanh", "identity")  # paper: tanh; identity for some released checkpoints
+    gate_per: str = choice("head", "layer")  # paper: one gate a head; layer = one scalar
+    gate_factor: bool = False  # one more factor on a layer's gates, 1 at the start (released V2 with LoRA)
+    attention: str = choice("zero_init", "joint")  # joint = the paper's baseline: one softmax, no gate
+    std: float = number(1.0, at_least=0)  # standard deviation of the prompts at the start; official code: 1
+    through: str = choice("adapted", "base")  # projections that prompts pass: with bias, scale, LoRA (V2), or W alone
+
+    def roles(self) -> list[str]:
+        return ["prompt"] if self.attention == "joint" else ["prompt", "gate"]
+
+    def function(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("gate", "gate_per", "attention", "through")}
+
+
+@dataclass
+class EarlyFusionConf(MethodConf):
+    """Visual tokens in the first layers, through zero-init attention (V2, section 3.3)."""
+
+    ROLES: ClassVar[tuple[str, ...]] = ("early_gate",)
+    VISUAL: ClassVar[bool] = True
+
+    layers: int = number(1, at_least=1)  # the first layers attend to visual tokens; V2: 1
+    gate: str = choice("tanh", "identity")  # as in prompts
+    gate_per: str = choice("head", "layer")  # as in prompts
+    through: str = choice("adapted", "base")  # projections that visual tokens pass, as in prompts
+
+    def function(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("gate", "gate_per", "through")}
+
+
+@dataclass
+class LoraConf(MethodConf):
+    """Low-rank matrices beside linear layers: W x + alpha / rank * up(down(x)) (Hu et al. 2021)."""
+
+    ROLES: ClassVar[tuple[str, ...]] = ("lora",)
+
+    rank: int = number(16, at_least=1)  # released V2: 16
+    alpha: int | None = number(None, at_least=1)  # factor alpha/rank; null = rank, a factor of 1 as released
+    on: list[str] = listing("all")  # linear layers: q k v o gate up down (the host's own names), or all
+
+    @property
+    def factor(self) -> float:
+        return (self.alpha or self.rank) / self.rank
+
+    def function(self) -> dict[str, Any]:
+        return {"factor": self.factor}
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if not self.on:
+            yield f"{key}.on is empty: name linear layers, or all; or leave LoRA out with {key}=null"
+
+
+@dataclass
+class BiasScaleConf(MethodConf):
+    """A bias and a scale on linear layers (V2, section 3.1, equations 1 and 2)."""
+
+    ROLES: ClassVar[tuple[str, ...]] = ("bias", "scale")
+
+    bias: list[str] = listing("all")  # linear layers with a bias: q k v o gate up down (the host's own names), or all
+    scale: list[str] = listing("all")  # linear layers with a scale, or all
+    scale_on: str = choice("output", "input")  # s (W x + b), the V2 paper; or W (s x) + b, the released 65B
+
+    def roles(self) -> list[str]:
+        return [role for role in self.ROLES if getattr(self, role)]
+
+    def function(self) -> dict[str, Any]:
+        return {"scale_on": self.scale_on} if self.scale else {}
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if not self.bias and not self.scale:
+            yield f"{key}.bias and {key}.scale are both empty: name linear layers, or leave both out with {key}=null"
+
+
+@dataclass
+class NormsConf(MethodConf):
+    """The host's norms, unfrozen (V2, section 3.1)."""
+
+    ROLES: ClassVar[tuple[str, ...]] = ("norm",)
+
+    which: str = choice("all", "blocks")  # all = the one behind the last block too (V2); blocks = the released 65B
+
+    def function(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass
+class GroupConf:
+    roles: list[str] = listing()  # every role that the adapter has is in one group, or frozen
+    lr_scale: float = number(1.0, above=0)  # times the run's learning rate
+    weight_decay: float | None = number(None, at_least=0)  # null = optimizer.weight_decay
+    sources: list[str] | None = None  # keys of data.sources that move this group; null = all
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if self.sources is not None and not self.sources:
+            yield f"{key}.sources is empty: the group would never learn. Name sources, or set it to null for all."

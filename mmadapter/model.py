@@ -1,0 +1,588 @@
+"""READ FIRST. AdaptedModel: a frozen host, a frozen image encoder and a trained adapter as one torch module."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmadapter import __version__
+from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.order import batches_by_length
+from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
+from mmadapter.data.templates import alpaca_segments, dialog_segments
+from mmadapter.data.tokens import Encoded, SampleEncoder
+from mmadapter.errors import InputError
+from mmadapter.hosts.calls import AdapterCall, adapter_in_each_call, head_on_rows
+from mmadapter.hosts.families import Host
+from mmadapter.hosts.load import (
+    checkpoint_activations,
+    generation_config,
+    host_identity,
+    load_host,
+    load_tokenizer,
+)
+from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
+from mmadapter.hosts.sharded import Sharding, gather_in_forward, in_step, size
+from mmadapter.methods import AdapterConf
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.folder import (
+    CARD,
+    Card,
+    functions,
+    read_card,
+    read_tensors,
+    refuse_differences,
+    settings_of_card,
+    settings_on_card,
+    write_adapter,
+)
+from mmadapter.methods.groups import TrainableParameter, trainable_parameters
+from mmadapter.settings import problems_of, to_plain
+from mmadapter.vision import ENCODERS
+from mmadapter.vision.encoder import VisionEncoder
+from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.images import read_image, upright_rgb
+from mmadapter.vision.settings import VisionSettings
+
+TEMPLATES = ("alpaca", "plain")
+PLACES = ("enabled", "pretrained", "cache", "workers")  # settings of an encoder that are this machine's
+Picture = str | Path | Image.Image
+Features = Sequence[Tensor | None]
+Triple = tuple[str, str, Picture | None]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dialog:
+    """A conversation as `AdaptedModel.chat` returns it; given back as `history`, it is continued.
+
+    Chatting never changes one, so that two continuations may start at the same place.
+    """
+
+    turns: tuple[tuple[str, str], ...] = ()
+    """(what was said, what was answered), oldest first"""
+    picture: Image.Image | None = None
+    """what the dialog is about, as it was read in the turn that brought it"""
+    left_out: int = 0
+    """how many of the oldest turns were not seen by the last answer, because they no longer fit"""
+
+
+class AdaptedModel(nn.Module):
+    """A frozen host with a trainable adapter, which may see pictures through a frozen image encoder.
+
+    For training: `forward(batch)` is the sum of a batch's token losses, `loss_of` the mean loss of some texts,
+    `trainable_parameters` what moves. For people: `generate` and `chat`. A picture is a path or a PIL image; a file is
+    read anew in every call of these two. Rows with and without pictures stand in one batch, and no row is changed by
+    its neighbours. What is too long is cut where it may be, and a warning (of Python's `logging`) says so: of a prompt
+    its end is lost, of a dialog its oldest turns.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        tokenizer: Any,
+        adapter: Adapter,
+        features: FeatureStore | None = None,
+        max_tokens: int | None = None,
+        activation_checkpointing: bool = False,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.host: Host = host
+        self.tokenizer = tokenizer
+        self.adapter = adapter
+        self.features = features
+        self.vision: VisionEncoder | None = None if features is None else features.encoder
+        self.max_tokens = min(max_tokens or 1 << 30, host.config.max_position_embeddings)
+        self.activation_checkpointing = activation_checkpointing
+        self.folder = folder
+        adapter.attach(host)
+        self.train(False)
+
+    @classmethod
+    def build(
+        cls,
+        host: HostConf,
+        vision: VisionSettings,
+        adapter: AdapterConf,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        sharding: Sharding | None = None,
+    ) -> AdaptedModel:
+        """The model of these settings with a fresh adapter, drawn from `seed`, in evaluation mode.
+
+        `device` None: the GPU where there is one. `device="meta"` builds shapes only (dry run): no weights, image
+        encoder or tokenizer is read. With `sharding` the host's weights are sharded over the ranks (collective). Raises
+        InputError for whatever cannot be built.
+        """
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if str(device).startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
+        on_meta = str(device) == "meta"
+        folder = host_folder(host.path)
+        loaded = load_host(folder, _host_dtype(host.dtype, device), host.attention, device, sharding)
+        if host.max_tokens > (positions := loaded.config.max_position_embeddings):
+            raise InputError(
+                f"host.max_tokens={host.max_tokens}, but the host was built for {positions} tokens "
+                f"({folder / 'config.json'}). Set host.max_tokens={positions} or less."
+            )
+        features = vision.feature_shape()[-1] if vision.enabled else None
+        store = _feature_store(vision, device) if vision.enabled and not on_meta else None
+        fresh = Adapter.build(adapter, loaded, seed, features=features, device=device)
+        tokenizer = None if on_meta else load_tokenizer(folder, host.tokenizer)
+        return cls(loaded, tokenizer, fresh, store, host.max_tokens, host.activation_checkpointing, folder)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.adapter.parameters()).device
+
+    def train(self, mode: bool = True) -> AdaptedModel:
+        """Set the adapter's mode. The frozen parts stay in evaluation mode: none of their dropout ever acts."""
+        super().train(mode)
+        self.host.eval()
+        if self.vision is not None:
+            self.vision.eval()
+        if mode and self.activation_checkpointing:
+            checkpoint_activations(self.host)
+        return self
+
+    def trainable_parameters(self) -> list[TrainableParameter]:
+        """Every trainable parameter with its name and role."""
+        return trainable_parameters(self.adapter)
+
+    @property
+    def host_size(self) -> int:
+        """The number of the host's own parameters."""
+        return sum(size(parameter) for parameter in self.host.parameters())
+
+    def gates(self) -> Tensor:
+        """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""
+        return self.adapter.gates()
+
+    def __repr__(self) -> str:
+        config, sizes = self.host.config, dict.fromkeys(self.adapter, 0)
+        for item in self.trainable_parameters():
+            sizes[item.name.partition(".")[0]] += item.parameter.numel()
+        encoder = (
+            "none" if self.vision is None else f"{type(self.vision).__name__}, features {self.vision.feature_shape}"
+        )
+        methods = ", ".join(f"{name} {count:,}" for name, count in sizes.items()) or "none"
+        return (
+            f"AdaptedModel(\n  host: {config.model_type}, {config.num_hidden_layers} layers, width "
+            f"{config.hidden_size}, {self.host_size:,} frozen parameters\n  image encoder: {encoder}\n"
+            f"  methods: {methods}\n"
+            f"  trained: {sum(sizes.values()):,} parameters ({sum(sizes.values()) / self.host_size:.3%} of the host)\n)"
+        )
+
+    # Training: losses and logits.
+
+    def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
+        """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised: the host runs anyhow.
+
+        `features` takes the place of the batch's images: what the encoder gives, or None, per row.
+        """
+        logits = self._supervised_logits(batch, features)
+        return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
+
+    def loss_of(self, triples: Sequence[Triple], *, template: str = "alpaca") -> Tensor:
+        """The mean loss of the answers' tokens in nats, end-of-text included: a float32 scalar.
+
+        `triples`: (prompt, answer, picture or None), computed as one batch. `template` as for `generate`; with "plain"
+        the answer is tokenised as the prompt's continuation, so it brings its own blank. Gradients reach the adapter's
+        parameters unless `torch.no_grad` says otherwise. Raises InputError as `generate` does, and for an answer that
+        is empty, or too long beside the template.
+        """
+        triples = list(triples)
+        if not triples:
+            raise InputError("loss_of was given no triple. Give at least one (prompt, answer, image or None).")
+        samples = [
+            _sample(number, _segments(prompt, answer, template)) for number, (prompt, answer, _) in enumerate(triples)
+        ]
+        encoded, encoder = self._encode(samples, self.max_tokens)
+        rows = make_batch(encoded, encoder.pad_id)
+        return self(rows, self._features_of([picture for _, _, picture in triples])) / rows.supervised_tokens
+
+    @torch.no_grad()
+    def log_likelihood(self, batch: Batch, features: Features | None = None) -> Tensor:
+        """(rows,): the sum of the log-probabilities of each row's supervised tokens."""
+        logits = self._supervised_logits(batch, features)
+        chosen = logits.log_softmax(-1).gather(-1, batch.targets.to(logits.device)[:, None])[:, 0]
+        totals = chosen.new_zeros(batch.input_ids.shape[0])
+        return totals.index_add(0, batch.pair_sample.to(logits.device), chosen)
+
+    def logits(self, ids: Tensor, features: Features | None = None, attention_mask: Tensor | None = None) -> Tensor:
+        """(rows, tokens, vocabulary) for token ids (rows, tokens); a row's `features` is what the encoder gives.
+
+        `attention_mask` (rows, tokens) is 0 on padding; None: there is none.
+        """
+        ids = ids.to(self.device)
+        mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(self.device)
+        call = self._call(features)
+        where = _positions(mask)
+        return self.host(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=False, adapter=call).logits
+
+    def _call(self, features: Features | None, always: bool = False, keep: bool = False) -> AdapterCall:
+        visual = None if features is None else self.adapter.visual_tokens(list(features), self.device, always)
+        return self.adapter.call(visual, keep)
+
+    def _call_of(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:
+        features = batch.features if features is None else features
+        if features is None and "projection" in self.adapter:
+            features = self.image_features(batch.images)
+        return self._call(features, bool(batch.visual), keep)
+
+    def _supervised_logits(self, batch: Batch, features: Features | None) -> Tensor:
+        """(pairs, vocabulary) in float32: the head runs on the supervised positions only."""
+        batch = batch.to(self.device)
+        with head_on_rows(self.host.get_output_embeddings(), batch.rows):
+            output = self.host(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=_positions(batch.attention_mask),
+                use_cache=False,
+                adapter=self._call_of(batch, features),
+            )
+        return output.logits[0].float()
+
+    # Several ranks.
+
+    def run_without_engine(self) -> None:
+        """Let the host run where no training engine will be built around it, though its weights are sharded."""
+        gather_in_forward(self.host)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether every rank must call this model equally often, with images or without them."""
+        return in_step(self.host)
+
+    # Pictures.
+
+    def image_features(self, images: Sequence[Path | Image.Image | None]) -> list[Tensor | None]:
+        """What the encoder gives per picture, (features,) or (tokens, features), None where there is none.
+
+        Raises InputError without an encoder.
+        """
+        if all(image is None for image in images):
+            return [None] * len(images)
+        if self.features is None:
+            raise InputError("A sample has an image, but this model has no image encoder (vision.enabled=false).")
+        return [self._feature(image) for image in images]
+
+    def prepare_images(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
+        """Compute the frozen features of image files once, before training or evaluation."""
+        if self.features is not None:
+            self.features.add(paths, progress)
+
+    def _feature(self, image: Path | Image.Image | None) -> Tensor | None:
+        assert self.features is not None
+        if image is None:
+            return None
+        if isinstance(image, Image.Image):
+            return self.features.encode([upright_rgb(image)])[0]
+        return self.features.feature(image)
+
+    def _features_of(self, pictures: Sequence[Picture | None]) -> list[Tensor | None]:
+        """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""
+        distinct: dict[Any, Picture] = {_name(picture): picture for picture in pictures if picture is not None}
+        store = self.features
+        if not distinct:
+            return [None] * len(pictures)
+        if store is None:
+            raise InputError("An image is given, but this adapter is text only: it was trained without pictures.")
+        features = store.encode([_decoded(picture) for picture in distinct.values()])
+        found = dict(zip(distinct, features, strict=True))
+        return [None if picture is None else found[_name(picture)] for picture in pictures]
+
+    # Answers.
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        images: Picture | Sequence[Picture | None] | None = None,
+        *,
+        template: str = "alpaca",
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        beams: int = 1,
+        seed: int | None = None,
+        batch_size: int = 8,
+    ) -> list[str]:
+        """One answer for each prompt, in their order, without the prompt and outer blanks.
+
+        `images`: None, one picture that all prompts are about, or one for each prompt, with None for a row without.
+        `template`: "alpaca", the prompt is an instruction in Alpaca's frame (its form without input); "plain", the
+        prompt is continued as it stands. `temperature` 0 is greedy, or beam search with `beams` > 1; else it samples
+        from the `top_p` share of the probability. `seed`: the same one gives the same answers to the same list in the
+        same `batch_size`; None: other ones each time. At most `batch_size` prompts of similar lengths are computed at a
+        time: it changes speed and memory, and no answer but sampled ones.
+
+        Raises InputError for settings that cannot be, an empty prompt, numbers of prompts and images that differ, a
+        picture that cannot be read, and a picture for an adapter that learned without.
+        """
+        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: must be at least 1.")
+        asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        samples = [_sample(number, _segments(prompt, None, template)) for number, prompt in enumerate(asked)]
+        pictures = _pictures(images, len(asked))
+        encoded, _ = self._encode(samples, self._room(max_new_tokens))
+        seed = secrets.randbits(48) if seed is None else seed
+        answers = [""] * len(asked)
+        for indices in batches_by_length([len(item.ids) for item in encoded], batch_size):
+            features = self._features_of([pictures[index] for index in indices])
+            rows = [samples[index] for index in indices]
+            for index, answer in zip(indices, self.answer(rows, settings, seed, features), strict=True):
+                answers[index] = answer
+            seed += 1  # or every batch would draw the same numbers
+        return answers
+
+    def chat(
+        self,
+        message: str,
+        image: Picture | None = None,
+        history: Dialog | None = None,
+        *,
+        template: str = "alpaca",
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        beams: int = 1,
+        seed: int | None = None,
+    ) -> tuple[str, Dialog]:
+        """The answer to `message`, and the dialog with both in it, to be given as `history` with the next message.
+
+        `image` is what the dialog is about from this turn on: one picture a dialog, seen by every later answer.
+        `template`: "alpaca", each turn in Alpaca's frame; "chat", turns of "### Human:" and "### Assistant:": as the
+        adapter was trained. Turns that no longer fit beside `max_new_tokens` are left out, oldest first: a warning says
+        so when it happens, and `left_out` of the returned dialog holds their number. The other settings are those of
+        `generate`. Raises InputError as `generate` does, and for a second picture.
+        """
+        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
+        history = Dialog() if history is None else history
+        if image is not None and history.picture is not None:
+            raise InputError("This dialog has a picture, and a dialog has one. Begin a new one: leave history away.")
+        _refuse_empty(message)
+        picture = history.picture if image is None else _decoded(image)
+        sample = _sample(0, dialog_segments([*history.turns, (message, None)], template))
+        room = self._room(max_new_tokens)
+        _, encoder = self._encode([sample], room, history.left_out)
+        if 0 < len(history.turns) == encoder.cut_turns:
+            self._encode([_sample(0, dialog_segments([(message, None)], template))], room)  # says whether it is cut too
+        seed = secrets.randbits(48) if seed is None else seed
+        answer = self.answer([sample], settings, seed, self._features_of([picture]))[0]
+        turns = (*history.turns, (message, answer))
+        return answer, replace(history, turns=turns, picture=picture, left_out=encoder.cut_turns)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        samples: Sequence[Sample],
+        settings: GenerationConf,
+        seed: int | None = None,
+        features: Features | None = None,
+        visual: bool | None = None,
+        cache: str = "dynamic",
+    ) -> list[str]:
+        """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were.
+
+        A sharded host needs this call on every rank at once (`in_step`); `visual` then says whether any of them has an
+        image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
+        """
+        encoder = SampleEncoder(self.tokenizer, self.max_tokens - settings.max_new_tokens)
+        encoded = [encoder.encode(sample.without_answer()) for sample in samples]
+        batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual).to(self.device)
+        devices = [self.device] if self.device.type == "cuda" else []
+        call = self._call_of(batch, features, keep=True)
+        with adapter_in_each_call(self.host, call), torch.random.fork_rng(devices):
+            if seed is not None:
+                torch.manual_seed(seed)
+            tokens = self.host.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=generation_config(settings, self.tokenizer, cache),
+                synced_gpus=in_step(self.host),  # a rank that is done goes on running the host until all are
+            )
+        answers = self.tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
+
+    def _room(self, max_new_tokens: int) -> int:
+        """Tokens that are left for a prompt."""
+        room = self.max_tokens - max_new_tokens
+        if room < 1:
+            raise InputError(
+                f"max_new_tokens={max_new_tokens} leaves no room for a prompt: the model has a context of "
+                f"{self.max_tokens} tokens. Lower it."
+            )
+        return room
+
+    def _encode(self, samples: list[Sample], room: int, known: int = 0) -> tuple[list[Encoded], SampleEncoder]:
+        """The samples as tokens; a warning says how many were cut, beyond `known` turns that were already left out."""
+        encoder = SampleEncoder(self.tokenizer, room)
+        encoded = encoder.encode_many(samples)
+        if encoder.cut_turns > known:
+            log.warning("%d oldest turns of the dialog no longer fit and are not seen.", encoder.cut_turns)
+        elif (cut := encoder.cut_samples) and not encoder.cut_turns:
+            log.warning("%d of %d prompts are longer than %d tokens; their ends are cut off.", cut, len(samples), room)
+        return encoded, encoder
+
+    # The adapter as a folder.
+
+    def save(self, folder: str | Path, training: dict[str, Any] | None = None) -> None:
+        """Write the adapter as `folder`, whole or not at all; a previous one stays until the new one is complete.
+
+        `training` is a summary for the card. Raises InputError when the disk is full.
+        """
+        tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in self.trainable_parameters()}
+        write_adapter(Path(folder), tensors, self.card(training))
+
+    def load_adapter(self, folder: str | Path) -> Card:
+        """Put the adapter of `folder` in and return its card.
+
+        Raises InputError when the folder is incomplete or damaged, or belongs to another host, encoder or adapter.
+        """
+        folder = Path(folder)
+        card = self._fitting_card(folder)
+        refuse_differences(folder, "vision", card.get("vision"), self._vision_identity())
+        tensors = read_tensors(folder, card)
+        own = {item.name: item.parameter for item in self.trainable_parameters()}
+        shapes = {name: list(parameter.shape) for name, parameter in own.items()}
+        refuse_differences(folder, "tensors", {name: list(t.shape) for name, t in tensors.items()}, shapes)
+        saved = functions(settings_of_card(folder, card).chosen)
+        refuse_differences(folder, "adapter", saved, functions(self.adapter.settings))
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
+        return card
+
+    def start_from(self, folder: str | Path) -> str:
+        """Begin a training at the adapter that `folder` (or its `adapter/`, of a run) holds; says what was taken over.
+
+        Tensors that the folder lacks keep their fresh values: a later phase trains parts that an earlier one did not
+        have. Raises InputError where the folder has tensors that this adapter lacks or would use differently (another
+        kind of gate, ...), or is of another host or encoder.
+        """
+        folder = Path(folder).expanduser()
+        folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
+        card = self._fitting_card(folder)
+        if card.get("vision") is not None:
+            refuse_differences(folder, "vision", card["vision"], self._vision_identity())
+        tensors = read_tensors(folder, card)
+        own = {item.name: item.parameter for item in self.trainable_parameters()}
+        held = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        refuse_differences(folder, "tensors", held, {n: list(p.shape) for n, p in own.items() if n in held})
+        saved, here = functions(settings_of_card(folder, card).chosen), functions(self.adapter.settings)
+        both = [key for key in saved if key in here]
+        refuse_differences(folder, "adapter", {key: saved[key] for key in both}, {key: here[key] for key in both})
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+        return f"started from {folder}: {len(tensors)} tensors, {len(own) - len(tensors)} fresh"
+
+    def card(self, training: dict[str, Any] | None = None) -> Card:
+        """What the adapter's card says beside its tensors; `training` is a summary."""
+        import transformers
+
+        versions = {"mmadapter": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+        return {
+            "adapter": settings_on_card(self.adapter.settings),
+            "host": host_identity(self.host, self.tokenizer, self.folder),
+            "vision": self._vision_identity(),
+            "encoder": None if self._vision_identity() is None else _builds_again(self.vision),
+            "max_tokens": self.max_tokens,
+            "versions": versions,
+            "training": training or {},
+        }
+
+    def _fitting_card(self, folder: Path) -> Card:
+        """The card of a folder whose adapter is of this host. Raises InputError with the differing fields."""
+        card = read_card(folder)
+        refuse_differences(folder, "host", card["host"], host_identity(self.host, self.tokenizer, self.folder))
+        return card
+
+    def _vision_identity(self) -> dict[str, Any] | None:
+        """What the visual projection fits; None for an adapter without images."""
+        if self.vision is None or "projection" not in self.adapter:
+            return None
+        return self.vision.identity()
+
+
+def _positions(attention_mask: Tensor) -> Tensor:
+    """(rows, tokens): each token's place in its own row, wherever the padding stands."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _host_dtype(name: str, device: Any) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if str(device).startswith("cuda") else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore:
+    encoder = ENCODERS.load(vision.encoder)(vision).to(device)
+    return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)
+
+
+def _builds_again(encoder: Any) -> dict[str, Any]:
+    """The settings that build the encoder again, without the places of this machine."""
+    settings = to_plain(encoder.settings)
+    return {
+        name: value for name, value in settings.items() if name not in ("enabled", "pretrained", "cache", "workers")
+    }
+
+
+def _checked(settings: GenerationConf) -> GenerationConf:
+    """The settings, if they can be. Raises InputError with all that is wrong."""
+    if found := list(problems_of(settings)):
+        raise InputError(" ".join(found))
+    return settings
+
+
+def _segments(prompt: str, answer: str | None, template: str) -> tuple[Segment, ...]:
+    _refuse_empty(prompt)
+    if template == "alpaca":
+        return alpaca_segments(prompt, "", answer)
+    if template != "plain":
+        raise InputError(f"template is {template!r}; allowed: {', '.join(TEMPLATES)}.")
+    asked = Segment(prompt, INSTRUCTION)
+    return (asked,) if answer is None else (asked, Segment(answer, ANSWER))
+
+
+def _refuse_empty(prompt: str) -> None:
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError(f"A prompt is {prompt!r}; it must be a text with something in it.")
+
+
+def _sample(number: int, segments: tuple[Segment, ...]) -> Sample:
+    return Sample(str(number), "library", segments, None, f"prompt {number}")
+
+
+def _pictures(images: Picture | Sequence[Picture | None] | None, count: int) -> list[Picture | None]:
+    """One picture or None for each prompt."""
+    if images is None or isinstance(images, (str, Path, Image.Image)):
+        return [images] * count
+    if len(images) != count:
+        raise InputError(
+            f"{count} prompts and {len(images)} images. Give one image for each prompt, with None for a prompt without."
+        )
+    return list(images)
+
+
+def _name(picture: Picture) -> Any:
+    return id(picture) if isinstance(picture, Image.Image) else Path(picture)
+
+
+def _decoded(picture: Picture) -> Image.Image:
+    """Upright RGB pixels, the same from a path and from what PIL opens there."""
+    if isinstance(picture, Image.Image):
+        return upright_rgb(picture)
+    return read_image(Path(picture).expanduser())

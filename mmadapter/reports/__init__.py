@@ -1,0 +1,1 @@
+"""Pages about runs and sweeps: self-contained HTML, from the files that they left. Nothing below needs this room."""

@@ -1,0 +1,72 @@
+"""Instructions in Alpaca's format, answered as V1 samples them; counted where an answer equals its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mmadapter.data.samples import Sample
+from mmadapter.tasks.section import Card, Result, Section, percent, shortened
+from mmadapter.tasks.settings import InstructTaskSettings
+from mmadapter.tasks.task import Answers, Scored, Task, generation_facts
+
+CARDS = 6
+
+
+class Instruct(Task[InstructTaskSettings]):
+    """`exact_match` (percent) is the share of answers that equal the reference up to whitespace: a score where answers
+    are exact, as in the made-up world, and no measure of free texts."""
+
+    TITLE = "Answers to instructions"
+    SCORES = MAIN_SCORES = ("exact_match",)
+    IN_SUMMARY = ("counts",)
+
+    def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
+        rows = [
+            {
+                "id": sample.id,
+                "prompt": sample.prompt,
+                "instruction": sample.meta["instruction"],
+                "input": sample.meta["input"],
+                "output": output,
+                "reference": sample.meta["output"],
+                "exact": output.split() == sample.meta["output"].split(),
+            }
+            for sample, output in zip(samples, answers.texts, strict=True)
+        ]
+        exact = sum(row["exact"] for row in rows)
+        metrics = {
+            "split": self.settings.split,
+            "exact_match": round(100 * exact / len(rows), 2),
+            "counts": {"answers": len(rows), "exact": exact, "empty": sum(not text for text in answers.texts)},
+            "complete": self.settings.limit is None,
+            "generation": generation_facts(self.settings),
+            "seed": self.settings.seed,
+        }
+        return Scored(metrics, rows)
+
+    @classmethod
+    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
+        metrics = results[-1].metrics
+        remark = ""
+        if counts := metrics.get("counts"):
+            remark = (
+                f"{counts['exact']} of {counts['answers']} answers ({percent(metrics['exact_match'])} %) equal their "
+                "reference up to whitespace. That is a score where answers are exact, and no measure of free texts."
+            )
+            remark += f" {counts['empty']} are empty." if counts["empty"] else ""
+        return replace(super().shown(results), cards_remark=remark)
+
+    @classmethod
+    def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:
+        return [
+            Card(
+                question=shortened(row.get("instruction"), 300),
+                context=shortened(row.get("input"), 300),
+                answer=shortened(row.get("output"), 500),
+                verdict="✓ equal to the reference" if row.get("exact") else "",
+                foot=[] if row.get("exact") else [f"reference: {shortened(row.get('reference'), 300)}"],
+            )
+            for row in rows[:CARDS]
+        ]

@@ -1,0 +1,315 @@
+"""ScienceQA (Lu et al. 2022): multiple-choice questions, accuracy of parsed answers and of the likeliest options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmadapter.data.samples import Sample
+from mmadapter.tasks.papers import SCIENCEQA, PaperRow, scienceqa_rows
+from mmadapter.tasks.scienceqa_files import read_predictions
+from mmadapter.tasks.scienceqa_scores import (
+    COLUMNS,
+    Question,
+    parse_answer,
+    questions_of_samples,
+    random_choice,
+    read_questions,
+    score,
+    split_size,
+    topic_accuracy,
+)
+from mmadapter.tasks.section import Bars, Card, Choice, Result, Row, Section, Table, Tile, percent, shortened
+from mmadapter.tasks.settings import ScienceqaTaskSettings
+from mmadapter.tasks.task import Answers, Progress, Scored, Task
+
+if TYPE_CHECKING:
+    from mmadapter.model import AdaptedModel
+
+    pass
+
+CARDS = 12
+ABOUT_COLUMNS = (
+    "NAT, SOC, LAN: natural, social and language science. TXT: the question has a textual context; IMG: it has a "
+    "picture; NO: neither (a question with both counts in TXT and in IMG)."
+)
+
+
+class ScienceQA(Task[ScienceqaTaskSettings]):
+    """Greedy answers through the parser and, where asked, a second score by option likelihood."""
+
+    TITLE = "ScienceQA"
+    SCORES = tuple(COLUMNS)
+    MAIN_SCORES = ("Avg", "IMG")
+    IN_SUMMARY = ("accuracy", "likelihood_accuracy", "counts", "unanswered")
+
+    def ask(self, model: AdaptedModel, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
+        texts = super().ask(model, samples, progress).texts
+        if not self.settings.likelihood:
+            return Answers(texts)
+        from mmadapter.tasks.asking import most_likely_options
+
+        # The answer as training data word it: candidates differ in one letter, so their sums are comparable.
+        options = [[f" The answer is {letter(index)}." for index in range(len(s.meta["choices"]))] for s in samples]
+        return Answers(texts, most_likely_options(model, samples, options, self.settings, progress))
+
+    def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
+        questions = questions_of_samples(samples)
+        ids = [sample.id for sample in samples]
+        outputs = dict(zip(ids, answers.texts, strict=True))
+        predictions = {id: parse_answer(output, questions[id].choices) for id, output in outputs.items()}
+        size = self.size_of_split(len(samples))
+        metrics = self.metrics(questions, predictions, size)
+        likely: dict[str, int | None] = {}
+        if answers.options is not None:
+            likely = dict(zip(ids, answers.options, strict=True))
+            likelihood = score(questions, likely, split=self.settings.split, split_size=size)
+            metrics["likelihood_accuracy"] = likelihood.accuracy
+        rows = []
+        for sample in samples:
+            row = self.row(questions[sample.id], outputs[sample.id], predictions[sample.id])
+            row["likelihood_prediction"] = likely.get(sample.id)
+            row["prompt"] = sample.prompt
+            row["hint"] = sample.meta.get("hint", "")
+            row["image"] = None if sample.image is None else str(sample.image)
+            rows.append(row)
+        return Scored(metrics, rows)
+
+    def score_file(self, file: Path) -> Scored:
+        settings = self.settings
+        named = {name: getattr(settings, name) for name in ("root", "problems", "pid_splits")}
+        places = {name: Path(value) for name, value in named.items() if value}
+        questions, size = read_questions(settings.split, **places)
+        predictions = read_predictions(file, questions, predictions_from=settings.predictions_from)
+        chosen = set(list(questions)[: settings.limit])
+        indices = {id: index for id, index in predictions.indices.items() if id in chosen}
+        metrics = self.metrics(questions, indices, size)
+        metrics["predictions"] = {"file": str(file), "scored": settings.predictions_from}
+        metrics["remarks"] = list(predictions.remarks)
+        return Scored(
+            metrics, [self.row(questions[id], predictions.outputs.get(id), index) for id, index in indices.items()]
+        )
+
+    def size_of_split(self, samples: int) -> int | None:
+        """How many questions the whole split has: from pid_splits.json; without one all samples that were read, unless
+        the settings leave some out."""
+        settings = self.settings
+        folder = settings.root or self.data_root or (settings.problems and str(Path(settings.problems).parent))
+        named = Path(settings.pid_splits) if settings.pid_splits else None
+        listed = split_size(settings.split, Path(folder), named) if folder else None
+        if listed is not None:
+            return listed
+        return None if settings.limit or settings.missing_image == "skip" else samples
+
+    def metrics(
+        self, questions: Mapping[str, Question], predictions: Mapping[str, int | None], size: int | None
+    ) -> dict[str, Any]:
+        """The content of metrics.json; `size` is the number of questions in the whole split."""
+        settings = self.settings
+        seed = settings.seed if settings.fallback == "random" else None
+        scores = score(questions, predictions, split=settings.split, split_size=size, fallback_seed=seed)
+        return {
+            "split": settings.split,
+            **scores.as_json(),
+            "fallback": "none" if seed is None else f"random, seed {seed}",
+            "by_topic": topic_accuracy(questions, predictions),
+            "prompt_format": settings.prompt_format,
+        }
+
+    def row(self, question: Question, output: str | None, prediction: int | None) -> dict[str, Any]:
+        """One line of predictions.jsonl; `correct` says what was scored, the guess of the fallback included."""
+        guessed = prediction is None and self.settings.fallback == "random"
+        scored = random_choice(question, self.settings.seed) if guessed else prediction
+        return {
+            "id": question.id,
+            "question": question.question,
+            "prompt": None,
+            "choices": list(question.choices),
+            "answer": question.answer,
+            "output": output,
+            "prediction": prediction,
+            "likelihood_prediction": None,
+            "correct": scored == question.answer,
+            "guessed": guessed,
+            "image": None,
+            "subject": question.subject,
+            "grade": question.grade,
+            "topic": question.topic,
+            "has_hint": question.has_hint,
+            "has_image": question.has_image,
+        }
+
+    @classmethod
+    def holder_of_scores(cls, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+        return metrics.get("accuracy") or {}
+
+    @classmethod
+    def summary(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: metrics[name] for name in cls.IN_SUMMARY if name in metrics}
+
+    @classmethod
+    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
+        metrics = results[-1].metrics
+        rows = []
+        for one in results:
+            rows.append(accuracy_row(one.label, one.metrics["accuracy"]))
+            if likelihood := one.metrics.get("likelihood_accuracy"):
+                rows.append(accuracy_row("  by option likelihood", likelihood))
+        table = main_table("", rows, metrics, papers=scienceqa_rows() if with_papers else [])
+        notes = [*remarks(metrics), *(metrics.get("remarks") or ())]
+        return Section(cls.TITLE, coverage=metrics["label"], tables=[table], notes=notes)
+
+    @classmethod
+    def report_section(cls, results: Sequence[Result], made_world: bool) -> Section:
+        own = results[-1]
+        metrics, accuracy = own.metrics, own.metrics.get("accuracy") or {}
+        scored = [one for one in results if one.metrics.get("accuracy")]
+        likely = [one for one in results if one.metrics.get("likelihood_accuracy")]
+
+        # Accuracy of this run and the compared ones, the papers below; everything published, folded.
+        tables = []
+        if scored:
+            rows = [accuracy_row(one.label, one.metrics["accuracy"], "own" if one is own else "") for one in scored]
+            title = f"By subject, context and grade: {metrics.get('label', '')}"
+            notes = [*([MADE_WORLD] if made_world else []), *remarks(metrics), ABOUT_COLUMNS]
+            tables.append(main_table(title, rows, metrics, scienceqa_rows(), notes))
+            sources = f"Sources: {'; '.join(dict.fromkeys(row.source for row in SCIENCEQA))}."
+            published, notes = [paper_row(row) for row in SCIENCEQA], [*paper_notes(SCIENCEQA), sources]
+            tables.append(accuracy_table("All published rows, with sources", published, is_folded=True, notes=notes))
+        if likely:
+            title = "The same questions, scored by the most likely option instead of the generated answer"
+            rows = [accuracy_row(one.label, one.metrics["likelihood_accuracy"]) for one in likely]
+            tables.append(accuracy_table(title, rows, is_folded=True))
+        tables += topic_tables(results)
+
+        bars = []
+        if len(scored) > 1:
+            panels = {"Questions with a picture (IMG), % right": "IMG", "All questions (Avg), % right": "Avg"}
+            bars = [
+                Bars(title, [(one.label, one.metrics["accuracy"].get(column), one is own) for one in scored])
+                for title, column in panels.items()
+            ]
+        tiles = [Tile("ScienceQA average", percent(accuracy.get("Avg")), "% of questions right")] if accuracy else []
+        if accuracy.get("IMG") is not None:
+            tiles.append(Tile("With a picture", percent(accuracy["IMG"]), "% right, column IMG"))
+        return Section(
+            cls.TITLE,
+            tiles=tiles,
+            coverage=metrics.get("label", ""),
+            bars=bars,
+            tables=tables,
+            cards=question_cards(results),
+            cards_title="Test questions",
+            cards_remark="Right and wrong answers of this run, one topic after the other.",
+        )
+
+
+MADE_WORLD = (
+    "Our rows are scores on the made-up world of coloured shapes. The papers' rows are on the real ScienceQA test "
+    "split: they stand here for orientation and cannot be compared with ours."
+)
+
+
+def letter(index: int) -> str:
+    """A, B, C, ... of an option's index."""
+    return chr(ord("A") + index)
+
+
+def main_table(
+    title: str, rows: Sequence[Row], metrics: Mapping[str, Any], papers: Sequence[PaperRow], notes: Sequence[str] = ()
+) -> Table:
+    """Our rows, how many questions are behind each column, and the papers' rows."""
+    lower = []
+    if counts := metrics.get("counts"):
+        lower.append(Row(["questions", *(str(counts[name]) for name in COLUMNS)], "count"))
+    if papers:
+        lower += [Row(["The papers, on the real ScienceQA test split"], "between"), *map(paper_row, papers)]
+    return accuracy_table(title, [*rows, *lower], notes=[*notes, *paper_notes(papers)])
+
+
+def accuracy_table(title: str, rows: Sequence[Row], **options: Any) -> Table:
+    return Table(["accuracy, %", *COLUMNS], rows, title, **options)
+
+
+def accuracy_row(label: str, accuracy: Mapping[str, float | None], kind: Any = "") -> Row:
+    return Row([label, *(percent(accuracy.get(name)) for name in COLUMNS)], kind)
+
+
+def paper_row(row: PaperRow) -> Row:
+    source = f"{row.source}; {row.note}" if row.note else row.source
+    return Row([row.model + " *" * bool(row.note), *map(percent, row.values)], "paper", source)
+
+
+def paper_notes(rows: Sequence[PaperRow]) -> list[str]:
+    return [f"* {row.model}: {row.note}." for row in rows if row.note]
+
+
+def remarks(metrics: Mapping[str, Any]) -> list[str]:
+    """What the reader must know before comparing numbers."""
+    found = []
+    if not metrics.get("coverage", {}).get("complete", True):
+        found.append(f"Ours is a {metrics.get('label')}.")
+    if unanswered := metrics.get("unanswered"):
+        found.append(f"{unanswered} outputs named no single option and count as wrong.")
+    if metrics.get("guessed"):
+        found.append(f"Unanswered questions were guessed ({metrics['fallback']}), to compare with old tables.")
+    return found
+
+
+def topic_tables(results: Sequence[Result]) -> list[Table]:
+    """Accuracy by topic, one column a run; no table where the questions have no topics."""
+    by_run = [one.metrics.get("by_topic") or {} for one in results]
+    rows = []
+    for topic in sorted({topic for by_topic in by_run for topic in by_topic}):
+        entries = [by_topic.get(topic) for by_topic in by_run]
+        count = max(entry["count"] for entry in entries if entry)
+        rows.append(Row([topic, str(count), *(percent(entry and entry["accuracy"]) for entry in entries)]))
+    header = ["topic", "questions", *(one.label for one in results)]
+    return [Table(header, rows, "By topic", is_folded=True)] if rows else []
+
+
+def question_cards(results: Sequence[Result]) -> list[Card]:
+    """Some questions, at most half of them answered wrong, spread over topics; those with a picture first."""
+    rows = [row for row in results[-1].rows if row.get("image")] or results[-1].rows
+    wrong = one_topic_after_the_other([row for row in rows if not row.get("correct")])[: CARDS // 2]
+    right = one_topic_after_the_other([row for row in rows if row.get("correct")])[: CARDS - len(wrong)]
+    others = {one.label: {row["id"]: row for row in one.rows} for one in results[:-1]}
+    return [question_card(row, others) for row in [*right, *wrong]]
+
+
+def one_topic_after_the_other(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows in an order that takes one of each topic in turn."""
+    turns: dict[str, int] = {}
+    keyed = []
+    for row in rows:
+        topic = row.get("topic") or ""
+        turns[topic] = turns.get(topic, 0) + 1
+        keyed.append((turns[topic], row))
+    return [row for _, row in sorted(keyed, key=lambda item: item[0])]
+
+
+def question_card(row: Mapping[str, Any], others: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Card:
+    """One question with its options; small below what the model said, and what the compared runs (`others`) chose."""
+    foot = []
+    if row.get("output") is not None:  # on one line, without control characters
+        said = "".join(sign if sign.isprintable() else " " for sign in row["output"])
+        foot.append(f"said: “{shortened(' '.join(said.split()), 80)}”")
+    for label, answers in others.items():
+        if row["id"] in answers:
+            chosen = answers[row["id"]]["prediction"]
+            foot.append(f"{label}: {'no answer' if chosen is None else letter(chosen)}")
+    grade = (row.get("grade") or "").replace("grade", "grade ")
+    foot.append(", ".join(part for part in (f"question {row['id']}", row.get("subject"), grade) if part))
+    choices = [
+        Choice(text, index == row["answer"], index == row["prediction"]) for index, text in enumerate(row["choices"])
+    ]
+    return Card(
+        question=row.get("question") or "",
+        context=shortened(row.get("hint"), 180),
+        picture=row.get("image"),
+        choices=choices,
+        verdict="✓ right" if row.get("correct") else "✗ wrong",
+        is_right=bool(row.get("correct")),
+        foot=foot,
+    )

@@ -1,0 +1,123 @@
+"""conf/task: the settings of each task, which are those of its reader and how is asked and scored. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from mmadapter.data.settings import (
+    READERS,
+    CocoSettings,
+    InstructionSettings,
+    ReaderSettings,
+    ScienceqaSettings,
+    VisualInstructionsSettings,
+)
+from mmadapter.hosts.settings import GenerationConf
+from mmadapter.settings import choice, input_path, number
+
+
+@dataclass
+class TaskSettings(ReaderSettings):
+    """What every task has. A task's class derives from this one first, then from the class of its reader."""
+
+    name: str = ""  # of TASKS; the results go to RUN/eval/NAME
+    split: str = "test"  # what is scored
+    generation: GenerationConf = field(default_factory=GenerationConf)
+    # with temperature > 0 it decides, as the seed does, which words are drawn
+    batch_size: int = number(32, at_least=1, influence=False)  # samples generated at a time
+    seed: int = number(0, at_least=0)  # of what is drawn
+    attach_images: str | None = input_path()  # folder; every sample without a picture gets one of it, by its id
+
+    @property
+    def uses_pictures(self) -> bool:
+        return self.images and READERS.settings(self.reader).has_pictures
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        yield from super().contradictions(key)
+        for name in ("weight", "samples_per_step"):
+            if getattr(self, name, None) is not None:
+                yield f"{key}.{name} is for data.sources: a task reads everything once. Leave it away."
+
+    def as_reader(self) -> ReaderSettings:
+        """The settings of the task's reader alone."""
+        reader = READERS.settings(self.reader)
+        own = {item.name: getattr(self, item.name) for item in fields(reader) if hasattr(self, item.name)}
+        return reader(**{name: value for name, value in own.items() if value is not None})
+
+    def missing_for_predictions(self, key: str) -> Iterator[str]:
+        """What is missing for scoring a file of predictions without a model."""
+        yield f"predictions= cannot be scored for task={self.name}: it needs a model. Give run=RUN_FOLDER instead."
+
+    def only_for_predictions(self, key: str) -> Iterator[str]:
+        """What is set though it means something for a file of predictions only."""
+        yield from ()
+
+
+@dataclass
+class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
+    name: str = "scienceqa"
+    reader: str = choice("scienceqa")
+    likelihood: bool = True  # also score by the most likely option
+    fallback: str = choice("none", "random")  # unanswered = wrong; random = guessed, to compare with old tables
+    predictions_from: str = choice("results", "outputs")  # of a file with both: its indices, or its texts parsed anew
+
+    def missing_for_predictions(self, key: str) -> Iterator[str]:
+        if self.problems is None and self.root is None:
+            places = f"{key}.problems=problems.json or {key}.root=FOLDER"
+            yield f"predictions= needs the questions they answer: give {places}"
+        folder = self.root or (self.problems and str(Path(self.problems).parent))
+        for name in ("problems", "pid_splits", "captions"):
+            if (file := getattr(self, name)) is not None and not (folder and lies_below(folder, file)):
+                yield from missing_file(f"{key}.{name}", file)
+
+
+@dataclass
+class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
+    name: str = "coco_caption"
+    reader: str = choice("coco_captions")
+    annotations: str | None = input_path()  # with predictions=: captions_*.json or dataset_coco.json
+    split_list: str | None = input_path()  # with predictions=: the images that count, e.g. karpathy_test_images.txt
+    allow_subset: bool = False  # score a part of the images too, labelled so; false = one caption each
+    java_metrics: bool = False  # METEOR and SPICE too (slow), where Java and their files are there
+
+    def missing_for_predictions(self, key: str) -> Iterator[str]:
+        if self.annotations is None:
+            yield (
+                f"predictions= needs the captions that they are scored against: give {key}.annotations=FILE "
+                f"(captions_val2014.json, or dataset_coco.json with {key}.split=test)"
+            )
+        yield from missing_file(f"{key}.annotations", self.annotations)
+        yield from missing_file(f"{key}.split_list", self.split_list)
+
+    def only_for_predictions(self, key: str) -> Iterator[str]:
+        if self.annotations is not None or self.split_list is not None:
+            yield f"{key}.annotations and {key}.split_list go with predictions=; a run reads {key}.root, or {key}.path."
+
+
+@dataclass
+class InstructTaskSettings(TaskSettings, InstructionSettings):
+    name: str = "instruct"
+    reader: str = choice("alpaca", "llava", "sharegpt", "v2_instructions")
+    split: str = "val"  # what data=alpaca keeps out of training: 200 items, at most a tenth
+    template: str | None = choice(None, "alpaca", "chat")  # of dialogs; null = the reader's usual one
+    system: str | None = None  # of dialogs: the chat template's first line; null = a line of ours, "" = none
+
+
+@dataclass
+class VisualInstructTaskSettings(TaskSettings, VisualInstructionsSettings):
+    name: str = "visual_instruct"
+    reader: str = choice("visual_instructions")
+
+
+def lies_below(folder: str, value: str) -> bool:
+    """Whether a file is named as it lies in the folder that is read (upstream's data/scienceqa included)."""
+    below = [Path(folder).expanduser() / upstream / value for upstream in ("", "data/scienceqa", "scienceqa", "data")]
+    return any(path.exists() for path in below)
+
+
+def missing_file(key: str, path: str | None) -> Iterator[str]:
+    """The message for a file that is named but not there."""
+    if path is not None and not Path(path).expanduser().is_file():
+        yield f"{key}={path}: no such file."

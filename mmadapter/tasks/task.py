@@ -1,0 +1,219 @@
+"""What a task is, and the evaluation of a model in one: read, ask, parse, score, write.
+
+No torch is imported before a model is asked, so that files of predictions are scored without it.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from mmadapter.data.readers import read
+from mmadapter.data.readers.pictures import with_attached_images
+from mmadapter.data.samples import Sample
+from mmadapter.errors import InputError
+from mmadapter.files import write_json, write_json_lines
+from mmadapter.settings import to_plain
+from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
+from mmadapter.tasks.settings import TaskSettings
+
+if TYPE_CHECKING:
+    from mmadapter.model import AdaptedModel
+
+    pass
+
+Settings = TypeVar("Settings", bound=TaskSettings)
+Progress = Callable[[str, int, int], None]
+"""Called as progress("what is going on", done, total)."""
+PACKAGES = ("mmadapter", "torch", "transformers", "open_clip_torch")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says to the samples of a task, in their order."""
+
+    texts: Sequence[str]
+    options: Sequence[int] | None = None  # the likeliest option of each, where the task asks for it
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The results of one evaluation."""
+
+    metrics: dict[str, Any]  # metrics.json
+    rows: list[dict[str, Any]]  # predictions.jsonl
+    files: Mapping[str, Any] = field(default_factory=dict)  # name -> content of further JSON files
+
+    def write(self, folder: Path) -> None:
+        """Write FOLDER/predictions.jsonl, metrics.json and the task's own files, each whole or not at all."""
+        write_json_lines(folder / "predictions.jsonl", self.rows)
+        for name, content in self.files.items():
+            write_json(folder / name, content)
+        write_json(folder / "metrics.json", self.metrics)
+
+
+class Task(Generic[Settings]):
+    """A benchmark. A class of its own says at least how answers are scored (`score`) and names its scores (`SCORES`).
+
+    What needs settings is a method; what is made of a metrics.json alone (values, tables) is a class method.
+    """
+
+    TITLE: ClassVar[str]  # as tables and reports call it
+    SCORES: ClassVar[tuple[str, ...]] = ()  # keys of metrics.json
+    MAIN_SCORES: ClassVar[tuple[str, ...]] = ()  # those that tables of several runs show; the first is the task's score
+    IN_SUMMARY: ClassVar[tuple[str, ...]] = ()  # what else of metrics.json stands in summary.json
+    PACKAGES: ClassVar[tuple[str, ...]] = ()  # whose versions decide the scores, too
+
+    def __init__(self, settings: Settings, data_root: str | None = None) -> None:
+        self.settings = settings
+        self.data_root = data_root  # what is read where the settings name no place
+
+    # With a model.
+
+    def read(self) -> list[Sample]:
+        """The samples to ask, without answers; the prompt is that of the reader's template."""
+        settings = self.settings
+        reader, key = settings.as_reader(), f"tasks.{settings.name}"
+        samples = read(reader, self.data_root, source=settings.name, training=False, key=key)
+        if settings.attach_images is None:
+            return samples
+        if not settings.images:
+            raise InputError(
+                f"task {settings.name}: attach_images={settings.attach_images}, but images=false, or the run has no "
+                "image encoder. Set images=true for a run with pictures, or attach_images=null."
+            )
+        return with_attached_images(samples, Path(settings.attach_images).expanduser())
+
+    def ask(self, model: AdaptedModel, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
+        """What the model says to each sample. Collective: the processes share the samples out."""
+        from mmadapter.tasks.asking import generate_answers
+
+        return Answers(generate_answers(model, samples, self.settings, progress))
+
+    def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
+        """The scores of a model's answers."""
+        raise NotImplementedError
+
+    # Without a model.
+
+    def score_file(self, file: Path) -> Scored:
+        """The scores of a file of predictions; for tasks whose settings say that they can (missing_for_predictions)."""
+        raise NotImplementedError
+
+    def scores(self) -> list[str]:
+        """The scores that these settings give, the main ones first; none where nothing will be scored."""
+        return list(dict.fromkeys([*self.MAIN_SCORES, *self.SCORES]))
+
+    def why_no_score(self, score: str, key: str) -> str | None:
+        """Why these settings (at `key`) give no score of that name, and how to get it; None: there is no such score."""
+        return None
+
+    # From metrics.json.
+
+    @classmethod
+    def values(cls, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """The scores that a metrics.json has, the main ones first."""
+        holder = cls.holder_of_scores(metrics)
+        names = dict.fromkeys([*cls.MAIN_SCORES, *cls.SCORES])
+        return {name: holder[name] for name in names if is_number(holder.get(name))}
+
+    @classmethod
+    def holder_of_scores(cls, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of metrics.json that holds the scores."""
+        return metrics
+
+    @classmethod
+    def summary(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a metrics.json stands in summary.json."""
+        return {name: metrics[name] for name in (*cls.SCORES, *cls.IN_SUMMARY) if name in metrics}
+
+    @classmethod
+    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
+        """What the terminal shows of the last of `results`, beside the others and, if asked, the papers' numbers."""
+        scored = {one.label: cls.values(one.metrics) for one in results}
+        names = [name for name in cls.SCORES if any(name in values for values in scored.values())]
+        rows = [Row([label, *(percent(values.get(name)) for name in names)]) for label, values in scored.items()]
+        tables = [Table(["", *names], rows)] if names else []
+        return Section(cls.TITLE, tables=tables, cards=cls.cards(results[-1].rows))
+
+    @classmethod
+    def report_section(cls, results: Sequence[Result], made_world: bool) -> Section:
+        """What the report of a run shows; `made_world`: the data are the made-up world's."""
+        return cls.shown(results, with_papers=not made_world)
+
+    @classmethod
+    def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:
+        """Some samples with their answers."""
+        return [
+            Card(
+                question=shortened(str(row.get("instruction") or row["id"]), 300),
+                answer=shortened(row.get("output"), 500),
+                foot=[f"reference: {shortened(str(row['reference']), 300)}"] if row.get("reference") else [],
+            )
+            for row in rows[:6]
+        ]
+
+
+def evaluate(
+    model: AdaptedModel, task: Task[Any], samples: Sequence[Sample], folder: Path, progress: Progress | None = None
+) -> Scored:
+    """Ask the model every sample of a task (as `task.read` gave them), score, and write the results into `folder`.
+
+    Collective: the processes share the samples out; the first one scores and writes, and alone has the rows.
+    """
+    from mmadapter.distributed.ranks import here
+    from mmadapter.tasks.asking import cut_prompts
+
+    settings = task.settings
+    if not samples:
+        raise InputError(
+            f"task {settings.name}: there is no sample to evaluate in split {settings.split}. Check task.split."
+        )
+    if here().is_first:  # before the work, so that a place that cannot be written to shows early
+        folder.mkdir(parents=True, exist_ok=True)
+
+    # Ask, in evaluation mode.
+    cut = cut_prompts(model, samples, settings)
+    started = time.perf_counter()
+    if was_training := model.training:
+        model.eval()
+    try:
+        answers = task.ask(model, samples, progress)
+    finally:
+        if was_training:
+            model.train()
+
+    # Score and write.
+    scored = Scored({}, [])
+    if here().is_first:
+        scored = task.score(samples, answers)
+        facts = {"cut_prompts": cut, "seconds": round(time.perf_counter() - started, 2)}
+        scored = replace(scored, metrics=with_versions(task, scored.metrics) | facts)
+        scored.write(folder)
+    return replace(scored, metrics=here().broadcast(scored.metrics))
+
+
+def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics with the task's name, and what the numbers depend on: Python and packages, none of it imported."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, *task.PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"task": task.settings.name, **metrics, "versions": found}
+
+
+def generation_facts(settings: TaskSettings) -> dict[str, Any]:
+    """How the answers were generated, as metrics.json says it (the kind of cache changes no answer)."""
+    return {name: value for name, value in to_plain(settings.generation).items() if name != "cache"}
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

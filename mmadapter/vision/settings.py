@@ -1,0 +1,135 @@
+"""conf/vision: the settings of image encoders, and what open_clip's small configuration files tell; loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmadapter.errors import InputError
+from mmadapter.settings import choice, input_path, listing, number, plain
+
+TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
+CONFIG_FILE = "open_clip_config.json"  # of a folder in open_clip's layout
+
+
+@dataclass
+class VisionSettings:
+    """What the settings of every image encoder have."""
+
+    enabled: bool = True  # false = text only: no encoder is loaded, no visual role is there
+    encoder: str = "open_clip"  # name of a registered encoder, which decides the other keys
+    cache: str | None = plain(None, influence=False)  # folder for frozen features; null = in memory only
+    workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
+
+    def feature_shape(self) -> tuple[int, ...]:
+        """(features,) of one picture, or (tokens, features), without weights. Raises InputError for a wrong model."""
+        raise NotImplementedError
+
+    def missing_weights(self, key: str) -> Iterator[str]:
+        """Messages about weights that are not there, for all but a dry run; `key` is where this object stands."""
+        return iter(())
+
+
+@dataclass
+class OpenClipSettings(VisionSettings):
+    """A CLIP visual tower through open_clip (V1 paper, section 3.3)."""
+
+    model: str | None = (
+        None  # open_clip model name (ViT-L-14-quickgelu), a folder in its layout, or "tiny" = the shipped
+    )
+    pretrained: str | None = input_path()  # weights file, transformers folder, or open_clip tag (downloads)
+    layers: list[int] = listing()  # blocks, from 0, whose features are joined; paper: several, not stated which
+    project_scales: bool = True  # each scale through CLIP's last norm and projection (1024 -> 768); false = raw
+    tokens: str = choice("class", "all")  # class = global features (paper); all = class and patch tokens (released)
+    quick_gelu: bool | None = None  # null = as the weights need it (OpenAI's: true); a contradiction is an error
+    channel_order: str = choice("rgb", "bgr")  # bgr only for released checkpoints that were trained so
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder in open_clip's layout that `model` names; None where it is a name of open_clip's list."""
+        return open_clip_folder(self.model)
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if not self.enabled:
+            return
+        try:
+            tower = self.model_config()["vision_cfg"]
+        except InputError as error:
+            yield str(error)
+            return
+        if not self.layers:
+            yield f"{key}.layers is empty: name the blocks whose features are used, e.g. {key}.layers=[3,7,11,15,19,23]"
+        if len(set(self.layers)) != len(self.layers):
+            yield f"{key}.layers={self.layers} names a block twice."
+        if beyond := [layer for layer in self.layers if not 0 <= layer < tower["layers"]]:
+            named = ", ".join(map(str, beyond))
+            last = tower["layers"] - 1
+            yield f"{key}.layers={self.layers}: {self.model} has no block {named}; they count 0 to {last}."
+
+    def missing_weights(self, key: str) -> Iterator[str]:
+        if not self.enabled or self.model is None or self.folder is not None:
+            return
+        given = self.pretrained
+        if given is None:
+            yield (
+                f"{key}.pretrained is not set. Give a weights file, a transformers folder, or an open_clip tag, "
+                f"which downloads: {key}.pretrained=openai"
+            )
+        elif ("/" in given or Path(given).suffix) and not Path(given).expanduser().exists():
+            yield f"{key}.pretrained={given}: no such file or folder."
+
+    def model_config(self) -> dict[str, Any]:
+        """open_clip's configuration of the model. Raises InputError where there is none, or it is no ViT of its own."""
+        if self.model is None:
+            raise InputError(
+                "vision.model is not set. Give open_clip's name, e.g. vision.model=ViT-L-14-quickgelu, "
+                "or set vision=none"
+            )
+        listed = open_clip_files()
+        file = listed.get(self.model) if self.folder is None else self.folder / CONFIG_FILE
+        if file is None:
+            near = ", ".join(get_close_matches(self.model, listed, n=6)) or "none"
+            raise InputError(f"vision.model={self.model}: open_clip has no such model. Near: {near}.")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            config = content if self.folder is None else content["model_cfg"]
+            tower = config["vision_cfg"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} cannot be read: {error}. It must hold a CLIP model's configuration.") from error
+        if not isinstance(tower.get("layers"), int) or "width" not in tower or tower.get("timm_model_name"):
+            raise InputError(
+                f"vision.model={self.model} is not a ViT of open_clip's own; multi-scale features need one."
+            )
+        return config
+
+    def feature_shape(self) -> tuple[int, ...]:
+        """With all tokens the class token is one of them: (257, 1024) for ViT-L/14 at 224 pixels, as it is."""
+        config = self.model_config()
+        tower = config["vision_cfg"]
+        width = (config["embed_dim"] if self.project_scales else tower["width"]) * len(self.layers)
+        if self.tokens == "class":
+            return (width,)
+        size, patch = tower.get("image_size", 224), tower.get("patch_size", 16)  # open_clip's own defaults
+        rows, columns = size if isinstance(size, list) else (size, size)
+        return (1 + (rows // patch) * (columns // patch), width)
+
+
+def open_clip_folder(model: str | None) -> Path | None:
+    """The folder in open_clip's layout that `model` names ("tiny": the shipped one), or None."""
+    if model is None:
+        return None
+    folder = TINY_CLIP if model == TINY else Path(model).expanduser()
+    return folder if (folder / CONFIG_FILE).is_file() else None
+
+
+def open_clip_files() -> dict[str, Path]:
+    """Model name -> configuration file, for every model that the installed open_clip knows (it is not imported)."""
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        return {}
+    return {file.stem: file for file in sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))}

@@ -1,0 +1,212 @@
+"""report.html on made run folders: self-contained, escaped, and whole or partial as the folder is."""
+
+import json
+import re
+import xml.dom.minidom
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from mmadapter.reports.charts import Scale, smoothed
+from mmadapter.reports.report import write_report
+
+COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def lines(records):
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def add_training(folder, steps=30, offset=0.0):
+    gates = [[0.1, -0.2], [0.0, 0.3]]
+    records = [
+        {"kind": "train", "step": step, "loss": 2 / step + offset, "lr": 0.01, "seconds": 0.1 * step,
+         "loss_by_source": {"questions": 2 / step + offset, "captions": 3 / step},
+         **({"gates": gates} if step % 10 == 0 else {})}
+        for step in range(1, steps + 1)
+    ]  # fmt: skip
+    records.append({"kind": "validation", "step": steps, "loss": 0.25 + offset, "perplexity": 1.3})
+    put(folder / "metrics.jsonl", lines(records))
+    row = {"group": "adapter", "role": "prompt", "tensors": 2, "parameters": 1234567, "share": 0.01, "lr": 0.01}
+    put(folder / "trainable.json", [{**row, "weight_decay": 0.02, "sources": "all"}])
+
+
+def add_scores(folder, average, image=None):
+    accuracy = dict.fromkeys(COLUMNS, average) | {"SOC": None}
+    metrics = {
+        "task": "scienceqa", "split": "test", "accuracy": accuracy, "counts": dict.fromkeys(COLUMNS, 2),
+        "coverage": {"scored": 2, "split": 9, "complete": False}, "unanswered": 1, "guessed": 0,
+        "label": "subset: 2 of the 9 questions of test, not the test score", "fallback": "none", "by_topic": {},
+    }  # fmt: skip
+    row = {
+        "id": "7", "question": "Is <script>alert(1)</script> & <b>this</b> \"safe\"?", "choices": ["<i>yes</i>", "no"],
+        "answer": 1, "output": "The answer is <B>.", "prediction": None, "correct": False, "image": image,
+        "subject": "natural science", "grade": "grade2", "topic": "maps", "hint": "",
+    }  # fmt: skip
+    put(folder / "eval" / "scienceqa" / "metrics.json", metrics)
+    right = {**row, "id": "8", "question": "Which?", "prediction": 1, "correct": True, "output": "The answer is B."}
+    put(folder / "eval" / "scienceqa" / "predictions.jsonl", lines([row, right]))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run with images, comparison runs and captions."""
+    folder = tmp_path / "quickstart-1"
+    picture = folder / "picture.png"
+    folder.mkdir()
+    Image.new("RGB", (40, 30), "red").save(picture)
+    put(folder / "config.yaml", "experiment: quickstart\nvision:\n  enabled: true\ndata:\n  made: shapes\n")
+    put(folder / "versions.json", {"mmadapter": "0.1.0", "packages": {"torch": "2.15"}, "git": None})
+    put(folder / "summary.json", {"wall_seconds": 192, "peak": {"host_bytes": 1_500_000_000}})
+    add_training(folder)
+    add_scores(folder, 91.5, str(picture))
+    for name, average in (("text_only", 41.25), ("host", 33.5)):
+        put(folder / "comparison" / name / "config.yaml", "vision: {enabled: false}\n")
+        add_scores(folder / "comparison" / name, average)
+    put(folder / "eval" / "coco_caption" / "metrics.json", {"task": "coco_caption"})
+    caption = {"id": "1", "output": "a red <field>", "references": ["red"], "image": str(picture)}
+    put(folder / "eval" / "coco_caption" / "predictions.jsonl", lines([caption]))
+    return folder
+
+
+def test_peak_memory_says_of_how_many_processes(run):
+    put(run / "summary.json", {"peak": {"host_bytes": 2e9, "processes": [{"host_bytes": 1e9}, {"host_bytes": 2e9}]}})
+    write_report(run)
+    assert "of the largest of 2 processes" in (run / "report.html").read_text()
+
+
+class Balance(HTMLParser):
+    """Checks that every element is closed in turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def page_of(folder):
+    page = write_report(folder).read_text()
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+    return page
+
+
+def test_the_page_needs_no_network(run):
+    page = page_of(run)
+    assert "http:" not in page and "https:" not in page and "//" not in re.sub(r"base64,[^\"]*", "", page)
+    assert not re.search(r"<link|@import|<script src|url\(", page)
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert sources and all(source.startswith("data:image/") for source in sources)
+
+
+def test_texts_from_data_are_escaped(run):
+    page = page_of(run)
+    assert "<script>alert" not in page and "<i>yes" not in page and "a red <field>" not in page
+    assert "Is &lt;script&gt;alert(1)&lt;/script&gt; &amp; &lt;b&gt;this" in page
+
+
+def test_scores_stand_beside_the_compared_runs_and_the_papers(run):
+    page = page_of(run)
+    order = [page.index(text) for text in ("Host alone", "Text-only adapter", "Adapter with images")]
+    assert order == sorted(order)
+    for text in ("33.50", "41.25", "91.50", "n/a", "LLaMA-Adapter (text)", "85.19", "subset: 2 of the 9 questions"):
+        assert text in page
+    assert "made-up world" in page and "cannot be compared" in page
+
+
+def test_curves_table_gallery_and_facts_are_there(run):
+    page = page_of(run)
+    for text in (
+        "finished", "Loss per token", "Learning rate", "adapted layer 2", "1,234,567", "3 min 12 s", "1.5 GB",
+        "✓ right", "✗ wrong", "config.yaml", "prefers-color-scheme: dark", "@media print", "training, captions",
+    ):  # fmt: skip
+        assert text in page
+
+
+def test_an_unfinished_run_has_a_report_of_what_there_is(tmp_path):
+    put(tmp_path / "config.yaml", "experiment: alpaca\n")
+    page = page_of(tmp_path)
+    assert "unfinished run" in page and "ScienceQA average" not in page
+    add_training(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "ste')
+    page = page_of(tmp_path)
+    assert "Loss per token" in page and "Gates" in page and "Captions of test pictures" not in page
+
+
+def test_an_empty_folder_and_broken_numbers_do_not_stop_the_report(tmp_path):
+    page_of(tmp_path)
+    broken = [{"kind": "train", "step": step, "loss": float("nan"), "lr": 0.0, "loss_by_source": {}} for step in (1, 2)]
+    put(tmp_path / "metrics.jsonl", lines(broken))
+    page_of(tmp_path)
+
+
+def test_a_picture_that_is_gone_leaves_the_question(run):
+    (run / "picture.png").unlink()
+    page = page_of(run)
+    assert "Which?" in page and "picture not found" in page
+
+
+def test_variants_are_compared_on_one_page_and_in_an_svg_file(tmp_path):
+    put(tmp_path / "config.yaml", "experiment: ablation_init\nvariants: {zero_init: [], joint: []}\n")
+    for name, offset in (("zero_init", 0.0), ("joint", 0.5)):
+        add_training(tmp_path / "variants" / name, offset=offset)
+        add_scores(tmp_path / "variants" / name, 80 - 40 * offset)
+    page = page_of(tmp_path)
+    for text in ("zero_init", "joint", "80.00", "60.00", "0.7500", "40.77", "83.85"):
+        assert text in page
+    assert page.index("<td>zero_init") < page.index("<td>joint")  # as the experiment lists them
+    svg = xml.dom.minidom.parse(str(tmp_path / "loss_curves.svg"))
+    assert len(svg.getElementsByTagName("polyline")) == 4
+    assert "zero_init" in (tmp_path / "loss_curves.svg").read_text()
+
+
+def test_a_variant_that_has_not_begun_is_a_row_and_names_are_escaped(tmp_path):
+    put(tmp_path / "config.yaml", "experiment: mine\n")
+    add_training(tmp_path / "variants" / "one <run>")
+    (tmp_path / "variants" / "empty").mkdir()
+    page = page_of(tmp_path)
+    assert "<td>one &lt;run&gt;</td>" in page
+    assert "<td>empty</td><td>0</td><td>–</td><td>–</td><td>–</td><td>–</td></tr>" in page
+
+
+def test_a_task_of_a_name_of_its_own_has_a_section_and_a_quick_look_has_none(tmp_path):
+    put(tmp_path / "config.yaml", "tasks: {instruct_with_picture: {}}\n")
+    for name, instruction in (("instruct_with_picture", "Say red."), ("instruct-first-20", "Say blue.")):
+        put(tmp_path / "eval" / name / "metrics.json", {"task": "instruct"})
+        row = {"instruction": instruction, "output": "red", "reference": "red", "exact": True}
+        put(tmp_path / "eval" / name / "predictions.jsonl", lines([row]))
+    page = page_of(tmp_path)
+    assert "<h2>Answers to instructions: instruct_with_picture</h2>" in page and "Say red." in page
+    assert "Say blue." not in page
+
+
+def test_gates_that_were_not_finite_leave_the_report_whole(tmp_path):
+    records = [{"kind": "train", "step": step, "loss": 1.0, "lr": 0.1, "gates": [[None, 0.5]]} for step in (1, 2)]
+    put(tmp_path / "metrics.jsonl", lines(records))
+    assert "adapted layer 1" in page_of(tmp_path)
+
+
+def test_smoothing_does_not_lag_behind_a_straight_line():
+    line = [(step, 3.0 * step) for step in range(100)]
+    assert [point for point in smoothed(line)[10:-10]] == [pytest.approx(point) for point in line[10:-10]]
+    assert smoothed([]) == [] and smoothed([(1, 5.0)]) == [(1, 5.0)]
+
+
+def test_axes_have_round_ticks():
+    assert Scale(0, 97, 0, 1).ticks() == [0, 20, 40, 60, 80]
+    assert Scale(0.09, 5, 0, 1, log=True).ticks() == pytest.approx([0.1, 0.2, 0.5, 1, 2, 5])

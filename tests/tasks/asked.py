@@ -1,0 +1,29 @@
+"""One evaluation as eval.py and train.py do it, for tests: read, ask, score, write, and show where it is wanted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmadapter.tasks import task_of
+from mmadapter.tasks.section import Result, show_section
+from mmadapter.tasks.settings import TaskSettings
+from mmadapter.tasks.task import evaluate
+from mmadapter.terminal import Display
+
+
+def evaluated(model: Any, settings: TaskSettings, folder: Path, progress: Any = None) -> dict[str, Any]:
+    """The metrics of a model in one task, as they were written into `folder`."""
+    task = task_of(settings)
+    return evaluate(model, task, task.read(), folder, progress).metrics
+
+
+def show(settings: TaskSettings, folder: Path) -> None:
+    """Print what `folder` holds, as eval.py does."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    show_section(task_of(settings).shown([Result("this run", metrics, rows_of(folder))], with_papers=True), Display())
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]

@@ -1,0 +1,297 @@
+"""Laws 3, 4 and 5 on whole models, with open gates and pictures."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmadapter.data.batches import make_batch
+from mmadapter.data.samples import Sample
+from mmadapter.data.templates import dialog_segments
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.errors import InputError
+from mmadapter.hosts.attention import AttentionInputs
+from mmadapter.hosts.families import attention_modules
+from mmadapter.hosts.settings import GenerationConf
+from mmadapter.model import AdaptedModel
+from tests.assistants import BOTH_METHODS, V2, assistant_on, batch_of, picture, sample
+
+QUESTIONS = ["what colour is the circle", "what is on the left of the large red square and to the right", "a circle"]
+VISUAL = ("projection", "early_fusion")
+ANSWERS = ["red", "a small blue square .", "is blue and green"]
+
+
+def mixed_samples(folder, answers=True):
+    """Three rows of different lengths: with a picture, without, with another picture."""
+    images = [picture(folder, 1), None, picture(folder, 2)]
+    rows = zip(QUESTIONS, ANSWERS, images, strict=True)
+    return [sample(q, a if answers else None, i, id=str(n)) for n, (q, a, i) in enumerate(rows)]
+
+
+def snapshot(module):
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", [*BOTH_METHODS, "gemma2", "gpt_neox", "phi3", "v2 phi3"])
+def test_movement(name, tmp_path):
+    """Law 3: exactly the declared parameters move, prompts too, after a validation pass and an answer in between."""
+    assistant = assistant_on(name, gates=0.0)
+    samples = mixed_samples(tmp_path)
+    batch = batch_of(assistant, samples)
+    frozen = {"host": snapshot(assistant.host), "tower": snapshot(assistant.vision)}
+    before = snapshot(assistant.adapter)
+    optimizer = torch.optim.AdamW(assistant.adapter.parameters(), lr=1e-2, weight_decay=0.02)
+    assistant.train()
+    for _ in range(3):
+        with torch.no_grad():
+            assistant.eval()(batch)
+        assistant.answer(samples, GenerationConf(max_new_tokens=2))
+        assistant.train()
+        optimizer.zero_grad()
+        assistant(batch).backward()
+        optimizer.step()
+    for part, module in (("host", assistant.host), ("tower", assistant.vision)):
+        for key, tensor in module.named_parameters():
+            assert torch.equal(tensor, frozen[part][key]), f"the frozen {part} moved: {key}"
+            assert tensor.grad is None
+    decay_only = {key: tensor * (1 - 1e-2 * 0.02) ** 3 for key, tensor in before.items()}
+    for key, tensor in assistant.adapter.state_dict().items():
+        assert not torch.equal(tensor, before[key]), f"{key} never moved"
+        assert not torch.allclose(tensor, decay_only[key], rtol=0, atol=1e-6), f"{key} moved by weight decay alone"
+
+
+@pytest.mark.parametrize("name", BOTH_METHODS)
+def test_a_new_prompt_shows_after_evaluation(name, tmp_path):
+    """Prompt keys and values that were kept for an answer never outlive the prompt that they were made from."""
+    assistant = assistant_on(name)
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    with torch.no_grad():
+        before = assistant(batch)
+        assistant.answer(mixed_samples(tmp_path), GenerationConf(max_new_tokens=2))
+        for layer in assistant.adapter["prompts"].values():
+            layer.prompt.add_(1.0)
+        assert not torch.equal(assistant(batch), before)
+
+
+def test_kept_prompts_are_dropped_when_a_prompt_changes_within_one_call():
+    assistant = assistant_on()
+    part, module = assistant.adapter["prompts"]["2"], attention_modules(assistant.host)[2]
+    query = torch.zeros(1, 4, 1, 8)
+    call = assistant.adapter.call(keep=True)
+
+    def project():
+        inputs = AttentionInputs(query, query, query, None, module, call, {})
+        return call.once(part, part.prompt, lambda: part._branch(inputs, None))
+
+    with torch.no_grad():
+        first = project()
+        assert project() is first, "computed once while nothing changes"
+        part.prompt.mul_(2.0)
+        assert not torch.equal(project().keys, first.keys)
+    assert project().keys.requires_grad, "never a kept one in training"
+
+
+@pytest.mark.parametrize("name", BOTH_METHODS)
+def test_no_cache_dynamic_and_static_cache_give_the_same_answers(name, tmp_path):
+    """Law 4, first half."""
+    assistant = assistant_on(name)
+    samples = mixed_samples(tmp_path, answers=False)
+    settings = GenerationConf(max_new_tokens=8)
+    answers = {cache: assistant.answer(samples, settings, cache=cache) for cache in ("none", "dynamic", "static")}
+    assert answers["dynamic"] == answers["none"]
+    assert answers["static"] == answers["none"]
+
+
+@pytest.mark.parametrize("name", BOTH_METHODS)
+def test_beams_with_images_per_row_equal_each_row_alone(name, tmp_path):
+    """Law 4, second half."""
+    assistant = assistant_on(name)
+    samples = mixed_samples(tmp_path, answers=False)
+    settings = GenerationConf(max_new_tokens=6, beams=3)
+    together = assistant.answer(samples, settings)
+    assert together == [assistant.answer([item], settings)[0] for item in samples]
+
+
+@pytest.mark.parametrize("name", [*BOTH_METHODS, "phi3", "gpt_neox", "gemma"])
+def test_padding_and_neighbours_do_not_change_a_row(name, tmp_path):
+    """Law 5: the batch's loss is the sum of the rows' alone; log-likelihoods likewise."""
+    assistant = assistant_on(name)
+    samples = mixed_samples(tmp_path)
+    batch = batch_of(assistant, samples)
+    alone = [batch_of(assistant, [item]) for item in samples]
+    with torch.no_grad():
+        assert torch.allclose(assistant(batch), sum(assistant(one) for one in alone), rtol=1e-5)
+    rows = torch.cat([assistant.log_likelihood(one) for one in alone])
+    assert torch.allclose(assistant.log_likelihood(batch), rows, atol=1e-4)
+
+
+def dialog(turns, image=None, id="0"):
+    return Sample(id, "s", dialog_segments(turns, "chat", ""), image, f"test, dialog {id}")
+
+
+def test_dialogs_with_and_without_pictures_stand_in_one_batch(tmp_path):
+    """The loss of all answers, each with all turns in front of it, is the sum over the turns asked one by one."""
+    assistant = assistant_on()
+    turns = [("what colour", "red"), ("what is left", "a circle"), ("and", "blue")]
+    samples = [dialog(turns, picture(tmp_path, 1), "0"), dialog(turns[:2], None, "1"), sample(QUESTIONS[0], "red")]
+    rows = assistant.log_likelihood(batch_of(assistant, samples))
+    alone = torch.cat([assistant.log_likelihood(batch_of(assistant, [item])) for item in samples])
+    assert torch.allclose(rows, alone, atol=1e-4)
+    shorter = assistant.log_likelihood(batch_of(assistant, [dialog(turns[:2], picture(tmp_path, 1))]))
+    encoder = SampleEncoder(assistant.tokenizer, 64)
+    whole = encoder.encode(samples[0])
+    last = replace(whole, spans=whole.spans[2:])
+    assert torch.allclose(rows[0], shorter[0] + assistant.log_likelihood(make_batch([last], 0))[0], atol=1e-4)
+
+
+def test_the_history_is_seen_and_a_given_last_answer_is_not():
+    assistant = assistant_on(images=False)
+    settings = GenerationConf(max_new_tokens=6)
+    first, other = ("what colour", "red"), ("what colour", "blue")
+    answers = [assistant.answer([dialog([first, ("and", said)])], settings) for said in (None, "green")]
+    assert answers[0] == answers[1]
+    encoder = SampleEncoder(assistant.tokenizer, 64)
+    encoded = [encoder.encode(dialog([turn, ("and", "green")])) for turn in (first, other)]
+    likelihood = assistant.log_likelihood(make_batch([replace(one, spans=one.spans[1:]) for one in encoded], 0))
+    assert likelihood[0] != likelihood[1], "the earlier answer must be seen"
+
+
+def test_another_rows_image_never_changes_a_rows_answer(tmp_path):
+    assistant = assistant_on()
+    samples = mixed_samples(tmp_path)
+    other = [samples[0], samples[1], sample(QUESTIONS[2], ANSWERS[2], picture(tmp_path, 9), id="2")]
+    first = assistant.log_likelihood(batch_of(assistant, samples))
+    second = assistant.log_likelihood(batch_of(assistant, other))
+    assert torch.equal(first[:2], second[:2])
+    assert first[2] != second[2], "the changed picture must be seen in its own row"
+
+
+@pytest.mark.parametrize("name", BOTH_METHODS)
+def test_a_row_without_an_image_is_the_text_only_model_and_not_a_black_picture(name, tmp_path):
+    from PIL import Image
+
+    assistant = assistant_on(name)
+    black = tmp_path / "black.png"
+    Image.new("RGB", (32, 32)).save(black)
+    likelihood = [
+        assistant.log_likelihood(batch_of(assistant, [sample(QUESTIONS[0], "red", image)])) for image in (None, black)
+    ]
+    blind = assistant_on(name, images=False)
+    shared = {key: tensor for key, tensor in assistant.adapter.state_dict().items() if not key.startswith(VISUAL)}
+    blind.adapter.load_state_dict(shared)
+    expected = blind.log_likelihood(batch_of(blind, [sample(QUESTIONS[0], "red")]))
+    assert torch.equal(likelihood[0], expected)
+    assert not torch.equal(likelihood[1], expected)
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "mistral", "qwen3", "v2 llama_gqa"])
+def test_packed_rows_equal_separate_ones(name):
+    """Law 5 for text: prompts are seen by every token, wherever its row begins in a pack."""
+    from tests.families import random_tokens
+
+    assistant = assistant_on(name, images=False)
+    call = assistant.adapter.call()
+    tokens = random_tokens(1, 12)
+    starts = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    with torch.no_grad():
+        packed = assistant.host(input_ids=tokens, position_ids=starts, use_cache=False, adapter=call).logits[0]
+        parts = [assistant.host(input_ids=part, adapter=call).logits[0] for part in (tokens[:, :5], tokens[:, 5:])]
+    assert torch.allclose(packed, torch.cat(parts), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*BOTH_METHODS, "gpt_neox"])
+def test_activation_checkpointing_gives_the_same_gradients_and_spares_the_lowest_layers(name, tmp_path):
+    gradients, calls = {}, {}
+    for checkpointing in (False, True):
+        assistant = assistant_on(name, activation_checkpointing=checkpointing).train()
+        counts = [0] * 4
+        for index, module in enumerate(attention_modules(assistant.host)):
+            module.register_forward_pre_hook(lambda *_, i=index, c=counts: c.__setitem__(i, c[i] + 1))
+        assistant(batch_of(assistant, mixed_samples(tmp_path))).backward()
+        gradients[checkpointing] = {n: p.grad for n, p in assistant.adapter.named_parameters()}
+        calls[checkpointing] = counts
+    for key, gradient in gradients[False].items():
+        assert torch.equal(gradient, gradients[True][key]), key
+    assert calls[False] == [1, 1, 1, 1]
+    lowest = 2 if name in V2 else 1  # below the adapted ones a layer has no graph and runs once
+    assert calls[True] == [lowest, 2, 2, 2]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_frozen_hosts_dropout_never_acts(checkpointing, tmp_path):
+    assistant = assistant_on("llama_gqa", activation_checkpointing=checkpointing)
+    for module in attention_modules(assistant.host):
+        module.attention_dropout = 0.9
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    assert torch.equal(assistant.train()(batch), assistant.eval()(batch))
+
+
+def test_the_head_runs_on_supervised_positions_only(tmp_path):
+    assistant = assistant_on()
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    seen = []
+    head = assistant.host.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    assistant(batch)
+    handle.remove()
+    assert seen == [(1, batch.supervised_tokens, assistant.host.config.vocab_size)]
+
+
+def test_features_take_the_place_of_images(tmp_path):
+    assistant = assistant_on()
+    batch = batch_of(assistant, mixed_samples(tmp_path))
+    features = assistant.image_features(batch.images)
+    assert features[1] is None
+    bare = batch_of(assistant, [sample(q, a) for q, a in zip(QUESTIONS, ANSWERS, strict=True)])
+    with torch.no_grad():
+        assert torch.equal(assistant(bare, features), assistant(batch))
+        assert not torch.equal(assistant(bare), assistant(batch))
+
+
+def test_a_batch_without_supervised_tokens_has_loss_zero_and_zero_gradients():
+    assistant = assistant_on(images=False).train()
+    loss = assistant(batch_of(assistant, [sample("what is red")]))
+    loss.backward()
+    assert loss == 0.0
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in assistant.adapter.parameters())
+
+
+def test_sampling_is_seeded_and_leaves_the_random_numbers_outside_alone():
+    assistant = assistant_on(images=False)
+    settings = GenerationConf(max_new_tokens=12, temperature=1.5)
+    state = torch.get_rng_state()
+    first, again, other = (assistant.answer([sample("what is red")], settings, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_image_without_an_encoder_is_an_error(tmp_path):
+    assistant = assistant_on(images=False)
+    with pytest.raises(InputError, match=r"vision\.enabled"):
+        assistant.image_features([picture(tmp_path, 1)])
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device=cuda, but torch sees no GPU"):
+        AdaptedModel.build(None, None, None, device="cuda")
+
+
+def test_logits_are_those_of_the_loss(tmp_path):
+    model = assistant_on("v2 llama_gqa")
+    batch = batch_of(model, mixed_samples(tmp_path))
+    with torch.no_grad():
+        logits = model.logits(batch.input_ids, model.image_features(batch.images), batch.attention_mask)
+        chosen = logits.flatten(0, 1)[batch.rows].log_softmax(-1).gather(-1, batch.targets[:, None])
+        assert torch.allclose(model(batch), -chosen.sum(), rtol=1e-5)
+        alone = model.logits(batch.input_ids[2:], model.image_features(batch.images)[2:], batch.attention_mask[2:])
+    assert torch.allclose(
+        logits[2][batch.attention_mask[2].bool()], alone[0][batch.attention_mask[2].bool()], atol=1e-4
+    )
+
+
+def test_it_says_what_it_is():
+    said = repr(assistant_on("v2 llama_gqa"))
+    assert "llama, 4 layers, width 32" in said and "early_fusion 4," in said and "blocks [1, 2]" in said
+    assert "image encoder: none" in repr(assistant_on(images=False))

@@ -1,0 +1,111 @@
+"""Batches carry the features of their pictures: the model itself opens no file, in training, scoring and generating."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmadapter.config import RunConf
+from mmadapter.config.task import TaskConf
+from mmadapter.data.batches import FeaturedBatches
+from mmadapter.data.settings import READERS
+from mmadapter.evaluation.generation import generate_answers, most_likely_options
+from mmadapter.training.sources import encode, read_samples
+from mmadapter.vision import images
+from mmadapter.vision.features import FeatureStore
+from tests.assistants import assistant_on, batch_of, picture, sample
+
+
+@pytest.fixture
+def no_files(monkeypatch):
+    """From the call on no file is opened, and no picture is read."""
+
+    def refused(*arguments, **keywords):
+        raise AssertionError(f"a file is opened: {arguments}")
+
+    def refuse():
+        for owner, name in ((builtins, "open"), (io, "open"), (os, "open"), (images, "image_content")):
+            monkeypatch.setattr(owner, name, refused)
+        monkeypatch.setattr("mmadapter.vision.features.image_content", refused)
+
+    return refuse
+
+
+def data_of(folder, store):
+    """A run's data: six captions in training, two in validation, each with a picture of its own."""
+    items = []
+    for number in range(8):
+        picture(folder, number)
+        turns = [{"from": "human", "value": "<image>\nwhat is red"}, {"from": "gpt", "value": f"red {number}"}]
+        items.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+    for name, part in (("train", items[:6]), ("val", items[6:])):
+        (folder / f"{name}.json").write_text(json.dumps(part))
+    conf = RunConf()
+    conf.data.sources = {"captions": reading(folder, "train")}
+    conf.data.validation = {"captions": reading(folder, "val")}
+    conf.optimizer.batch_size, conf.optimizer.micro_batch_size = 4, 2
+    return encode(conf, read_samples(conf), assistant_on().tokenizer, 64, store)
+
+
+def reading(folder, name):
+    return READERS.settings("llava")(reader="llava", path=str(folder / f"{name}.json"), root=str(folder), split="all")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_step_and_a_validation_open_no_file_once_the_pictures_are_prepared(tmp_path, no_files, cached):
+    assistant = assistant_on()
+    if cached:
+        assistant.features = FeatureStore(assistant.vision, tmp_path / "cache")
+    data = data_of(tmp_path, assistant.features)
+    store = assistant.features
+    store.add(data.image_paths())
+    for path in data.image_paths():
+        path.unlink()
+    no_files()
+    assistant.train()
+    for batch in [*data.step_batches(0), *data.validation]:
+        assert all(feature.shape == (32,) for feature in batch.features)
+        assistant.zero_grad()
+        assistant(batch).backward()
+        assert any(p.grad is not None and p.grad.any() for p in assistant.adapter.visual_projection.parameters())
+
+
+def test_features_in_the_batch_give_what_pictures_looked_up_row_by_row_give(tmp_path):
+    assistant, one = assistant_on(gates=2.0), picture(tmp_path, 1)
+    rows = [sample("what is red", "red", one), sample("what colour is the circle", "blue")]
+    batch = batch_of(assistant, rows)
+    assert torch.equal(batch.features[0], assistant.features.feature(one)) and batch.features[1] is None
+    with torch.no_grad():
+        looked_up = assistant(batch, [assistant.features.feature(one), None])
+        assert torch.equal(assistant(batch), looked_up)
+        assert not torch.equal(assistant(batch, [None, None]), looked_up)
+
+
+def test_answers_and_likelihoods_open_no_file_once_the_pictures_are_prepared(tmp_path, no_files):
+    assistant = assistant_on()
+    asked = [sample("what is red", image=picture(tmp_path, seed), id=str(seed)) for seed in range(3)]
+    asked = [replace(one, meta={"choices": ["a", "b"]}) for one in asked]
+    assistant.features.add([one.image for one in asked])
+    for one in asked:
+        one.image.unlink()
+    no_files()
+    task = TaskConf(name="scienceqa", reader="scienceqa", batch_size=2)
+    task.generation.max_new_tokens = 2
+    assert len(generate_answers(assistant, asked, task)) == 3
+    assert len(most_likely_options(assistant, asked, task)) == 3
+
+
+def test_validation_batches_get_their_features_when_they_are_asked_for(tmp_path):
+    assistant = assistant_on()
+    store = FeatureStore(assistant.vision, memory_limit_bytes=1)
+    batches = [batch_of(assistant_on(images=False), [sample("red", "red", picture(tmp_path, seed))]) for seed in (1, 2)]
+    lazy = FeaturedBatches(batches, store)
+    (tmp_path / "1.png").unlink()
+    assert len(lazy) == 2 and len(lazy[1:]) == 1 and lazy[1:][0].features[0].shape == (32,)
+    assert FeaturedBatches(batches, None)[0].features is None
