@@ -362,7 +362,7 @@ class AdaptedModel(nn.Module):
         """The answer to `message`, and the dialog with both in it, to be given as `history` with the next message.
 
         `image` is what the dialog is about from this turn on: one picture a dialog, seen by every later answer.
-        `template`: "alpaca", each turn in Alpaca's frame; "chat", turns of "### Human:" and "### AdaptedModel:": as the
+        `template`: "alpaca", each turn in Alpaca's frame; "chat", turns of "### Human:" and "### Assistant:": as the
         adapter was trained. Turns that no longer fit beside `max_new_tokens` are left out, oldest first: a warning says
         so when it happens, and `left_out` of the returned dialog holds their number. The other settings are those of
         `generate`. Raises InputError as `generate` does, and for a second picture.
