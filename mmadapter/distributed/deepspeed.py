@@ -106,9 +106,9 @@ def end_engines() -> None:
 # --- frozen parameters at stage 3: every rank holds its part
 
 
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether each rank holds only its part of this parameter."""
-    return hasattr(parameter, "ds_id")
+def is_sharded(module: nn.Module) -> bool:
+    """Whether each rank holds only its part of this module's parameters."""
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def whole_size(parameter: Tensor) -> int:
@@ -129,7 +129,7 @@ def held_bytes(parameters: Iterable[Tensor]) -> int:
 @contextlib.contextmanager
 def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """While inside, these parameters can be read whole on every rank; for reading only. Collective."""
-    sharded = [parameter for parameter in parameters if is_sharded(parameter)]
+    sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not sharded:
         yield
         return

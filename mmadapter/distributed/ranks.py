@@ -206,13 +206,7 @@ class Ranks:
         return _as_bytes(carrier)
 
 
-_here = Ranks()
 _runs = itertools.count()  # of this process: each uses names of its own in the store
-
-
-def here() -> Ranks:
-    """The ranks of the present run, for rooms that are not handed them yet."""
-    return _here
 
 
 @contextlib.contextmanager
@@ -225,10 +219,9 @@ def connected(device: str, launch: LaunchConf | None = None, group_of_one: bool 
     An exception that leaves the block ends the run: one rank lets it be seen, the others leave with SystemExit and the
     same status. Those that are still at work end when they miss this one in a collective, or by their launcher.
     """
-    global _here
     end_with_parent(os.environ)
     place, launch = launched(os.environ) or Launched(), launch or LaunchConf()
-    ranks = _here = Ranks(place.rank, place.world_size, place.local_rank, place.launcher)
+    ranks = Ranks(place.rank, place.world_size, place.local_rank, place.launcher)
     try:
         if place.world_size > 1 or group_of_one:
             _connect(ranks, place, launch, device)
@@ -242,7 +235,6 @@ def connected(device: str, launch: LaunchConf | None = None, group_of_one: bool 
         _end_with(ranks, error, launch)
         raise
     finally:
-        _here = Ranks()
         if place.world_size == 1 and dist.is_initialized():
             dist.destroy_process_group()
 
