@@ -96,7 +96,13 @@ def save_and_restore(engine: Any, folder: Path, ranks: Ranks) -> dict[str, float
         checkpoints.save(Snapshot(Position(step=1), state, *random_state()))
     ranks.barrier()
     saved = time.perf_counter()
-    files = ranks.decide_files(lambda: snapshot_files(checkpoints.load_newest()[0]))
+
+    def read() -> dict[str, bytes]:
+        newest, _ = checkpoints.load_newest()
+        assert newest is not None
+        return snapshot_files(newest)
+
+    files = ranks.decide_files(read)
     snapshot = snapshot_of(folder, files.__getitem__)
     engine.load_state_dict(snapshot.engine)
     ranks.barrier()

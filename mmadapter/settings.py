@@ -254,7 +254,8 @@ def composed_node(schema: type) -> DictConfig:
 def _open_entries(node: DictConfig, schema: type) -> None:
     for item in fields(schema):
         kind = field_types(schema)[item.name]
-        if "register" in item.metadata or (is_dataclass(kind) and get_origin(composed_schema(kind)) is dict):
+        is_open = is_dataclass(kind) and get_origin(composed_schema(kind)) is dict  # type: ignore[arg-type]
+        if "register" in item.metadata or is_open:
             OmegaConf.set_struct(node[item.name], False)
         elif is_dataclass(kind):
             _open_entries(node[item.name], kind)  # type: ignore[arg-type]

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mmadapter.config import typed, validate
-from mmadapter.config.run import EvalConf, RunConf
+from mmadapter.config import EvalConf, RunConf, typed, validate
 from mmadapter.config.sweep import metric_of
 from mmadapter.data.settings import VisualInstructionsSettings
 from mmadapter.errors import InputError

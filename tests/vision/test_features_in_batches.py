@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmadapter.config import RunConf, SourceConf
+from mmadapter.config import RunConf
 from mmadapter.config.task import TaskConf
 from mmadapter.data.batches import FeaturedBatches
+from mmadapter.data.settings import READERS
 from mmadapter.evaluation.generation import generate_answers, most_likely_options
 from mmadapter.training.sources import encode, read_samples
 from mmadapter.vision import images
@@ -53,7 +54,7 @@ def data_of(folder, store):
 
 
 def reading(folder, name):
-    return SourceConf(reader="llava", path=str(folder / f"{name}.json"), root=str(folder), split="all")
+    return READERS.settings("llava")(reader="llava", path=str(folder / f"{name}.json"), root=str(folder), split="all")
 
 
 @pytest.mark.parametrize("cached", [False, True])
