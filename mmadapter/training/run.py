@@ -169,7 +169,7 @@ def train_and_evaluate(
     from mmadapter.model import AdaptedModel
     from mmadapter.tasks.asking import cut_prompts
 
-    out_of_memory = partial(memory_explained, conf)
+    out_of_memory = partial(memory_explained, conf, ranks.world_size)
 
     # 1. The run folder: what an interrupted attempt left, and the settings that are to hold here.
     changed: list[str] = []
@@ -249,7 +249,7 @@ def train_and_evaluate(
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
     with out_of_memory("while the host was loaded"):
-        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name))
+        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name, ranks))
     if not trains:
         model.run_without_engine()
     for name, asked in questions.items():
@@ -293,7 +293,7 @@ def train_and_evaluate(
             engine,
             data,
             schedule,
-            RunStart(groups, model.trainable_parameters(), folder / "checkpoints"),
+            RunStart(groups, model.trainable_parameters(), folder / "checkpoints", ranks),
             CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
             journal,
             display,
@@ -324,7 +324,7 @@ def train_and_evaluate(
             paths = [*loop.data.image_paths(), *paths]
         if paths:
             random = random_state()
-            prepare_images(conf, model, list(dict.fromkeys(paths)), display)
+            prepare_images(conf, model, list(dict.fromkeys(paths)), display, ranks)
             restore_random_state(*random)
 
         # 9. Train, and save the adapter.
@@ -339,7 +339,7 @@ def train_and_evaluate(
             f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", tasks[name].settings)
         )
         with doing, deterministic(conf.engine.deterministic, strictly=False):  # top_p has no deterministic algorithm
-            evaluate(model, tasks[name], asked, folder / "eval" / name, partial(show_progress, display, name))
+            evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, partial(show_progress, display, name))
     results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
     return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
 
