@@ -367,7 +367,7 @@ class AdaptedModel(nn.Module):
     ) -> list[str]:
         """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were.
 
-        The samples' pictures are read and encoded, or found in the model's store, unless `features` says what the encoder
+        Pictures are read and encoded, or found in the model's store, unless `features` says what the encoder
         gives for each row. A sharded host needs this call on every rank at once (`in_step`); `visual` then says whether
         any of them has an image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
         """
@@ -426,7 +426,11 @@ class AdaptedModel(nn.Module):
             **identity,
             "encoder": encoder,
             "max_tokens": self.max_tokens,
-            "versions": {"mmadapter": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": {
+                "mmadapter": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
             "training": training or {},
         }
         tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in self.trainable_parameters()}

@@ -197,7 +197,9 @@ def test_an_adapter_folder_of_version_0_1_computes_what_it_did(name):
     expected = json.loads((OLD / "losses.json").read_text())[name]
     with torch.no_grad():
         for image, loss in zip((None, OLD / "picture.png"), expected, strict=True):
-            assert loaded.loss_of([("What colour is the circle?", "Red.", image)]).item() == pytest.approx(loss, abs=1e-5)
+            assert loaded.loss_of([("What colour is the circle?", "Red.", image)]).item() == pytest.approx(
+                loss, abs=1e-5
+            )
     card = json.loads((OLD / name / "adapter" / "adapter.json").read_text())
     assert card["format"] == 1 and loaded.max_tokens == card["max_tokens"]
 
@@ -207,7 +209,11 @@ def test_a_run_folder_of_version_0_1_has_todays_adapter_settings(name):
     adapter = load_run_config(OLD / name).adapter
     assert adapter.methods == settings_of_card(OLD, read_card(OLD / name / "adapter")).methods or name == "v2"
     if name == "v2":
-        told = (adapter.methods["prompts"].through, adapter.methods["early_fusion"].gate, adapter.methods["lora"].factor)
+        told = (
+            adapter.methods["prompts"].through,
+            adapter.methods["early_fusion"].gate,
+            adapter.methods["lora"].factor,
+        )
         assert told == ("base", "identity", 2.0)
         assert adapter.methods["bias_scale"] == BiasScaleConf(bias=["q", "o"], scale=["up"], scale_on="input")
     assert same(mmadapter.load(OLD / name), mmadapter.load(OLD / name / "adapter", "tiny", "tiny"), OLD / "picture.png")
@@ -235,3 +241,16 @@ def test_the_readmes_lines_run_on_a_run_folder(models, tmp_path, capsys, monkeyp
         Image.open(picture(tmp_path, number)).save(name)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_the_readmes_training_loop_runs_and_its_adapter_loads(tmp_path, capsys, monkeypatch):
+    section = (CHECKOUT / "README.md").read_text().split("## As a library")[1].split("\n## ")[0]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "lora" in said and "trained:" in said
+    assert names["loss"].item() < 0.1, "it has learnt its one answer"
+    loaded = mmadapter.load(tmp_path / "my-adapter", host="tiny", device="cpu")
+    assert loaded.generate("Which number is larger, 20 or 11?") == ["20."]

@@ -141,7 +141,11 @@ def test_dialogs_with_and_without_pictures_stand_in_one_batch(tmp_path):
     encoder = SampleEncoder(assistant.tokenizer, 64)
     whole = encoder.encode(samples[0])
     last = replace(whole, spans=whole.spans[2:])
-    assert torch.allclose(rows[0], shorter[0] + assistant.log_likelihood(make_batch([last], 0).with_features(assistant.features))[0], atol=1e-4)
+    assert torch.allclose(
+        rows[0],
+        shorter[0] + assistant.log_likelihood(make_batch([last], 0).with_features(assistant.features))[0],
+        atol=1e-4,
+    )
 
 
 def test_the_history_is_seen_and_a_given_last_answer_is_not():
@@ -291,5 +295,7 @@ def test_logits_are_those_of_the_loss(tmp_path):
 
 def test_it_says_what_it_is():
     said = repr(assistant_on("v2 llama_gqa"))
-    assert "llama, 4 layers, width 32" in said and "early_fusion 4," in said and "OpenClipEncoder, features (32,)" in said
+    assert (
+        "llama, 4 layers, width 32" in said and "early_fusion 4," in said and "OpenClipEncoder, features (32,)" in said
+    )
     assert "image encoder: none" in repr(assistant_on(images=False))
