@@ -198,10 +198,21 @@ def load_run_config(folder: Path) -> RunConf:
     if isinstance(adapter, dict) and version_0_1.is_old(adapter):
         pictures = (content.get("vision") or {}).get("enabled", True)
         content["adapter"] = version_0_1.settings(adapter, pictures)
+        _drop(content, list(unknown_keys(content, RunConf)))  # a run of version 0.1 can be evaluated, not continued
     try:
         return settings.typed(RunConf, content)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
+
+
+def _drop(content: dict[str, Any], keys: list[str]) -> None:
+    """Take dotted keys out of nested mappings."""
+    for key in keys:
+        *path, last = key.split(".")
+        holder = content
+        for part in path:
+            holder = holder[part]
+        del holder[last]
 
 
 # What must fit among components; each component's own rules are in its settings class (`contradictions`).
