@@ -46,10 +46,9 @@ def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
 
 def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`."""
+    from mmadapter.distributed.ranks import Ranks
     from mmadapter.hosts.load import hide_library_bars  # here, as these load torch
     from mmadapter.runs.model import model_of_run, settings_of_run
-    from mmadapter.distributed.ranks import Ranks
-    from mmadapter.hosts.load import hide_library_bars
     from mmadapter.training.out_of_memory import explain_memory, of_a_task
 
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.

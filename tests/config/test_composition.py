@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import yaml
 
-
 from mmadapter.config import load_run_config, save_config
 from mmadapter.data.settings import READERS, DataConf, ReaderSettings
 from mmadapter.settings import leaves
