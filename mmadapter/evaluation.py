@@ -46,6 +46,7 @@ def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
 
 def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`."""
+    from mmadapter.distributed.ranks import Ranks
     from mmadapter.hosts.load import hide_library_bars  # here, as these load torch
     from mmadapter.runs.model import model_of_run, settings_of_run
     from mmadapter.training.out_of_memory import explain_memory, of_a_task
@@ -80,7 +81,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     output = Path(conf.output) if conf.output else folder / "eval" / results_name(settings, own, conf.given)
     switches = [*of_a_task("task", settings, changes="other answers"), *general]
     with explain_memory(f"while task {settings.name} was evaluated", lambda: switches):
-        scored = evaluate(model, task, samples, output, display.report)
+        scored = evaluate(model, task, samples, output, Ranks(), display.report)
     display.close()
 
     # Show the scores, and bring the report up to date.

@@ -14,8 +14,8 @@ REMOVED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "
 """Dropped after tokenising. The reference also lists brackets (-LRB- ...), but lower-cased ones do not match its list:
 they stay, and so do here."""
 
-# How the reference tokenizer sees each character beyond ASCII (basic plane), in hexadecimal ranges. Measured, not copied:
-# every character was given to Stanford's PTBTokenizer (CoreNLP 3.4.1) alone, between letters and between digits. A
+# How the reference tokenizer sees each character beyond ASCII (basic plane), in hexadecimal ranges. Measured, not
+# copied: every character was given to Stanford's PTBTokenizer (CoreNLP 3.4.1) alone, between letters and between digits. A
 # character that is in no list is dropped and parts what stands around it, as are all beyond U+FFFF (emoji). Code points
 # that Unicode has not assigned are not kept apart.
 

@@ -23,6 +23,7 @@ from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, 
 from mmadapter.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
+    from mmadapter.distributed.ranks import Ranks
     from mmadapter.model import AdaptedModel
 
 Settings = TypeVar("Settings", bound=TaskSettings)
@@ -87,11 +88,13 @@ class Task(Generic[Settings]):
             )
         return with_attached_images(samples, Path(settings.attach_images).expanduser())
 
-    def ask(self, model: AdaptedModel, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
-        """What the model says to each sample. Collective: the processes share the samples out."""
+    def ask(
+        self, model: AdaptedModel, samples: Sequence[Sample], ranks: Ranks, progress: Progress | None = None
+    ) -> Answers:
+        """What the model says to each sample. Collective: the ranks share the samples out."""
         from mmadapter.tasks.asking import generate_answers
 
-        return Answers(generate_answers(model, samples, self.settings, progress))
+        return Answers(generate_answers(model, samples, self.settings, ranks, progress))
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         """The scores of a model's answers."""
@@ -158,13 +161,17 @@ class Task(Generic[Settings]):
 
 
 def evaluate(
-    model: AdaptedModel, task: Task[Any], samples: Sequence[Sample], folder: Path, progress: Progress | None = None
+    model: AdaptedModel,
+    task: Task[Any],
+    samples: Sequence[Sample],
+    folder: Path,
+    ranks: Ranks,
+    progress: Progress | None = None,
 ) -> Scored:
     """Ask the model every sample of a task (as `task.read` gave them), score, and write the results into `folder`.
 
-    Collective: the processes share the samples out; the first one scores and writes, and alone has the rows.
+    Collective: the ranks share the samples out; rank 0 scores and writes, and alone has the rows.
     """
-    from mmadapter.distributed.ranks import here
     from mmadapter.tasks.asking import cut_prompts
 
     settings = task.settings
@@ -172,7 +179,7 @@ def evaluate(
         raise InputError(
             f"task {settings.name}: there is no sample to evaluate in split {settings.split}. Check task.split."
         )
-    if here().is_first:  # before the work, so that a place that cannot be written to shows early
+    if ranks.is_first:  # before the work, so that a place that cannot be written to shows early
         folder.mkdir(parents=True, exist_ok=True)
 
     # Ask, in evaluation mode.
@@ -181,7 +188,7 @@ def evaluate(
     if was_training := model.training:
         model.eval()
     try:
-        answers = task.ask(model, samples, progress)
+        answers = task.ask(model, samples, ranks, progress)
     finally:
         if was_training:
             model.train()
@@ -197,7 +204,7 @@ def evaluate(
         scored.write(folder)
         return scored.metrics
 
-    return replace(scored, metrics=here().decide(score))
+    return replace(scored, metrics=ranks.decide(score))
 
 
 def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
