@@ -150,7 +150,7 @@ def _line(check: Check, entry: Entry) -> dict[str, Any]:
 
 def _references(check: Check) -> Mapping[str, Iterable[Mapping[str, Any]]]:
     """captions_SPLIT.json in the official layout, which `pycocotools` reads, for all splits but train."""
-    files = {}
+    files: dict[str, Iterable[Mapping[str, Any]]] = {}
     for name, split in check.splits.items():
         kept = [one.item for one in split.kept]
         content = {
