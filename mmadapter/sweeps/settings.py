@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmadapter.runs.journal import VALIDATION_LOSS
 from mmadapter.settings import choice, listing, nearest, number, plain
 
 # where and how the jobs run, and how long a search goes on: these do not make it another sweep
 PLACES = ("cluster", "engine", "launch", "hydra", "runs_root", "threads", "dry_run", "resume")
 NOT_THE_SWEEP = (*PLACES, "sweep.trials", "sweep.parallel")
+
+VALIDATION_LOSS = "validation_loss"  # the lowest one of a run, where runs are compared
 
 
 @dataclass

@@ -19,15 +19,12 @@ from mmadapter.data.readers.pictures import with_attached_images
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 from mmadapter.files import write_json, write_json_lines
-from mmadapter.settings import to_plain
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
     from mmadapter.distributed.ranks import Ranks
     from mmadapter.model import AdaptedModel
-
-    pass
 
 Settings = TypeVar("Settings", bound=TaskSettings)
 Progress = Callable[[str, int, int], None]
@@ -219,11 +216,6 @@ def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]
         except PackageNotFoundError:
             continue
     return {"task": task.settings.name, **metrics, "versions": found}
-
-
-def generation_facts(settings: TaskSettings) -> dict[str, Any]:
-    """How the answers were generated, as metrics.json says it (the kind of cache changes no answer)."""
-    return {name: value for name, value in to_plain(settings.generation).items() if name != "cache"}
 
 
 def is_number(value: Any) -> bool:

@@ -60,7 +60,7 @@ def cheapest_switches(conf: Any, world_size: int, *, in_steps: bool) -> list[str
         switches.append(f"host.dtype=bfloat16 (half the frozen weights and activations; {CHANGES})")
     if in_steps:
         switches.append(f"host.max_tokens={max(8, conf.host.max_tokens // 2)} (cuts long samples; {CHANGES})")
-        switches.append("a smaller adapter.layers (activations are kept only from the first adapted layer on)")
+        switches.append("a smaller adapter.prompts.layers (activations are kept only from the first adapted layer on)")
     switches.append("a smaller host, or a machine with more memory")
     return switches
 

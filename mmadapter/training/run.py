@@ -165,6 +165,7 @@ def train_and_evaluate(
     from mmadapter.hosts.load import load_tokenizer
     from mmadapter.hosts.settings import host_folder
     from mmadapter.hosts.sharded import sharding_of
+    from mmadapter.methods.folder import CARD
     from mmadapter.model import AdaptedModel
     from mmadapter.tasks.asking import cut_prompts
 
@@ -183,6 +184,16 @@ def train_and_evaluate(
     # 2. The model without weights: depth, width and kinds of layers fit the adapter, or it is refused here.
     parts = (conf.host, conf.vision, conf.adapter, conf.seed)
     shape = AdaptedModel.build(*parts, device="meta")
+
+    # An adapter that the training starts from; one that continues needs it no more.
+    start = conf.adapter.start if trains and folder is not None else None
+    if folder is not None and start is not None and ranks.decide(partial(has_checkpoints, folder)):
+        start = None
+    if start is not None and not any((Path(start).expanduser() / part / CARD).is_file() for part in ("", "adapter")):
+        raise InputError(
+            f"adapter.start={start}: there is no {CARD} there, nor in its adapter/. Name an adapter folder or a run "
+            "folder that has saved one, e.g. adapter.start=runs/NAME; null starts afresh."
+        )
 
     # 3. All data: training and validation samples, the questions of tasks that no earlier attempt has finished.
     tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
@@ -244,8 +255,8 @@ def train_and_evaluate(
     for name, asked in questions.items():
         if cut := cut_prompts(model, asked, conf.tasks[name]):
             display.say(f"task {name}: {cut:,} of {len(asked):,} prompts are too long and will be cut")
-    if trains and conf.adapter.start and not ranks.decide(lambda: has_checkpoints(folder)):
-        display.say(model.start_from(conf.adapter.start))
+    if start is not None:
+        display.say(model.start_from(start))
     seed_all(conf.seed)
 
     # 7. Engine and loop, at the newest checkpoint where there is one.

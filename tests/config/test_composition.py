@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from mmadapter.config import READERS, load_run_config, save_config
+from mmadapter.config import load_run_config, save_config
 from mmadapter.data.settings import READERS, DataConf, ReaderSettings
 from mmadapter.settings import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf

@@ -36,7 +36,7 @@ class Parrot:
     def train(self):
         self.training = True
 
-    def generate(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None):
         assert not self.training and settings.temperature == 0
         self.batches.append([len(sample.prompt) for sample in samples])
         return [self.says[sample.id] for sample in samples]
