@@ -74,7 +74,7 @@ def listed_values(override: Override) -> list[str]:
     """The values of a choice or range. Raises InputError where there is none, as in range(5,5)."""
     values = list(override.sweep_string_iterator())
     if not values:
-        raise InputError(f"{override.get_key_element()}: this range holds no value: {override.input_line}")
+        raise InputError(f"{override.get_key_element().lstrip('+')}: this range holds no value: {override.input_line}")
     return values
 
 
@@ -162,8 +162,8 @@ class Search:
             return kinds.FloatDistribution(space.low, space.high, log=space.log, step=space.step)
         except ValueError as error:
             raise InputError(
-                f"{key}: cannot be searched from {space.low:g} to {space.high:g}: {error}. Give the lower end first; "
-                "a logarithmic one must be above 0."
+                f"{key.lstrip('+')}: cannot be searched from {space.low:g} to {space.high:g}: {error}. "
+                "Give the lower end first; a logarithmic one must be above 0."
             ) from error
 
 
