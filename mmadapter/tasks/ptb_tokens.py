@@ -15,9 +15,9 @@ REMOVED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "
 they stay, and so do here."""
 
 # How the reference tokenizer sees each character beyond ASCII (basic plane), in hexadecimal ranges. Measured, not
-# copied: every character was given to Stanford's PTBTokenizer (CoreNLP 3.4.1) alone, between letters and between digits. A
-# character that is in no list is dropped and parts what stands around it, as are all beyond U+FFFF (emoji). Code points
-# that Unicode has not assigned are not kept apart.
+# copied: every character was given to Stanford's PTBTokenizer (CoreNLP 3.4.1) alone, between letters and between
+# digits. A character that is in no list is dropped and parts what stands around it, as are all beyond U+FFFF (emoji).
+# Code points that Unicode has not assigned are not kept apart.
 
 LETTERS = """
     AA B5 BA C0-D6 D8-F6 F8-2C1 2C6-2D1 2E0-2E4 2EC 2EE 370-374 376-37D 386 388-3F5 3F7-481 48A-527 531-559 561-587

@@ -10,8 +10,7 @@ from mmadapter.errors import InputError
 from mmadapter.reports.report import write_report
 from tests.assistants import assistant_on
 from tests.config.composing import eval_conf
-from tests.data.tokenizers_at_hand import byte_level
-from tests.tasks.asked import evaluated, rows_of, show
+from tests.tasks.asked import StandIn, evaluated, rows_of, show
 
 ITEMS = [
     {"instruction": "repeat a", "input": "", "output": "a  a"},
@@ -20,16 +19,12 @@ ITEMS = [
 ]
 
 
-class Parrot:
-    """Stands in for an assistant: says what it is told, and notes how it was asked."""
-
-    training = False
-
-    features = None  # it sees no pictures
+class Parrot(StandIn):
+    """Says what it is told, and notes how it was asked."""
 
     def __init__(self, *says):
+        super().__init__()
         self.says, self.asked = says, []
-        self.tokenizer, self.max_tokens = byte_level(), 2000
 
     def answer(self, samples, settings, seed=None, features=None, visual=None):
         self.asked.append((settings, seed))
