@@ -193,18 +193,19 @@ def evaluate(
         if was_training:
             model.train()
 
-    # Score and write.
-    scored = Scored({}, [])
+    # Score and write, on rank 0.
+    rows: list[dict[str, Any]] = []
 
     def score() -> dict[str, Any]:
-        nonlocal scored
         scored = task.score(samples, answers)
         facts = {"cut_prompts": cut, "seconds": round(time.perf_counter() - started, 2)}
         scored = replace(scored, metrics=with_versions(task, scored.metrics) | facts)
         scored.write(folder)
+        rows.extend(scored.rows)
         return scored.metrics
 
-    return replace(scored, metrics=ranks.decide(score))
+    metrics = ranks.decide(score)
+    return Scored(metrics, rows)
 
 
 def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

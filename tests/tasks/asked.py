@@ -12,8 +12,24 @@ from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display
+from tests.data.tokenizers_at_hand import byte_level
 
 ALONE = Ranks()
+
+
+class StandIn:
+    """What an evaluation asks of a model, but for the answers; it sees no pictures, and its host is on one rank."""
+
+    training, features, in_step, max_tokens = False, None, False, 2000
+
+    def __init__(self) -> None:
+        self.tokenizer = byte_level()
+
+    def eval(self) -> None:
+        self.training = False
+
+    def train(self) -> None:
+        self.training = True
 
 
 def evaluated(

@@ -13,8 +13,7 @@ from mmadapter.tasks.caption_scores import CAPTION_SCORES as SCORES
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
 from tests.config.composing import eval_conf
 from tests.data.small_files import write_karpathy
-from tests.data.tokenizers_at_hand import byte_level
-from tests.tasks.asked import evaluated, show
+from tests.tasks.asked import StandIn, evaluated, show
 
 NOTES = {
     "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}, {"id": 3, "file_name": "c.jpg"}],
@@ -27,15 +26,12 @@ NOTES = {
 RESULTS = [{"image_id": id, "caption": f"a {animal} on a hill"} for id, animal in ((1, "dog"), (2, "cat"), (3, "cow"))]
 
 
-class Parrot:
-    """Stands in for an assistant: says what it is told, and notes the beams."""
-
-    training = False
-    features = None  # it sees no pictures
+class Parrot(StandIn):
+    """Says what it is told, and notes the beams."""
 
     def __init__(self, says):
+        super().__init__()
         self.says, self.beams = says, []
-        self.tokenizer, self.max_tokens = byte_level(), 500
 
     def answer(self, samples, settings, seed=None, features=None, visual=None):
         self.beams.append(settings.beams)

@@ -16,25 +16,17 @@ from mmadapter.tasks.settings import CocoCaptionTaskSettings, ScienceqaTaskSetti
 from mmadapter.tasks.task import evaluate
 from tests.assistants import assistant_on
 from tests.data.small_files import problem, write_karpathy, write_scienceqa
-from tests.data.tokenizers_at_hand import byte_level
-from tests.tasks.asked import evaluated, rows_of
+from tests.tasks.asked import StandIn, evaluated, rows_of
 
 
-class Parrot:
-    """Stands in for an assistant: says what it is told for a question, and finds one letter of each likely."""
-
-    features = None  # it sees no pictures
+class Parrot(StandIn):
+    """Says what it is told for a question, and finds one letter of each likely."""
 
     def __init__(self, says, likes=None):
+        super().__init__()
         self.says, self.likes = says, likes or {}
-        self.tokenizer, self.max_tokens, self.training = byte_level(), 200, True
+        self.max_tokens, self.training = 200, True
         self.batches = []
-
-    def eval(self):
-        self.training = False
-
-    def train(self):
-        self.training = True
 
     def answer(self, samples, settings, seed=None, features=None, visual=None):
         assert not self.training and settings.temperature == 0
@@ -75,6 +67,13 @@ def test_answers_are_parsed_scored_and_written(root, tmp_path):
     assert second["prediction"] is None and second["likelihood_prediction"] == 1 and not second["correct"]
     assert ("answers", 3, 3) in told and ("option likelihoods", 7, 7) in told
     assert parrot.training  # as it was before
+
+
+def test_the_results_come_back_as_they_were_written(root, tmp_path):
+    asked = task_of(task(root, likelihood=False))
+    scored = evaluate(Parrot({"5": "A", "6": "B", "7": "C"}), asked, asked.read(), tmp_path, Ranks())
+    assert scored.rows == rows_of(tmp_path) and len(scored.rows) == 3
+    assert scored.metrics == json.loads((tmp_path / "metrics.json").read_text())
 
 
 def test_batches_hold_similar_lengths_and_outputs_keep_their_order(root, tmp_path):
