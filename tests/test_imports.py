@@ -81,7 +81,7 @@ KNOWN_ONLY_BY = {
     "omegaconf": {"config", "sweeps"},
     "transformers": {"hosts", "assistant", "generation", "identity", "interop", "training"},
     "open_clip": {"vision"},
-    "data_prep": {"training"},
+    "data_prep": set(),
 }
 DISTRIBUTION = {  # import name -> the name in setup.cfg, where they differ
     "PIL": "pillow",
