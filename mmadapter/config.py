@@ -39,6 +39,7 @@ from mmadapter.settings import (
     to_plain,
     unknown_keys,
     unknown_message,
+    values_outside,
     with_overrides,
 )
 from mmadapter.sweeps.settings import ClusterConf, SweepConf, cluster_problems, metric_problems
@@ -197,10 +198,21 @@ def load_run_config(folder: Path) -> RunConf:
     if isinstance(adapter, dict) and version_0_1.is_old(adapter):
         pictures = (content.get("vision") or {}).get("enabled", True)
         content["adapter"] = version_0_1.settings(adapter, pictures)
+        _drop(content, list(unknown_keys(content, RunConf)))  # a run of version 0.1 can be evaluated, not continued
     try:
         return settings.typed(RunConf, content)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
+
+
+def _drop(content: dict[str, Any], keys: list[str]) -> None:
+    """Take dotted keys out of nested mappings."""
+    for key in keys:
+        *path, last = key.split(".")
+        holder = content
+        for part in path:
+            holder = holder[part]
+        del holder[last]
 
 
 # What must fit among components; each component's own rules are in its settings class (`contradictions`).
@@ -209,8 +221,8 @@ def load_run_config(folder: Path) -> RunConf:
 def validate(conf: RunConf | EvalConf) -> None:
     """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to fix it."""
     found = list(problems_of(conf))
-    if not found and isinstance(conf, RunConf):
-        found = list(run_problems(conf))
+    if isinstance(conf, RunConf) and not any(values_outside(conf)):  # what fits is judged among values that are allowed
+        found += run_problems(conf)
     found = list(dict.fromkeys(found))
     if len(found) == 1:
         raise InputError(found[0])
@@ -302,7 +314,10 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
             "or add a projection: adapter=v1_visual"
         )
     elif projection is not None:
-        gives = "all" if len(conf.vision.feature_shape()) == 2 else "class"
+        try:
+            gives = "all" if len(conf.vision.feature_shape()) == 2 else "class"
+        except InputError:  # the encoder's own settings say it
+            return
         reads = {"mlp": "class", "query_transformer": "all"}[projection.kind]
         if gives != reads:
             choice = "clip_vit_l14_tokens" if reads == "all" else "clip_vit_l14"

@@ -19,6 +19,7 @@ from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
+from mmadapter.distributed.deepspeed import whole_size
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, adapter_in_each_call, head_on_rows
 from mmadapter.hosts.families import Host
@@ -30,22 +31,12 @@ from mmadapter.hosts.load import (
     load_tokenizer,
 )
 from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
-from mmadapter.hosts.sharded import Sharding, gather_in_forward, in_step, size
+from mmadapter.hosts.sharded import Sharding, gather_in_forward, in_step
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
-from mmadapter.methods.folder import (
-    CARD,
-    Card,
-    functions,
-    read_card,
-    read_tensors,
-    refuse_differences,
-    settings_of_card,
-    settings_on_card,
-    write_adapter,
-)
+from mmadapter.methods.folder import Card, load_into, settings_on_card, start_from, write_adapter
 from mmadapter.methods.groups import TrainableParameter, trainable_parameters
-from mmadapter.settings import problems_of, to_plain
+from mmadapter.settings import problems_of
 from mmadapter.vision import ENCODERS
 from mmadapter.vision.encoder import VisionEncoder
 from mmadapter.vision.features import FeatureStore
@@ -53,7 +44,6 @@ from mmadapter.vision.images import read_image, upright_rgb
 from mmadapter.vision.settings import VisionSettings
 
 TEMPLATES = ("alpaca", "plain")
-PLACES = ("enabled", "pretrained", "cache", "workers")  # settings of an encoder that are this machine's
 Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
@@ -162,7 +152,7 @@ class AdaptedModel(nn.Module):
     @property
     def host_size(self) -> int:
         """The number of the host's own parameters."""
-        return sum(size(parameter) for parameter in self.host.parameters())
+        return sum(whole_size(parameter) for parameter in self.host.parameters())
 
     def gates(self) -> Tensor:
         """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""
@@ -185,12 +175,12 @@ class AdaptedModel(nn.Module):
 
     # Training: losses and logits.
 
-    def forward(self, batch: Batch, features: Features | None = None) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised: the host runs anyhow.
 
-        `features` takes the place of the batch's images: what the encoder gives, or None, per row.
+        No file is opened: the batch carries the features of its pictures (`batch.with_features(model.features)`).
         """
-        logits = self._supervised_logits(batch, features)
+        logits = self._supervised_logits(batch)
         return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
     def loss_of(self, triples: Sequence[Triple], *, template: str = "alpaca") -> Tensor:
@@ -208,13 +198,13 @@ class AdaptedModel(nn.Module):
             _sample(number, _segments(prompt, answer, template)) for number, (prompt, answer, _) in enumerate(triples)
         ]
         encoded, encoder = self._encode(samples, self.max_tokens)
-        rows = make_batch(encoded, encoder.pad_id)
-        return self(rows, self._features_of([picture for _, _, picture in triples])) / rows.supervised_tokens
+        rows = replace(make_batch(encoded, encoder.pad_id), features=self._features_of([one[2] for one in triples]))
+        return self(rows) / rows.supervised_tokens
 
     @torch.no_grad()
-    def log_likelihood(self, batch: Batch, features: Features | None = None) -> Tensor:
+    def log_likelihood(self, batch: Batch) -> Tensor:
         """(rows,): the sum of the log-probabilities of each row's supervised tokens."""
-        logits = self._supervised_logits(batch, features)
+        logits = self._supervised_logits(batch)
         chosen = logits.log_softmax(-1).gather(-1, batch.targets.to(logits.device)[:, None])[:, 0]
         totals = chosen.new_zeros(batch.input_ids.shape[0])
         return totals.index_add(0, batch.pair_sample.to(logits.device), chosen)
@@ -234,13 +224,15 @@ class AdaptedModel(nn.Module):
         visual = None if features is None else self.adapter.visual_tokens(list(features), self.device, always)
         return self.adapter.call(visual, keep)
 
-    def _call_of(self, batch: Batch, features: Features | None, keep: bool = False) -> AdapterCall:
-        features = batch.features if features is None else features
-        if features is None and "projection" in self.adapter:
-            features = self.image_features(batch.images)
+    def _call_of(self, batch: Batch, keep: bool = False) -> AdapterCall:
+        features = batch.features
+        if features is None:
+            if "projection" in self.adapter and any(image is not None for image in batch.images):
+                raise ValueError("a batch with pictures has no features: batch.with_features(model.features)")
+            features = (None,) * len(batch.images)
         return self._call(features, bool(batch.visual), keep)
 
-    def _supervised_logits(self, batch: Batch, features: Features | None) -> Tensor:
+    def _supervised_logits(self, batch: Batch) -> Tensor:
         """(pairs, vocabulary) in float32: the head runs on the supervised positions only."""
         batch = batch.to(self.device)
         with head_on_rows(self.host.get_output_embeddings(), batch.rows):
@@ -249,7 +241,7 @@ class AdaptedModel(nn.Module):
                 attention_mask=batch.attention_mask,
                 position_ids=_positions(batch.attention_mask),
                 use_cache=False,
-                adapter=self._call_of(batch, features),
+                adapter=self._call_of(batch),
             )
         return output.logits[0].float()
 
@@ -266,41 +258,22 @@ class AdaptedModel(nn.Module):
 
     # Pictures.
 
-    def image_features(self, images: Sequence[Path | Image.Image | None]) -> list[Tensor | None]:
-        """What the encoder gives per picture, (features,) or (tokens, features), None where there is none.
-
-        Raises InputError without an encoder.
-        """
-        if all(image is None for image in images):
-            return [None] * len(images)
-        if self.features is None:
-            raise InputError("A sample has an image, but this model has no image encoder (vision.enabled=false).")
-        return [self._feature(image) for image in images]
-
     def prepare_images(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
         """Compute the frozen features of image files once, before training or evaluation."""
         if self.features is not None:
             self.features.add(paths, progress)
 
-    def _feature(self, image: Path | Image.Image | None) -> Tensor | None:
-        assert self.features is not None
-        if image is None:
-            return None
-        if isinstance(image, Image.Image):
-            return self.features.encode([upright_rgb(image)])[0]
-        return self.features.feature(image)
-
-    def _features_of(self, pictures: Sequence[Picture | None]) -> list[Tensor | None]:
+    def _features_of(self, pictures: Sequence[Picture | None]) -> tuple[Tensor | None, ...]:
         """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""
         distinct: dict[Any, Picture] = {_name(picture): picture for picture in pictures if picture is not None}
         store = self.features
         if not distinct:
-            return [None] * len(pictures)
+            return (None,) * len(pictures)
         if store is None:
             raise InputError("An image is given, but this adapter is text only: it was trained without pictures.")
         features = store.encode([_decoded(picture) for picture in distinct.values()])
         found = dict(zip(distinct, features, strict=True))
-        return [None if picture is None else found[_name(picture)] for picture in pictures]
+        return tuple(None if picture is None else found[_name(picture)] for picture in pictures)
 
     # Answers.
 
@@ -395,15 +368,17 @@ class AdaptedModel(nn.Module):
     ) -> list[str]:
         """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were.
 
-        A sharded host needs this call on every rank at once (`in_step`); `visual` then says whether any of them has an
-        image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
+        Pictures are read and encoded, or found in the model's store, unless `features` says what the encoder
+        gives for each row. A sharded host needs this call on every rank at once (`in_step`); `visual` then says whether
+        any of them has an image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
         """
         encoder = SampleEncoder(self.tokenizer, self.max_tokens - settings.max_new_tokens)
         encoded = [encoder.encode(sample.without_answer()) for sample in samples]
-        batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual).to(self.device)
+        batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual)
+        batch = batch.with_features(self.features) if features is None else replace(batch, features=tuple(features))
+        batch = batch.to(self.device)
         devices = [self.device] if self.device.type == "cuda" else []
-        call = self._call_of(batch, features, keep=True)
-        with adapter_in_each_call(self.host, call), torch.random.fork_rng(devices):
+        with adapter_in_each_call(self.host, self._call_of(batch, keep=True)), torch.random.fork_rng(devices):
             if seed is not None:
                 torch.manual_seed(seed)
             tokens = self.host.generate(
@@ -442,27 +417,32 @@ class AdaptedModel(nn.Module):
 
         `training` is a summary for the card. Raises InputError when the disk is full.
         """
+        import transformers
+
+        identity, encoder = self._identity(), None
+        if self.vision is not None and identity["vision"] is not None:
+            encoder = self.vision.settings.portable()
+        facts = {
+            "adapter": settings_on_card(self.adapter.settings),
+            **identity,
+            "encoder": encoder,
+            "max_tokens": self.max_tokens,
+            "versions": {
+                "mmadapter": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "training": training or {},
+        }
         tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in self.trainable_parameters()}
-        write_adapter(Path(folder), tensors, self.card(training))
+        write_adapter(Path(folder), tensors, facts)
 
     def load_adapter(self, folder: str | Path) -> Card:
         """Put the adapter of `folder` in and return its card.
 
         Raises InputError when the folder is incomplete or damaged, or belongs to another host, encoder or adapter.
         """
-        folder = Path(folder)
-        card = self._fitting_card(folder)
-        refuse_differences(folder, "vision", card.get("vision"), self._vision_identity())
-        tensors = read_tensors(folder, card)
-        own = {item.name: item.parameter for item in self.trainable_parameters()}
-        shapes = {name: list(parameter.shape) for name, parameter in own.items()}
-        refuse_differences(folder, "tensors", {name: list(t.shape) for name, t in tensors.items()}, shapes)
-        saved = functions(settings_of_card(folder, card).chosen)
-        refuse_differences(folder, "adapter", saved, functions(self.adapter.settings))
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(tensors[name])
-        return card
+        return load_into(self.adapter, Path(folder), self._identity())
 
     def start_from(self, folder: str | Path) -> str:
         """Begin a training at the adapter that `folder` (or its `adapter/`, of a run) holds; says what was taken over.
@@ -471,49 +451,12 @@ class AdaptedModel(nn.Module):
         have. Raises InputError where the folder has tensors that this adapter lacks or would use differently (another
         kind of gate, ...), or is of another host or encoder.
         """
-        folder = Path(folder).expanduser()
-        folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
-        card = self._fitting_card(folder)
-        if card.get("vision") is not None:
-            refuse_differences(folder, "vision", card["vision"], self._vision_identity())
-        tensors = read_tensors(folder, card)
-        own = {item.name: item.parameter for item in self.trainable_parameters()}
-        held = {name: list(tensor.shape) for name, tensor in tensors.items()}
-        refuse_differences(folder, "tensors", held, {n: list(p.shape) for n, p in own.items() if n in held})
-        saved, here = functions(settings_of_card(folder, card).chosen), functions(self.adapter.settings)
-        both = [key for key in saved if key in here]
-        refuse_differences(folder, "adapter", {key: saved[key] for key in both}, {key: here[key] for key in both})
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(tensor)
-        return f"started from {folder}: {len(tensors)} tensors, {len(own) - len(tensors)} fresh"
+        return start_from(self.adapter, Path(folder).expanduser(), self._identity())
 
-    def card(self, training: dict[str, Any] | None = None) -> Card:
-        """What the adapter's card says beside its tensors; `training` is a summary."""
-        import transformers
-
-        versions = {"mmadapter": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-        return {
-            "adapter": settings_on_card(self.adapter.settings),
-            "host": host_identity(self.host, self.tokenizer, self.folder),
-            "vision": self._vision_identity(),
-            "encoder": None if self._vision_identity() is None else _builds_again(self.vision),
-            "max_tokens": self.max_tokens,
-            "versions": versions,
-            "training": training or {},
-        }
-
-    def _fitting_card(self, folder: Path) -> Card:
-        """The card of a folder whose adapter is of this host. Raises InputError with the differing fields."""
-        card = read_card(folder)
-        refuse_differences(folder, "host", card["host"], host_identity(self.host, self.tokenizer, self.folder))
-        return card
-
-    def _vision_identity(self) -> dict[str, Any] | None:
-        """What the visual projection fits; None for an adapter without images."""
-        if self.vision is None or "projection" not in self.adapter:
-            return None
-        return self.vision.identity()
+    def _identity(self) -> dict[str, Any]:
+        """What the adapter fits: the host, and the encoder where the adapter sees pictures."""
+        vision = self.vision.identity() if self.vision is not None and "projection" in self.adapter else None
+        return {"host": host_identity(self.host, self.tokenizer, self.folder), "vision": vision}
 
 
 def _positions(attention_mask: Tensor) -> Tensor:
@@ -530,14 +473,6 @@ def _host_dtype(name: str, device: Any) -> torch.dtype:
 def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore:
     encoder = ENCODERS.load(vision.encoder)(vision).to(device)
     return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)
-
-
-def _builds_again(encoder: Any) -> dict[str, Any]:
-    """The settings that build the encoder again, without the places of this machine."""
-    settings = to_plain(encoder.settings)
-    return {
-        name: value for name, value in settings.items() if name not in ("enabled", "pretrained", "cache", "workers")
-    }
 
 
 def _checked(settings: GenerationConf) -> GenerationConf:

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from mmadapter import evaluation
 from mmadapter.config import EvalConf, RunConf, save_config, validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation import newest_run, results_name, run_evaluation, task_of_run
@@ -90,7 +89,7 @@ def test_the_run_that_is_taken_is_said_and_its_scores_and_cut_prompts_are_printe
     parrot = Parrot({"5": "The answer is A.", "7": "hm"})
     parrot.prepare_images = lambda paths, progress: None
     parrot.max_tokens = 64 + 150
-    monkeypatch.setattr(evaluation, "assistant_of_run", lambda *_: parrot)
+    monkeypatch.setattr("mmadapter.runs.model.model_of_run", lambda *_: parrot)
     conf = eval_conf("task=scienceqa", f"runs_root={runs.root}", "task.likelihood=false")
     conf.given = ["likelihood"]
     validate(conf)

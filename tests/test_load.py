@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 
 import mmadapter
-from mmadapter.config import RunConf, save_config
+from mmadapter.config import RunConf, load_run_config, save_config
 from mmadapter.errors import InputError
+from mmadapter.methods.folder import read_card, settings_of_card
+from mmadapter.methods.settings import BiasScaleConf
 from mmadapter.model import AdaptedModel
 from tests.assistants import built, picture
 from tests.config.composing import run_conf
@@ -172,25 +174,58 @@ def test_a_card_names_open_clips_model_for_weights_that_do_not_say_it(models, tm
 
     (tmp_path / "small.json").write_text(json.dumps(CLIP))
     open_clip.add_model_config(tmp_path / "small.json")
+    listed = lambda: {"small": tmp_path / "small.json"}  # noqa: E731
+    for module in ("settings", "open_clip"):
+        monkeypatch.setattr(f"mmadapter.vision.{module}.open_clip_files", listed)
     torch.save(load_file(models / "clip" / "open_clip_model.safetensors"), tmp_path / "small.pt")
     conf = conf_of(models, "adapter=v1_visual")
     conf.vision.model, conf.vision.pretrained, conf.vision.quick_gelu = "small", str(tmp_path / "small.pt"), True
     trained = saved_run(conf, tmp_path / "run")
     card = json.loads((tmp_path / "run" / "adapter" / "adapter.json").read_text())
-    assert card["encoder"] == {"model": "small", "quick_gelu": True, "tokens": "class"}
+    assert (card["encoder"]["model"], card["encoder"]["quick_gelu"]) == ("small", True)
+    assert not {"pretrained", "cache", "workers"} & card["encoder"].keys(), "nothing of this machine"
     loaded = mmadapter.load(tmp_path / "run" / "adapter", models / "host", tmp_path / "small.pt")
     assert same(trained, loaded, picture(tmp_path, 1))
 
 
-def test_a_card_of_an_older_version_builds_a_v1_adapter_from_clip_in_open_clips_layout(models, tmp_path):
+OLD = Path(__file__).parent / "golden" / "version_0_1"  # made by version 0.1, with the losses that it computed
+
+
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_an_adapter_folder_of_version_0_1_computes_what_it_did(name):
+    loaded = mmadapter.load(OLD / name / "adapter", host="tiny", vision="tiny", device="cpu")
+    expected = json.loads((OLD / "losses.json").read_text())[name]
+    with torch.no_grad():
+        for image, loss in zip((None, OLD / "picture.png"), expected, strict=True):
+            assert loaded.loss_of([("What colour is the circle?", "Red.", image)]).item() == pytest.approx(
+                loss, abs=1e-5
+            )
+    card = json.loads((OLD / name / "adapter" / "adapter.json").read_text())
+    assert card["format"] == 1 and loaded.max_tokens == card["max_tokens"]
+
+
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_a_run_folder_of_version_0_1_has_todays_adapter_settings(name):
+    adapter = load_run_config(OLD / name).adapter
+    assert adapter.methods == settings_of_card(OLD, read_card(OLD / name / "adapter")).methods or name == "v2"
+    if name == "v2":
+        told = (
+            adapter.methods["prompts"].through,
+            adapter.methods["early_fusion"].gate,
+            adapter.methods["lora"].factor,
+        )
+        assert told == ("base", "identity", 2.0)
+        assert adapter.methods["bias_scale"] == BiasScaleConf(bias=["q", "o"], scale=["up"], scale_on="input")
+    assert same(mmadapter.load(OLD / name), mmadapter.load(OLD / name / "adapter", "tiny", "tiny"), OLD / "picture.png")
+
+
+def test_a_card_without_the_name_of_its_clip_takes_a_folder_that_says_it(models, tmp_path):
     trained = saved_run(conf_of(models, "adapter=v1_visual"), tmp_path / "run")
-    file = tmp_path / "run" / "adapter" / "adapter.json"
-    card = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in card.items() if key not in ("encoder", "max_tokens")}))
-    loaded = mmadapter.load(file.parent, models / "host", models / "clip")
-    assert same(trained, loaded, picture(tmp_path, 1)) and loaded.max_tokens == 512
-    with pytest.raises(InputError, match="older version and does not say open_clip's name"):
-        mmadapter.load(file.parent, models / "host", "openai")
+    folder = tmp_path / "run" / "adapter"
+    assert json.loads((folder / "adapter.json").read_text())["encoder"]["model"] is None
+    assert same(trained, mmadapter.load(folder, models / "host", models / "clip"), picture(tmp_path, 1))
+    with pytest.raises(InputError, match="does not say open_clip's name"):
+        mmadapter.load(folder, models / "host", "openai")
 
 
 def test_the_readmes_lines_run_on_a_run_folder(models, tmp_path, capsys, monkeypatch):
@@ -206,3 +241,16 @@ def test_the_readmes_lines_run_on_a_run_folder(models, tmp_path, capsys, monkeyp
         Image.open(picture(tmp_path, number)).save(name)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_the_readmes_training_loop_runs_and_its_adapter_loads(tmp_path, capsys, monkeypatch):
+    section = (CHECKOUT / "README.md").read_text().split("## As a library")[1].split("\n## ")[0]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "lora" in said and "trained:" in said
+    assert names["loss"].item() < 0.1, "it has learnt its one answer"
+    loaded = mmadapter.load(tmp_path / "my-adapter", host="tiny", device="cpu")
+    assert loaded.generate("Which number is larger, 20 or 11?") == ["20."]

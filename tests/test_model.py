@@ -141,7 +141,11 @@ def test_dialogs_with_and_without_pictures_stand_in_one_batch(tmp_path):
     encoder = SampleEncoder(assistant.tokenizer, 64)
     whole = encoder.encode(samples[0])
     last = replace(whole, spans=whole.spans[2:])
-    assert torch.allclose(rows[0], shorter[0] + assistant.log_likelihood(make_batch([last], 0))[0], atol=1e-4)
+    assert torch.allclose(
+        rows[0],
+        shorter[0] + assistant.log_likelihood(make_batch([last], 0).with_features(assistant.features))[0],
+        atol=1e-4,
+    )
 
 
 def test_the_history_is_seen_and_a_given_last_answer_is_not():
@@ -237,15 +241,19 @@ def test_the_head_runs_on_supervised_positions_only(tmp_path):
     assert seen == [(1, batch.supervised_tokens, assistant.host.config.vocab_size)]
 
 
-def test_features_take_the_place_of_images(tmp_path):
+def test_the_batch_carries_its_features_and_forward_opens_no_file(tmp_path):
     assistant = assistant_on()
-    batch = batch_of(assistant, mixed_samples(tmp_path))
-    features = assistant.image_features(batch.images)
-    assert features[1] is None
+    samples = mixed_samples(tmp_path)
+    batch = batch_of(assistant, samples)
+    assert batch.features[1] is None
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
     bare = batch_of(assistant, [sample(q, a) for q, a in zip(QUESTIONS, ANSWERS, strict=True)])
     with torch.no_grad():
-        assert torch.equal(assistant(bare, features), assistant(batch))
+        assert torch.equal(assistant(replace(bare, features=batch.features)), assistant(batch))
         assert not torch.equal(assistant(bare), assistant(batch))
+    with pytest.raises(ValueError, match="has no features: batch.with_features"):
+        assistant(replace(batch, features=None))
 
 
 def test_a_batch_without_supervised_tokens_has_loss_zero_and_zero_gradients():
@@ -266,12 +274,6 @@ def test_sampling_is_seeded_and_leaves_the_random_numbers_outside_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_an_image_without_an_encoder_is_an_error(tmp_path):
-    assistant = assistant_on(images=False)
-    with pytest.raises(InputError, match=r"vision\.enabled"):
-        assistant.image_features([picture(tmp_path, 1)])
-
-
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="device=cuda, but torch sees no GPU"):
@@ -282,10 +284,10 @@ def test_logits_are_those_of_the_loss(tmp_path):
     model = assistant_on("v2 llama_gqa")
     batch = batch_of(model, mixed_samples(tmp_path))
     with torch.no_grad():
-        logits = model.logits(batch.input_ids, model.image_features(batch.images), batch.attention_mask)
+        logits = model.logits(batch.input_ids, batch.features, batch.attention_mask)
         chosen = logits.flatten(0, 1)[batch.rows].log_softmax(-1).gather(-1, batch.targets[:, None])
         assert torch.allclose(model(batch), -chosen.sum(), rtol=1e-5)
-        alone = model.logits(batch.input_ids[2:], model.image_features(batch.images)[2:], batch.attention_mask[2:])
+        alone = model.logits(batch.input_ids[2:], batch.features[2:], batch.attention_mask[2:])
     assert torch.allclose(
         logits[2][batch.attention_mask[2].bool()], alone[0][batch.attention_mask[2].bool()], atol=1e-4
     )
@@ -293,5 +295,7 @@ def test_logits_are_those_of_the_loss(tmp_path):
 
 def test_it_says_what_it_is():
     said = repr(assistant_on("v2 llama_gqa"))
-    assert "llama, 4 layers, width 32" in said and "early_fusion 4," in said and "blocks [1, 2]" in said
+    assert (
+        "llama, 4 layers, width 32" in said and "early_fusion 4," in said and "OpenClipEncoder, features (32,)" in said
+    )
     assert "image encoder: none" in repr(assistant_on(images=False))

@@ -64,11 +64,11 @@ def test_several_returns_of_rows_with_and_without_pictures_equal_each_row_alone(
     samples = [Sample("0", "s", alpaca_segments(p), i, "test") for p, i in zip(PROMPTS[:3], paths, strict=True)]
 
     def returns(asked):
-        batch = make_batch([encoder.encode(sample) for sample in asked], 0)
+        batch = make_batch([encoder.encode(sample) for sample in asked], 0).with_features(assistant.features)
         settings = GenerationConfig(
             max_new_tokens=5, num_beams=3, num_return_sequences=2, eos_token_id=2, pad_token_id=0
         )
-        with torch.no_grad(), adapter_in_each_call(assistant.host, assistant._call_of(batch, None, keep=True)):
+        with torch.no_grad(), adapter_in_each_call(assistant.host, assistant._call_of(batch, keep=True)):
             tokens = assistant.host.generate(
                 batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
             )
@@ -124,7 +124,7 @@ def test_the_loss_of_texts_is_the_mean_over_answer_tokens(name, tmp_path):
     rows = zip(PROMPTS, ANSWERS, paths, strict=True)
     samples = [Sample("0", "s", alpaca_segments(p, "", a), i, "test") for p, a, i in rows]
     encoder = SampleEncoder(model.tokenizer, 64)
-    batch = make_batch([encoder.encode(sample) for sample in samples], 0)
+    batch = make_batch([encoder.encode(sample) for sample in samples], 0).with_features(model.features)
     with torch.no_grad():
         expected = model(batch) / batch.supervised_tokens
     loss = model.loss_of(list(zip(PROMPTS, ANSWERS, images, strict=True)))

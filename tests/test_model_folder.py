@@ -24,7 +24,7 @@ for name in sys.argv[2:]:
     for item in assistant.trainable_parameters(): torch.nn.init.constant_(item.parameter, 3.0)
     assistant.load_adapter(root / name)
     batch = batch_of(assistant, [sample("what is red", "a circle", root / "1.png")])
-    torch.save(assistant._supervised_logits(batch, None), root / f"{name}.pt")
+    torch.save(assistant._supervised_logits(batch), root / f"{name}.pt")
 """
 
 
@@ -40,7 +40,7 @@ def test_a_new_process_computes_the_same_logits(tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
     )
     for name, assistant in assistants.items():
-        expected = assistant._supervised_logits(batch_of(assistant, [sample("what is red", "a circle", image)]), None)
+        expected = assistant._supervised_logits(batch_of(assistant, [sample("what is red", "a circle", image)]))
         assert torch.equal(torch.load(tmp_path / f"{name}.pt"), expected), name
 
 

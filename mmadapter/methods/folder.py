@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from mmadapter.errors import InputError
 from mmadapter.files import make_folder, sync
 from mmadapter.methods import METHODS, AdapterConf, version_0_1
+from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.groups import trainable_parameters
 from mmadapter.methods.settings import MethodConf
 from mmadapter.settings import to_plain, typed
 
@@ -115,6 +118,49 @@ def settings_of_card(folder: Path, card: Card) -> AdapterConf:
         raise InputError(f"{folder / CARD}: {error}\nMethods that are registered here: {known}.") from error
 
 
+def load_into(adapter: Adapter, folder: Path, identity: Mapping[str, Any]) -> Card:
+    """Put the tensors of `folder` into `adapter` and return the card; `identity` is that of host and encoder here.
+
+    Raises InputError when the folder is incomplete or damaged, or belongs to another host, encoder or adapter.
+    """
+    card = read_card(folder)
+    for what in ("host", "vision"):
+        refuse_differences(folder, what, card.get(what), identity[what])
+    tensors = read_tensors(folder, card)
+    own = {item.name: item.parameter for item in trainable_parameters(adapter)}
+    shapes = {name: list(parameter.shape) for name, parameter in own.items()}
+    refuse_differences(folder, "tensors", {name: list(tensor.shape) for name, tensor in tensors.items()}, shapes)
+    saved = _functions(settings_of_card(folder, card).chosen)
+    refuse_differences(folder, "adapter", saved, _functions(adapter.settings))
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+    return card
+
+
+def start_from(adapter: Adapter, folder: Path, identity: Mapping[str, Any]) -> str:
+    """Put the tensors of `folder`, or of its `adapter/`, into `adapter`, which may have more; says what was taken over.
+
+    Raises InputError where the folder has tensors that `adapter` lacks or would use differently, or is of another host
+    or encoder.
+    """
+    folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
+    card = read_card(folder)
+    for what in ("host", "vision") if card.get("vision") is not None else ("host",):
+        refuse_differences(folder, what, card[what], identity[what])
+    tensors = read_tensors(folder, card)
+    own = {item.name: item.parameter for item in trainable_parameters(adapter)}
+    held = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    refuse_differences(folder, "tensors", held, {n: list(p.shape) for n, p in own.items() if n in held})
+    saved, here = _functions(settings_of_card(folder, card).chosen), _functions(adapter.settings)
+    both = [key for key in saved if key in here]
+    refuse_differences(folder, "adapter", {key: saved[key] for key in both}, {key: here[key] for key in both})
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    return f"started from {folder}: {len(tensors)} tensors, {len(own) - len(tensors)} fresh"
+
+
 def refuse_differences(folder: Path, what: str, saved: Any, here: Any) -> None:
     """Raises InputError with the differing fields where an adapter's `what` is not the one of the model here."""
     if saved == here:
@@ -132,7 +178,7 @@ def refuse_differences(folder: Path, what: str, saved: Any, here: Any) -> None:
     )
 
 
-def functions(methods: Mapping[str, MethodConf]) -> dict[str, Any]:
+def _functions(methods: Mapping[str, MethodConf]) -> dict[str, Any]:
     """METHOD.KEY -> value of what makes the same tensors another function."""
     return {f"{name}.{key}": value for name, one in methods.items() for key, value in one.function().items()}
 

@@ -89,7 +89,12 @@ def card(old: Card, folder: Path) -> Card:
     flat["projection"] = _projection(told, shapes, old["host"]["width"])
     pictures = any(name.startswith("visual_projection.") for name in shapes)
     tensors = {tensor_name(name): shape for name, shape in shapes.items()}
-    return old | {"format": 2, "adapter": settings(flat, pictures), "tensors": tensors}
+    made = old | {"format": 2, "adapter": settings(flat, pictures), "tensors": tensors}
+    if (vision := old.get("vision")) is not None:  # the card had the encoder's settings in two places
+        encoder = {"encoder": "open_clip", "model": None, "quick_gelu": None, "tokens": "class"}
+        encoder |= {key: vision[key] for key in ("layers", "project_scales", "channel_order")}
+        made["encoder"] = encoder | (old.get("encoder") or {})
+    return made
 
 
 def _lora(folder: Path, told: Card, shapes: Card) -> Card:

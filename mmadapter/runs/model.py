@@ -14,8 +14,9 @@ from mmadapter.hosts.families import family_of
 from mmadapter.hosts.settings import HostConf
 from mmadapter.methods.folder import CARD, Card, read_card, settings_of_card
 from mmadapter.model import AdaptedModel
-from mmadapter.settings import problems_of
-from mmadapter.vision.settings import OpenClipSettings, open_clip_folder
+from mmadapter.settings import problems_of, typed
+from mmadapter.vision import ENCODERS
+from mmadapter.vision.settings import OpenClipSettings, VisionSettings, open_clip_folder
 
 PLAIN_MAX_TOKENS = 512  # where a card does not say how many tokens of context its adapter was made for
 
@@ -105,25 +106,24 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
         attention="sdpa" if "sdpa" in kernels else kernels[0],
         max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS),
     )
-    given = card.get("vision")
-    conf.vision = OpenClipSettings(enabled=given is not None)
-    if given is not None:
-        encoder = {"model": None, "quick_gelu": None, "tokens": "class"} | (card.get("encoder") or {})
-        for key, value in encoder.items():
-            setattr(conf.vision, key, value)
-        for key in ("layers", "project_scales", "channel_order"):
-            setattr(conf.vision, key, given[key])
-        assert vision is not None
-        put_vision(conf.vision, vision)
+    encoder = card.get("encoder")
+    if encoder is None:
+        conf.vision = VisionSettings(enabled=False)
+        return conf
+    conf.vision = typed(ENCODERS.settings(encoder["encoder"]), encoder, "vision")
+    if vision is not None:
+        put_vision(folder, conf.vision, vision)
     return conf
 
 
-def put_vision(conf: OpenClipSettings, place: str) -> None:
+def put_vision(folder: Path, conf: VisionSettings, place: str) -> None:
     """Let the encoder come from `place`: a folder in open_clip's layout or "tiny", which say what they are; else
     weights (a file, a `transformers` folder, an open_clip tag) for the model that is named already.
 
-    Raises InputError where no model is named.
+    Raises InputError where no model is named, and for an encoder of another kind.
     """
+    if not isinstance(conf, OpenClipSettings):
+        raise InputError(f"{folder}: vision={place} is given, but its encoder is {conf.encoder}. Leave vision= away.")
     if open_clip_folder(place) is not None:
         conf.model, conf.pretrained = place, None
     elif conf.model is None or open_clip_folder(conf.model) is not None:
@@ -143,9 +143,7 @@ def _settings_of_moved_run(folder: Path, host: str | None, vision: str | None) -
     if vision is not None and not conf.vision.enabled:
         raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
     if vision is not None:
-        if not isinstance(conf.vision, OpenClipSettings):
-            raise InputError(f"{folder}: vision={vision} is given, but this run's encoder is {conf.vision.encoder}.")
-        put_vision(conf.vision, vision)
+        put_vision(folder, conf.vision, vision)
     return conf
 
 
@@ -154,9 +152,10 @@ def _refuse_missing_places(folder: Path, card: Card, host: str | None, vision: s
     if host is None:
         shape = f"{told['layers']} layers, width {told['width']}, {told['vocabulary']} tokens"
         missing.append(f"host= (its card says: {told['model_type']}, {shape})")
-    if vision is None and card.get("vision") is not None:
-        name = (card.get("encoder") or {}).get("model") or "a folder in open_clip's layout"
-        missing.append(f"vision= (its card says: {name}, blocks {card['vision']['layers']})")
+    encoder = card.get("encoder") or {}
+    if vision is None and encoder.get("encoder") == "open_clip":
+        name = encoder.get("model") or "a folder in open_clip's layout"
+        missing.append(f"vision= (its card says: {name}, blocks {encoder['layers']})")
     if missing:
         raise InputError(
             f"{folder} is an adapter folder: it says what its host is, not where it lies. Give "

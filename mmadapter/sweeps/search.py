@@ -105,7 +105,7 @@ class Search:
         if not spaces:
             raise InputError(
                 "sweep.trials needs a setting to search in, a range or several values: "
-                "'optimizer.base_lr=tag(log,interval(1e-4,1e-1))' or adapter.layers=10,20,30"
+                "'optimizer.base_lr=tag(log,interval(1e-4,1e-1))' or adapter.prompts.layers=10,20,30"
             )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmadapter.runs.journal import VALIDATION_LOSS
 from mmadapter.settings import choice, listing, nearest, number, plain
 
 # where and how the jobs run, and how long a search goes on: these do not make it another sweep
 PLACES = ("cluster", "engine", "launch", "hydra", "runs_root", "threads", "dry_run", "resume")
 NOT_THE_SWEEP = (*PLACES, "sweep.trials", "sweep.parallel")
+
+VALIDATION_LOSS = "validation_loss"  # the lowest one of a run, where runs are compared
 
 
 @dataclass
@@ -43,7 +44,6 @@ class ClusterConf:
     mem_gb: int | None = number(None, at_least=1)  # of one machine
     timeout_min: int = number(240, at_least=1)  # the time limit of one attempt, in minutes
     signal_delay_s: int = number(120, at_least=1)  # seconds before the limit at which a job is told to save
-    max_num_timeout: int = number(10000, at_least=0)  # how often a job that reached its limit may queue again
     array_parallelism: int = number(256, at_least=1)  # jobs that run at the same time
     setup: list[str] = listing()  # shell lines before the start
     additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mmadapter.vision.settings import VisionSettings
+
 
 class VisionEncoder(nn.Module, ABC):
     """A frozen image encoder. `vision.encoder` names it; it is made from its settings alone, a `VisionSettings`.
@@ -20,6 +22,7 @@ class VisionEncoder(nn.Module, ABC):
     `settings.feature_shape()`, which reads no weights.
     """
 
+    settings: VisionSettings
     feature_shape: tuple[int, ...]
 
     @abstractmethod

@@ -37,6 +37,8 @@ class OpenClipEncoder(VisionEncoder):
     `channel_order` "bgr" serves weights that were trained on swapped channels (the released V2 files).
     """
 
+    settings: OpenClipSettings
+
     def __init__(self, settings: OpenClipSettings, tower: nn.Module | None = None) -> None:
         super().__init__()
         self.settings = settings

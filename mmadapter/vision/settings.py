@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.settings import choice, input_path, listing, number, plain
+from mmadapter.settings import choice, input_path, listing, number, plain, to_plain
 
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
 CONFIG_FILE = "open_clip_config.json"  # of a folder in open_clip's layout
@@ -33,6 +33,11 @@ class VisionSettings:
     def missing_weights(self, key: str) -> Iterator[str]:
         """Messages about weights that are not there, for all but a dry run; `key` is where this object stands."""
         return iter(())
+
+    def portable(self) -> dict[str, Any]:
+        """What an adapter's card says to build the encoder again: all but what holds on this machine only."""
+        here = ("enabled", "pretrained", "cache", "workers")
+        return {name: value for name, value in to_plain(self).items() if name not in here}
 
 
 @dataclass
@@ -106,6 +111,10 @@ class OpenClipSettings(VisionSettings):
                 f"vision.model={self.model} is not a ViT of open_clip's own; multi-scale features need one."
             )
         return config
+
+    def portable(self) -> dict[str, Any]:
+        """`model` is null where a folder said what it is."""
+        return super().portable() | ({} if self.folder is None else {"model": None})
 
     def feature_shape(self) -> tuple[int, ...]:
         """With all tokens the class token is one of them: (257, 1024) for ViT-L/14 at 224 pixels, as it is."""

@@ -69,7 +69,7 @@ def look_for_private_names():
             kind = 3 if stage == 3 else 1
             found += missing(engine, OF_AN_ENGINE) + missing(engine.optimizer, OF_AN_OPTIMIZER[kind])
             found += missing(model.weight, OF_A_PARAMETER[kind])
-            assert is_sharded(model.weight) == (stage == 3) and whole_size(model.weight) == 6
+            assert is_sharded(model) == (stage == 3) and whole_size(model.weight) == 6
             if stage == 3:
                 keep_whole(engine, model.parameters())
                 assert model.weight.shape == (2, 3) and held_bytes([model.weight]) == 2 * 6 * 4

@@ -57,7 +57,7 @@ def assistant_without_prompts(name, folder, **parts):
 def logits_of(assistant, image=None):
     batch = batch_of(assistant, [sample("what colour is the circle", "red", image), sample("left", "blue")])
     with torch.no_grad():
-        return assistant._supervised_logits(batch, None)
+        return assistant._supervised_logits(batch)
 
 
 def test_a_process_with_transformers_alone_computes_the_same_logits(tmp_path):

@@ -6,17 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display
 
+ALONE = Ranks()
 
-def evaluated(model: Any, settings: TaskSettings, folder: Path, progress: Any = None) -> dict[str, Any]:
+
+def evaluated(
+    model: Any, settings: TaskSettings, folder: Path, progress: Any = None, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """The metrics of a model in one task, as they were written into `folder`."""
     task = task_of(settings)
-    return evaluate(model, task, task.read(), folder, progress).metrics
+    return evaluate(model, task, task.read(), folder, ranks, progress).metrics
 
 
 def show(settings: TaskSettings, folder: Path) -> None:

@@ -37,7 +37,7 @@ class Parrot:
         self.says, self.beams = says, []
         self.tokenizer, self.max_tokens = byte_level(), 500
 
-    def generate(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None):
         self.beams.append(settings.beams)
         return [self.says for _ in samples]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmadapter.data.order import batches_by_length
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import most_likely_options
@@ -35,7 +36,7 @@ class Parrot:
     def train(self):
         self.training = True
 
-    def generate(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None):
         assert not self.training and settings.temperature == 0
         self.batches.append([len(sample.prompt) for sample in samples])
         return [self.says[sample.id] for sample in samples]
@@ -114,7 +115,7 @@ def test_the_first_of_equally_likely_options_is_taken(root):
 
     samples = task_of(task(root)).read()
     options = [[" yes", " no", " perhaps"]] * len(samples)
-    assert most_likely_options(Undecided({}), samples, options, task(root)) == [0, 0, 0]
+    assert most_likely_options(Undecided({}), samples, options, task(root), Ranks()) == [0, 0, 0]
 
 
 def test_captions_are_written_in_the_coco_results_format(tmp_path):
@@ -134,7 +135,7 @@ def test_an_unknown_task_and_an_empty_one_are_refused(root, tmp_path):
     with pytest.raises(InputError, match="There is no task 'vqa'. Registered tasks: scienceqa, coco_caption"):
         task_of(task(root, name="vqa"))
     with pytest.raises(InputError, match="no sample"):
-        evaluate(Parrot({}), task_of(task(root)), [], tmp_path)
+        evaluate(Parrot({}), task_of(task(root)), [], tmp_path, Ranks())
 
 
 def test_a_whole_assistant_answers_and_does_not_depend_on_the_batch(root, tmp_path):

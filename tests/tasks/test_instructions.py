@@ -31,7 +31,7 @@ class Parrot:
         self.says, self.asked = says, []
         self.tokenizer, self.max_tokens = byte_level(), 2000
 
-    def generate(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None):
         self.asked.append((settings, seed))
         return [self.says[int(sample.id)] for sample in samples]
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mmadapter.config import EvalConf, RunConf, typed, validate
-from mmadapter.config.sweep import metric_of
 from mmadapter.data.settings import VisualInstructionsSettings
 from mmadapter.errors import InputError
 from mmadapter.evaluation import run_evaluation
@@ -127,8 +126,6 @@ def test_what_lists_runs_finds_every_tasks_scores(done):
     assert found["count.letters"] == score(metrics_of(folder, "count"), "letters")
     conf.sweep.metric = "count.letters"
     validate(conf)
-    conf.sweep.metric, conf.evaluate = None, ["count", *FOUR]
-    assert metric_of(conf) == "count.letters"
     conf.sweep.metric = "count.words"
     with pytest.raises(InputError, match="count has no such score. .*It has: count.letters"):
         validate(conf)
