@@ -76,9 +76,9 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
 def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch):
     build = AdaptedModel.build
 
-    def too_large(conf, device=None, sharded=False):
-        if device == "meta":
-            return build(conf, device=device)
+    def too_large(*parts, **more):
+        if more.get("device") == "meta":
+            return build(*parts, **more)
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(AdaptedModel, "build", too_large)
