@@ -141,7 +141,7 @@ class Check:
         `absent` says what becomes of items without their picture where that is not `skip_bad`'s: error, skip, no_image.
         """
         dropped: dict[Hashable, str] = {}
-        losses: list[Any] = []
+        losses: list[str] = []
         for reason in self.defects.counts:
             skipped = skip_bad or reason in self.weak
             (losses if skipped else self.failures).append(self.defects.line(reason) + " (left out)" * skipped)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import inspect
+import importlib
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache, partial, wraps
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,24 +56,12 @@ def version_base() -> dict[str, str]:
 
 def train() -> None:
     """`python train.py ...`, or `mmadapter train ...`."""
-
-    def act(conf: RunConf) -> dict[str, Any]:
-        from mmadapter.training.run import run  # torch takes seconds to import; a wrong setting is refused before
-
-        return run(conf)
-
-    entry("train", RunConf, CHECKOUT / "train.py")(act)()
+    command("train", RunConf, "mmadapter.training.run:run", CHECKOUT / "train.py")
 
 
 def evaluate() -> None:
     """`python eval.py ...`, or `mmadapter eval ...`."""
-
-    def act(conf: EvalConf) -> dict[str, Any]:
-        from mmadapter.evaluation import run_evaluation  # as above
-
-        return run_evaluation(conf)
-
-    entry("eval", EvalConf, CHECKOUT / "eval.py")(act)()
+    command("eval", EvalConf, "mmadapter.evaluation:run_evaluation", CHECKOUT / "eval.py")
 
 
 def main() -> None:
@@ -87,25 +75,12 @@ def main() -> None:
     commands[name]()
 
 
-def entry(config_name: str, schema: type[Conf], script: Path | None = None) -> Callable[[Act], Callable[[], None]]:
-    """Make `act(conf)` the main function of a script beside a `conf` folder; `conf` is a checked `schema` object."""
+def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) -> None:
+    """Compose conf/CONFIG_NAME.yaml beside `script` with the command line, check it, and call `act` with the settings.
 
-    def decorate(act: Act, script: Path | None = script) -> Callable[[], None]:
-        script = Path(inspect.getfile(act)).resolve() if script is None else script
-
-        @wraps(act)
-        def main() -> None:
-            try:
-                _run(act, script, config_name, schema)
-            finally:  # Python takes a second to end
-                ignore_signals()
-
-        return main
-
-    return decorate
-
-
-def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
+    `act` may be given as text ("package.module:function"): what loads torch is imported after the checks. Leaves with
+    status 2 and one message for bad input, with 128 + N after signal N.
+    """
     register_schemas()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
@@ -131,7 +106,11 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             started = True
             if isinstance(conf, RunConf):
                 hold_signals()
-            result = act(conf)
+            if isinstance(act, str):
+                module, _, function = act.partition(":")
+                result = getattr(importlib.import_module(module), function)(conf)
+            else:
+                result = act(conf)
             if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := _metric(conf)) is None:
                 return None
             return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
@@ -161,6 +140,8 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
         number = signal_of(error)
         print(f"interrupted by {number.name}", file=sys.stderr)
         sys.exit(128 + number)
+    finally:
+        ignore_signals()  # Python takes a second to end
 
 
 def planned_run(composed: DictConfig) -> PlannedRun:

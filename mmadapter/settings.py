@@ -415,11 +415,6 @@ def explained(
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and full:
         return unknown_message(full, list(known_keys(schema, content, f"{key}." if key else "")), entry)
     first = str(error).strip().splitlines()[0]
-    if "is not a subclass of" in first:  # +data.sources.mine.reader=alpaca
-        return (
-            f"{full}: a new entry cannot be made on the command line. Change one that is there, or write the settings "
-            "into a file of your own (conf/data/NAME.yaml, chosen by data=NAME)."
-        )
     if "is not Optional" in first or "Incompatible value 'None'" in first:
         return f"{full}=null: it needs a value."
     return f"{full}: {first}" if full and full not in first else first

@@ -70,7 +70,7 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
     assert message.count("\n  ") == 3 and "\n  optimizer.micro_batch_size=2 " in said[-1]
     assert ("\n  engine=zero3 (each of the 2 ranks" in said[-1]) is (count == 2)
     if count == 2:
-        assert "stopped, because process 1 ended: Out of memory in a micro-batch" in said[0]
+        assert "error: " not in said[0] and "stopped: " not in said[0]
 
 
 def test_a_host_that_does_not_fit_is_told_as_well(inputs, tmp_path, monkeypatch):
