@@ -39,8 +39,8 @@ class ClusterConf:
     qos: str | None = None
     nodes: int = number(1, at_least=1)  # machines of one job
     tasks_per_node: int = number(1, at_least=1)  # processes of one job on each machine
-    gpus_per_node: int | None = number(None, at_least=1)  # of one job on each machine
-    cpus_per_task: int | None = number(None, at_least=1)  # of one process
+    gpus_per_node: int | None = number(None, at_least=1)  # GPUs of one machine
+    cpus_per_task: int | None = number(None, at_least=1)  # cores of one process
     mem_gb: int | None = number(None, at_least=1)  # of one machine
     timeout_min: int = number(240, at_least=1)  # the time limit of one attempt, in minutes
     signal_delay_s: int = number(120, at_least=1)  # seconds before the limit at which a job is told to save
