@@ -1,4 +1,4 @@
-"""Files: atomic and durable writes, JSON, JSON lines, a lock on a folder.
+"""Files: atomic and durable writes, JSON, JSON lines, a lock on a folder; which packages are installed.
 
 A rename alone is not durable: a file system may write the new name before the content, and after a power cut the name
 then stands for an empty file. So the content goes to the disk first, then the name.
@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -150,3 +151,12 @@ def _is_still_there(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed; none is imported."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from mmadapter.distributed.launchers import own_job
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.distributed.start import signal_of
 from mmadapter.errors import InputError
-from mmadapter.files import LEFTOVERS, locked, read_json, write_json
+from mmadapter.files import LEFTOVERS, locked, package_versions, read_json, write_json
 from mmadapter.runs.folder import ATTEMPT_FILE
 from mmadapter.runs.state import process_start
 
@@ -136,7 +135,7 @@ def versions(ranks: Ranks) -> dict[str, Any]:
     return {
         "mmadapter": __version__,
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "packages": package_versions(PACKAGES),
         "git": git_revision(),
         "device": device_name(),
         "threads": torch.get_num_threads(),
@@ -167,11 +166,4 @@ def git_revision() -> str | None:
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None

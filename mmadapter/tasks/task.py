@@ -10,7 +10,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -18,7 +17,7 @@ from mmadapter.data.readers import read
 from mmadapter.data.readers.pictures import with_attached_images
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
-from mmadapter.files import write_json, write_json_lines
+from mmadapter.files import package_versions, write_json, write_json_lines
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import TaskSettings
 
@@ -210,12 +209,7 @@ def evaluate(
 
 def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics with the task's name, and what the numbers depend on: Python and packages, none of it imported."""
-    found = {"python": platform.python_version()}
-    for package in (*PACKAGES, *task.PACKAGES):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    found = {"python": platform.python_version()} | package_versions((*PACKAGES, *task.PACKAGES))
     return {"task": task.settings.name, **metrics, "versions": found}
 
 

@@ -96,22 +96,9 @@ class SingleDeviceEngine:
 
     def step(self, batches: Sequence[Any], lr: float) -> StepResult:
         """One optimizer step over all `batches` (micro-batches, each of one source)."""
-        tokens = tokens_by_source(batches)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = self._backward_all(batches)
-        norms: dict[str, float] = {}
-        skipped = []
-        for group in self.groups:
-            if not self._prepare_group(group, sums, tokens, norms):
-                skipped.append(group.name)
-        set_lr(self.optimizer, lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.steps_done += 1
-        return step_result(sums, tokens, norms, tuple(skipped))
 
-    def _backward_all(self, batches: Sequence[Any]) -> dict[str, float]:
-        """Gradients of the loss sums of all micro-batches; returns the loss sum of each source."""
+        # The gradient of each micro-batch's loss sum, for the groups that learn from its source.
         pieces: dict[str, list[Tensor]] = {batch.source: [] for batch in batches}
         for batch in batches:
             if batch.supervised_tokens == 0:
@@ -122,7 +109,16 @@ class SingleDeviceEngine:
             if learning and loss.requires_grad:  # else no part is reached: text, and only parts for pictures are there
                 loss.backward(inputs=learning)
             pieces[batch.source].append(loss.detach())
-        return loss_sums(pieces)
+        sums, tokens = loss_sums(pieces), tokens_by_source(batches)
+
+        # Averaged over the group's supervised tokens, and clipped; what is not finite moves nothing.
+        norms: dict[str, float] = {}
+        skipped = [group.name for group in self.groups if not self._prepare_group(group, sums, tokens, norms)]
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps_done += 1
+        return step_result(sums, tokens, norms, tuple(skipped))
 
     def _prepare_group(
         self, group: Group, sums: dict[str, float], tokens: dict[str, int], norms: dict[str, float]

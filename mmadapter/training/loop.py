@@ -135,8 +135,9 @@ class Loop:
         Raises InputError for what the user can fix (no room on the disk, no memory, too many non-finite steps), and
         RunStopped, after a save, when a signal asks to stop.
         """
+        place = self.position
         try:
-            self.journal.open_boards(self.position.step)
+            self.journal.open_boards(place.step)
             self.model.train()
             with stop_on_signals(self.ranks) as stop:
                 while True:
@@ -147,7 +148,13 @@ class Loop:
                         self._save()
                     if self.is_finished:
                         break
-                    self._step()
+                    started = time.perf_counter()
+                    batches, lr = self.data.step_batches(place.step), self.schedule.lr_of(place.step)
+                    with self.explain_memory(batches=batches):
+                        result = self.engine.step(batches, lr)
+                    self._count_step(result, lr, time.perf_counter() - started)
+                    if result.skipped_groups:
+                        self._count_nonfinite(result, batches)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise InputError(
@@ -183,26 +190,15 @@ class Loop:
             "peak": peak_memory(),
         }
 
-    # One step.
+    # What a step did.
 
-    def _step(self) -> None:
-        place, started = self.position, time.perf_counter()
-        batches = self.data.step_batches(place.step)
-        lr = self.schedule.lr_of(place.step)
-        with self.explain_memory(batches=batches):
-            result = self.engine.step(batches, lr)
-        seconds = time.perf_counter() - started
+    def _count_step(self, result: StepResult, lr: float, seconds: float) -> None:
+        """A step further, and a line of metrics.jsonl; about every hundredth carries the gates and the movement."""
+        place, total = self.position, self.schedule.total_steps
         place.step += 1
         place.seconds += seconds
         place.supervised_tokens += result.supervised_tokens
         place.loss = result.loss if math.isfinite(result.loss) else None
-        self._write_step(result, lr, seconds)
-        if result.skipped_groups:
-            self._count_nonfinite(result, batches)
-
-    def _write_step(self, result: StepResult, lr: float, seconds: float) -> None:
-        """A line of metrics.jsonl; about every hundredth of the run it carries the gates and the movement, too."""
-        place, total = self.position, self.schedule.total_steps
         record: dict[str, Any] = {
             "step": place.step,
             "epoch": self.schedule.epoch_of(place.step),

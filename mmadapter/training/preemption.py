@@ -69,9 +69,16 @@ def ignore_signals() -> None:
 
     Programs that are started then ignore them, too: SLURM sends SIGTERM to all of a job's processes when it requeues.
     """
-    if threading.current_thread() is threading.main_thread():
-        for number in TERMINATIONS:
-            signal.signal(number, signal.SIG_IGN)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for (
+        number
+    ) in TERMINATIONS:  # one that has come, but has not been handled, would find no handler: Python prints an error
+        signal.signal(number, lambda number, frame: None)
+    hold_signals()
+    for number in TERMINATIONS:
+        signal.signal(number, signal.SIG_IGN)
+    release_signals()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
