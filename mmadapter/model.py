@@ -20,6 +20,7 @@ from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import whole_size
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, adapter_in_each_call, head_on_rows
 from mmadapter.hosts.families import Host
@@ -258,10 +259,12 @@ class AdaptedModel(nn.Module):
 
     # Pictures.
 
-    def prepare_images(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute the frozen features of image files once, before training or evaluation."""
+    def prepare_images(
+        self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """Compute the frozen features of image files once, before training or evaluation; several ranks share it."""
         if self.features is not None:
-            self.features.add(paths, progress)
+            self.features.add_together(list(dict.fromkeys(paths)), ranks or Ranks(), progress)
 
     def _features_of(self, pictures: Sequence[Picture | None]) -> tuple[Tensor | None, ...]:
         """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""
