@@ -6,16 +6,7 @@ python eval.py task=scienceqa predictions=FILE task.problems=problems.json task.
 python eval.py task=coco_caption predictions=FILE task.annotations=captions_val2014.json output=DIR
 """
 
-from mmadapter.cli import entry
-from mmadapter.config import EvalConf
-
-
-@entry("eval", EvalConf)
-def main(conf: EvalConf) -> object:
-    from mmadapter.evaluation import run_evaluation
-
-    return run_evaluation(conf)
-
+from mmadapter.cli import evaluate
 
 if __name__ == "__main__":
-    main()
+    evaluate()

@@ -6,16 +6,7 @@ python train.py dry_run=true ...                                  trainable tabl
 python train.py --cfg job                                         the composed settings
 """
 
-from mmadapter.cli import entry
-from mmadapter.config import RunConf
-
-
-@entry("train", RunConf)
-def main(conf: RunConf) -> object:
-    from mmadapter.training.run import run
-
-    return run(conf)
-
+from mmadapter.cli import train
 
 if __name__ == "__main__":
-    main()
+    train()

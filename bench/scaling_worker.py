@@ -16,8 +16,9 @@ from bench.settings import composed
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
-from mmadapter.distributed.ranks import Ranks, connected, here
-from mmadapter.hosts.sharded import held_bytes, sharding_of
+from mmadapter.distributed.deepspeed import held_bytes
+from mmadapter.distributed.ranks import Ranks, connected
+from mmadapter.hosts.sharded import sharding_of
 from mmadapter.model import AdaptedModel
 from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
@@ -42,11 +43,11 @@ def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> 
     AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
     parts = (conf.host, conf.vision, conf.adapter, conf.seed)
     with MemoryWatch() as loading:
-        assistant = AdaptedModel.build(*parts, device, sharding_of(conf.engine.name))
+        assistant = AdaptedModel.build(*parts, device, sharding_of(conf.engine.name, ranks))
     with MemoryWatch() as training:
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))
-        seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size)
+        seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size, ranks)
     trained = {id(item.parameter) for item in assistant.trainable_parameters()}
     frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
     return {
@@ -59,13 +60,13 @@ def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> 
     }
 
 
-def step_seconds(engine: Any, case: dict[str, Any], vocabulary: int) -> list[float]:
+def step_seconds(engine: Any, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:
     """Of each step but the first, which makes buffers."""
-    steps = [own_part(step_batch(case, number, vocabulary), here()) for number in range(2)]
+    steps = [own_part(step_batch(case, number, vocabulary), ranks) for number in range(2)]
     engine.step([steps[0]], LR)
     seconds = []
     for number in range(case["steps"]):
-        here().barrier()
+        ranks.barrier()
         started = time.perf_counter()
         engine.step([steps[number % 2]], LR)
         seconds.append(time.perf_counter() - started)
@@ -95,7 +96,13 @@ def save_and_restore(engine: Any, folder: Path, ranks: Ranks) -> dict[str, float
         checkpoints.save(Snapshot(Position(step=1), state, *random_state()))
     ranks.barrier()
     saved = time.perf_counter()
-    files = ranks.decide_files(lambda: snapshot_files(checkpoints.load_newest()[0]))
+
+    def read() -> dict[str, bytes]:
+        newest, _ = checkpoints.load_newest()
+        assert newest is not None
+        return snapshot_files(newest)
+
+    files = ranks.decide_files(read)
     snapshot = snapshot_of(folder, files.__getitem__)
     engine.load_state_dict(snapshot.engine)
     ranks.barrier()

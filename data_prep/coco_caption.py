@@ -4,54 +4,32 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from data_prep.coco_caption_findings import Findings, examine
-from data_prep.coco_caption_inputs import KINDS, caption_input
-from data_prep.coco_caption_output import write_captions
-from data_prep.picture_check import DECODED, DECODED_BY_SAMPLE
+from data_prep.checks import Check, Entry, Split, path_below
+from data_prep.command import options, run
+from mmadapter.data.readers.caption_shards import shard_files
+from mmadapter.data.readers.caption_table import LISTS, TABLES, table_files
+from mmadapter.data.readers.captions import CaptionFiles
+from mmadapter.data.readers.coco import REAL_SIZES, SPLITS, coco_files
+from mmadapter.data.readers.coco_layouts import is_coco_name
+from mmadapter.data.readers.llava_pretrain import pretrain_files
 from mmadapter.errors import InputError
 
-SOUND, UNSOUND, UNUSABLE = 0, 1, 2
+KINDS = (
+    "COCO (dataset_coco.json; coco_karpathy_*.json; captions_*.json with karpathy_*_images.txt or alone), "
+    "YAML lists of url<TAB>caption tables, LLaVA-Pretrain's JSON, webdataset shards *.tar"
+)
+COCO_NAMES = ("dataset_coco.json", "coco_karpathy_*.json", "captions_*.json", *(f"{split}.jsonl" for split in SPLITS))
+PEEK = 1 << 16
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 where the data is sound (or every loss was asked for), 1 where it is not, 2 where it cannot be read."""
-    settings = _parser().parse_args(arguments)
-    workers = max(settings.workers, 1)
-    try:
-        found = caption_input(settings.root, settings.input, settings.split_lists, settings.instruction, settings.limit)
-        findings = examine(found, settings.check != "none", DECODED[settings.check], settings.limit, workers)
-        findings.settle(skip_bad=settings.on_bad == "skip")
-        print(summary(findings))
-        if findings.failures:
-            return UNSOUND
-        written = write_captions(findings, settings.out, _command(settings), workers)
-        print(f"Written: {', '.join(written)} in {settings.out}; pictures are named below {findings.root}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UNUSABLE
-    return SOUND
-
-
-def _command(settings: argparse.Namespace) -> str:
-    """The command without the places of this machine: the same files give the same manifest anywhere."""
-    command = f"python -m data_prep.coco_caption --check {settings.check} --on-bad {settings.on_bad}"
-    command += " --instruction caption" if settings.instruction == "caption" else ""
-    return command + (f" --limit {settings.limit}" if settings.limit else "")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.coco_caption",
-        description="Checks captions and their pictures and writes SPLIT.jsonl, references and a manifest. "
-        f"Reads {KINDS}. Training reads these layouts as they are, and what is written here as well "
-        "(reader coco_captions, path=SPLIT.jsonl). Exit code 0: sound, 1: defects (listed), 2: cannot be read.",
-    )
-    parser.add_argument(
-        "--root", type=Path, required=True, help="folder of the pictures, and of the captions if not --input"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for SPLIT.jsonl, references and manifest.json")
+    about = f"Checks captions and their pictures: {KINDS}. With --out: references in COCO's layout, too."
+    parser = options("coco_caption", about, "folder of the pictures, and of the captions if not --input")
     parser.add_argument(
         "--input", type=Path, help="the file of captions (shards: a folder) where it is not found by name"
     )
@@ -64,33 +42,130 @@ def _parser() -> argparse.ArgumentParser:
         default="own",
         help="LLaVA's dialogs: keep each one's question (default), or drop it for the caption instruction",
     )
-    parser.add_argument(
-        "--check",
-        choices=("none", "sample", "all"),
-        default="sample",
-        help=f"pictures: not looked for at all, looked for and {DECODED_BY_SAMPLE} decoded (default), all decoded",
-    )
-    parser.add_argument("--on-bad", choices=("error", "skip"), default="error", help="bad items: stop, or leave out")
-    parser.add_argument("--limit", type=int, help="only the first N pictures of each split")
-    parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures (default 4)")
-    return parser
+    return run(parser, arguments, examine, _line, _references)
 
 
-def summary(findings: Findings) -> str:
-    """One screen: a line a split, then defects and notes with counts and the first examples."""
-    lines = [f"Captions: {findings.found.what}, pictures below {findings.root}"]
-    lines.append(f"{'split':<8}{'pictures':>10}{'captions':>10}{'kept':>10}{'captions':>10}")
-    for name, split in findings.splits.items():
-        counts = (split.pictures, split.captions, len(split.kept), split.captions_kept)
-        lines.append(f"{name:<8}" + "".join(f"{count:>10,}" for count in counts))
-    lines.append(f"captions in the files: {findings.found.captions_read:,}; pictures decoded: {findings.decoded:,}")
-    lines += [f"defect: {line}" for line in findings.failures]
-    lines += [f"note:   {line}" for line in findings.notes]
-    verdict = "Sound, but for the notes." if findings.notes else "Sound."
-    lines.append(
-        "NOT SOUND: mend the defects, or leave bad items out with --on-bad skip." if findings.failures else verdict
-    )
-    return "\n".join(lines)
+def examine(settings: argparse.Namespace) -> Check:
+    """Reads the captions of all splits and finds all that is wrong with them and their pictures."""
+    found = _caption_files(settings)
+    root = found.folders.root
+    check = Check(f"Captions: {found.what}, pictures below {root}", root, found.files, defects=found.defects)
+    for name in sorted(found.splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name)):
+        check.splits[name] = Split(
+            [Entry((name, one.image_id), one.where, one, one.image, len(one.captions)) for one in found.splits[name]]
+        )
+    check.facts["captions read"] = found.captions_read
+    check.notes += [f"{count:,} {what} are ignored" for what, count in found.ignored.items()]
+    got = {
+        name: (len(split.entries), sum(one.captions for one in split.entries)) for name, split in check.splits.items()
+    }
+    named = [split.entries[0].item.image.name for split in check.splits.values() if split.entries]
+    if all(map(is_coco_name, named)) and got != {name: REAL_SIZES[name] for name in got if name in REAL_SIZES}:
+        sizes = ", ".join(f"{name} {pictures:,} ({captions:,})" for name, (pictures, captions) in REAL_SIZES.items())
+        check.notes.append(f"not COCO by Karpathy's splits, whose pictures (captions) are: {sizes}")
+
+    # A picture in two splits, by id or by file; then --limit, which counts what can be used.
+    check.find_in_two_splits(list(check.splits), lambda one: (one.item.image_id, one.image))
+    if settings.limit is not None:
+        beyond = 0
+        for name, split in check.splits.items():
+            left_out = {one.key for one in list(check.sound(name))[settings.limit :]}
+            beyond += sum(one.captions for one in split.entries if one.key in left_out)
+            split.entries = [one for one in split.entries if one.key not in left_out]
+        check.facts["captions beyond the limit"] = beyond
+        check.notes.append(f"{beyond:,} captions lie beyond the limit of {settings.limit:,} pictures a split")
+
+    entries = [one for split in check.splits.values() for one in split.entries]
+    repeated = [one.where for one in entries if len({text for _, text in one.item.captions}) < one.captions]
+    if repeated:
+        first = "; ".join(repeated[:5])
+        check.notes.append(f"pictures that have the same caption twice: {len(repeated):,} (kept), the first: {first}")
+    if settings.check == "none":
+        check.facts["pictures decoded"] = 0
+        check.notes.append("pictures were not looked for (--check none)")
+    else:
+        check.find_bad_pictures(settings.check, settings.workers)
+        check.note_unnamed_pictures(found.folders.listings())
+    check.settle(settings.on_bad == "skip")
+
+    # Every caption of the files is kept, or something says why not.
+    explained = sum(one.captions for one in entries) + found.defects.captions.total()
+    if lost := found.captions_read - explained - check.facts.get("captions beyond the limit", 0):
+        check.failures.append(f"{lost:,} captions are lost and nothing says why")
+    return check
+
+
+def _caption_files(settings: argparse.Namespace) -> CaptionFiles:
+    """What the folder, or the file that --input names, holds: all splits. Raises InputError for none of KINDS."""
+    root: Path = settings.root
+    if not root.is_dir():
+        raise InputError(f"{root}: there is no such folder. --root is the folder of the pictures.")
+    path: Path | None = settings.input
+    if path is not None:
+        path = next((file for file in (path, root / path) if file.exists()), path)
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or folder (--input).")
+    place = path or _only_input(root)
+    if place.is_dir() and any(place.glob("*.tar")) or place.suffix == ".tar":
+        return shard_files(root, place if path else None, settings.limit)
+    if path is not None and path.is_dir():
+        raise InputError(
+            f"{path}: there are no shards *.tar there; --input is a file of captions, or a folder of shards."
+        )
+    if place.suffix in LISTS + TABLES:
+        return table_files(root, place)
+    if place.is_file():
+        with place.open("rb") as stream:
+            begin = stream.read(PEEK).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if begin.startswith(b"[") and b'"conversations"' in begin:
+            return pretrain_files(root, place, settings.instruction)
+    return coco_files(root, path, settings.split_lists)
+
+
+def _only_input(root: Path) -> Path:
+    """The root itself for COCO and shards, else the only file of captions in it."""
+    if any(any(folder.glob(name)) for folder in (root, root / "annotations") for name in COCO_NAMES):
+        return root
+    if any(root.glob("*.tar")):
+        return root
+    for endings in (LISTS, TABLES, (".json",)):
+        files = sorted(file for file in root.glob("*") if file.suffix in endings)
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(file.name for file in files[:5])
+            raise InputError(f"{root}: which file holds the captions: {names}? Name it with --input.")
+    raise InputError(f"{root}: there are no captions that are known here. Read are: {KINDS}. Name one with --input.")
+
+
+def _line(check: Check, entry: Entry) -> dict[str, Any]:
+    picture = entry.item
+    line: dict[str, Any] = {
+        "image_id": picture.image_id,
+        "image": path_below(picture.image, check.root),
+        "captions": [{"id": number, "caption": text} for number, text in picture.captions],
+    }
+    return line if picture.instruction is None else {**line, "instruction": picture.instruction}
+
+
+def _references(check: Check) -> Mapping[str, Iterable[Mapping[str, Any]]]:
+    """captions_SPLIT.json in the official layout, which `pycocotools` reads, for all splits but train."""
+    files: dict[str, Iterable[Mapping[str, Any]]] = {}
+    for name, split in check.splits.items():
+        kept = [one.item for one in split.kept]
+        content = {
+            "info": {"description": f"split {name} of {check.files[0].name}, whitespace collapsed"},
+            "licenses": [],
+            "type": "captions",
+            "images": [{"id": one.image_id, "file_name": one.image.name} for one in kept],
+            "annotations": [
+                {"image_id": one.image_id, "id": number, "caption": text}
+                for one in kept
+                for number, text in one.captions
+            ],
+        }
+        files |= {f"captions_{name}.json": [content]} if name != "train" else {}
+    return files
 
 
 if __name__ == "__main__":

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
+import argparse
+import importlib
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache, partial, wraps
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
@@ -19,14 +21,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config import Conf, EvalConf, RunConf, refuse_unknown, typed, validate, with_methods
+from mmadapter.config import Conf, EvalConf, RunConf, typed, validate, with_methods
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.runs.folder import is_finished, run_folder, settings_digest
 from mmadapter.runs.state import RunFolder
 from mmadapter.runs.sweep import metric_value
-from mmadapter.settings import composed_node, explained, nearest
+from mmadapter.settings import composed_node, explained, nearest, to_plain
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import PlannedRun
 from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
@@ -34,6 +36,7 @@ from mmadapter.tasks import scores_of
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 Act = Callable[[Any], Any]
+CHECKOUT = Path(__file__).resolve().parents[1]  # of the repository, with train.py and conf/
 
 
 @cache
@@ -51,32 +54,40 @@ def version_base() -> dict[str, str]:
     return {"version_base": "1.3"} if (major, minor) < (1, 4) else {}
 
 
-def entry(config_name: str, schema: type[Conf]) -> Callable[[Act], Callable[[], None]]:
-    """Make `act(conf)` the main function of a script beside a `conf` folder; `conf` is a checked `schema` object."""
-
-    def decorate(act: Act) -> Callable[[], None]:
-        script = Path(inspect.getfile(act)).resolve()
-
-        @wraps(act)
-        def main() -> None:
-            try:
-                _run(act, script, config_name, schema)
-            finally:  # Python takes a second to end
-                ignore_signals()
-
-        return main
-
-    return decorate
+def train() -> None:
+    """`python train.py ...`, or `mmadapter train ...`."""
+    command("train", RunConf, "mmadapter.training.run:run", CHECKOUT / "train.py")
 
 
-def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
+def evaluate() -> None:
+    """`python eval.py ...`, or `mmadapter eval ...`."""
+    command("eval", EvalConf, "mmadapter.evaluation:run_evaluation", CHECKOUT / "eval.py")
+
+
+def main() -> None:
+    """`mmadapter train|eval ...`: the same commands wherever the package is installed."""
+    commands = {"train": train, "eval": evaluate}
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in commands:
+        print(f"usage: mmadapter {'|'.join(commands)} key=value ...   (mmadapter train --help)", file=sys.stderr)
+        sys.exit(0 if name in ("-h", "--help") else 2)
+    del sys.argv[1]
+    commands[name]()
+
+
+def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) -> None:
+    """Compose conf/CONFIG_NAME.yaml beside `script` with the command line, check it, and call `act` with the settings.
+
+    `act` may be given as text ("package.module:function"): what loads torch is imported after the checks. Leaves with
+    status 2 and one message for bad input, with 128 + N after signal N.
+    """
     register_schemas()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
     register_plugins()
     sys.argv[1:] = with_methods(sys.argv[1:])
-    _refuse_before_printing(script, config_name, schema)
+    _print_settings(script, config_name, schema)
 
     def job(composed: DictConfig) -> Any:
         nonlocal started
@@ -95,7 +106,11 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
             started = True
             if isinstance(conf, RunConf):
                 hold_signals()
-            result = act(conf)
+            if isinstance(act, str):
+                module, _, function = act.partition(":")
+                result = getattr(importlib.import_module(module), function)(conf)
+            else:
+                result = act(conf)
             if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := _metric(conf)) is None:
                 return None
             return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
@@ -125,6 +140,8 @@ def _run(act: Act, script: Path, config_name: str, schema: type[Conf]) -> None:
         number = signal_of(error)
         print(f"interrupted by {number.name}", file=sys.stderr)
         sys.exit(128 + number)
+    finally:
+        ignore_signals()  # Python takes a second to end
 
 
 def planned_run(composed: DictConfig) -> PlannedRun:
@@ -158,7 +175,8 @@ def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
     """
     hydra_conf = HydraConfig.get()
     folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
-    command = [sys.executable, str(script), *hydra_conf.overrides.task]
+    own = [str(script)] if script.is_file() else ["-m", "mmadapter.cli", script.stem]
+    command = [sys.executable, *own, *hydra_conf.overrides.task]
     command += ["--config-name", str(hydra_conf.job.config_name)]
     command += [word for folder in folders for word in ("--config-dir", folder)]
     count = conf.launch.processes or 1
@@ -172,20 +190,32 @@ def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
         sys.exit(status)
 
 
-def _refuse_before_printing(script: Path, config_name: str, schema: type[Conf]) -> None:
-    """`+foo=1 --cfg job`: Hydra would print the settings without our check."""
-    prints = any(word.startswith("--cfg") or word in ("-c", "-cjob", "-call") for word in sys.argv[1:])
-    overrides = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    if not prints or not any(word.startswith("+") for word in overrides):
+def _print_settings(script: Path, config_name: str, schema: type[Conf]) -> None:
+    """`--cfg job`: print all settings, with the defaults of every method, reader and task that is there, and leave.
+
+    Hydra would print them without our check, and without what it does not know. `-p KEY` prints a part.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--config-dir", "-cd")
+    asked, others = parser.parse_known_args(sys.argv[1:])
+    if asked.cfg != "job":
         return
+    overrides = [word for word in others if not word.startswith("-")]
+    if asked.config_dir:
+        overrides.append(f"hydra.searchpath=[file://{Path(asked.config_dir).resolve()}]")
     try:
         with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
-            content = OmegaConf.to_container(hydra.compose(config_name, overrides), resolve=False)
-        refuse_unknown(content, schema, script.name)  # type: ignore[arg-type]
+            content = to_plain(typed(hydra.compose(config_name, overrides), schema, script.name))
+        for part in (asked.package or "").split(".") if asked.package else ():
+            content = content[part]
     except InputError as error:
         _stop(str(error), error, wants_trace=False)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, KeyError, TypeError):
         return  # Hydra will say it
+    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), end="")
+    sys.exit(0)
 
 
 def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
@@ -272,3 +302,7 @@ def task_keys(overrides: Iterable[str]) -> list[str]:
     """The keys within the task that a command line sets: `task.generation.beams=4` gives generation.beams."""
     keys = (override.lstrip("+~").partition("=")[0] for override in overrides)
     return sorted({key.removeprefix("task.") for key in keys if key.startswith("task.")})
+
+
+if __name__ == "__main__":
+    main()

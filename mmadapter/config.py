@@ -39,6 +39,7 @@ from mmadapter.settings import (
     to_plain,
     unknown_keys,
     unknown_message,
+    values_outside,
     with_overrides,
 )
 from mmadapter.sweeps.settings import ClusterConf, SweepConf, cluster_problems, metric_problems
@@ -220,8 +221,8 @@ def _drop(content: dict[str, Any], keys: list[str]) -> None:
 def validate(conf: RunConf | EvalConf) -> None:
     """Raises InputError that lists every contradiction: the key, what it got, what is allowed, how to fix it."""
     found = list(problems_of(conf))
-    if not found and isinstance(conf, RunConf):
-        found = list(run_problems(conf))
+    if isinstance(conf, RunConf) and not any(values_outside(conf)):  # what fits is judged among values that are allowed
+        found += run_problems(conf)
     found = list(dict.fromkeys(found))
     if len(found) == 1:
         raise InputError(found[0])
@@ -313,7 +314,10 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
             "or add a projection: adapter=v1_visual"
         )
     elif projection is not None:
-        gives = "all" if len(conf.vision.feature_shape()) == 2 else "class"
+        try:
+            gives = "all" if len(conf.vision.feature_shape()) == 2 else "class"
+        except InputError:  # the encoder's own settings say it
+            return
         reads = {"mlp": "class", "query_transformer": "all"}[projection.kind]
         if gives != reads:
             choice = "clip_vit_l14_tokens" if reads == "all" else "clip_vit_l14"

@@ -15,7 +15,6 @@ from mmadapter.config import EvalConf, load_run_config
 from mmadapter.errors import InputError
 from mmadapter.reports.report import write_report
 from mmadapter.runs.folder import FINISHED_FILE, find_run
-from mmadapter.runs.model import model_of_run, settings_of_run
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
@@ -47,7 +46,9 @@ def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
 
 def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`."""
-    from mmadapter.hosts.load import hide_library_bars
+    from mmadapter.distributed.ranks import Ranks
+    from mmadapter.hosts.load import hide_library_bars  # here, as these load torch
+    from mmadapter.runs.model import model_of_run, settings_of_run
     from mmadapter.training.out_of_memory import explain_memory, of_a_task
 
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
@@ -80,7 +81,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     output = Path(conf.output) if conf.output else folder / "eval" / results_name(settings, own, conf.given)
     switches = [*of_a_task("task", settings, changes="other answers"), *general]
     with explain_memory(f"while task {settings.name} was evaluated", lambda: switches):
-        scored = evaluate(model, task, samples, output, display.report)
+        scored = evaluate(model, task, samples, output, Ranks(), display.report)
     display.close()
 
     # Show the scores, and bring the report up to date.

@@ -19,6 +19,7 @@ from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
+from mmadapter.distributed.deepspeed import whole_size
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, adapter_in_each_call, head_on_rows
 from mmadapter.hosts.families import Host
@@ -30,7 +31,7 @@ from mmadapter.hosts.load import (
     load_tokenizer,
 )
 from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
-from mmadapter.hosts.sharded import Sharding, gather_in_forward, in_step, size
+from mmadapter.hosts.sharded import Sharding, gather_in_forward, in_step
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.folder import Card, load_into, settings_on_card, start_from, write_adapter
@@ -151,7 +152,7 @@ class AdaptedModel(nn.Module):
     @property
     def host_size(self) -> int:
         """The number of the host's own parameters."""
-        return sum(size(parameter) for parameter in self.host.parameters())
+        return sum(whole_size(parameter) for parameter in self.host.parameters())
 
     def gates(self) -> Tensor:
         """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""

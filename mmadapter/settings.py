@@ -254,7 +254,8 @@ def composed_node(schema: type) -> DictConfig:
 def _open_entries(node: DictConfig, schema: type) -> None:
     for item in fields(schema):
         kind = field_types(schema)[item.name]
-        if "register" in item.metadata or (is_dataclass(kind) and get_origin(composed_schema(kind)) is dict):
+        is_open = is_dataclass(kind) and get_origin(composed_schema(kind)) is dict  # type: ignore[arg-type]
+        if "register" in item.metadata or is_open:
             OmegaConf.set_struct(node[item.name], False)
         elif is_dataclass(kind):
             _open_entries(node[item.name], kind)  # type: ignore[arg-type]
@@ -414,11 +415,6 @@ def explained(
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and full:
         return unknown_message(full, list(known_keys(schema, content, f"{key}." if key else "")), entry)
     first = str(error).strip().splitlines()[0]
-    if "is not a subclass of" in first:  # +data.sources.mine.reader=alpaca
-        return (
-            f"{full}: a new entry cannot be made on the command line. Change one that is there, or write the settings "
-            "into a file of your own (conf/data/NAME.yaml, chosen by data=NAME)."
-        )
     if "is not Optional" in first or "Incompatible value 'None'" in first:
         return f"{full}=null: it needs a value."
     return f"{full}: {first}" if full and full not in first else first

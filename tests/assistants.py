@@ -21,6 +21,7 @@ from mmadapter.model import AdaptedModel
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.open_clip import OpenClipEncoder
 from mmadapter.vision.settings import OpenClipSettings
+from tests.distributed.several import here
 from tests.families import CORE, tiny_host, v2_methods
 
 # What the laws are shown on: V1 and V2 on hosts of several kinds.
@@ -96,7 +97,7 @@ def assistant_on(
 
 def built(conf: RunConf, device: str = "cpu", sharded: bool = False) -> AdaptedModel:
     """The model of a run's settings; `sharded`: as its engine shards the host."""
-    sharding = sharding_of(conf.engine.name) if sharded else None
+    sharding = sharding_of(conf.engine.name, here()) if sharded else None
     return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, sharding)
 
 

@@ -63,7 +63,7 @@ MISTAKES = [
     (["optimizer.micro_batch_size=5"], "error: optimizer.micro_batch_size=5 does not divide"),
     (["quickstart"], "Settings are given as key=value"),
     (["+data.x=1", "--cfg", "job"], "error: There is no setting 'data.x'."),
-    (["+data.sources.mine.reader=alpaca"], "error: mine: a new entry cannot be made on the command line."),
+    (["+data.sources.mine.reader=alpacca"], "error: data.sources.mine.reader='alpacca'. Did you mean alpaca?"),
     (["seed=null"], "error: seed=null: it needs a value."),
 ]
 
@@ -80,7 +80,7 @@ def test_a_mistake_gives_one_message_and_status_2_before_anything_heavy_is_impor
 
 def test_eval_says_what_it_needs_with_status_2(tmp_path):
     told = entry("eval.py", folder=tmp_path)
-    assert told.returncode == 2 and "run=runs/NAME" in said(told)
+    assert told.returncode == 2 and "Nothing to evaluate: no finished run" in said(told)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,13 +108,13 @@ def test_eval_refuses_an_unknown_key_before_it_prints_the_settings():
 TROUBLE = """
 import errno, os, signal
 from mmadapter.config import RunConf
-from mmadapter.cli import entry
+from pathlib import Path
+from mmadapter.cli import command
 
-@entry("train", RunConf)
 def main(conf):
     {does}
 
-main()
+command("train", RunConf, main, Path(__file__).resolve())
 """
 
 
@@ -172,13 +172,13 @@ def test_a_killed_process_of_a_job_loses_no_other_job_of_the_sweep(tmp_path):
 ENTRY = """
 import os
 from mmadapter.config import RunConf
-from mmadapter.cli import entry
+from pathlib import Path
+from mmadapter.cli import command
 
-@entry("train", RunConf)
 def main(conf):
     print("in", os.getcwd(), os.environ["OMP_NUM_THREADS"], conf.seed)
 
-main()
+command("train", RunConf, main, Path(__file__).resolve())
 """
 
 

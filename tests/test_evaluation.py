@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from mmadapter import evaluation
 from mmadapter.config import EvalConf, RunConf, save_config, validate
 from mmadapter.errors import InputError
-from mmadapter.evaluation import named_run, newest_run, results_name, run_evaluation, task_of_run
+from mmadapter.evaluation import newest_run, results_name, run_evaluation, task_of_run
+from mmadapter.runs.folder import find_run
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, InstructTaskSettings, ScienceqaTaskSettings
 from tests.config.composing import eval_conf
 from tests.data.small_files import problem, write_scienceqa
@@ -89,7 +89,7 @@ def test_the_run_that_is_taken_is_said_and_its_scores_and_cut_prompts_are_printe
     parrot = Parrot({"5": "The answer is A.", "7": "hm"})
     parrot.prepare_images = lambda paths, progress: None
     parrot.max_tokens = 64 + 150
-    monkeypatch.setattr(evaluation, "assistant_of_run", lambda *_: parrot)
+    monkeypatch.setattr("mmadapter.runs.model.model_of_run", lambda *_: parrot)
     conf = eval_conf("task=scienceqa", f"runs_root={runs.root}", "task.likelihood=false")
     conf.given = ["likelihood"]
     validate(conf)
@@ -105,7 +105,7 @@ def test_the_run_that_is_taken_is_said_and_its_scores_and_cut_prompts_are_printe
 
 def test_a_run_is_found_by_name_and_by_path(runs):
     folder = runs("first", [], 1)
-    assert named_run("first", runs.root) == named_run(str(folder), runs.root.parent) == folder
+    assert find_run("first", str(runs.root)) == find_run(str(folder), str(runs.root.parent)) == folder
 
 
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(runs):

@@ -28,7 +28,7 @@ CAPTION_PLAIN = Segment(f"{CAPTION_INSTRUCTION} :", TEMPLATE)
 CAPTION_TEMPLATES = ("alpaca", "plain")
 ALPACA_NEXT = Segment("\n\n### Instruction:\n", TEMPLATE)
 CHAT_HUMAN = Segment("\n### Human:", TEMPLATE)
-CHAT_ASSISTANT = Segment("\n### AdaptedModel:", TEMPLATE)
+CHAT_ASSISTANT = Segment("\n### Assistant:", TEMPLATE)
 CHAT_SYSTEM = "This is a conversation. The assistant gives correct, complete and friendly answers."
 DIALOG_TEMPLATES = ("alpaca", "chat")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -50,7 +50,7 @@ def dialog_segments(
     """The segments of (user, assistant) turns; the last assistant text is None where the dialog is to be answered.
 
     "alpaca": the first turn is Alpaca's template without input, as V2 has it for LLaVA's dialogs; further turns repeat
-    its two headings. "chat": a system line, then "### Human:" and "### AdaptedModel:", as in the 65B chat model's
+    its two headings. "chat": a system line, then "### Human:" and "### Assistant:", as in the 65B chat model's
     conversation v1_2.
 
     Deviates: V2 trains on the first turn alone. The system line is ours, and v1_2's example exchange is left out. v1_2

@@ -68,11 +68,11 @@ def load_deepspeed(device: torch.device | str) -> Any:
     os.environ["LOCAL_RANK"] = str(torch.cuda.current_device()) if on_gpu else os.environ.get("LOCAL_RANK", "0")
     # Shared-memory collectives on CPU: there is no setting, and they are compiled at the start, or fail without g++.
     deepspeed.ops.__compatible_ops__ = {}  # whole: a look at the table tries a compiler on everything, loudly
-    if _group is not None and _group is not dist.group.WORLD:  # it keeps the group of a run that has ended
-        deepspeed.comm.comm.cdb = None
-        deepspeed.utils.groups._WORLD_GROUP = None
+    if _group is not dist.group.WORLD:
+        deepspeed.comm.comm.cdb = None  # it keeps the group of a run that has ended
     _group = dist.group.WORLD
     deepspeed.init_distributed("nccl" if on_gpu else "gloo", auto_mpi_discovery=False)
+    deepspeed.utils.groups._WORLD_GROUP = dist.group.WORLD  # else it makes one of its own, without our deadline
     return deepspeed
 
 
@@ -106,9 +106,9 @@ def end_engines() -> None:
 # --- frozen parameters at stage 3: every rank holds its part
 
 
-def is_sharded(parameter: Tensor) -> bool:
-    """Whether each rank holds only its part of this parameter."""
-    return hasattr(parameter, "ds_id")
+def is_sharded(module: nn.Module) -> bool:
+    """Whether each rank holds only its part of this module's parameters."""
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def whole_size(parameter: Tensor) -> int:
@@ -129,7 +129,7 @@ def held_bytes(parameters: Iterable[Tensor]) -> int:
 @contextlib.contextmanager
 def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """While inside, these parameters can be read whole on every rank; for reading only. Collective."""
-    sharded = [parameter for parameter in parameters if is_sharded(parameter)]
+    sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not sharded:
         yield
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,3 +121,9 @@ def _from_slurm(environment: Mapping[str, str]) -> Launched:
         address,
         int(environment.get("MASTER_PORT") or port),
     )
+
+
+def own_job() -> str | None:
+    """The number of this process's SLURM job; in an array "12_3", for 12 alone may mean all of them."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")

@@ -50,11 +50,9 @@ class Ranks:
     none: there the ranks wait in the store and not in a collective.
     """
 
-    def __init__(
-        self, rank: int = 0, world_size: int = 1, local_rank: int = 0, launcher: str = "python", store: Any = None
-    ) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0, launcher: str = "python") -> None:
         self.rank, self.world_size, self.local_rank, self.launcher = rank, world_size, local_rank, launcher
-        self._store: dist.Store = store
+        self._store: dist.Store = dist.HashStore()  # of one process; `connected` gives them the one they share
         self._has_store = False  # whether the store that all use ends with this process
         self._numbers = itertools.count()
 
@@ -162,11 +160,10 @@ class Ranks:
         if not self.is_first:
             self._wait_long([name])
             return None
-        try:
-            return work()
-        finally:  # after an error, too: the others then wait for this rank where they notice that it ends
-            with contextlib.suppress(RuntimeError):
-                self._store.set(name, "")
+        done = work()
+        with contextlib.suppress(RuntimeError):  # the store has gone: the others wait in the exchange that comes next
+            self._store.set(name, "")
+        return done
 
     def _wait_long(self, names: list[str]) -> None:
         """Waits until all names are set, however long that takes. Raises LostRank where another rank has failed.
@@ -206,13 +203,7 @@ class Ranks:
         return _as_bytes(carrier)
 
 
-_here = Ranks()
 _runs = itertools.count()  # of this process: each uses names of its own in the store
-
-
-def here() -> Ranks:
-    """The ranks of the present run, for rooms that are not handed them yet."""
-    return _here
 
 
 @contextlib.contextmanager
@@ -225,10 +216,9 @@ def connected(device: str, launch: LaunchConf | None = None, group_of_one: bool 
     An exception that leaves the block ends the run: one rank lets it be seen, the others leave with SystemExit and the
     same status. Those that are still at work end when they miss this one in a collective, or by their launcher.
     """
-    global _here
     end_with_parent(os.environ)
     place, launch = launched(os.environ) or Launched(), launch or LaunchConf()
-    ranks = _here = Ranks(place.rank, place.world_size, place.local_rank, place.launcher)
+    ranks = Ranks(place.rank, place.world_size, place.local_rank, place.launcher)
     try:
         if place.world_size > 1 or group_of_one:
             _connect(ranks, place, launch, device)
@@ -237,23 +227,20 @@ def connected(device: str, launch: LaunchConf | None = None, group_of_one: bool 
     except SystemExit:  # a stop that all ranks know of
         raise
     except BaseException as error:
-        if ranks.world_size == 1 or ranks._store is None:
-            raise
-        _end_with(ranks, error, launch)
+        if ranks.world_size > 1:
+            _end_with(ranks, error, launch)
         raise
     finally:
-        _here = Ranks()
         if place.world_size == 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _connect(ranks: Ranks, place: Launched, launch: LaunchConf, device: str) -> None:
     """Meets the other ranks in the store, then makes torch's process group."""
-    if place.world_size == 1:
-        store: dist.Store = dist.HashStore()
-    else:
-        store = dist.PrefixStore(f"run {place.attempt}.{next(_runs)}", _open_store(place, launch.meet_seconds))
-        ranks._store, ranks._has_store = store, place.rank == 0 and not place.agent_has_store and not place.file
+    if place.world_size > 1:
+        store = _open_store(place, launch.meet_seconds)
+        ranks._store = dist.PrefixStore(f"run {place.attempt}.{next(_runs)}", store)
+        ranks._has_store = place.rank == 0 and not place.agent_has_store and not place.file
         _meet(ranks, place, launch.meet_seconds)
     gpu = _use_gpu(place) if device == "cuda" else None
     if gpu is not None:
@@ -266,7 +253,7 @@ def _connect(ranks: Ranks, place: Launched, launch: LaunchConf, device: str) -> 
     try:
         dist.init_process_group(
             "gloo" if gpu is None else "nccl",
-            store=dist.PrefixStore("group", store),
+            store=dist.PrefixStore("group", ranks._store),
             rank=place.rank,
             world_size=place.world_size,
             timeout=timedelta(minutes=launch.timeout_minutes),

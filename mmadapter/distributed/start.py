@@ -142,3 +142,8 @@ def thread_count(threads: int | None, processes: int = 1) -> str:
     process's part of the usable cores if that is less."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return str(threads or os.environ.get("OMP_NUM_THREADS") or min(DEFAULT_THREADS, max(usable // processes, 1)))
+
+
+def signal_of(error: KeyboardInterrupt) -> signal.Signals:
+    """The signal that an interrupt stands for; Ctrl-C names none."""
+    return error.args[0] if error.args else signal.SIGINT

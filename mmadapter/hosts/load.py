@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
+from mmadapter.distributed.deepspeed import is_sharded
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.calls import CallSlot, call_slot
 from mmadapter.hosts.families import Host, decoder_layers, family_of
 from mmadapter.hosts.settings import GenerationConf
-from mmadapter.hosts.sharded import Sharding, agreed, is_sharded, loading_sharded
+from mmadapter.hosts.sharded import Sharding, agreed, loading_sharded
 
 OLDEST_TRANSFORMERS = (4, 57)
 TESTED_MAJOR_VERSIONS = (4, 5)
@@ -140,7 +141,7 @@ def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: S
             f"transformers {transformers.__version__} cannot shard a gemma3_text host (engine=zero3). "
             "To fix: pip install 'transformers>=5,<6', or engine=zero2"
         )
-    agreed(lambda: _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"}))
+    agreed(lambda: _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"}), sharding.ranks)
     with loading_sharded(sharding, chosen["dtype"], device):
         return _read_weights(folder, config, chosen)
 

@@ -7,15 +7,16 @@ release them again: all ranks must therefore run the same modules in the same or
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from mmadapter.distributed.deepspeed import Zero, load_deepspeed, start_engine
-from mmadapter.distributed.ranks import here
+from mmadapter.distributed.deepspeed import Zero, is_sharded, load_deepspeed, start_engine
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 
 Read = TypeVar("Read")
@@ -23,26 +24,16 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Sharding:
-    """That a host's weights are sharded, and whether the shards lie in CPU memory instead of the GPU's."""
+    """That a host's weights are sharded over the ranks, and whether the shards lie in CPU memory, not in the GPU's."""
 
+    ranks: Ranks
     offload: bool = False
 
-    def settings(self, dtype: torch.dtype) -> dict[str, Any]:
-        """DeepSpeed's configuration for parameters of this type; frozen ones have no gradient and no optimizer."""
-        zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
-        if self.offload:
-            zero["offload_param"] = {"device": "cpu"}
-        return {
-            "train_micro_batch_size_per_gpu": 1,
-            "zero_optimization": zero,
-            "bf16": {"enabled": dtype == torch.bfloat16},
-        }
 
-
-def sharding_of(engine: str) -> Sharding | None:
+def sharding_of(engine: str, ranks: Ranks) -> Sharding | None:
     """How an engine shards its host; None where every rank has the whole host."""
     zero = Zero.of(engine)
-    return Sharding(zero.offload) if zero.stage == 3 else None
+    return Sharding(ranks, zero.offload) if zero.stage == 3 else None
 
 
 @contextlib.contextmanager
@@ -55,14 +46,26 @@ def loading_sharded(sharding: Sharding, dtype: torch.dtype, device: torch.device
     from transformers.integrations import HfDeepSpeedConfig
 
     load_deepspeed(device)
-    live = HfDeepSpeedConfig(sharding.settings(dtype))  # in force as long as somebody holds it
+    live = HfDeepSpeedConfig(deepspeed_settings(dtype, sharding.offload))  # in force as long as somebody holds it
     try:
         yield
     finally:
         del live
 
 
-def agreed(read: Callable[[], Read]) -> Read:
+def deepspeed_settings(dtype: torch.dtype, offload: bool = False) -> dict[str, Any]:
+    """DeepSpeed's configuration for parameters of this type; frozen ones have no gradient and no optimizer."""
+    zero: dict[str, Any] = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    if offload:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": zero,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+    }
+
+
+def agreed(read: Callable[[], Read], ranks: Ranks) -> Read:
     """What `read` gives here; the same InputError on every rank where it raises one on some of them. Collective.
 
     So no rank waits for one that has refused.
@@ -72,7 +75,7 @@ def agreed(read: Callable[[], Read]) -> Read:
         found = read()
     except InputError as error:
         problem = str(error)
-    problems = [text for text in here().gather(problem) if text is not None]
+    problems = [text for text in ranks.gather(problem) if text is not None]
     if problems:
         raise InputError(problems[0])
     return found  # type: ignore[return-value]
@@ -84,46 +87,9 @@ def gather_in_forward(host: nn.Module) -> None:
         return
     # The shards lie already where `loading_sharded` has put them; the hooks bring them to the device.
     first = next(host.parameters())
-    start_engine(first.device, model=host, config=Sharding().settings(first.dtype))
-
-
-def is_sharded(host: nn.Module) -> bool:
-    """Whether the host's weights are sharded over the ranks."""
-    return any(_is_shared(parameter) for parameter in host.parameters())
+    start_engine(first.device, model=host, config=deepspeed_settings(first.dtype))
 
 
 def in_step(host: nn.Module) -> bool:
     """Whether all ranks must call the host equally often: each of its modules waits for all of them."""
-    return here().world_size > 1 and is_sharded(host)
-
-
-@contextlib.contextmanager
-def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """While inside, these parameters can be read whole on every rank; for reading only. Collective."""
-    shared = [parameter for parameter in parameters if _is_shared(parameter)]
-    if not shared:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(shared):
-        yield
-
-
-def size(parameter: torch.Tensor) -> int:
-    """How many numbers the whole tensor has, wherever its shards are."""
-    return getattr(parameter, "ds_numel", parameter.numel())
-
-
-def held_bytes(parameters: Iterable[torch.Tensor]) -> int:
-    """Bytes of these tensors that this rank holds: its shards, and what is whole here."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for parameter in parameters
-        for tensor in (parameter, getattr(parameter, "ds_tensor", None))
-        if tensor is not None
-    )
-
-
-def _is_shared(parameter: torch.Tensor) -> bool:
-    return hasattr(parameter, "ds_id")
+    return is_sharded(host) and dist.get_world_size() > 1

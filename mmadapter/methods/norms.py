@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmadapter.hosts.sharded import whole
+from mmadapter.distributed.deepspeed import gathered
 from mmadapter.methods.adapter import BuildContext, Method
 from mmadapter.methods.settings import NormsConf
 
@@ -32,7 +32,7 @@ class NormCopy(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        with whole(norm.parameters()):
+        with gathered(norm.parameters()):
             for name, parameter in norm.named_parameters():
                 self.register_parameter(name, nn.Parameter(parameter.detach().to(torch.float32, copy=True)))
         self.kept_per_token = max(parameter.numel() for parameter in self.parameters())  # what was normalised

@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
+from mmadapter.distributed.launchers import own_job
 from mmadapter.distributed.ranks import Ranks
+from mmadapter.distributed.start import signal_of
 from mmadapter.errors import InputError
 from mmadapter.files import LEFTOVERS, locked, read_json, write_json
 from mmadapter.runs.folder import ATTEMPT_FILE
 from mmadapter.runs.state import process_start
-from mmadapter.training.preemption import own_job, signal_of
 
 SIGNS_OF_LIFE = (ATTEMPT_FILE, "metrics.jsonl")
 LOCK_FILE = ".running"

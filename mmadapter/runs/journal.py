@@ -15,7 +15,6 @@ from mmadapter.errors import InputError
 from mmadapter.files import make_folder, sync
 
 METRICS_FILE = "metrics.jsonl"
-VALIDATION_LOSS = "validation_loss"  # the lowest one of a run, where runs are compared
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "perplexity")
 
 

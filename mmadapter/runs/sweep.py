@@ -15,8 +15,8 @@ from typing import Any
 
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
-from mmadapter.runs.journal import VALIDATION_LOSS
 from mmadapter.runs.state import Queue, Record, RunFolder, RunState, state_of
+from mmadapter.sweeps.settings import VALIDATION_LOSS
 from mmadapter.terminal import number_text
 
 SWEEP_FILE = "sweep.json"

@@ -109,9 +109,9 @@ class SlurmJobs(SlurmLauncher):
         executor = submitit.AutoExecutor(
             cluster="slurm",
             folder=settings.pop("submitit_folder"),
-            slurm_max_num_timeout=settings.pop("max_num_timeout"),
             slurm_python=shlex.join([sys.executable, "-IS", "-c", HOLD_AND_BECOME]),
         )
+        del settings["max_num_timeout"]  # of submitit's own way to requeue, for which the run does not ask
         # a job unpickles this class: it must find the checkout wherever the sweep was started
         settings["setup"] = [f'export PYTHONPATH="{CHECKOUT}:$PYTHONPATH"', *(settings["setup"] or [])]
         settings["srun_args"] = ["--kill-on-bad-exit=1"]  # one rank that dies ends the others

@@ -74,7 +74,7 @@ def listed_values(override: Override) -> list[str]:
     """The values of a choice or range. Raises InputError where there is none, as in range(5,5)."""
     values = list(override.sweep_string_iterator())
     if not values:
-        raise InputError(f"{override.get_key_element()}: this range holds no value: {override.input_line}")
+        raise InputError(f"{override.get_key_element().lstrip('+')}: this range holds no value: {override.input_line}")
     return values
 
 
@@ -105,7 +105,7 @@ class Search:
         if not spaces:
             raise InputError(
                 "sweep.trials needs a setting to search in, a range or several values: "
-                "'optimizer.base_lr=tag(log,interval(1e-4,1e-1))' or adapter.layers=10,20,30"
+                "'optimizer.base_lr=tag(log,interval(1e-4,1e-1))' or adapter.prompts.layers=10,20,30"
             )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,8 +162,8 @@ class Search:
             return kinds.FloatDistribution(space.low, space.high, log=space.log, step=space.step)
         except ValueError as error:
             raise InputError(
-                f"{key}: cannot be searched from {space.low:g} to {space.high:g}: {error}. Give the lower end first; "
-                "a logarithmic one must be above 0."
+                f"{key.lstrip('+')}: cannot be searched from {space.low:g} to {space.high:g}: {error}. "
+                "Give the lower end first; a logarithmic one must be above 0."
             ) from error
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmadapter.runs.journal import VALIDATION_LOSS
 from mmadapter.settings import choice, listing, nearest, number, plain
 
 # where and how the jobs run, and how long a search goes on: these do not make it another sweep
 PLACES = ("cluster", "engine", "launch", "hydra", "runs_root", "threads", "dry_run", "resume")
 NOT_THE_SWEEP = (*PLACES, "sweep.trials", "sweep.parallel")
+
+VALIDATION_LOSS = "validation_loss"  # the lowest one of a run, where runs are compared
 
 
 @dataclass
@@ -38,12 +39,11 @@ class ClusterConf:
     qos: str | None = None
     nodes: int = number(1, at_least=1)  # machines of one job
     tasks_per_node: int = number(1, at_least=1)  # processes of one job on each machine
-    gpus_per_node: int | None = number(None, at_least=1)
-    cpus_per_task: int | None = number(None, at_least=1)
+    gpus_per_node: int | None = number(None, at_least=1)  # GPUs of one machine
+    cpus_per_task: int | None = number(None, at_least=1)  # cores of one process
     mem_gb: int | None = number(None, at_least=1)  # of one machine
     timeout_min: int = number(240, at_least=1)  # the time limit of one attempt, in minutes
     signal_delay_s: int = number(120, at_least=1)  # seconds before the limit at which a job is told to save
-    max_num_timeout: int = number(10000, at_least=0)  # how often a job that reached its limit may queue again
     array_parallelism: int = number(256, at_least=1)  # jobs that run at the same time
     setup: list[str] = listing()  # shell lines before the start
     additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch

@@ -152,9 +152,10 @@ class Sweeps(Sweeper):
                 try:
                     found[f"{key}={value}"] = self._job(0, [*fixed, *words]).run
                 except (InputError, HydraException, OmegaConfBaseException) as error:
-                    for one, other in spaces.items():
-                        if isinstance(other, Span) and not other.whole and one in str(error):
-                            whole = f"'{one}=tag(int,interval({other.low:g},{other.high:g}))'"
+                    for name, other in spaces.items():
+                        plain = name.lstrip("+")
+                        if isinstance(other, Span) and not other.whole and plain in str(error):
+                            whole = f"'{plain}=tag(int,interval({other.low:g},{other.high:g}))'"
                             raise InputError(f"{error}\n  To search among whole numbers: {whole}") from error
                     raise
         return found or {"all": self._job(0, fixed).run}
@@ -235,9 +236,10 @@ def combinations(overrides: Sequence[Override]) -> list[Words]:
     for override in overrides:
         key = override.get_key_element()
         if override.is_interval_sweep():
+            plain = key.lstrip("+")
             raise InputError(
-                f"{key}: an interval has no list of values. Search in it with sweep.trials=N, or name the values: "
-                f"{key}=VALUE,VALUE"
+                f"{plain}: an interval has no list of values. Search in it with sweep.trials=N, or name the values: "
+                f"{plain}=VALUE,VALUE"
             )
         sweeps = override.is_sweep_override()
         values[key] = [f"{key}={one}" for one in listed_values(override)] if sweeps else fixed_words([override])
@@ -264,7 +266,8 @@ def refuse_idle_keys(corners: Mapping[str, PlannedRun], spaces: Mapping[str, Spa
         ends = ends_of(space)
         if len(set(ends)) > 1 and len({corners[f"{key}={end}"].digest for end in ends}) == 1:
             raise InputError(
-                f"{key} changes no result: its trials would be one and the same run. Leave it out of the search."
+                f"{key.lstrip('+')} changes no result: its trials would be one and the same run. "
+                "Leave it out of the search."
             )
 
 

@@ -1,4 +1,4 @@
-"""How a model is asked: samples in batches of similar length, shared out over the processes; texts and likelihoods.
+"""How a model is asked: samples in batches of similar length, shared out over the ranks; texts and likelihoods.
 
 The batches are those of one process, so the answers are too, to the bit.
 """
@@ -13,11 +13,11 @@ from mmadapter.data.batches import make_batch
 from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError
 from mmadapter.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
+    from mmadapter.distributed.ranks import Ranks
     from mmadapter.model import AdaptedModel
     from mmadapter.tasks.task import Progress
 
@@ -25,7 +25,11 @@ Answer = TypeVar("Answer")
 
 
 def generate_answers(
-    model: AdaptedModel, samples: Sequence[Sample], settings: TaskSettings, progress: Progress | None = None
+    model: AdaptedModel,
+    samples: Sequence[Sample],
+    settings: TaskSettings,
+    ranks: Ranks,
+    progress: Progress | None = None,
 ) -> list[str]:
     """One text a sample, in the samples' order, with the task's generation settings and seed. Collective."""
 
@@ -35,7 +39,7 @@ def generate_answers(
         return model.answer(batch, settings.generation, seed=settings.seed, features=features, visual=visual)
 
     lengths = [len(sample.prompt) for sample in samples]
-    return ask_in_batches(ask, lengths, samples, settings.batch_size, steps_together(model), "answers", progress)
+    return ask_in_batches(ask, lengths, samples, settings.batch_size, ranks, model.in_step, "answers", progress)
 
 
 def cut_prompts(model: AdaptedModel, samples: Sequence[Sample], settings: TaskSettings) -> int:
@@ -59,6 +63,7 @@ def most_likely_options(
     samples: Sequence[Sample],
     options: Sequence[Sequence[str]],
     settings: TaskSettings,
+    ranks: Ranks,
     progress: Progress | None = None,
 ) -> list[int]:
     """For each sample the one of its `options` (answer texts) that the model finds most likely, the first on a tie.
@@ -78,17 +83,12 @@ def most_likely_options(
         batch = make_batch([encoded[index] for index in indices], encoder.pad_id)
         return model.log_likelihood(replace(batch, visual=visual).with_features(model.features)).tolist()
 
-    lengths, in_step = [len(item.ids) for item in encoded], steps_together(model)
-    values = ask_in_batches(ask, lengths, candidates, settings.batch_size, in_step, "option likelihoods", progress)
+    lengths, size = [len(item.ids) for item in encoded], settings.batch_size
+    values = ask_in_batches(ask, lengths, candidates, size, ranks, model.in_step, "option likelihoods", progress)
     best: list[tuple[float, int]] = [(-float("inf"), 0)] * len(samples)
     for (place, option), value in zip(owners, values, strict=True):
         best[place] = max(best[place], (value, -option))
     return [-option for _, option in best]
-
-
-def steps_together(model: AdaptedModel) -> bool:
-    """Whether every process must call the model equally often: the host's weights are sharded."""
-    return here().world_size > 1 and model.in_step
 
 
 def ask_in_batches(
@@ -96,30 +96,30 @@ def ask_in_batches(
     lengths: Sequence[int],
     samples: Sequence[Sample],
     batch_size: int,
+    ranks: Ranks,
     in_step: bool = False,
     what: str = "",
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """The answers to all samples, in their order, on every process. Collective; the first one shows the progress.
+    """The answers to all samples, in their order, on every rank. Collective; rank 0 shows the progress.
 
-    In each round every process asks one batch: `ask(indices, visual)` gives one answer an index. Where the processes
+    In each round every rank asks one batch: `ask(indices, visual)` gives one answer an index. Where the ranks
     are `in_step` (a sharded host), all ask equally often, the last ones the shortest sample once more if need be; then
     `visual` says whether any of them has a picture in this round, and is None elsewhere.
     """
-    processes = here()
     batches = list(batches_by_length(lengths, batch_size))
     mine: dict[int, Answer] = {}
     done = 0
-    for start in range(0, len(batches), processes.world_size):
-        round_ = batches[start : start + processes.world_size]
+    for start in range(0, len(batches), ranks.world_size):
+        round_ = batches[start : start + ranks.world_size]
         visual = any(samples[index].image is not None for batch in round_ for index in batch) if in_step else None
-        if processes.rank < len(round_):
-            own = round_[processes.rank]
+        if ranks.rank < len(round_):
+            own = round_[ranks.rank]
             mine |= dict(zip(own, ask(own, visual), strict=True))
         elif in_step:
             ask(batches[-1][-1:], visual)
         done += sum(map(len, round_))
-        if progress and processes.is_first:
+        if progress and ranks.is_first:
             progress(what, done, len(lengths))
-    answers = {index: answer for part in processes.gather(list(mine.items())) for index, answer in part}
+    answers = {index: answer for part in ranks.gather(list(mine.items())) for index, answer in part}
     return [answers[index] for index in sorted(answers)]

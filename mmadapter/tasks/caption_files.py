@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.coco_layouts import KARPATHY_SPLITS
+from mmadapter.data.readers.coco import scored_captions
 from mmadapter.data.readers.json_file import read_json
 from mmadapter.errors import InputError
 
@@ -34,15 +34,16 @@ class Annotated:
 def read_annotations(file: Path, split: str, split_list: Path | None = None) -> Annotated:
     """The captioned images of `file` that belong to the split: all of an official file, those of `split_list`, or, of
     dataset_coco.json, Karpathy's `split`."""
-    content = read_json(file)
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise InputError(
-            f"{file}: expected an object with a list `images`: an official captions_*.json, or Karpathy's "
-            "dataset_coco.json. Check task.annotations."
-        )
-    official = "annotations" in content
-    data = _official(file, content) if official else _karpathy(file, content["images"], split)
-    named = file.stem if official else split
+    found = scored_captions(file, split)
+    pictures = found.splits.get(split, [])
+    data: dict[str, Any] = {
+        "info": {},
+        "images": [{"id": one.image_id, "file_name": one.image.name} for one in pictures],
+        "annotations": [{"image_id": one.image_id, "caption": text} for one in pictures for _, text in one.captions],
+    }
+    for number, note in enumerate(data["annotations"], 1):
+        note["id"] = number
+    named = split if found.has_splits else file.stem
     if split_list is not None:
         data, named = _of_list(file, data, split_list), split_list.stem
     references: dict[int, list[str]] = {image["id"]: [] for image in data["images"]}
@@ -63,37 +64,6 @@ def _quiet_coco(data: dict[str, Any]) -> Any:
         coco.dataset = data
         coco.createIndex()
     return coco
-
-
-def _official(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    ids = [_field(f"{file}, images[{n}]", image, "id", int) for n, image in enumerate(content["images"])]
-    _refuse_twice(str(file), "`images`", ids)
-    known = set(ids)
-    for number, note in enumerate(content["annotations"]):
-        where = f"{file}, annotations[{number}]"
-        if _field(where, note, "image_id", int) not in known:
-            raise InputError(f"{where}: image_id {note['image_id']} is not in `images`.")
-        _field(where, note, "caption", str)
-        _field(where, note, "id", int)
-    return {"info": content.get("info", {}), "images": content["images"], "annotations": content["annotations"]}
-
-
-def _karpathy(file: Path, images: list[Any], split: str) -> dict[str, Any]:
-    if split not in KARPATHY_SPLITS:
-        raise InputError(f"{file}: there is no split {split!r}; allowed for task.split: {', '.join(KARPATHY_SPLITS)}.")
-    chosen: list[dict[str, Any]] = []
-    notes: list[dict[str, Any]] = []
-    for number, image in enumerate(images):
-        where = f"{file}, images[{number}]"
-        if _field(where, image, "split", str) not in KARPATHY_SPLITS[split]:
-            continue
-        id = _field(where, image, "cocoid", int)
-        chosen.append({"id": id, "file_name": image.get("filename", "")})
-        for sentence in _field(where, image, "sentences", list):
-            caption = _field(where, sentence, "raw", str)
-            notes.append({"id": len(notes) + 1, "image_id": id, "caption": caption})
-    _refuse_twice(str(file), f"split {split}", [image["id"] for image in chosen])
-    return {"info": {}, "images": chosen, "annotations": notes}
 
 
 def _of_list(file: Path, data: dict[str, Any], split_list: Path) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.samples import Sample
+from mmadapter.settings import to_plain
 from mmadapter.tasks.caption_files import read_annotations, read_results
 from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_scores
 from mmadapter.tasks.papers import CAPTION_ROWS
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task, generation_facts
+from mmadapter.tasks.task import Answers, Scored, Task
 
 CAPTIONS_FILE = "captions.json"
 CARDS, REFERENCES = 6, 5
@@ -45,7 +46,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             for id, sample in zip(captions, samples, strict=True)
         ]
         metrics = self.metrics(references, captions, self.settings.split, self.images_of_split(len(captions)))
-        metrics |= {"results_file": CAPTIONS_FILE, "generation": generation_facts(self.settings)}
+        metrics |= {"results_file": CAPTIONS_FILE, "generation": to_plain(self.settings.generation)}
         results = [{"image_id": id, "caption": caption} for id, caption in captions.items()]
         return Scored(metrics, rows, {CAPTIONS_FILE: results})
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from mmadapter.data.samples import Sample
+from mmadapter.settings import to_plain
 from mmadapter.tasks.section import Card, Result, Section, percent, shortened
 from mmadapter.tasks.settings import InstructTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task, generation_facts
+from mmadapter.tasks.task import Answers, Scored, Task
 
 CARDS = 6
 
@@ -41,7 +42,7 @@ class Instruct(Task[InstructTaskSettings]):
             "exact_match": round(100 * exact / len(rows), 2),
             "counts": {"answers": len(rows), "exact": exact, "empty": sum(not text for text in answers.texts)},
             "complete": self.settings.limit is None,
-            "generation": generation_facts(self.settings),
+            "generation": to_plain(self.settings.generation),
             "seed": self.settings.seed,
         }
         return Scored(metrics, rows)

@@ -25,9 +25,8 @@ from mmadapter.tasks.settings import ScienceqaTaskSettings
 from mmadapter.tasks.task import Answers, Progress, Scored, Task
 
 if TYPE_CHECKING:
+    from mmadapter.distributed.ranks import Ranks
     from mmadapter.model import AdaptedModel
-
-    pass
 
 CARDS = 12
 ABOUT_COLUMNS = (
@@ -44,15 +43,17 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
     MAIN_SCORES = ("Avg", "IMG")
     IN_SUMMARY = ("accuracy", "likelihood_accuracy", "counts", "unanswered")
 
-    def ask(self, model: AdaptedModel, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
-        texts = super().ask(model, samples, progress).texts
+    def ask(
+        self, model: AdaptedModel, samples: Sequence[Sample], ranks: Ranks, progress: Progress | None = None
+    ) -> Answers:
+        texts = super().ask(model, samples, ranks, progress).texts
         if not self.settings.likelihood:
             return Answers(texts)
         from mmadapter.tasks.asking import most_likely_options
 
         # The answer as training data word it: candidates differ in one letter, so their sums are comparable.
         options = [[f" The answer is {letter(index)}." for index in range(len(s.meta["choices"]))] for s in samples]
-        return Answers(texts, most_likely_options(model, samples, options, self.settings, progress))
+        return Answers(texts, most_likely_options(model, samples, options, self.settings, ranks, progress))
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         questions = questions_of_samples(samples)

@@ -19,14 +19,12 @@ from mmadapter.data.readers.pictures import with_attached_images
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
 from mmadapter.files import write_json, write_json_lines
-from mmadapter.settings import to_plain
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
+    from mmadapter.distributed.ranks import Ranks
     from mmadapter.model import AdaptedModel
-
-    pass
 
 Settings = TypeVar("Settings", bound=TaskSettings)
 Progress = Callable[[str, int, int], None]
@@ -90,11 +88,13 @@ class Task(Generic[Settings]):
             )
         return with_attached_images(samples, Path(settings.attach_images).expanduser())
 
-    def ask(self, model: AdaptedModel, samples: Sequence[Sample], progress: Progress | None = None) -> Answers:
-        """What the model says to each sample. Collective: the processes share the samples out."""
+    def ask(
+        self, model: AdaptedModel, samples: Sequence[Sample], ranks: Ranks, progress: Progress | None = None
+    ) -> Answers:
+        """What the model says to each sample. Collective: the ranks share the samples out."""
         from mmadapter.tasks.asking import generate_answers
 
-        return Answers(generate_answers(model, samples, self.settings, progress))
+        return Answers(generate_answers(model, samples, self.settings, ranks, progress))
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         """The scores of a model's answers."""
@@ -161,13 +161,17 @@ class Task(Generic[Settings]):
 
 
 def evaluate(
-    model: AdaptedModel, task: Task[Any], samples: Sequence[Sample], folder: Path, progress: Progress | None = None
+    model: AdaptedModel,
+    task: Task[Any],
+    samples: Sequence[Sample],
+    folder: Path,
+    ranks: Ranks,
+    progress: Progress | None = None,
 ) -> Scored:
     """Ask the model every sample of a task (as `task.read` gave them), score, and write the results into `folder`.
 
-    Collective: the processes share the samples out; the first one scores and writes, and alone has the rows.
+    Collective: the ranks share the samples out; rank 0 scores and writes, and alone has the rows.
     """
-    from mmadapter.distributed.ranks import here
     from mmadapter.tasks.asking import cut_prompts
 
     settings = task.settings
@@ -175,7 +179,7 @@ def evaluate(
         raise InputError(
             f"task {settings.name}: there is no sample to evaluate in split {settings.split}. Check task.split."
         )
-    if here().is_first:  # before the work, so that a place that cannot be written to shows early
+    if ranks.is_first:  # before the work, so that a place that cannot be written to shows early
         folder.mkdir(parents=True, exist_ok=True)
 
     # Ask, in evaluation mode.
@@ -184,19 +188,24 @@ def evaluate(
     if was_training := model.training:
         model.eval()
     try:
-        answers = task.ask(model, samples, progress)
+        answers = task.ask(model, samples, ranks, progress)
     finally:
         if was_training:
             model.train()
 
-    # Score and write.
-    scored = Scored({}, [])
-    if here().is_first:
+    # Score and write, on rank 0.
+    rows: list[dict[str, Any]] = []
+
+    def score() -> dict[str, Any]:
         scored = task.score(samples, answers)
         facts = {"cut_prompts": cut, "seconds": round(time.perf_counter() - started, 2)}
         scored = replace(scored, metrics=with_versions(task, scored.metrics) | facts)
         scored.write(folder)
-    return replace(scored, metrics=here().broadcast(scored.metrics))
+        rows.extend(scored.rows)
+        return scored.metrics
+
+    metrics = ranks.decide(score)
+    return Scored(metrics, rows)
 
 
 def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,11 +217,6 @@ def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]
         except PackageNotFoundError:
             continue
     return {"task": task.settings.name, **metrics, "versions": found}
-
-
-def generation_facts(settings: TaskSettings) -> dict[str, Any]:
-    """How the answers were generated, as metrics.json says it (the kind of cache changes no answer)."""
-    return {name: value for name, value in to_plain(settings.generation).items() if name != "cache"}
 
 
 def is_number(value: Any) -> bool:

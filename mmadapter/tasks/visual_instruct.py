@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from mmadapter.data.samples import Sample
+from mmadapter.settings import to_plain
 from mmadapter.tasks.section import Card, Result, Section, percent, shortened
 from mmadapter.tasks.settings import VisualInstructTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task, generation_facts
+from mmadapter.tasks.task import Answers, Scored, Task
 
 CARDS = 6
 
@@ -47,7 +48,7 @@ class VisualInstruct(Task[VisualInstructTaskSettings]):
             },
             "counts": {"answers": len(rows), **Counter(row["outcome"] for row in rows)},
             "complete": self.settings.limit is None and self.settings.missing_image != "skip",
-            "generation": generation_facts(self.settings),
+            "generation": to_plain(self.settings.generation),
         }
         return Scored(metrics, rows)
 

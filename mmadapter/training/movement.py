@@ -13,7 +13,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from mmadapter.distributed.deepspeed import write_value
-from mmadapter.distributed.ranks import here
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
 from mmadapter.methods.groups import Group, TrainableParameter
@@ -30,8 +30,10 @@ class RunStart:
     `adapter.start` that has changed).
     """
 
-    def __init__(self, groups: Sequence[Group], trainable: Sequence[TrainableParameter], folder: Path) -> None:
-        self.groups, self.file = groups, folder / START_FILE
+    def __init__(
+        self, groups: Sequence[Group], trainable: Sequence[TrainableParameter], folder: Path, ranks: Ranks
+    ) -> None:
+        self.groups, self.file, self.ranks = groups, folder / START_FILE, ranks
         self._parameters = {item.name: item.parameter for item in trainable}
         self._take({name: parameter.detach().clone() for name, parameter in self._parameters.items()})
 
@@ -40,8 +42,8 @@ class RunStart:
         return _digest(self._values)
 
     def save(self) -> None:
-        """Writes the start down: a new run. Only the first process does."""
-        if here().is_first:
+        """Writes the start down: a new run. Only rank 0 does."""
+        if self.ranks.is_first:
             write_atomically(
                 self.file, tensors_to_bytes({name: t.cpu().contiguous() for name, t in self._values.items()})
             )
@@ -52,7 +54,7 @@ class RunStart:
         Where the file is lost or damaged, the present start, drawn anew, serves if it is the same. Raises InputError
         where it is another, or does not fit this adapter.
         """
-        there, problem = _parsed(here().decide_files(lambda: _contents(self.file)))
+        there, problem = _parsed(self.ranks.decide_files(lambda: _contents(self.file)))
         if there is not None and digest in (None, _digest(there)):
             self._put_back(there)
             return []

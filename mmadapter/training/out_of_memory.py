@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from mmadapter.distributed.ranks import here
 from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.tasks.settings import TaskSettings
 from mmadapter.training.loop import way_on
@@ -21,7 +20,7 @@ CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=cha
 
 @contextlib.contextmanager
 def memory_explained(
-    conf: Any, doing: str = "", batches: Sequence[Any] = (), smaller: Sequence[str] = ()
+    conf: Any, world_size: int, doing: str = "", batches: Sequence[Any] = (), smaller: Sequence[str] = ()
 ) -> Iterator[None]:
     """Makes an InputError of running out of memory while inside: `doing` this, or on the largest of these batches.
 
@@ -29,7 +28,7 @@ def memory_explained(
     """
     anew = f"\n{way_on(conf.resume)}, and one of these." if conf.resume == "never" else ""
     place = doing or batch_shape(batches)
-    with explain_memory(place, lambda: [*smaller, *cheapest_switches(conf, in_steps=bool(batches))], anew):
+    with explain_memory(place, lambda: [*smaller, *cheapest_switches(conf, world_size, in_steps=bool(batches))], anew):
         yield
 
 
@@ -53,15 +52,15 @@ def batch_shape(batches: Sequence[Any]) -> str:
     return f"in a micro-batch of {rows} samples x {tokens} tokens"
 
 
-def cheapest_switches(conf: Any, *, in_steps: bool) -> list[str]:
+def cheapest_switches(conf: Any, world_size: int, *, in_steps: bool) -> list[str]:
     """What still can be switched, cheapest first; what only makes training steps smaller helps `in_steps` alone."""
     switches = _of_activations(conf.optimizer, conf.host) if in_steps else []
-    switches += _of_the_engine(conf.engine)
+    switches += _of_the_engine(conf.engine, world_size)
     if conf.host.dtype == "float32":
         switches.append(f"host.dtype=bfloat16 (half the frozen weights and activations; {CHANGES})")
     if in_steps:
         switches.append(f"host.max_tokens={max(8, conf.host.max_tokens // 2)} (cuts long samples; {CHANGES})")
-        switches.append("a smaller adapter.layers (activations are kept only from the first adapted layer on)")
+        switches.append("a smaller adapter.prompts.layers (activations are kept only from the first adapted layer on)")
     switches.append("a smaller host, or a machine with more memory")
     return switches
 
@@ -86,15 +85,15 @@ def _of_activations(optimizer: Any, host: Any) -> list[str]:
     return switches
 
 
-def _of_the_engine(engine: Any) -> list[str]:
+def _of_the_engine(engine: Any, world_size: int) -> list[str]:
     """Where the frozen weights could be instead: shared out over the processes, or beside a GPU."""
     on_gpu = engine.device != "cpu" and torch.cuda.is_available()
     sharded = engine.stage == 3
     switches = []
     if sharded:
-        switches.append(f"more than {here().world_size} processes (each keeps a smaller part of the frozen weights)")
-    elif here().world_size > 1:
-        switches.append(f"engine=zero3 (each of the {here().world_size} ranks keeps its part of the frozen weights)")
+        switches.append(f"more than {world_size} processes (each keeps a smaller part of the frozen weights)")
+    elif world_size > 1:
+        switches.append(f"engine=zero3 (each of the {world_size} ranks keeps its part of the frozen weights)")
     elif torch.cuda.device_count() > 1:
         switches.append("engine=zero3 launch.processes=N, on N GPUs (each keeps its part of the frozen weights)")
     if on_gpu and not (sharded and engine.offload):

@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapter.distributed.ranks import here
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.terminal import Display
 from mmadapter.training.out_of_memory import memory_explained
 
 EXCHANGED_BYTES = 16 * 2**20  # of each process at a time: what is on its way stands in all processes' memory
 
 
-def prepare_images(conf: Any, assistant: Any, paths: Sequence[Path], display: Display) -> None:
-    """Features of `paths` on every process, which all name the same. Raises InputError where a picture is broken, or
+def prepare_images(conf: Any, assistant: Any, paths: Sequence[Path], display: Display, ranks: Ranks) -> None:
+    """Features of `paths` on every rank, which all name the same. Raises InputError where a picture is broken, or
     memory runs out."""
-    with memory_explained(conf, "while pictures were encoded"):
-        _prepare(assistant, paths, display)
+    with memory_explained(conf, ranks.world_size, "while pictures were encoded"):
+        _prepare(assistant, paths, display, ranks)
 
 
-def _prepare(assistant: Any, paths: Sequence[Path], display: Display) -> None:
-    """What another process has encoded is found in the cache folder; else it is sent, as far as memory keeps it."""
-    ranks, store = here(), assistant.features
+def _prepare(assistant: Any, paths: Sequence[Path], display: Display, ranks: Ranks) -> None:
+    """What another rank has encoded is found in the cache folder; else it is sent, as far as memory keeps it."""
+    store = assistant.features
     own = paths[ranks.rank :: ranks.world_size]
     assistant.prepare_images(own, lambda done, total: display.report("image features", done, total))
     if ranks.world_size == 1 or store is None:

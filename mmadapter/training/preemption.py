@@ -14,7 +14,6 @@ once, with the same exit status. Loads no torch: the command needs its part befo
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import threading
@@ -22,7 +21,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mmadapter.distributed.start import STOPS
+from mmadapter.distributed.launchers import own_job
+from mmadapter.distributed.start import STOPS, signal_of
 from mmadapter.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,11 +72,6 @@ def ignore_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in TERMINATIONS:
             signal.signal(number, signal.SIG_IGN)
-
-
-def signal_of(error: KeyboardInterrupt) -> signal.Signals:
-    """The signal that an interrupt stands for; Ctrl-C names none."""
-    return error.args[0] if error.args else signal.SIGINT
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -195,12 +190,6 @@ def refuse_new_folders(resume: str) -> None:
             f"resume=never in SLURM job {job}, which may queue again, would begin anew each time. To fix: leave it out "
             "(for a folder of its own: run=NAME), or submit the job with --no-requeue."
         )
-
-
-def own_job() -> str | None:
-    """The number of this process's SLURM job; in an array "12_3", for 12 alone may mean all of them."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def job_state(job: str) -> dict[str, str]:

@@ -165,10 +165,11 @@ def train_and_evaluate(
     from mmadapter.hosts.load import load_tokenizer
     from mmadapter.hosts.settings import host_folder
     from mmadapter.hosts.sharded import sharding_of
+    from mmadapter.methods.folder import CARD
     from mmadapter.model import AdaptedModel
     from mmadapter.tasks.asking import cut_prompts
 
-    out_of_memory = partial(memory_explained, conf)
+    out_of_memory = partial(memory_explained, conf, ranks.world_size)
 
     # 1. The run folder: what an interrupted attempt left, and the settings that are to hold here.
     changed: list[str] = []
@@ -183,6 +184,16 @@ def train_and_evaluate(
     # 2. The model without weights: depth, width and kinds of layers fit the adapter, or it is refused here.
     parts = (conf.host, conf.vision, conf.adapter, conf.seed)
     shape = AdaptedModel.build(*parts, device="meta")
+
+    # An adapter that the training starts from; one that continues needs it no more.
+    start = conf.adapter.start if trains and folder is not None else None
+    if folder is not None and start is not None and ranks.decide(partial(has_checkpoints, folder)):
+        start = None
+    if start is not None and not any((Path(start).expanduser() / part / CARD).is_file() for part in ("", "adapter")):
+        raise InputError(
+            f"adapter.start={start}: there is no {CARD} there, nor in its adapter/. Name an adapter folder or a run "
+            "folder that has saved one, e.g. adapter.start=runs/NAME; null starts afresh."
+        )
 
     # 3. All data: training and validation samples, the questions of tasks that no earlier attempt has finished.
     tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
@@ -238,14 +249,14 @@ def train_and_evaluate(
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
     with out_of_memory("while the host was loaded"):
-        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name))
+        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name, ranks))
     if not trains:
         model.run_without_engine()
     for name, asked in questions.items():
         if cut := cut_prompts(model, asked, conf.tasks[name]):
             display.say(f"task {name}: {cut:,} of {len(asked):,} prompts are too long and will be cut")
-    if trains and conf.adapter.start and not ranks.decide(lambda: has_checkpoints(folder)):
-        display.say(model.start_from(conf.adapter.start))
+    if start is not None:
+        display.say(model.start_from(start))
     seed_all(conf.seed)
 
     # 7. Engine and loop, at the newest checkpoint where there is one.
@@ -282,7 +293,7 @@ def train_and_evaluate(
             engine,
             data,
             schedule,
-            RunStart(groups, model.trainable_parameters(), folder / "checkpoints"),
+            RunStart(groups, model.trainable_parameters(), folder / "checkpoints", ranks),
             CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
             journal,
             display,
@@ -313,7 +324,7 @@ def train_and_evaluate(
             paths = [*loop.data.image_paths(), *paths]
         if paths:
             random = random_state()
-            prepare_images(conf, model, list(dict.fromkeys(paths)), display)
+            prepare_images(conf, model, list(dict.fromkeys(paths)), display, ranks)
             restore_random_state(*random)
 
         # 9. Train, and save the adapter.
@@ -328,7 +339,7 @@ def train_and_evaluate(
             f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", tasks[name].settings)
         )
         with doing, deterministic(conf.engine.deterministic, strictly=False):  # top_p has no deterministic algorithm
-            evaluate(model, tasks[name], asked, folder / "eval" / name, partial(show_progress, display, name))
+            evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, partial(show_progress, display, name))
     results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
     return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
 

@@ -42,10 +42,11 @@ class OpenClipEncoder(VisionEncoder):
     def __init__(self, settings: OpenClipSettings, tower: nn.Module | None = None) -> None:
         super().__init__()
         self.settings = settings
-        self.tower: Any = load_tower(settings) if tower is None else tower  # open_clip's VisionTransformer
-        scale = self.tower.proj.shape[1] if settings.project_scales else self.tower.class_embedding.shape[0]
+        own: Any = load_tower(settings) if tower is None else tower  # open_clip's VisionTransformer
+        self.tower = own
+        scale = own.proj.shape[1] if settings.project_scales else own.class_embedding.shape[0]
         width = scale * len(settings.layers)
-        all_tokens = (self.tower.positional_embedding.shape[0], width)
+        all_tokens = (own.positional_embedding.shape[0], width)
         self.feature_shape = (width,) if settings.tokens == "class" else all_tokens
         self._transform = _evaluation_transform(self.tower)
 

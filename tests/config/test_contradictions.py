@@ -87,7 +87,6 @@ def test_the_quick_start_holds_together(conf):
         (["adapter.projection.tokens=3"], ["adapter.projection.tokens=3", "=1 or =10"]),
         (["adapter.projection.kind=query_transformer"], ["reads vision.tokens=all", "vision.tokens is class"]),
         (["vision.tokens=all"], ["kind=mlp reads vision.tokens=class"]),
-        (["adapter.start=/no/run"], ["adapter.start=/no/run: there is no adapter.json", "runs/NAME"]),
         (["adapter.start=variant:v1"], ["adapter.start=variant:v1 names a variant"]),
         (["adapter.prompts=null"], ["no way in", "adapter.early_fusion.layers=1 (V2)"]),
         (["adapter.groups.adapter.sources=[pictures]"], ["pictures", "It has: questions, captions"]),

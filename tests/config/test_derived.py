@@ -81,11 +81,14 @@ def test_a_variant_starts_from_an_earlier_one(tmp_path):
 
 def test_the_name_of_an_earlier_variant_stands_for_its_overrides():
     whole = run_conf("experiment=ablation_layers")
-    whole.variants = {"text": ["~data.sources.captions", "seed=3", "adapter.layers=2"], "more": ["text", "seed=4"]}
-    whole.variants["most"] = ["more", "adapter.layers=3"]
+    whole.variants = {
+        "text": ["~data.sources.captions", "seed=3", "adapter.prompts.layers=2"],
+        "more": ["text", "seed=4"],
+    }
+    whole.variants["most"] = ["more", "adapter.prompts.layers=3"]
     most = variant_conf(whole, "most")
-    assert (list(most.data.sources), most.seed, most.adapter.layers) == (["questions"], 4, 3)
-    assert variant_conf(whole, "more").adapter.layers == 2
+    assert (list(most.data.sources), most.seed, most.adapter.methods["prompts"].layers) == (["questions"], 4, 3)
+    assert variant_conf(whole, "more").adapter.methods["prompts"].layers == 2
     whole.variants["circle"] = ["circle"]
     with pytest.raises(InputError, match="variants.circle: circle is no variant before this one"):
         variant_conf(whole, "circle")

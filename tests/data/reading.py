@@ -14,17 +14,17 @@ from mmadapter.settings import typed
 
 def read(
     reader: str,
-    root: Path | None = None,
+    place: Path | None = None,
     *,
     training: bool,
     source: str | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> list[Sample]:
-    """What `reader` makes of the file or folder `root`, with these settings of its own."""
+    """What `reader` makes of the file or folder `place`, with these settings of its own."""
     given = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    place = "path" if READERS.settings(reader).reads_file and "path" not in given else "root"
-    given |= {place: None if root is None else str(root)}
+    if place is not None:
+        given["path" if READERS.settings(reader).reads_file and "path" not in given else "root"] = str(place)
     conf = typed(READERS.settings(reader), {name: value for name, value in given.items() if value is not None}, reader)
     return readers.read(conf, source=source or reader, training=training, seed=seed)
 

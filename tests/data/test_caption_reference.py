@@ -7,7 +7,8 @@ import json
 import pytest
 from pycocotools.coco import COCO
 
-from data_prep.coco_caption import SOUND, UNSOUND, main
+from data_prep.coco_caption import main
+from data_prep.command import SOUND, UNSOUND
 from mmadapter.errors import InputError
 from mmadapter.vision.images import read_image
 from tests.data.reading import read_caption_shards, read_caption_table, read_coco_captions, read_llava_pretrain
@@ -82,7 +83,8 @@ def test_awkward_pictures_are_told_and_left_out(reference_data, tmp_path, capsys
         "all",
     ]
     assert main([*settings, "--out", str(tmp_path / "out")]) == UNSOUND
-    assert "2 pictures that cannot be read, the first: broken.png" in capsys.readouterr().out
+    screen = capsys.readouterr().out
+    assert "unreadable pictures: 2, the first: list.tsv, line " in screen and ": broken.png: this is no pic" in screen
     assert main([*settings, "--out", str(tmp_path / "out"), "--on-bad", "skip"]) == SOUND
     told = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert told["splits"]["train"]["pictures"] == len(files) - 2
+    assert told["splits"]["train"]["kept"] == len(files) - 2

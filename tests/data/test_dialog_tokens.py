@@ -64,7 +64,7 @@ def test_what_is_answered_has_the_ids_that_were_learned(tokenizer, template):
 def test_prompt_and_answer_are_those_of_the_last_turn():
     whole, open_end = dialog(TURNS), asked(TURNS)
     assert whole.answer == " The cat sleeps." and open_end.answer is None
-    assert whole.prompt == open_end.prompt and whole.prompt.endswith("And now?\n### AdaptedModel:")
+    assert whole.prompt == open_end.prompt and whole.prompt.endswith("And now?\n### Assistant:")
     assert "A red circle is." in whole.prompt
 
 

@@ -49,7 +49,7 @@ class TestLlava:
         file = write(tmp_path / "l.json", [conversation("Who?", "A dog.", "Why?", "So.")])
         (sample,) = read_llava(file, training=False, split="all", template="chat")
         assert sample.answer is None and answers(sample) == [" A dog."]
-        assert sample.prompt.startswith(CHAT_SYSTEM) and sample.prompt.endswith("### Human: Why?\n### AdaptedModel:")
+        assert sample.prompt.startswith(CHAT_SYSTEM) and sample.prompt.endswith("### Human: Why?\n### Assistant:")
         assert sample.meta == {"instruction": "Why?", "input": "", "output": "So.", "references": ["So."]}
 
     def test_rows_with_and_without_pictures_stand_in_one_source(self, tmp_path):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.scienceqa import UNSOUND, main
+from data_prep.command import UNSOUND
+from data_prep.scienceqa import main
 from mmadapter.data.mixture import Mixture
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
@@ -37,7 +38,7 @@ def test_the_sample_of_problems_is_read_with_a_line_on_what_it_lacks(caplog):
     read = read_scienceqa(
         ROOT / "scienceqa", split="train", images=False, training=True, captions=Path("captions.json")
     )
-    assert len(read) == 291 and "names 12435 ids of split train" in caplog.text
+    assert len(read) == 291 and "ids without a question in problems.json: 12,435" in caplog.text
     with pytest.raises(InputError, match="27 of 27 pictures are missing"):
         read_scienceqa(ROOT / "scienceqa", split="train", images=True, training=True)
 
@@ -51,7 +52,7 @@ def test_the_check_tells_what_the_sample_lacks(capsys):
     assert main(["--root", str(ROOT / "scienceqa"), "--check"]) == UNSOUND
     out = capsys.readouterr().out
     assert "ids without a question in problems.json: 20,552" in out
-    assert "image missing: 136" in out and "images decoded: 60" in out
+    assert "missing pictures: 136" in out and "pictures decoded: 60" in out
 
 
 def test_awkward_images():

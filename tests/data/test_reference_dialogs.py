@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.instruct import SOUND, main
+from data_prep.command import SOUND
+from data_prep.instruct import main
 from mmadapter.data.batches import make_batch
 from mmadapter.data.tokens import SampleEncoder
 from tests.data.reading import read_llava, read_sharegpt
@@ -69,4 +70,4 @@ def test_llava_pretrain_is_read_with_its_pictures(reference_data, capsys):
 def test_real_alpaca_files_are_sound(reference_data, capsys):
     assert main(["--root", str(reference_data / "alpaca" / "alpaca_first2500.json")]) == SOUND
     out = capsys.readouterr().out
-    assert "empty output: 1 (left out)" in out and 'inputs that say "no input": 27' in out
+    assert "empty output: 1, the first: " in out and 'inputs that say "no input": 27' in out

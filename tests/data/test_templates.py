@@ -110,12 +110,12 @@ def test_a_dialog_in_alpacas_template_repeats_its_headings():
 def test_a_dialog_in_the_chat_template():
     segments = dialog_segments(TURNS, "chat", "Be kind.")
     assert text(segments) == (
-        "Be kind.\n\n### Human: Who?\n### AdaptedModel: A dog.\n### Human: Why?\n### AdaptedModel: It is so."
-        "\n### Human: Sure?\n### AdaptedModel:"
+        "Be kind.\n\n### Human: Who?\n### Assistant: A dog.\n### Human: Why?\n### Assistant: It is so."
+        "\n### Human: Sure?\n### Assistant:"
     )
     assert [segment.text for segment in segments if segment.kind == "answer"] == [" A dog.", " It is so."]
     assert [segment.text for segment in segments if segment.kind == "instruction"] == [" Who?", " Why?", " Sure?"]
-    assert text(dialog_segments(TURNS[:1], "chat", "")) == "\n### Human: Who?\n### AdaptedModel: A dog."
+    assert text(dialog_segments(TURNS[:1], "chat", "")) == "\n### Human: Who?\n### Assistant: A dog."
     assert text(dialog_segments(TURNS)).startswith("This is a conversation.")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 
-from data_prep import output_folder
-from data_prep.coco_caption import SOUND, UNSOUND, UNUSABLE, main
+from data_prep import command as data_command
+from data_prep.coco_caption import main
+from data_prep.command import SOUND, UNSOUND, UNUSABLE
 from mmadapter.vision.images import read_image
 from tests.data.reading import read
 from tests.data.small_captions import (
@@ -64,8 +65,8 @@ def test_every_layout_becomes_lines_that_read_the_same(tmp_path, out, capsys, wr
     root = write(tmp_path / "in")
     assert prepare(root, out, "--check", "all") == SOUND
     told = manifest(out)
-    assert {name: (one["pictures"], one["captions"]) for name, one in told["splits"].items()} == counts
-    assert told["captions_read"] == sum(captions for _, captions in counts.values()) and told["dropped"] == {}
+    assert {name: (one["kept"], one["captions"]) for name, one in told["splits"].items()} == counts
+    assert told["facts"]["captions read"] == sum(captions for _, captions in counts.values()) and told["unusable"] == {}
     assert all(len(one["sha256"]) == 64 and one["bytes"] for one in told["inputs"].values())
     assert lines(out / "train.jsonl")[0]["image"] == first
     screen = capsys.readouterr().out
@@ -126,10 +127,10 @@ def damage_picture(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "line", "lost"),
     [
-        (remove, "1 pictures that are missing, the first: val2014/COCO", 2),
-        (damage_picture, "1 pictures that cannot be read, the first: val2014/COCO", 2),
-        (repeat_id, "1 ids that stand twice, the first: dataset_coco.json, images[3]: cocoid 1", 2),
-        (empty_caption, "1 empty captions, the first: dataset_coco.json, image 1, caption 10", 1),
+        (remove, "missing pictures: 1, the first: dataset_coco.json, image 1: val2014/COCO", 2),
+        (damage_picture, "unreadable pictures: 1, the first: dataset_coco.json, image 1: val2014/COCO", 2),
+        (repeat_id, "ids that stand twice: 1, the first: dataset_coco.json, images[3]: cocoid 1", 2),
+        (empty_caption, "empty captions: 1, the first: dataset_coco.json, image 1, caption 10", 1),
     ],
 )
 def test_defects_fail_or_are_left_out_with_a_count(tmp_path, out, capsys, damage, line, lost):
@@ -140,8 +141,10 @@ def test_defects_fail_or_are_left_out_with_a_count(tmp_path, out, capsys, damage
     assert prepare(tmp_path / "in", out, "--on-bad", "skip") == SOUND
     assert f"note:   {line}" in capsys.readouterr().out
     told = manifest(out)
-    assert sum(one["captions"] for one in told["dropped"].values()) == lost
-    assert told["captions_read"] == 8 == lost + sum(one["captions"] for one in told["splits"].values())
+    by_reader = sum(one["captions"] for one in told["unusable"].values())
+    dropped = sum(sum(one["dropped"].values()) for one in told["splits"].values())
+    assert by_reader + 2 * dropped == lost
+    assert told["facts"]["captions read"] == 8 == lost + sum(one["captions"] for one in told["splits"].values())
 
 
 def test_a_picture_of_two_splits_stays_where_it_is_scored(tmp_path, out, capsys):
@@ -150,12 +153,12 @@ def test_a_picture_of_two_splits_stays_where_it_is_scored(tmp_path, out, capsys)
     file = root / "annotations/coco_karpathy_train.json"
     write_json(file, [*json.loads(file.read_text()), entry])
     assert prepare(root, out) == UNSOUND
-    told = "1 pictures in two splits, the first: coco_karpathy_train.json, image 4 (train) is in test, too"
+    told = "items in two splits: 1, the first: coco_karpathy_train.json, image 4 (train) is in test, too"
     assert told in capsys.readouterr().out
     assert prepare(root, out, "--on-bad", "skip") == SOUND
     assert [line["image_id"] for line in lines(out / "train.jsonl")] == [1, 2]
     assert [line["image_id"] for line in lines(out / "test.jsonl")] == [4]
-    assert manifest(out)["splits"]["train"]["pictures_dropped"] == {"pictures in two splits": 1}
+    assert manifest(out)["splits"]["train"]["dropped"] == {"items in two splits": 1}
 
 
 def test_the_same_file_under_two_ids_is_a_leak_too(tmp_path, out, capsys):
@@ -166,7 +169,7 @@ def test_the_same_file_under_two_ids_is_a_leak_too(tmp_path, out, capsys):
     for name in ("a.jpg", "b.jpg"):
         save_picture(tmp_path / name)
     assert prepare(tmp_path, out) == UNSOUND
-    assert "1 pictures in two splits, the first: train.jsonl, image 1 (train) is in test" in capsys.readouterr().out
+    assert "items in two splits: 1, the first: train.jsonl, image 1 (train) is in test" in capsys.readouterr().out
 
 
 def test_without_both_lists_there_is_no_train(tmp_path, out, capsys):
@@ -181,8 +184,8 @@ def test_repeated_captions_and_unnamed_files_are_notes(tmp_path, out, capsys):
     root = write_table(tmp_path / "in", ["a.jpg\tone", "a.jpg\tone "])
     assert prepare(root, out) == SOUND
     screen = capsys.readouterr().out
-    assert "note:   1 pictures have the same caption twice (kept), the first: captions.csv, line 2" in screen
-    assert "note:   1 pictures in these folders are named by no caption" in screen
+    assert "note:   pictures that have the same caption twice: 1 (kept), the first: captions.csv, line 2" in screen
+    assert "note:   pictures in these folders that no item names: 1" in screen
     assert manifest(out)["splits"]["train"]["captions"] == 2
 
 
@@ -197,12 +200,12 @@ def test_a_cut_shard_and_a_bad_dialog(tmp_path, out, capsys):
     shard = write_shard(tmp_path / "in/00000.tar", *(web_pair(f"{number:09d}") for number in range(3)))
     shard.write_bytes(shard.read_bytes()[: 512 * 15])
     assert prepare(tmp_path / "in", out) == UNSOUND
-    assert "1 shards that are cut off" in capsys.readouterr().out
+    assert "shards that are cut off or no tar archives: 1" in capsys.readouterr().out
     assert prepare(tmp_path / "in", out, "--on-bad", "skip") == SOUND
     assert len(lines(out / "train.jsonl")) == 2
     root = write_dialogs(tmp_path / "dialogs", [dialog(1), dialog(2, "no mark")])
     assert prepare(root, out, "--on-bad", "skip") == SOUND
-    assert manifest(out)["dropped"] == {"items whose human turn has not <image> once": {"captions": 1, "items": 1}}
+    assert manifest(out)["unusable"] == {"items whose human turn has not <image> once": {"captions": 1, "items": 1}}
 
 
 def test_unlooked_for_pictures_are_said_to_be(tmp_path, out, capsys):
@@ -216,7 +219,7 @@ def test_unlooked_for_pictures_are_said_to_be(tmp_path, out, capsys):
 def test_limit_counts_what_it_leaves_out(tmp_path, out):
     assert prepare(write_karpathy(tmp_path / "in"), out, "--limit", "1") == SOUND
     told = manifest(out)
-    assert told["splits"]["train"]["pictures"] == 1 and told["captions_beyond_limit"] == 2
+    assert told["splits"]["train"]["kept"] == 1 and told["facts"]["captions beyond the limit"] == 2
     assert told["command"].endswith("--limit 1") and str(tmp_path) not in json.dumps(told)
 
 
@@ -238,7 +241,7 @@ def test_a_write_that_fails_leaves_the_old_files_whole(tmp_path, out, monkeypatc
         path.write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(output_folder, "_write_lines", full_disk)
+    monkeypatch.setattr(data_command, "_write_lines", full_disk)
     assert prepare(root, out, "--limit", "1") == UNUSABLE
     assert "No space left on device" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

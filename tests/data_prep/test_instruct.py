@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_prep import output_folder
-from data_prep.instruct import SOUND, UNSOUND, UNUSABLE, main
+from data_prep import command as data_command
+from data_prep.command import SOUND, UNSOUND, UNUSABLE
+from data_prep.instruct import main
 from tests.data.reading import read_alpaca, read_llava
 
 
@@ -60,11 +61,16 @@ def test_alpaca_is_split_and_read_again(alpaca, tmp_path, capsys):
     out = tmp_path / "out"
     assert check(alpaca.parent, "--out", str(out)) == SOUND
     text = capsys.readouterr().out
-    assert 'inputs that say "no input": 1' in text and "empty output: 1 (left out)" in text
+    assert (
+        'inputs that say "no input": 1' in text
+        and "empty output: 1, the first: alpaca_data.json, item 5 (left out)" in text
+    )
     assert len(text.splitlines()) < 20
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["kind"] == "alpaca" and manifest["versions"]["mmadapter"]
-    assert manifest["splits"]["train"] == {"items": 37, "with_image": 0, "kept": 36, "dropped": {"empty output": 1}}
+    assert manifest["command"] == "python -m data_prep.instruct" and manifest["versions"]["mmadapter"]
+    assert manifest["splits"]["train"] == {
+        "items": 37, "with_image": 0, "image_absent": 0, "kept": 36, "dropped": {"empty output": 1},
+    }  # fmt: skip
     assert manifest["splits"]["val"]["kept"] == 3
     assert manifest["inputs"]["alpaca_data.json"]["sha256"] == hashlib.sha256(alpaca.read_bytes()).hexdigest()
     for split in ("train", "val"):
@@ -79,7 +85,11 @@ def test_llava_is_written_without_the_marks(llava, tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(llava.parent / "more.png")
     assert check(llava, "--out", str(tmp_path / "out"), "--check") == SOUND
     text = capsys.readouterr().out
-    assert text.startswith("llava: ") and "pictures decoded: 30" in text and "pictures that no item names: 1" in text
+    assert (
+        text.startswith("llava: ")
+        and "pictures decoded: 30" in text
+        and "pictures in these folders that no item names: 1" in text
+    )
     for split in ("train", "val"):
         written = read_llava(tmp_path / "out" / f"{split}.jsonl", training=True, split="all", root=llava.parent)
         direct = read_llava(llava, training=True, split=split)
@@ -90,11 +100,11 @@ def test_llava_is_written_without_the_marks(llava, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("item", "line"),
     [
-        (dialog("<image> a <image>", "b"), "bad item: 1, the first: llava.json, item 4: <image> stands 2 times"),
-        (dialog("<image> a", "b"), "bad item: 1, the first: llava.json, item 4: <image> stands in the text"),
-        ({"id": 4}, "bad item: 1, the first: llava.json, item 4: `conversations` is missing"),
-        (dialog("a", "b", image="no.jpg"), "image missing: 1, the first: llava.json, item 4: no.jpg"),
-        (dialog("a", "b", image="bad.jpg"), "bad image: 1, the first: llava.json, item 4: bad.jpg"),
+        (dialog("<image> a <image>", "b"), "bad items: 1, the first: llava.json, item 4: <image> stands 2 times"),
+        (dialog("<image> a", "b"), "bad items: 1, the first: llava.json, item 4: <image> stands in the text"),
+        ({"id": 4}, "bad items: 1, the first: llava.json, item 4: the field `conversations` is missing"),
+        (dialog("a", "b", image="no.jpg"), "missing pictures: 1, the first: llava.json, item 4: no.jpg"),
+        (dialog("a", "b", image="bad.jpg"), "unreadable pictures: 1, the first: llava.json, item 4: bad.jpg"),
     ],
 )
 def test_defects_fail_or_are_left_out_with_a_count(llava, tmp_path, capsys, item, line):
@@ -119,7 +129,7 @@ def test_weak_dialogs_are_left_out_by_reason(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.startswith("sharegpt: ")
     for reason in ("empty turn", "no answered turn", "starts with gpt", "another role than human and gpt"):
-        assert f"{reason}: 1 (left out)" in text
+        assert f"{reason}: 1, the first: s.json, item" in text
     assert "dialogs that end with a question: 1" in text
 
 
@@ -173,7 +183,7 @@ def test_a_write_that_fails_leaves_the_old_files_whole(alpaca, tmp_path, monkeyp
         path.write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(output_folder, "_write_lines", full_disk)
+    monkeypatch.setattr(data_command, "_write_lines", full_disk)
     assert check(alpaca, "--limit", "20", "--out", str(out)) == UNUSABLE
     assert "No space left on device" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

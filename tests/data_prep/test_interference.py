@@ -14,7 +14,7 @@ from data_prep.world.open_questions import WORDINGS, open_questions
 from data_prep.world.scenes import VALUES, random_scene
 from data_prep.world.text import world_texts
 from mmadapter.errors import InputError
-from mmadapter.evaluation.visual_instructions import outcome
+from mmadapter.tasks.visual_instruct import outcome
 from tests.training.tiny_run import SIZES
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from data_prep import output_folder
-from data_prep.scienceqa import SOUND, UNSOUND, UNUSABLE, main
+from data_prep import command as data_command
+from data_prep.command import SOUND, UNSOUND, UNUSABLE
+from data_prep.scienceqa import main
 from tests.data.small_files import problem, write_scienceqa
 
 
@@ -34,7 +35,7 @@ def change(file: Path, edit) -> None:
 def test_a_sound_folder(root, capsys):
     assert check(root, "--check") == SOUND
     out = capsys.readouterr().out
-    assert "images decoded: 2" in out and out.rstrip().endswith("Sound, but for the notes.")
+    assert "pictures decoded: 2" in out and out.rstrip().endswith("Sound, but for the notes.")
     assert "not the official ScienceQA, whose sizes are: train 12,726, val 4,241, test 4,241" in out
     assert len(out.splitlines()) < 25
     assert not list(root.glob("*.jsonl"))
@@ -43,14 +44,14 @@ def test_a_sound_folder(root, capsys):
 def test_the_command_runs_from_a_shell(root):
     command = [sys.executable, "-m", "data_prep.scienceqa", "--root", str(root.parent), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == SOUND and "images decoded: 2" in done.stdout and done.stderr == ""
+    assert done.returncode == SOUND and "pictures decoded: 2" in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize(
     ("edit", "line"),
     [
-        (lambda content: content["3"].update(answer=7), "bad question: 1, the first: question 3, `answer` is 7"),
-        (lambda content: content["1"].pop("grade"), "bad question: 1, the first: question 1, the field `grade`"),
+        (lambda content: content["3"].update(answer=7), "bad questions: 1, the first: question 3: `answer` is 7"),
+        (lambda content: content["1"].pop("grade"), "bad questions: 1, the first: question 1: the field `grade`"),
         (lambda content: content["1"].update(split="val"), "split differs: 1, the first: question 1 is in train"),
         (lambda content: content.pop("4"), "ids without a question in problems.json: 1, the first: 4 (val)"),
     ],
@@ -69,15 +70,15 @@ def test_defects_fail_or_are_left_out_with_a_count(root, tmp_path, capsys, edit,
 def test_an_id_in_two_splits(root, capsys):
     change(root / "pid_splits.json", lambda content: content["test"].append("1"))
     assert check(root) == UNSOUND
-    assert "id in two splits: 1, the first: question 1 is in train and in test" in capsys.readouterr().out
+    assert "items in two splits: 1, the first: question 1 (train) is in test, too" in capsys.readouterr().out
 
 
 class TestImages:
     def test_absent_ones(self, root, tmp_path, capsys):
         (root / "images/train/2/image.png").unlink()
         assert check(root) == UNSOUND
-        assert "defect: image missing: 1, the first: images/train/2/image.png" in capsys.readouterr().out
-        for policy, ids, image in (("skip", ["1", "3"], "-"), ("blank", ["1", "2", "3"], None)):
+        assert "defect: missing pictures: 1, the first: question 2: images/train/2/image.png" in capsys.readouterr().out
+        for policy, ids, image in (("skip", ["1", "3"], "-"), ("no_image", ["1", "2", "3"], None)):
             assert check(root, "--missing-image", policy, "--out", str(tmp_path / policy)) == SOUND
             lines = [json.loads(line) for line in (tmp_path / policy / "train.jsonl").read_text().splitlines()]
             assert [line["id"] for line in lines] == ids
@@ -88,7 +89,10 @@ class TestImages:
         assert check(root, "--check", "none") == SOUND
         for arguments in ((), ("--check",), ("--check", "all")):
             assert check(root, *arguments) == UNSOUND
-        assert "defect: bad image: 1, the first: images/test/5/image.png: this is no picture" in capsys.readouterr().out
+        assert (
+            "defect: unreadable pictures: 1, the first: question 5: images/test/5/image.png: this is no picture"
+            in capsys.readouterr().out
+        )
 
 
 def test_unknown_caption_ids_are_counted(root, capsys):
@@ -136,7 +140,7 @@ class TestOutput:
     def test_the_manifest_accounts_for_everything(self, root, tmp_path):
         assert check(root, "--limit", "2", "--out", str(tmp_path)) == SOUND
         manifest = json.loads((tmp_path / "manifest.json").read_text())
-        assert manifest["splits"]["train"] == {"ids": 2, "with_image": 1, "image_absent": 0, "kept": 2, "dropped": {}}
+        assert manifest["splits"]["train"] == {"items": 2, "with_image": 1, "image_absent": 0, "kept": 2, "dropped": {}}
         assert manifest["inputs"].keys() == {"problems.json", "pid_splits.json"}
         assert manifest["outputs"]["train.jsonl"]["lines"] == 2
         assert str(tmp_path) not in json.dumps(manifest) and manifest["command"].endswith("--limit 2")
@@ -150,7 +154,7 @@ class TestOutput:
             path.write_text(json.dumps(next(iter(entries)))[:20])
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(output_folder, "_write_lines", full_disk)
+        monkeypatch.setattr(data_command, "_write_lines", full_disk)
         assert check(root, "--limit", "1", "--out", str(out)) == UNUSABLE
         assert "No space left on device" in capsys.readouterr().err
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before

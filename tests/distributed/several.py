@@ -6,20 +6,40 @@ for ever for them at the first computation that wants more than one.
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from mmadapter.distributed.launchers import RENDEZVOUS, STARTER
-from tests.training.toy import in_own_process
+from mmadapter.distributed.ranks import Ranks, connected
 
 OURS = "launch.processes"
 DEADLINE = 60.0  # seconds in which all must have ended
 GRACE_SECONDS = 10.0  # for the others, once one has ended with an error
+
+
+_here = Ranks()
+
+
+def here() -> Ranks:
+    """The ranks of the process that asks: within `joined` those that it is connected with, else it alone."""
+    return _here
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Ranks]:
+    """Connected as a run with DeepSpeed is, for checks that ask `here()`."""
+    global _here
+    with connected("cpu", group_of_one=True) as _here:
+        yield _here
+    _here = Ranks()
 
 
 class Several:
@@ -78,3 +98,17 @@ def free_port() -> int:
 def _run(environment: dict[str, Any], function: Callable[..., Any], arguments: tuple) -> None:
     os.environ.update({name: str(value) for name, value in environment.items()})
     function(*arguments)
+
+
+def in_own_process(function: Callable, *arguments, output: Path) -> BaseProcess:
+    """Starts `function` in a forked process (nothing is imported again), its output going to a file."""
+
+    def body() -> None:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(1, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+        function(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=body)
+    process.start()
+    return process

@@ -14,13 +14,15 @@ from mmadapter.distributed.deepspeed import (
     is_sharded,
     keep_whole,
     load_deepspeed,
+    start_engine,
     whole_size,
     whole_tensors,
     write_parameter,
 )
 from mmadapter.distributed.ranks import connected
 from mmadapter.errors import InputError
-from mmadapter.training.deepspeed_start import ZeroSettings, start
+from mmadapter.training.settings import EngineConf
+from mmadapter.training.zero import deepspeed_configuration
 from tests.distributed.several import Several
 
 OF_THE_LIBRARY = ("ops.__compatible_ops__", "comm.comm.cdb", "utils.groups._WORLD_GROUP")
@@ -61,11 +63,13 @@ def look_for_private_names():
         found += missing(offload, ("FWD_MODULE_STACK",))
         for stage in (1, 2, 3):
             model = nn.Linear(3, 2)
-            engine = start(model, torch.optim.AdamW(model.parameters()), ZeroSettings(stage), torch.device("cpu"), 1)
+            settings = deepspeed_configuration(EngineConf(f"zero{stage}"), 1)
+            optimizer = torch.optim.AdamW(model.parameters())
+            engine = start_engine("cpu", model=model, optimizer=optimizer, config=settings)
             kind = 3 if stage == 3 else 1
             found += missing(engine, OF_AN_ENGINE) + missing(engine.optimizer, OF_AN_OPTIMIZER[kind])
             found += missing(model.weight, OF_A_PARAMETER[kind])
-            assert is_sharded(model.weight) == (stage == 3) and whole_size(model.weight) == 6
+            assert is_sharded(model) == (stage == 3) and whole_size(model.weight) == 6
             if stage == 3:
                 keep_whole(engine, model.parameters())
                 assert model.weight.shape == (2, 3) and held_bytes([model.weight]) == 2 * 6 * 4

@@ -11,10 +11,11 @@ import torch
 import transformers
 
 from bench.process_memory import MemoryWatch
-from mmadapter.distributed.ranks import here
+from mmadapter.distributed.deepspeed import gathered, held_bytes, is_sharded, whole_size
 from mmadapter.errors import InputError
 from mmadapter.hosts.load import load_host
-from mmadapter.hosts.sharded import Sharding, gather_in_forward, held_bytes, is_sharded, size, whole
+from mmadapter.hosts.sharded import Sharding, gather_in_forward
+from tests.distributed.several import here
 from tests.families import (
     FAMILIES,
     adapted_logits,
@@ -44,15 +45,15 @@ def both(folder: Path, name: str, dtype: torch.dtype, sharding: Sharding):
 
 
 def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
-    plain, shared = both(folder, name, dtype, Sharding(offload))
+    plain, shared = both(folder, name, dtype, Sharding(here(), offload))
     assert is_sharded(shared) and not is_sharded(plain)
-    assert sum(map(size, plain.parameters())) == sum(map(size, shared.parameters()))
+    assert sum(map(whole_size, plain.parameters())) == sum(map(whole_size, shared.parameters()))
     held, all_of_it = held_bytes(shared.parameters()), held_bytes(plain.parameters())
     padding = sum(16 for _ in shared.parameters())  # a part is rounded up to a whole number of elements
     assert held <= all_of_it / here().world_size + padding, (held, all_of_it)
     ours, theirs = dict(shared.named_parameters()), dict(plain.named_parameters())
     assert ours.keys() == theirs.keys()
-    with whole(ours.values()):
+    with gathered(ours.values()):
         for key, parameter in ours.items():
             assert parameter.dtype == dtype and torch.equal(parameter, theirs[key]), key
             assert not parameter.requires_grad
@@ -69,7 +70,7 @@ def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offl
 
 def check_adapter(folder: Path, name: str, method: str) -> None:
     """An adapter that was drawn on the shared host is the one drawn on the plain host, and acts the same."""
-    plain, shared = both(folder, name, torch.float32, Sharding())
+    plain, shared = both(folder, name, torch.float32, Sharding(here()))
     visual = None
     logits, tensors = [], []
     for host in (plain, shared):
@@ -85,7 +86,7 @@ def check_adapter(folder: Path, name: str, method: str) -> None:
         gather_in_forward(host)
         with torch.no_grad():
             logits.append(adapted_logits(host, adapter, random_tokens(2, 9), visual))
-        with whole(adapter.parameters()):
+        with gathered(adapter.parameters()):
             tensors.append({key: value.detach().clone() for key, value in adapter.named_parameters()})
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
@@ -94,16 +95,16 @@ def check_adapter(folder: Path, name: str, method: str) -> None:
 
 def check_memory(folder: Path) -> None:
     """Beside its part a process holds no more than the few tensors in work."""
-    load_host(folder / "llama_gqa", torch.float32, sharding=Sharding())  # imports the libraries
+    load_host(folder / "llama_gqa", torch.float32, sharding=Sharding(here()))  # imports the libraries
     mmap_threshold = -3
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_threshold, 2**16)  # glibc shall give back what is freed (see MemoryWatch)
     libc.malloc_trim(0)  # and what the process that was forked had freed before
     with MemoryWatch() as watch:
-        host = load_host(folder / "large", torch.float32, sharding=Sharding())
+        host = load_host(folder / "large", torch.float32, sharding=Sharding(here()))
     held = held_bytes(host.parameters())
-    whole_host = 4 * sum(map(size, host.parameters()))
-    largest = 4 * max(map(size, host.parameters()))
+    whole_host = 4 * sum(map(whole_size, host.parameters()))
+    largest = 4 * max(map(whole_size, host.parameters()))
     room = 12 * 2**20  # the modules, and what DeepSpeed notes of each tensor
     assert 0.8 * held < watch.grown_bytes < held + 2 * largest + room < 0.75 * whole_host, (
         held,
@@ -118,7 +119,7 @@ def check_refusal(folder: Path, name: str, only_rank: int | None) -> None:
         load_host(folder / name, torch.float32)
     broken = only_rank is None or here().rank == only_rank
     with pytest.raises(InputError) as shared:
-        load_host(folder / (name if broken else "llama_gqa"), torch.float32, sharding=Sharding())
+        load_host(folder / (name if broken else "llama_gqa"), torch.float32, sharding=Sharding(here()))
     assert str(shared.value) == str(plain.value)
 
 

@@ -9,7 +9,6 @@ from mmadapter.hosts.load import load_host
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.groups import parameter_groups, trainable_parameters, trainable_table
 from mmadapter.methods.settings import GroupConf
-from mmadapter.vision.load_clip import tower_shape
 from tests.config.composing import run_conf
 
 LLAMA_7B = {
@@ -50,7 +49,7 @@ def conf(images, *overrides):
 
 def new_adapter(conf, host, device):
     """The adapter of these settings, as AdaptedModel.build makes it."""
-    features = tower_shape(conf.vision.model, conf.vision.project_scales).scale * len(conf.vision.layers)
+    features = conf.vision.feature_shape()[-1]
     return Adapter.build(conf.adapter, host, conf.seed, features=features, device=device)
 
 

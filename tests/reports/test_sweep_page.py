@@ -17,7 +17,7 @@ def test_a_page_shows_map_table_states_and_curves(tmp_path):
     folder = made_sweep(tmp_path, GRID)
     write_sweep(folder)
     page = page_of(folder)
-    assert "rows: optimizer.base_lr, columns: adapter.layers" in page.text
+    assert "rows: optimizer.base_lr, columns: adapter.prompts.layers" in page.text
     assert "never started" in page.text and "Out of memory" in page.text and "2 finished, 1 failed" in page.text
     assert "Training loss per token" in page.text
     assert page.links == ["../../made-0/report.html", "../../made-1/report.html"], "self-contained but for the reports"
@@ -43,7 +43,7 @@ def test_dots_of_seeds_are_not_joined(tmp_path):
         jobs = {f"{key}={number}": ("finished", 40 + number) for number in range(3)}
         return score_plots(read_results(made_sweep(tmp_path / name, jobs)), [key])[0].count("<polyline")
 
-    assert (lines("seeds", "seed"), lines("layers", "adapter.layers")) == (0, 1)
+    assert (lines("seeds", "seed"), lines("layers", "adapter.prompts.layers")) == (0, 1)
 
 
 def test_text_from_settings_is_escaped(tmp_path):

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from mmadapter.config import EvalConf, RunConf, save_config
 from mmadapter.errors import InputError
 from mmadapter.methods.settings import PromptsConf
-from mmadapter.runs.model import find_run, load_checkpoint, settings_of_run
+from mmadapter.runs.folder import find_run
+from mmadapter.runs.model import load_checkpoint, settings_of_run
 from tests.assistants import assistant_on
 
 

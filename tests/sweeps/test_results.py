@@ -26,7 +26,9 @@ def test_the_table_has_a_row_a_job_and_invents_nothing(tmp_path):
     folder = made_sweep(tmp_path, GRID)
     write_sweep(folder)
     first, second, failed, never = rows_of(folder)
-    assert list(first)[:4] == ["job", "optimizer.base_lr", "adapter.layers", "state"], "only what differs is a column"
+    assert list(first)[:4] == ["job", "optimizer.base_lr", "adapter.prompts.layers", "state"], (
+        "only what differs is a column"
+    )
     assert (first["value"], second["value"]) == ("40", "60")
     assert first["scienceqa.NAT"] == "39" and "scienceqa.IMG" not in first
     assert first["best_validation_loss"] == "1.6" and first["steps"] == "40" and first["peak_host_bytes"]
@@ -75,10 +77,10 @@ def test_means_over_seeds_are_of_finished_jobs_by_setting(tmp_path):
 def test_columns_are_the_swept_keys_where_the_sweep_names_them(tmp_path):
     equal = {"seed=0 adapter.prompts.layers=1": ("finished", 40), "seed=1 adapter.prompts.layers=1": ("finished", 60)}
     folder = made_sweep(tmp_path, equal)
-    begin_sweep(folder, "x", ["adapter.layers", "+seed"])
-    assert read_results(folder).keys == ["adapter.layers", "seed"]
+    begin_sweep(folder, "x", ["adapter.prompts.layers", "+seed"])
+    assert read_results(folder).keys == ["adapter.prompts.layers", "seed"]
     write_sweep(folder)
-    assert list(rows_of(folder)[0])[:4] == ["job", "adapter.layers", "seed", "state"]
+    assert list(rows_of(folder)[0])[:4] == ["job", "adapter.prompts.layers", "seed", "state"]
 
 
 @pytest.mark.parametrize("swept,columns", [(["seed"], ["seed"]), ([], [])])

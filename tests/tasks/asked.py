@@ -6,17 +6,38 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display
+from tests.data.tokenizers_at_hand import byte_level
+
+ALONE = Ranks()
 
 
-def evaluated(model: Any, settings: TaskSettings, folder: Path, progress: Any = None) -> dict[str, Any]:
+class StandIn:
+    """What an evaluation asks of a model, but for the answers; it sees no pictures, and its host is on one rank."""
+
+    training, features, in_step, max_tokens = False, None, False, 2000
+
+    def __init__(self) -> None:
+        self.tokenizer = byte_level()
+
+    def eval(self) -> None:
+        self.training = False
+
+    def train(self) -> None:
+        self.training = True
+
+
+def evaluated(
+    model: Any, settings: TaskSettings, folder: Path, progress: Any = None, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """The metrics of a model in one task, as they were written into `folder`."""
     task = task_of(settings)
-    return evaluate(model, task, task.read(), folder, progress).metrics
+    return evaluate(model, task, task.read(), folder, ranks, progress).metrics
 
 
 def show(settings: TaskSettings, folder: Path) -> None:

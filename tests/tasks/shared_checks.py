@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import torch
 
 from mmadapter.data.samples import Sample, Segment
-from mmadapter.distributed.deepspeed import load_deepspeed
-from mmadapter.distributed.ranks import here
+from mmadapter.distributed.deepspeed import is_sharded, load_deepspeed
 from mmadapter.hosts.settings import GenerationConf
-from mmadapter.hosts.sharded import Sharding, gather_in_forward, is_sharded
+from mmadapter.hosts.sharded import deepspeed_settings, gather_in_forward
 from mmadapter.tasks.asking import ask_in_batches, generate_answers, most_likely_options
 from mmadapter.tasks.settings import ScienceqaTaskSettings
 from tests.assistants import assistant_on, picture
+from tests.distributed.several import here
 from tests.tasks.asked import evaluated
 from tests.tasks.test_evaluate import Parrot
 
@@ -40,7 +40,7 @@ def check_every_index_is_asked_once(_: Path) -> None:
         for in_step in (False, True):
             asked.clear()
             told.clear()
-            answers = ask_in_batches(ask, lengths, samples, size, in_step, "x", lambda *what: told.append(what))
+            answers = ask_in_batches(ask, lengths, samples, size, here(), in_step, "x", lambda *what: told.append(what))
             assert answers == [index * 10 for index in range(len(lengths))]
             if here().is_first:
                 done = [done for _, done, _ in told]
@@ -68,7 +68,7 @@ def check_files(folder: Path) -> None:
     parrot.in_step = False
     told: list[tuple] = []
     output = folder / "out" if here().is_first else Path("/proc/no/place")
-    metrics = evaluated(parrot, task, output, lambda *what: told.append(what))
+    metrics = evaluated(parrot, task, output, lambda *what: told.append(what), here())
     assert metrics["unanswered"] == 1 and metrics["likelihood_accuracy"]["Avg"] == 100.0
     assert bool(told) == here().is_first and parrot.training
     assert 0 < len(parrot.batches) < 3, "nothing was shared out"
@@ -84,7 +84,7 @@ def shared_assistant(name: str):
     """An assistant twice: plain, and with its host's weights shared out."""
     plain, shared = assistant_on(name), assistant_on(name)
     deepspeed = load_deepspeed("cpu")
-    deepspeed.zero.Init(module=shared.host, config_dict_or_path=Sharding().settings(torch.float32))
+    deepspeed.zero.Init(module=shared.host, config_dict_or_path=deepspeed_settings(torch.float32))
     gather_in_forward(shared.host)
     assert is_sharded(shared.host) and shared.in_step == (here().world_size > 1)
     return plain, shared
@@ -118,13 +118,13 @@ def check_shared_host(folder: Path, name: str) -> None:
     for pictures in ({3}, set()) if all_ways else ({3},):
         samples = questions(folder, pictures)
         for task in (settings(), settings(beams=3), settings(temperature=1.0))[: 3 if all_ways else 1]:
-            alone = generate_answers(plain, samples, task)  # whose processes need not keep in step
-            assert generate_answers(shared, samples, task) == alone
+            alone = generate_answers(plain, samples, task, here())  # whose processes need not keep in step
+            assert generate_answers(shared, samples, task, here()) == alone
             if all_ways and task.generation.beams == 1:
                 assert len({len(text.split()) for text in alone}) > 1, f"all answers end at one place: {alone}"
         options = [[f" The answer is {choice}." for choice in sample.meta["choices"]] for sample in samples]
-        likeliest = most_likely_options(shared, samples, options, settings())
-        assert likeliest == most_likely_options(plain, samples, options, settings())
+        likeliest = most_likely_options(shared, samples, options, settings(), here())
+        assert likeliest == most_likely_options(plain, samples, options, settings(), here())
 
 
 def checks(folder: Path) -> dict:

@@ -13,8 +13,7 @@ from mmadapter.tasks.caption_scores import CAPTION_SCORES as SCORES
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
 from tests.config.composing import eval_conf
 from tests.data.small_files import write_karpathy
-from tests.data.tokenizers_at_hand import byte_level
-from tests.tasks.asked import evaluated, show
+from tests.tasks.asked import StandIn, evaluated, show
 
 NOTES = {
     "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}, {"id": 3, "file_name": "c.jpg"}],
@@ -27,17 +26,14 @@ NOTES = {
 RESULTS = [{"image_id": id, "caption": f"a {animal} on a hill"} for id, animal in ((1, "dog"), (2, "cat"), (3, "cow"))]
 
 
-class Parrot:
-    """Stands in for an assistant: says what it is told, and notes the beams."""
-
-    training = False
-    features = None  # it sees no pictures
+class Parrot(StandIn):
+    """Says what it is told, and notes the beams."""
 
     def __init__(self, says):
+        super().__init__()
         self.says, self.beams = says, []
-        self.tokenizer, self.max_tokens = byte_level(), 500
 
-    def generate(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None):
         self.beams.append(settings.beams)
         return [self.says for _ in samples]
 
@@ -95,7 +91,7 @@ def test_wrong_results_are_refused_with_file_and_entry(results, said, files):
     "change, said",
     [
         (lambda notes: notes.pop("images"), "expected an object with a list `images`"),
-        (lambda notes: notes["images"].append({"id": 1}), "more than once in `images`: 1"),
+        (lambda notes: notes["images"].append({"id": 1}), "image id 1 stands there twice"),
         (lambda notes: notes["images"].append({"id": 4}), "1 images have no caption: 4"),
         (lambda notes: notes["annotations"][3].update(image_id=7), r"annotations\[3\]: image_id 7 is not in"),
         (lambda notes: notes["annotations"][3].update(caption=None), r"annotations\[3\]: `caption` is null"),
@@ -136,7 +132,7 @@ def test_karpathys_file_gives_the_images_of_a_split(tmp_path):
     assert list(read_annotations(file, "train").references) == [1, 2]
     (tmp_path / "results.json").write_text(json.dumps([{"image_id": 4, "caption": "x"}]))
     assert read_results(tmp_path / "results.json", read_annotations(file, "test")) == {4: "x"}
-    with pytest.raises(InputError, match="no split 'dev'; allowed for task.split: train"):
+    with pytest.raises(InputError, match="no split 'dev'; allowed: train, restval"):
         read_annotations(file, "dev")
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmadapter.data.order import batches_by_length
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import most_likely_options
@@ -15,27 +16,19 @@ from mmadapter.tasks.settings import CocoCaptionTaskSettings, ScienceqaTaskSetti
 from mmadapter.tasks.task import evaluate
 from tests.assistants import assistant_on
 from tests.data.small_files import problem, write_karpathy, write_scienceqa
-from tests.data.tokenizers_at_hand import byte_level
-from tests.tasks.asked import evaluated, rows_of
+from tests.tasks.asked import StandIn, evaluated, rows_of
 
 
-class Parrot:
-    """Stands in for an assistant: says what it is told for a question, and finds one letter of each likely."""
-
-    features = None  # it sees no pictures
+class Parrot(StandIn):
+    """Says what it is told for a question, and finds one letter of each likely."""
 
     def __init__(self, says, likes=None):
+        super().__init__()
         self.says, self.likes = says, likes or {}
-        self.tokenizer, self.max_tokens, self.training = byte_level(), 200, True
+        self.max_tokens, self.training = 200, True
         self.batches = []
 
-    def eval(self):
-        self.training = False
-
-    def train(self):
-        self.training = True
-
-    def generate(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None):
         assert not self.training and settings.temperature == 0
         self.batches.append([len(sample.prompt) for sample in samples])
         return [self.says[sample.id] for sample in samples]
@@ -76,6 +69,13 @@ def test_answers_are_parsed_scored_and_written(root, tmp_path):
     assert parrot.training  # as it was before
 
 
+def test_the_results_come_back_as_they_were_written(root, tmp_path):
+    asked = task_of(task(root, likelihood=False))
+    scored = evaluate(Parrot({"5": "A", "6": "B", "7": "C"}), asked, asked.read(), tmp_path, Ranks())
+    assert scored.rows == rows_of(tmp_path) and len(scored.rows) == 3
+    assert scored.metrics == json.loads((tmp_path / "metrics.json").read_text())
+
+
 def test_batches_hold_similar_lengths_and_outputs_keep_their_order(root, tmp_path):
     parrot = Parrot({"5": "A", "6": "A", "7": "A"})
     evaluated(parrot, task(root, likelihood=False), tmp_path)
@@ -114,7 +114,7 @@ def test_the_first_of_equally_likely_options_is_taken(root):
 
     samples = task_of(task(root)).read()
     options = [[" yes", " no", " perhaps"]] * len(samples)
-    assert most_likely_options(Undecided({}), samples, options, task(root)) == [0, 0, 0]
+    assert most_likely_options(Undecided({}), samples, options, task(root), Ranks()) == [0, 0, 0]
 
 
 def test_captions_are_written_in_the_coco_results_format(tmp_path):
@@ -134,7 +134,7 @@ def test_an_unknown_task_and_an_empty_one_are_refused(root, tmp_path):
     with pytest.raises(InputError, match="There is no task 'vqa'. Registered tasks: scienceqa, coco_caption"):
         task_of(task(root, name="vqa"))
     with pytest.raises(InputError, match="no sample"):
-        evaluate(Parrot({}), task_of(task(root)), [], tmp_path)
+        evaluate(Parrot({}), task_of(task(root)), [], tmp_path, Ranks())
 
 
 def test_a_whole_assistant_answers_and_does_not_depend_on_the_batch(root, tmp_path):

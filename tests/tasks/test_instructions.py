@@ -8,10 +8,10 @@ import torch
 from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.reports.report import write_report
+from mmadapter.tasks import task_of
 from tests.assistants import assistant_on
 from tests.config.composing import eval_conf
-from tests.data.tokenizers_at_hand import byte_level
-from tests.tasks.asked import evaluated, rows_of, show
+from tests.tasks.asked import StandIn, evaluated, rows_of, show
 
 ITEMS = [
     {"instruction": "repeat a", "input": "", "output": "a  a"},
@@ -20,18 +20,14 @@ ITEMS = [
 ]
 
 
-class Parrot:
-    """Stands in for an assistant: says what it is told, and notes how it was asked."""
-
-    training = False
-
-    features = None  # it sees no pictures
+class Parrot(StandIn):
+    """Says what it is told, and notes how it was asked."""
 
     def __init__(self, *says):
+        super().__init__()
         self.says, self.asked = says, []
-        self.tokenizer, self.max_tokens = byte_level(), 2000
 
-    def generate(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None):
         self.asked.append((settings, seed))
         return [self.says[int(sample.id)] for sample in samples]
 
@@ -108,3 +104,16 @@ def test_the_report_shows_answers_and_says_what_exact_match_is_worth(file, tmp_p
     page = write_report(tmp_path).read_text()
     assert "Answers to instructions" in page and "&lt;a&gt;" in page and "✓ equal to the reference" in page
     assert "1 of 3 answers (33.33 %)" in page and "no measure of free texts" in page
+
+
+def test_dialogs_are_asked_for_their_last_answer(tmp_path):
+    turns = [("human", "Is it red?"), ("gpt", "Yes."), ("human", "And large?"), ("gpt", "No.")]
+    item = {"id": "7", "conversations": [{"from": who, "value": text} for who, text in turns]}
+    (tmp_path / "dialogs.json").write_text(json.dumps([item]))
+    asked = eval_conf(
+        "task=instruct", "task.reader=sharegpt", f"task.path={tmp_path / 'dialogs.json'}", "task.split=all"
+    ).task
+    (sample,) = task_of(asked).read()
+    assert "Yes." in sample.prompt and "And large?" in sample.prompt and sample.meta["output"] == "No."
+    asked.template = "alpaca"
+    assert task_of(asked).read()[0].prompt != sample.prompt

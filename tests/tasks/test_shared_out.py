@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.tasks.asking import ask_in_batches
 from tests.data.small_files import problem, write_scienceqa
 from tests.distributed.checks_together import HELD, outcomes
@@ -35,6 +36,8 @@ def test_one_process_asks_everything():
         asked.append((list(indices), visual))
         return [str(index) for index in indices]
 
-    answers = ask_in_batches(ask, [3, 9, 3], [BLANK] * 3, 2, what="x", progress=lambda *what: told.append(what))
+    answers = ask_in_batches(
+        ask, [3, 9, 3], [BLANK] * 3, 2, Ranks(), what="x", progress=lambda *what: told.append(what)
+    )
     assert answers == ["0", "1", "2"] and asked == [([1, 0], None), ([2], None)]
     assert told == [("x", 2, 3), ("x", 3, 3)]

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mmadapter.config import typed, validate
-from mmadapter.config.run import EvalConf, RunConf
-from mmadapter.config.sweep import metric_of
+from mmadapter.config import EvalConf, RunConf, typed, validate
 from mmadapter.data.settings import VisualInstructionsSettings
 from mmadapter.errors import InputError
 from mmadapter.evaluation import run_evaluation
@@ -128,8 +126,6 @@ def test_what_lists_runs_finds_every_tasks_scores(done):
     assert found["count.letters"] == score(metrics_of(folder, "count"), "letters")
     conf.sweep.metric = "count.letters"
     validate(conf)
-    conf.sweep.metric, conf.evaluate = None, ["count", *FOUR]
-    assert metric_of(conf) == "count.letters"
     conf.sweep.metric = "count.words"
     with pytest.raises(InputError, match="count has no such score. .*It has: count.letters"):
         validate(conf)

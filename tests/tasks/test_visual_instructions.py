@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mmadapter.config import validate
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.reports.report import write_report
 from mmadapter.tasks import task_of
@@ -79,7 +80,7 @@ def test_attached_pictures_reach_the_model(file, tmp_path):
         task = eval_conf(*given, *greedy, *attached).task
         samples = task_of(task).read()
         assistant.prepare_images([sample.image for sample in samples if sample.image is not None])
-        evaluate(assistant, task_of(task), samples, tmp_path / "out")
+        evaluate(assistant, task_of(task), samples, tmp_path / "out", Ranks())
         outputs.append(rows_of(tmp_path / "out")[0]["output"])
     assert outputs[0] != outputs[1]
 

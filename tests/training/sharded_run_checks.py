@@ -15,15 +15,14 @@ import mmadapter
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.distributed.deepspeed import end_engines
-from mmadapter.distributed.ranks import here
+from mmadapter.distributed.deepspeed import end_engines, held_bytes, whole_size
 from mmadapter.hosts.settings import GenerationConf
-from mmadapter.hosts.sharded import held_bytes, size
 from mmadapter.model import AdaptedModel
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.training.run import groups_of
 from mmadapter.training.settings import ENGINES
 from tests.assistants import built, picture
+from tests.distributed.several import here
 from tests.test_load import PRESETS, conf_of
 
 RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
@@ -63,7 +62,9 @@ def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
     task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
     questions = [sample.without_answer() for sample in samples]
     options = [[f" The answer is {letter}." for letter in "AB"]] * len(questions)
-    return generate_answers(assistant, questions, task), most_likely_options(assistant, questions, options, task)
+    return generate_answers(assistant, questions, task, here()), most_likely_options(
+        assistant, questions, options, task, here()
+    )
 
 
 def trained(conf, samples: list[Sample], asked_after: int | None):
@@ -95,7 +96,7 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     whole_bytes = held_bytes(p for p in plain_host.parameters() if p.ndim > 1 and not p.requires_grad)
     assistant, engine, results, (said,) = trained(conf, samples, None)
     frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
-    assert 4 * sum(map(size, frozen)) == whole_bytes
+    assert 4 * sum(map(whole_size, frozen)) == whole_bytes
     if here().world_size > 1:
         assert held_bytes(frozen) < 0.8 * whole_bytes, "the frozen base is not shared out"
     again, other_engine, other_results, said_twice = trained(conf, samples, 2)
@@ -129,7 +130,7 @@ def check_host_alone(folder: Path) -> None:
     conf = conf_of(folder / "models", *PRESETS["v2"], "engine=zero3")
     plain, shared = built(conf), built(conf, sharded=True)
     shared.run_without_engine()
-    assert shared.host_size == plain.host_size == sum(map(size, shared.host.parameters()))
+    assert shared.host_size == plain.host_size == sum(map(whole_size, shared.host.parameters()))
     assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))
 
 

@@ -16,7 +16,7 @@ def earlier_attempt(folder, **facts):
 
 
 def counted(folder):
-    with attempt(folder):
+    with attempt(folder, world_size=1):
         return wall_time(folder)
 
 

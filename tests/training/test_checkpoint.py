@@ -13,7 +13,8 @@ from mmadapter.errors import InputError
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, read_snapshot
 from mmadapter.training.determinism import random_state, restore_random_state
 from mmadapter.training.engine import EngineState
-from tests.training.toy import in_own_process, run_toy
+from tests.distributed.several import in_own_process
+from tests.training.toy import run_toy
 
 
 def snapshot_at(step, best=None):

@@ -12,9 +12,9 @@ import torch
 from mmadapter.training.run import run
 from mmadapter.vision import reading
 from mmadapter.vision.encoder import VisionEncoder
+from tests.distributed.several import in_own_process
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
-from tests.training.toy import in_own_process
 from tests.vision.test_workers import gone
 
 

@@ -11,7 +11,8 @@ from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.engine import SingleDeviceEngine
-from tests.training.toy import ToyAssistant, ToyData, in_own_process, toy_conf, train
+from tests.distributed.several import in_own_process
+from tests.training.toy import ToyAssistant, ToyData, toy_conf, train
 
 SHARES = {"captions": 6, "instructions": 5}  # micro-batches of 4: accumulation; 19 and 16 samples: both start again
 STEPS = 14

@@ -19,9 +19,9 @@ import torch
 
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training.run import run
+from tests.distributed.several import in_own_process
 from tests.training.kills import Kill
 from tests.training.tiny_run import save_inputs, tiny_conf, tiny_overrides
-from tests.training.toy import in_own_process
 
 PARTS = ("", "comparison/text_only")
 SETTINGS = (

@@ -16,7 +16,8 @@ from mmadapter import files
 from mmadapter.errors import InputError
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
-from tests.training.toy import ToyAssistant, ToyData, in_own_process, run_toy, toy_conf, train
+from tests.distributed.several import in_own_process
+from tests.training.toy import ToyAssistant, ToyData, run_toy, toy_conf, train
 
 EPOCHS = 8.0  # 24 steps
 

@@ -8,6 +8,7 @@ from mmadapter.training.memory import (
     estimate,
     readable_bytes,
 )
+from mmadapter.training.settings import EngineConf
 from tests.families import adapted_logits, adapter_with, open_adapter, random_tokens, routed_host
 
 LLAMA_7B = HostShape(width=4096, intermediate=11008, layers=32, heads=32, vocabulary=32000, bytes_per_value=2)
@@ -16,7 +17,7 @@ GB = 1e9
 
 def estimate_7b(**settings):
     keywords = {"adapted_layers": 30, "tokens": 8 * 512, "longest": 512} | settings
-    return estimate(LLAMA_7B, round(13.48 * GB), 1_790_976, **keywords)
+    return estimate(LLAMA_7B, round(13.48 * GB), 1_790_976, **{"engine": EngineConf(), **keywords})
 
 
 def test_activations_of_llama_7b_are_2_8_megabytes_a_token():
@@ -38,7 +39,7 @@ def test_trainables_count_with_start_gradient_and_both_moments():
     [("zero0", 1, 32), ("zero1", 1, 24 + 16 / 8), ("zero2", 1, 20 + 16 / 8), ("zero3", 1 / 8, 20 + 20 / 8)],
 )
 def test_each_stage_shares_out_one_thing_more(engine, frozen, trainable):
-    memory = estimate_7b(engine=engine, processes=8, gathered=10**9)
+    memory = estimate_7b(engine=EngineConf(engine), processes=8, gathered=10**9)
     assert memory.frozen == pytest.approx(13.48 * GB * frozen)
     assert memory.trainable == 1_790_976 * trainable
     assert memory.gathered == (2 * 2 * 10**9 if engine == "zero3" else 0) and memory.offloaded == 0
@@ -46,7 +47,10 @@ def test_each_stage_shares_out_one_thing_more(engine, frozen, trainable):
 
 
 def test_offloaded_bytes_are_said_but_not_in_the_sum():
-    memory, without = estimate_7b(engine="zero3_offload", processes=8), estimate_7b(engine="zero3", processes=8)
+    memory, without = (
+        estimate_7b(engine=EngineConf("zero3_offload"), processes=8),
+        estimate_7b(engine=EngineConf("zero3"), processes=8),
+    )
     assert memory.offloaded == pytest.approx(13.48 * GB / 8 + 1_790_976 * 20 / 8)
     assert memory.total == without.total - memory.offloaded
     assert "offloaded" in memory.rows()[-1][0]

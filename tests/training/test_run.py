@@ -258,3 +258,10 @@ def test_a_gpu_that_is_not_there_is_refused(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="torch sees no GPU"):
         run(short(inputs, tmp_path, "engine.device=cuda"))
+
+
+def test_a_start_that_is_not_there_is_refused_before_weights_are_read(inputs, tmp_path):
+    with pytest.raises(
+        InputError, match=r"adapter.start=/no/run: there is no adapter.json .* e.g. adapter.start=runs/NAME"
+    ):
+        run(tiny_conf(inputs, tmp_path, "adapter.start=/no/run"))

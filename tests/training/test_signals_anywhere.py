@@ -12,11 +12,10 @@ import torch
 
 from mmadapter.training import loop
 from mmadapter.training.run import run
-from tests.distributed.several import Several
+from tests.distributed.several import Several, in_own_process
 from tests.training.launched import run_like_the_entry, short
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf, tiny_overrides
-from tests.training.toy import in_own_process
 
 STATUS = {"SIGINT": 130, "SIGUSR1": 138, "SIGUSR2": 140, "SIGTERM": 143}
 SETTINGS = ("run=mine", "optimizer.epochs=0.3", "evaluate=[coco_caption,scienceqa]")

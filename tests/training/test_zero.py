@@ -8,11 +8,10 @@ import math
 import pytest
 import torch
 
-from mmadapter.distributed.ranks import connected
 from mmadapter.errors import InputError
 from mmadapter.training.settings import EngineConf
 from mmadapter.training.zero import cpu_adam
-from tests.distributed.several import Several
+from tests.distributed.several import Several, joined
 from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
 from tests.training.zero_worker import cases, work
@@ -219,7 +218,7 @@ def test_cpu_adam_without_a_compiler_is_refused(monkeypatch):
 
 def both_adams(folder):
     torch.set_num_threads(1)
-    with connected("cpu", group_of_one=True):
+    with joined():
         found = [zero_cases.toy("zero2_offload", folder, compiled) for compiled in (False, True)]
         torch.save(found, folder / "found.pt")
 

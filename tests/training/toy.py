@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
-import sys
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 import torch
@@ -22,7 +18,6 @@ from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.mixture import JointMixture, Mixture
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import Encoded, samples_digest
-from mmadapter.distributed.ranks import here
 from mmadapter.methods.groups import parameter_groups, trainable_parameters
 from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.folder import take_over
@@ -36,6 +31,7 @@ from mmadapter.training.out_of_memory import memory_explained
 from mmadapter.training.run import host_dtype
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
+from tests.distributed.several import here
 
 VOCABULARY, WIDTH = 13, 6
 
@@ -165,7 +161,7 @@ def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: D
         engine,
         data,
         Schedule.of(conf.optimizer, data.steps_per_epoch),
-        RunStart(groups, model.trainable_parameters(), folder / "checkpoints"),
+        RunStart(groups, model.trainable_parameters(), folder / "checkpoints", here()),
         CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
         journal,
         display or Display(log_every_steps=conf.training.log_every_steps),
@@ -177,7 +173,7 @@ def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: D
         way_on=way_on(conf.resume, folder),
         resume_changed=conf.resume == "changed",
         engine_facts={"engine": conf.engine.name, "processes": here().world_size},
-        explain_memory=partial(memory_explained, conf),
+        explain_memory=partial(memory_explained, conf, here().world_size),
         **{"begun": lambda: take_over(folder, conf), **parts},
     )
     loop.resume()
@@ -205,17 +201,3 @@ def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -
         journal.close()
     torch.save({item.name: item.parameter.detach() for item in assistant.trainable_parameters()}, folder / "adapter.pt")
     return summary
-
-
-def in_own_process(function: Callable, *arguments, output: Path) -> Process:
-    """Starts `function` in a forked process (nothing is imported again), its output going to a file."""
-
-    def body() -> None:
-        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        os.dup2(1, 2)
-        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
-        function(*arguments)
-
-    process = multiprocessing.get_context("fork").Process(target=body)
-    process.start()
-    return process

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.distributed.ranks import here
 from mmadapter.methods.groups import parameter_groups
 from mmadapter.methods.settings import GroupConf
 from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResult
 from mmadapter.training.settings import EngineConf, OptimizerConf
 from mmadapter.training.zero import ZeroEngine
+from tests.distributed.several import here
 from tests.training.toy import ToyAssistant, toy_sample
 
 ENGINES = ["zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]

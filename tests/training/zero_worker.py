@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.distributed.deepspeed import end_engines
-from mmadapter.distributed.ranks import connected, here
+from mmadapter.distributed.deepspeed import end_engines, gathered
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.settings import GenerationConf
-from mmadapter.hosts.sharded import sharding_of, whole
+from mmadapter.hosts.sharded import sharding_of
 from tests.assistants import assistant_on, picture, sample
+from tests.distributed.several import here, joined
 from tests.families import tiny_host
 from tests.training.zero_cases import (
     DISJOINT,
@@ -43,9 +43,9 @@ def work(count: int, folder: Path, which: str, patience: float) -> None:
     """All cases in this process; the first one writes FOLDER/found.pt. After `patience` s it says where it hangs."""
     faulthandler.dump_traceback_later(patience, exit=True)
     found = {}
-    with connected("cpu", group_of_one=True):
+    with joined():
         for number in range(4):
-            here().decide(partial(picture, folder, number))
+            here().decide(lambda number=number: str(picture(folder, number)))
         for key, case in cases(count, which).items():
             found[key] = case(folder)
             end_engines()
@@ -120,7 +120,7 @@ def whole_assistant(
     if dtype != torch.float32:
         for parameter in base.values():
             parameter.data = parameter.data.to(dtype)
-    with whole(base.values()):
+    with gathered(base.values()):
         before = {name: parameter.detach().clone() for name, parameter in base.items()}
     assistant.train()
     chosen = {group: learns for group, learns in groups.items() if learns is None or learns[0] in sources}
@@ -150,7 +150,7 @@ def whole_assistant(
 
 def loaded_host(name: str, host: str, folder: Path):
     """At stage 3 the host as a run loads it, shared out from the start (collective); else None."""
-    sharding = sharding_of(name)
+    sharding = sharding_of(name, here())
     if sharding is None:
         return None
     family = host.rpartition(" ")[2]
@@ -173,5 +173,5 @@ def stored_bytes(parameter) -> int:
 
 def unchanged(base: dict[str, Any], before: dict[str, torch.Tensor]) -> bool:
     """Whether all frozen tensors are what they were, bit by bit."""
-    with whole(base.values()):
+    with gathered(base.values()):
         return all(torch.equal(base[name], tensor) for name, tensor in before.items())

@@ -6,16 +6,16 @@ import builtins
 import io
 import json
 import os
-from dataclasses import replace
 
 import pytest
 import torch
 
-from mmadapter.config import RunConf, SourceConf
-from mmadapter.config.task import TaskConf
 from mmadapter.data.batches import FeaturedBatches
-from mmadapter.evaluation.generation import generate_answers, most_likely_options
-from mmadapter.training.sources import encode, read_samples
+from mmadapter.data.settings import DataConf, LlavaSettings
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.data.training import RunData, StepShape, read_samples
+from mmadapter.tasks.asking import generate_answers, most_likely_options
+from mmadapter.tasks.settings import ScienceqaTaskSettings
 from mmadapter.vision import images
 from mmadapter.vision.features import FeatureStore
 from tests.assistants import assistant_on, batch_of, picture, sample
@@ -45,15 +45,14 @@ def data_of(folder, store):
         items.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
     for name, part in (("train", items[:6]), ("val", items[6:])):
         (folder / f"{name}.json").write_text(json.dumps(part))
-    conf = RunConf()
-    conf.data.sources = {"captions": reading(folder, "train")}
-    conf.data.validation = {"captions": reading(folder, "val")}
-    conf.optimizer.batch_size, conf.optimizer.micro_batch_size = 4, 2
-    return encode(conf, read_samples(conf), assistant_on().tokenizer, 64, store)
-
-
-def reading(folder, name):
-    return SourceConf(reader="llava", path=str(folder / f"{name}.json"), root=str(folder), split="all")
+    conf = DataConf(
+        sources={"captions": LlavaSettings(root=str(folder), path="train.json", split="all")},
+        validation={"captions": LlavaSettings(root=str(folder), path="val.json", split="all")},
+    )
+    samples, encoder = read_samples(conf, images=True, seed=0), SampleEncoder(assistant_on().tokenizer, 64)
+    data = RunData(conf, samples, encoder, StepShape(4, 2, seed=0), {})
+    data.features = store
+    return data
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -72,7 +71,7 @@ def test_a_step_and_a_validation_open_no_file_once_the_pictures_are_prepared(tmp
         assert all(feature.shape == (32,) for feature in batch.features)
         assistant.zero_grad()
         assistant(batch).backward()
-        assert any(p.grad is not None and p.grad.any() for p in assistant.adapter.visual_projection.parameters())
+        assert any(p.grad is not None and p.grad.any() for p in assistant.adapter["projection"].parameters())
 
 
 def test_features_in_the_batch_give_what_pictures_looked_up_row_by_row_give(tmp_path):
@@ -89,15 +88,14 @@ def test_features_in_the_batch_give_what_pictures_looked_up_row_by_row_give(tmp_
 def test_answers_and_likelihoods_open_no_file_once_the_pictures_are_prepared(tmp_path, no_files):
     assistant = assistant_on()
     asked = [sample("what is red", image=picture(tmp_path, seed), id=str(seed)) for seed in range(3)]
-    asked = [replace(one, meta={"choices": ["a", "b"]}) for one in asked]
     assistant.features.add([one.image for one in asked])
     for one in asked:
         one.image.unlink()
     no_files()
-    task = TaskConf(name="scienceqa", reader="scienceqa", batch_size=2)
+    task = ScienceqaTaskSettings(batch_size=2)
     task.generation.max_new_tokens = 2
     assert len(generate_answers(assistant, asked, task)) == 3
-    assert len(most_likely_options(assistant, asked, task)) == 3
+    assert len(most_likely_options(assistant, asked, [(" red", " blue")] * 3, task)) == 3
 
 
 def test_validation_batches_get_their_features_when_they_are_asked_for(tmp_path):

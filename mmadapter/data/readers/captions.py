@@ -48,6 +48,10 @@ class CaptionFiles:
     captions_read: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     """files and entries that no caption belongs to, by kind"""
+    verbatim: bool = False
+    """whether all stays as it is in the file, pictures without a caption too: for what is scored"""
+    has_splits: bool = False
+    """whether the file itself says which picture is of which split"""
 
     def add(
         self,
@@ -60,12 +64,12 @@ class CaptionFiles:
     ) -> None:
         """Takes in one picture of a file: whitespace collapsed, otherwise unchanged; what is empty is counted."""
         self.captions_read += len(captions)
-        collapsed = [(number, " ".join(text.split())) for number, text in captions]
-        kept = tuple((number, text) for number, text in collapsed if text)
+        collapsed = captions if self.verbatim else [(number, " ".join(text.split())) for number, text in captions]
+        kept = tuple((number, text) for number, text in collapsed if text or self.verbatim)
         for number, text in collapsed:
-            if not text:
+            if not text and not self.verbatim:
                 self.defects.add(EMPTY_CAPTION, f"{where}, caption {number}", captions=1)
-        if kept:
+        if kept or self.verbatim:
             self.splits.setdefault(split, []).append(Captioned(image_id, image, kept, where, instruction))
         else:
             self.defects.add(NO_CAPTION, where)

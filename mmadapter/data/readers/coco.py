@@ -53,7 +53,9 @@ def coco_files(
     if path is not None:
         file = next((file for file in (root / path, Path(path)) if file.is_file()), Path(path))
     if file is not None:
-        return _one_file(file, root, split_lists, only)
+        found = CaptionFiles([file], ImageFolders(root))
+        _read_file(found, file, split_lists, only)
+        return found
     wanted = SPLITS if only is None else (only,)
     for pattern, read in ((LAVIS, layouts.lavis), ("{}.jsonl", layouts.own)):
         files = {split: file for split in wanted if (file := _find(root, pattern.format(split))) is not None}
@@ -63,6 +65,18 @@ def coco_files(
                 read(found, one, read_json_lines(one) if one.suffix == ".jsonl" else read_json(one), split)
             return found
     return _official(root, split_lists, only)
+
+
+def scored_captions(file: Path, split: str) -> CaptionFiles:
+    """What one file has of a split (all of it, where it knows none), word for word, as answers are scored against it.
+
+    Raises InputError naming every place of the file that cannot be used.
+    """
+    found = CaptionFiles([file], ImageFolders(file.parent), verbatim=True)
+    found.defects.harmless = ()
+    _read_file(found, file, None, split)
+    found.defects.settle(str(file), "Check task.annotations.")
+    return found
 
 
 def other_sizes(found: CaptionFiles) -> list[str]:
@@ -88,28 +102,26 @@ def _find(root: Path, name: str) -> Path | None:
     return next((root / folder / name for folder in FOLDERS if (root / folder / name).is_file()), None)
 
 
-def _one_file(file: Path, root: Path, split_lists: str | Path | None, only: str | None) -> CaptionFiles:
+def _read_file(found: CaptionFiles, file: Path, split_lists: str | Path | None, only: str | None) -> None:
     """A file whose content says which layout it is of; where it has no splits, it is the split that is asked for."""
-    found = CaptionFiles([file], ImageFolders(root))
     split = only or next((split for split in SPLITS if split in file.stem), "train")
     if file.suffix == ".jsonl":
         layouts.own(found, file, read_json_lines(file), split)
-        return found
+        return
     content = read_json(file, without=UNUSED)
     if isinstance(content, list):
         layouts.lavis(found, file, content, split)
-    elif isinstance(content, dict) and isinstance(content.get("images"), list):
-        if isinstance(content.get("annotations"), list):
-            lists = {} if split_lists is None else _split_lists(root, split_lists, found)
-            layouts.official(found, [(file, content)], lists, split)
-        else:
-            if only is not None and only not in layouts.KARPATHY_SPLITS:
-                allowed = ", ".join(layouts.KARPATHY_SPLITS)
-                raise InputError(f"{file}: there is no split {only!r}; allowed: {allowed}.")
-            layouts.karpathy(found, file, content["images"], only)
-    else:
+    elif not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(f"{file}: expected an object with a list `images`; is this a COCO caption file?")
-    return found
+    elif isinstance(content.get("annotations"), list):
+        lists = {} if split_lists is None else _split_lists(found.folders.root, split_lists, found)
+        layouts.official(found, [(file, content)], lists, split)
+    else:
+        if only is not None and only not in layouts.KARPATHY_SPLITS:
+            allowed = ", ".join(layouts.KARPATHY_SPLITS)
+            raise InputError(f"{file}: there is no split {only!r}; allowed: {allowed}.")
+        found.has_splits = True
+        layouts.karpathy(found, file, content["images"], only)
 
 
 def _official(root: Path, split_lists: str | Path | None, only: str | None) -> CaptionFiles:

@@ -36,6 +36,13 @@ class Defects:
         if len(examples) < EXAMPLES:
             examples.append(where)
 
+    def update(self, other: Defects) -> None:
+        """Takes in what was found in another file."""
+        self.counts.update(other.counts)
+        self.captions.update(other.captions)
+        for reason, examples in other.first.items():
+            self.first[reason] = [*self.first.get(reason, []), *examples][:EXAMPLES]
+
     def line(self, reason: str) -> str:
         """The reason with its count and the first places."""
         return f"{reason}: {self.counts[reason]:,}, the first: {'; '.join(self.first[reason])}"

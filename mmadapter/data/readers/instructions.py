@@ -195,11 +195,8 @@ class ReadItem:
 class InstructionFile:
     """What a file of items holds, and what was wrong."""
 
-    file: Path
     items: list[ReadItem] = field(default_factory=list)
     defects: Defects = field(default_factory=lambda: Defects(harmless=WEAK))
-    read: int = 0
-    """items in the file, bad ones included"""
 
 
 def read_items(file: Path) -> list[Any]:
@@ -210,10 +207,9 @@ def read_items(file: Path) -> list[Any]:
     return items
 
 
-def read_instruction_file(file: Path, parse: Callable[[Any], Item], limit: int | None = None) -> InstructionFile:
-    """All items of a file, of at most `limit`; bad ones are counted by reason."""
-    raw = read_items(file)[:limit]
-    found = InstructionFile(file, read=len(raw))
+def parsed_items(file: Path, raw: Sequence[Any], parse: Callable[[Any], Item]) -> InstructionFile:
+    """The usable ones among the raw items of a file; the others are counted by reason."""
+    found = InstructionFile()
     for number, entry in enumerate(raw):
         try:
             item = parse(entry)
@@ -250,7 +246,7 @@ def instruction_samples(
     """
     read: list[ReadItem] = []
     for file in files:
-        found = read_instruction_file(file, parse)
+        found = parsed_items(file, read_items(file), parse)
         found.defects.settle(
             str(file), f"Fix them; `python -m data_prep.instruct --root {file} --check` lists what is wrong in a file."
         )
