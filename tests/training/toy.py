@@ -26,6 +26,7 @@ from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.loop import Loop, way_on
 from mmadapter.training.movement import RunStart
 from mmadapter.training.optimizer import check_sources
+from mmadapter.training.out_of_memory import MemoryAdvice
 from mmadapter.training.run import host_dtype
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
