@@ -35,7 +35,11 @@ def read_annotations(file: Path, split: str, split_list: Path | None = None) -> 
     """The captioned images of `file` that belong to the split: all of an official file, those of `split_list`, or, of
     dataset_coco.json, Karpathy's `split`."""
     found = scored_captions(file, split)
-    references = {one.image_id: [text for _, text in one.captions] for one in found.splits.get(split, [])}
+    references: dict[int, list[str]] = {}
+    for one in found.splits.get(split, []):
+        if not isinstance(one.image_id, int):
+            raise InputError(f"{file}: the image id {one.image_id!r} is no number, so that no result can name it.")
+        references[one.image_id] = [text for _, text in one.captions]
     name = split if found.has_splits else file.stem
     if split_list is not None:
         references, name = of_list(file, references, split_list), split_list.stem
