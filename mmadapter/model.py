@@ -228,7 +228,7 @@ class AdaptedModel(nn.Module):
     def _call_of(self, batch: Batch, keep: bool = False) -> AdapterCall:
         features = batch.features
         if features is None:
-            if "projection" in self.adapter and any(image is not None for image in batch.images):
+            if self.adapter.projection is not None and any(image is not None for image in batch.images):
                 raise ValueError("a batch with pictures has no features: batch.with_features(model.features)")
             features = (None,) * len(batch.images)
         return self._call(features, bool(batch.visual), keep)
@@ -458,7 +458,8 @@ class AdaptedModel(nn.Module):
 
     def _identity(self) -> dict[str, Any]:
         """What the adapter fits: the host, and the encoder where the adapter sees pictures."""
-        vision = self.vision.identity() if self.vision is not None and "projection" in self.adapter else None
+        sees = self.vision is not None and self.adapter.projection is not None
+        vision = self.vision.identity() if sees else None
         return {"host": host_identity(self.host, self.tokenizer, self.folder), "vision": vision}
 
 
