@@ -151,11 +151,31 @@ def planned_run(composed: DictConfig) -> PlannedRun:
     error = None
     try:
         validate(conf)
+        _refuse_what_no_host_carries(conf)
     except InputError as refusal:
         error = refusal
     folder, metric = run_folder(conf), _metric(conf) if error is None else None
     direction, finished = direction_of(metric, conf.sweep.direction), partial(is_finished, folder, conf)
     return PlannedRun(folder, settings_digest(conf), metric, direction, finished, error)
+
+
+_built: dict[str, InputError | None] = {}  # host, encoder and adapter -> why they cannot be put together
+
+
+def _refuse_what_no_host_carries(conf: RunConf) -> None:
+    """Builds each distinct model of a sweep once on the meta device: its jobs are refused here, not in the queue."""
+    from mmadapter.model import AdaptedModel  # loads torch, which `train.py --help` does without
+
+    parts = conf.host, conf.vision, conf.adapter
+    key = repr(parts)
+    if key not in _built:
+        _built[key] = None
+        try:
+            AdaptedModel.build(*parts, device="meta")
+        except InputError as error:
+            _built[key] = error
+    if (refusal := _built[key]) is not None:
+        raise refusal
 
 
 def _metric(conf: RunConf) -> str | None:

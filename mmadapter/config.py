@@ -297,7 +297,7 @@ def _batch_problems(conf: RunConf) -> Iterator[str]:
 
 def _vision_problems(conf: RunConf) -> Iterator[str]:
     """The encoder has its weights, and what it gives is read by the adapter."""
-    projection, visual = conf.adapter.methods.get("projection"), conf.adapter.visual
+    visual = conf.adapter.visual
     if not conf.vision.enabled:
         if visual:
             off = " ".join(f"adapter.{name}=null" for name in visual)
@@ -313,18 +313,13 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
             "vision.enabled is true, but no method of the adapter reads pictures. Set vision=none for text only, "
             "or add a projection: adapter=v1_visual"
         )
-    elif projection is not None:
-        try:
-            gives = "all" if len(conf.vision.feature_shape()) == 2 else "class"
-        except InputError:  # the encoder's own settings say it
-            return
-        reads = {"mlp": "class", "query_transformer": "all"}[projection.kind]
-        if gives != reads:
-            choice = "clip_vit_l14_tokens" if reads == "all" else "clip_vit_l14"
-            yield (
-                f"adapter.projection.kind={projection.kind} reads vision.tokens={reads}, but vision.tokens is "
-                f"{gives}. Set vision.tokens={reads} (vision={choice}), or the other kind."
-            )
+        return
+    try:
+        shape = conf.vision.feature_shape()
+    except InputError:  # the encoder's own settings say it
+        return
+    for name, method in conf.adapter.chosen.items():
+        yield from method.feature_problems(f"adapter.{name}", shape)
 
 
 def _start_problems(conf: RunConf) -> Iterator[str]:
@@ -354,7 +349,8 @@ def _picture_problems(conf: RunConf) -> Iterator[str]:
             f"vision.enabled is false, but pictures are asked for by {keys}. "
             "Set these to false for text only, or choose an encoder: vision=clip_vit_l14"
         )
-    learns = conf.vision.enabled and "visual_projection" not in conf.adapter.frozen
+    reading = [conf.adapter.methods[name] for name in conf.adapter.readers_of_features]
+    learns = conf.vision.enabled and not any(role in conf.adapter.frozen for one in reading for role in one.roles())
     if learns and conf.data.sources and not any(key.startswith("data.sources.") for key in with_pictures):
         yield (
             "vision.enabled is true, but no source in data.sources has pictures: the visual projection would never "

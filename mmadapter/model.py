@@ -20,6 +20,7 @@ from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import whole_size
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, adapter_in_each_call, head_on_rows
 from mmadapter.hosts.families import Host
@@ -227,7 +228,7 @@ class AdaptedModel(nn.Module):
     def _call_of(self, batch: Batch, keep: bool = False) -> AdapterCall:
         features = batch.features
         if features is None:
-            if "projection" in self.adapter and any(image is not None for image in batch.images):
+            if self.adapter.projection is not None and any(image is not None for image in batch.images):
                 raise ValueError("a batch with pictures has no features: batch.with_features(model.features)")
             features = (None,) * len(batch.images)
         return self._call(features, bool(batch.visual), keep)
@@ -258,10 +259,12 @@ class AdaptedModel(nn.Module):
 
     # Pictures.
 
-    def prepare_images(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute the frozen features of image files once, before training or evaluation."""
+    def prepare_images(
+        self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """Compute the frozen features of image files once, before training or evaluation; several ranks share it."""
         if self.features is not None:
-            self.features.add(paths, progress)
+            self.features.add_together(list(dict.fromkeys(paths)), ranks or Ranks(), progress)
 
     def _features_of(self, pictures: Sequence[Picture | None]) -> tuple[Tensor | None, ...]:
         """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""
@@ -455,7 +458,8 @@ class AdaptedModel(nn.Module):
 
     def _identity(self) -> dict[str, Any]:
         """What the adapter fits: the host, and the encoder where the adapter sees pictures."""
-        vision = self.vision.identity() if self.vision is not None and "projection" in self.adapter else None
+        encoder = None if self.adapter.projection is None else self.vision
+        vision = None if encoder is None else encoder.identity()
         return {"host": host_identity(self.host, self.tokenizer, self.folder), "vision": vision}
 
 

@@ -251,6 +251,7 @@ def test_the_readmes_training_loop_runs_and_its_adapter_loads(tmp_path, capsys, 
     exec(compile(code, "README.md", "exec"), names)
     said = capsys.readouterr().out
     assert "lora" in said and "trained:" in said
-    assert names["loss"].item() < 0.1, "it has learnt its one answer"
+    assert names["loss"].item() < 0.5, "it has learnt its one answer"
+    assert said.rstrip().endswith("['20.']")
     loaded = mmadapter.load(tmp_path / "my-adapter", host="tiny", device="cpu")
     assert loaded.generate("Which number is larger, 20 or 11?") == ["20."]

@@ -128,9 +128,10 @@ def _method(name: str) -> str:
 
 
 def _adapter(host: Host, folder: Path, card: Card, tensors: dict[str, Tensor]) -> Adapter:
-    """The adapter of a card on its host, with its tensors; without the projection, which needs an image encoder."""
+    """The adapter of a card on its host, with its tensors; without what needs an image encoder."""
     conf = settings_of_card(folder, card)
-    conf.methods.pop("projection", None)
+    for name in conf.readers_of_features:
+        del conf.methods[name]
     adapter = Adapter.build(conf, host)
     with torch.no_grad():
         for item in trainable_parameters(adapter):

@@ -55,6 +55,11 @@ class AdapterConf:
         """The names of its methods that are nothing without pictures."""
         return [name for name, settings in self.chosen.items() if settings.VISUAL]
 
+    @property
+    def readers_of_features(self) -> list[str]:
+        """The names of its methods that make visual tokens of what the image encoder gives."""
+        return [name for name, settings in self.chosen.items() if settings.READS_FEATURES]
+
     def without_pictures(self) -> None:
         """Take the visual methods away, with their roles."""
         for name in self.visual:
@@ -71,7 +76,7 @@ class AdapterConf:
     def _visual_problems(self, key: str) -> Iterator[str]:
         """What the projection makes must have somewhere to go, and early fusion something to attend to."""
         projection, prompts, early = (self.methods.get(name) for name in ("projection", "prompts", "early_fusion"))
-        if early is not None and projection is None:
+        if early is not None and not self.readers_of_features:
             yield (
                 f"{key}.early_fusion has no visual tokens without {key}.projection. Add the projection, e.g. "
                 f"{key}.projection.tokens=20, or set {key}.early_fusion=null"

@@ -94,15 +94,20 @@ class Adapter(nn.ModuleDict):
         """What a call of the host carries for this adapter to act: `host(..., adapter=adapter.call())`."""
         return AdapterCall(self.parts, visual, self.fuses, keep)
 
+    @property
+    def projection(self) -> Any:
+        """The method that makes visual tokens of what the image encoder gives; None: the adapter is text only."""
+        return next((self[name] for name, settings in self.settings.items() if settings.READS_FEATURES), None)
+
     def visual_tokens(self, features: list[Tensor | None], device: Any, always: bool = False) -> VisualTokens | None:
         """Each row's projected image, exactly zero for a row without one; None if no row has one.
 
         `features` holds one row of what the image encoder gives, (features,) or (tokens, features), or None. With
         `always` the same modules run, forward and backward, where no row has an image: other ranks may have one.
         """
-        if "projection" not in self:
+        projection = self.projection
+        if projection is None:
             return None
-        projection: Any = self["projection"]
         present = [row for row, feature in enumerate(features) if feature is not None]
         if not (present or always):
             return None

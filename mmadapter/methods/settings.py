@@ -17,6 +17,7 @@ class MethodConf:
 
     ROLES: ClassVar[tuple[str, ...]] = ()  # what its trainable parameters can be
     VISUAL: ClassVar[bool] = False  # it is nothing without pictures
+    READS_FEATURES: ClassVar[bool] = False  # it makes the visual tokens of what the image encoder gives
     START_ONLY: ClassVar[tuple[str, ...]] = ()  # fields that matter for fresh parameters alone
 
     def roles(self) -> list[str]:
@@ -27,6 +28,10 @@ class MethodConf:
         """What makes the same tensors another function; where it differs, tensors cannot be taken over."""
         return {name: value for name, value in vars(self).items() if name not in self.START_ONLY}
 
+    def feature_problems(self, key: str, shape: tuple[int, ...]) -> Iterator[str]:
+        """What does not fit the shape of one picture's features, (features,) or (tokens, features)."""
+        yield from ()
+
 
 @dataclass
 class ProjectionConf(MethodConf):
@@ -34,6 +39,7 @@ class ProjectionConf(MethodConf):
 
     ROLES: ClassVar[tuple[str, ...]] = ("visual_projection",)
     VISUAL: ClassVar[bool] = True
+    READS_FEATURES: ClassVar[bool] = True
 
     kind: str = choice("mlp", "query_transformer")  # mlp reads vision.tokens=class, query_transformer vision.tokens=all
     hidden: int = number(64, at_least=1)  # inner width; mlp: 4608 -> 64 -> 4096 fits V1's 0.6M; released V2: 768
@@ -43,6 +49,15 @@ class ProjectionConf(MethodConf):
 
     def function(self) -> dict[str, Any]:
         return {"kind": self.kind} | ({"heads": self.heads} if self.kind == "query_transformer" else {})
+
+    def feature_problems(self, key: str, shape: tuple[int, ...]) -> Iterator[str]:
+        gives, reads = "all" if len(shape) == 2 else "class", "class" if self.kind == "mlp" else "all"
+        if gives != reads:
+            group = "clip_vit_l14_tokens" if reads == "all" else "clip_vit_l14"
+            yield (
+                f"{key}.kind={self.kind} reads vision.tokens={reads}, but vision.tokens is {gives}. "
+                f"Set vision.tokens={reads} (vision={group}), or the other kind."
+            )
 
     def contradictions(self, key: str) -> Iterator[str]:
         if self.kind == "query_transformer" and self.hidden % self.heads:

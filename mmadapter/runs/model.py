@@ -16,7 +16,7 @@ from mmadapter.methods.folder import CARD, Card, read_card, settings_of_card
 from mmadapter.model import AdaptedModel
 from mmadapter.settings import problems_of, typed
 from mmadapter.vision import ENCODERS
-from mmadapter.vision.settings import OpenClipSettings, VisionSettings, open_clip_folder
+from mmadapter.vision.settings import VisionSettings
 
 PLAIN_MAX_TOKENS = 512  # where a card does not say how many tokens of context its adapter was made for
 
@@ -51,9 +51,14 @@ def settings_of_run(folder: Path, overrides: EvalConf) -> RunConf:
     """The run's settings with what eval.py overrides (where the host and CLIP lie now, dtype, ...)."""
     conf = load_run_config(folder)
     for part in ("host", "vision"):
+        own = getattr(conf, part)
         for key, value in vars(getattr(overrides, part)).items():
             if value is not None:
-                setattr(getattr(conf, part), key, value)
+                if not hasattr(own, key):  # the key of another image encoder
+                    raise InputError(
+                        f"{part}.{key}={value}: the {part} settings of {folder} have no {key}. Leave it away."
+                    )
+                setattr(own, key, value)
     return conf
 
 
@@ -98,42 +103,20 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
     A card says what its host and encoder are, not where they lie. Raises InputError that names what is not given.
     """
     card = read_card(folder)
-    _refuse_missing_places(folder, card, host, vision)
+    conf, encoder = RunConf(adapter=settings_of_card(folder, card)), card.get("encoder")
+    conf.vision = VisionSettings(enabled=False)
+    if encoder is not None:
+        conf.vision = typed(ENCODERS.settings(encoder["encoder"]), encoder, "vision")
+    _refuse_missing_places(folder, card, conf.vision, host, vision)
     kernels = family_of(card["host"]["model_type"]).kernels
-    conf = RunConf(adapter=settings_of_card(folder, card))
     conf.host = HostConf(
         path=host,
         attention="sdpa" if "sdpa" in kernels else kernels[0],
         max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS),
     )
-    encoder = card.get("encoder")
-    if encoder is None:
-        conf.vision = VisionSettings(enabled=False)
-        return conf
-    conf.vision = typed(ENCODERS.settings(encoder["encoder"]), encoder, "vision")
     if vision is not None:
-        put_vision(folder, conf.vision, vision)
+        conf.vision.take_weights(vision)
     return conf
-
-
-def put_vision(folder: Path, conf: VisionSettings, place: str) -> None:
-    """Let the encoder come from `place`: a folder in open_clip's layout or "tiny", which say what they are; else
-    weights (a file, a `transformers` folder, an open_clip tag) for the model that is named already.
-
-    Raises InputError where no model is named, and for an encoder of another kind.
-    """
-    if not isinstance(conf, OpenClipSettings):
-        raise InputError(f"{folder}: vision={place} is given, but its encoder is {conf.encoder}. Leave vision= away.")
-    if open_clip_folder(place) is not None:
-        conf.model, conf.pretrained = place, None
-    elif conf.model is None or open_clip_folder(conf.model) is not None:
-        raise InputError(
-            f"vision={place}: what the adapter was trained with was a folder in open_clip's layout "
-            "(open_clip_config.json beside open_clip_model.safetensors), or its card is of an older version and does "
-            "not say open_clip's name for the model. Give such a folder, or load the run folder."
-        )
-    else:
-        conf.pretrained = place
 
 
 def _settings_of_moved_run(folder: Path, host: str | None, vision: str | None) -> RunConf:
@@ -143,19 +126,19 @@ def _settings_of_moved_run(folder: Path, host: str | None, vision: str | None) -
     if vision is not None and not conf.vision.enabled:
         raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
     if vision is not None:
-        put_vision(folder, conf.vision, vision)
+        conf.vision.take_weights(vision)
     return conf
 
 
-def _refuse_missing_places(folder: Path, card: Card, host: str | None, vision: str | None) -> None:
+def _refuse_missing_places(
+    folder: Path, card: Card, encoder: VisionSettings, host: str | None, vision: str | None
+) -> None:
     missing, told = [], card["host"]
     if host is None:
         shape = f"{told['layers']} layers, width {told['width']}, {told['vocabulary']} tokens"
         missing.append(f"host= (its card says: {told['model_type']}, {shape})")
-    encoder = card.get("encoder") or {}
-    if vision is None and encoder.get("encoder") == "open_clip":
-        name = encoder.get("model") or "a folder in open_clip's layout"
-        missing.append(f"vision= (its card says: {name}, blocks {encoder['layers']})")
+    if vision is None and encoder.enabled and (weights := encoder.weights_to_name()) is not None:
+        missing.append(f"vision= (its card says: {weights})")
     if missing:
         raise InputError(
             f"{folder} is an adapter folder: it says what its host is, not where it lies. Give "

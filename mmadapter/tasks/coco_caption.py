@@ -29,7 +29,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
     TITLE = "COCO captions"
     SCORES = (*CAPTION_SCORES, *JAVA_SCORES)
     MAIN_SCORES = ("CIDEr", "BLEU-4")
-    PACKAGES = ("pycocoevalcap", "pycocotools")
+    PACKAGES = ("pycocoevalcap",)
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         captions = {s.meta["image_id"]: " ".join(text.split()) for s, text in zip(samples, answers.texts, strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import ClassVar
 
 from mmadapter.data.settings import (
     READERS,
@@ -30,9 +31,12 @@ class TaskSettings(ReaderSettings):
     seed: int = number(0, at_least=0)  # of what is drawn
     attach_images: str | None = input_path()  # folder; every sample without a picture gets one of it, by its id
 
+    # keys that change no result, or have a place of their own in the name of the results
+    SAME_RESULTS: ClassVar[tuple[str, ...]] = ("root", "batch_size", "split", "limit")
+
     @property
     def uses_pictures(self) -> bool:
-        return self.images and READERS.settings(self.reader).has_pictures
+        return self.images and self.reader in READERS and READERS.settings(self.reader).has_pictures
 
     def contradictions(self, key: str) -> Iterator[str]:
         yield from super().contradictions(key)
@@ -63,6 +67,8 @@ class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
     fallback: str = choice("none", "random")  # unanswered = wrong; random = guessed, to compare with old tables
     predictions_from: str = choice("results", "outputs")  # of a file with both: its indices, or its texts parsed anew
 
+    SAME_RESULTS: ClassVar[tuple[str, ...]] = (*TaskSettings.SAME_RESULTS, "problems")
+
     def missing_for_predictions(self, key: str) -> Iterator[str]:
         if self.problems is None and self.root is None:
             places = f"{key}.problems=problems.json or {key}.root=FOLDER"
@@ -82,6 +88,8 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
     allow_subset: bool = False  # score a part of the images too, labelled so; false = one caption each
     java_metrics: bool = False  # METEOR and SPICE too (slow), where Java and their files are there
 
+    SAME_RESULTS: ClassVar[tuple[str, ...]] = (*TaskSettings.SAME_RESULTS, "annotations")
+
     def missing_for_predictions(self, key: str) -> Iterator[str]:
         if self.annotations is None:
             yield (
@@ -99,10 +107,16 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
 @dataclass
 class InstructTaskSettings(TaskSettings, InstructionSettings):
     name: str = "instruct"
-    reader: str = choice("alpaca", "llava", "sharegpt", "v2_instructions")
+    reader: str = "alpaca"  # any that reads files of instructions or dialogs
     split: str = "val"  # what data=alpaca keeps out of training: 200 items, at most a tenth
     template: str | None = choice(None, "alpaca", "chat")  # of dialogs; null = the reader's usual one
     system: str | None = None  # of dialogs: the chat template's first line; null = a line of ours, "" = none
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        yield from super().contradictions(key)
+        fitting = [name for name in READERS.names() if issubclass(READERS.settings(name), InstructionSettings)]
+        if self.reader not in fitting:
+            yield f"{key}.reader={self.reader}: allowed are {', '.join(fitting)}."
 
 
 @dataclass

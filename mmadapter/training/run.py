@@ -28,8 +28,14 @@ from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.distributed.start import set_threads
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
+from mmadapter.hosts.load import hide_library_bars, load_tokenizer
+from mmadapter.hosts.settings import host_folder
+from mmadapter.hosts.sharded import sharding_of
+from mmadapter.methods.folder import CARD
 from mmadapter.methods.groups import Group, parameter_groups, trainable_table
 from mmadapter.methods.settings import GroupConf
+from mmadapter.model import AdaptedModel
+from mmadapter.reports.report import write_report
 from mmadapter.runs.attempt import attempt, clear_leftovers, note, only_process, versions, wall_time
 from mmadapter.runs.folder import (
     FINISHED_FILE,
@@ -42,6 +48,7 @@ from mmadapter.runs.folder import (
 )
 from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.tasks import task_of
+from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.section import results_of
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
@@ -51,8 +58,7 @@ from mmadapter.training.loop import Loop, way_on
 from mmadapter.training.memory import memory_needed, peak_of_ranks, reset_peak
 from mmadapter.training.movement import RunStart
 from mmadapter.training.optimizer import check_sources
-from mmadapter.training.out_of_memory import memory_explained, of_a_task
-from mmadapter.training.pictures import prepare_images
+from mmadapter.training.out_of_memory import MemoryAdvice, of_a_task
 from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
@@ -91,8 +97,6 @@ def run(conf: RunConf) -> dict[str, Any]:
 
 def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
     """The run and the runs beside it, in a folder that this command alone works in; then reports and the table."""
-    from mmadapter.reports.report import write_report  # an optional room
-
     # A folder for these settings; a finished run is shown.
     ranks.decide(lambda: refuse_new_folders(conf.resume))
     folder = Path(ranks.decide(lambda: str(run_folder(conf))))
@@ -161,15 +165,7 @@ def train_and_evaluate(
     evaluated. Everything that can be refused is refused before the work: settings, then what the host cannot carry
     (on the meta device), then data. All ranks do the work, and rank 0 writes.
     """
-    # Here, because `transformers` takes seconds to import.
-    from mmadapter.hosts.load import load_tokenizer
-    from mmadapter.hosts.settings import host_folder
-    from mmadapter.hosts.sharded import sharding_of
-    from mmadapter.methods.folder import CARD
-    from mmadapter.model import AdaptedModel
-    from mmadapter.tasks.asking import cut_prompts
-
-    out_of_memory = partial(memory_explained, conf, ranks.world_size)
+    memory = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
 
     # 1. The run folder: what an interrupted attempt left, and the settings that are to hold here.
     changed: list[str] = []
@@ -237,18 +233,18 @@ def train_and_evaluate(
     # 5. A dry run stops here, with what it would take.
     if folder is None:
         count = conf.launch.processes or 1
-        memory = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, host_dtype(conf))
+        needed = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, host_dtype(conf))
         of_each = f", each of {count} processes, engine={conf.engine.name}" if count > 1 else ""
-        display.table(f"memory estimate for training{of_each}", ["", "bytes"], memory.rows())
+        display.table(f"memory estimate for training{of_each}", ["", "bytes"], needed.rows())
         display.say(
             "An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top."
         )
         parameters = sum(row["parameters"] for row in rows)
-        return {"trainable": rows, "parameters": parameters, "memory": memory.as_dict(), "lr": schedule.lr}
+        return {"trainable": rows, "parameters": parameters, "memory": needed.as_dict(), "lr": schedule.lr}
     del shape
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
-    with out_of_memory("while the host was loaded"):
+    with memory.explained("while the host was loaded"):
         model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name, ranks))
     if not trains:
         model.run_without_engine()
@@ -309,7 +305,7 @@ def train_and_evaluate(
                 "processes": ranks.world_size,
                 "micro_batch_size": conf.optimizer.micro_batch_size,
             },
-            explain_memory=out_of_memory,
+            explain_memory=memory.explained,
             begun=begun,
             save_adapter=partial(model.save, folder / "adapter"),
         )
@@ -324,7 +320,8 @@ def train_and_evaluate(
             paths = [*loop.data.image_paths(), *paths]
         if paths:
             random = random_state()
-            prepare_images(conf, model, list(dict.fromkeys(paths)), display, ranks)
+            with memory.explained("while pictures were encoded"):
+                model.prepare_images(paths, partial(display.report, "image features"), ranks)
             restore_random_state(*random)
 
         # 9. Train, and save the adapter.
@@ -335,10 +332,12 @@ def train_and_evaluate(
     # 10. Evaluate every task.
     model.eval()
     for name, asked in questions.items():
-        doing = out_of_memory(
-            f"while task {name} was evaluated", smaller=of_a_task(f"tasks.{name}", tasks[name].settings)
-        )
-        with doing, deterministic(conf.engine.deterministic, strictly=False):  # top_p has no deterministic algorithm
+        smaller = of_a_task(f"tasks.{name}", tasks[name].settings)
+        explained = memory.explained(f"while task {name} was evaluated", smaller=smaller)
+        with (
+            explained,
+            deterministic(conf.engine.deterministic, strictly=False),
+        ):  # top_p has no deterministic algorithm
             evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, partial(show_progress, display, name))
     results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
     return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
@@ -380,18 +379,16 @@ def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
 def quieten_libraries(display: Display, ranks: Ranks) -> None:
     """Keep other libraries' bars off anything that is no terminal, and their remarks to one rank."""
     if not display.console.is_terminal:
-        from mmadapter.hosts.load import hide_library_bars
-
         hide_library_bars()
     if not ranks.is_first:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
 
 
-def groups_of(conf: RunConf, model: Any) -> list[Group]:
+def groups_of(conf: RunConf, model: AdaptedModel) -> list[Group]:
     """The groups of `adapter.groups`; one with everything in it where there are none. Frozen roles are in none."""
     trainable, frozen = model.trainable_parameters(), conf.adapter.frozen
-    settings: Any = conf.adapter.groups
+    settings = conf.adapter.groups
     if not settings:
         settings = {"all": GroupConf(roles=sorted({item.role for item in trainable}.difference(frozen)))}
     return parameter_groups(trainable, settings, frozen)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
 from mmadapter.vision.encoder import VisionEncoder
@@ -33,6 +34,7 @@ from mmadapter.vision.reading import in_order
 
 MEMORY_LIMIT = 8 * 2**30  # bytes
 PACK_BYTES, PACK_SECONDS = 64 * 2**20, 60.0  # a pack is written when it has this size, or after this time
+EXCHANGED_BYTES = 16 * 2**20  # of each rank at a time: what is on its way stands in the memory of all
 log = logging.getLogger(__name__)
 
 
@@ -95,6 +97,26 @@ class FeatureStore:
                             progress(done + 1, len(missing))
         finally:
             self._write_pack()
+
+    def add_together(
+        self, paths: Sequence[Path], ranks: Ranks, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """`add` for a run of several ranks, which all name the same `paths`: each encodes a part, and all get all.
+
+        Every rank needs any picture over the epochs. What another rank has encoded is found in the cache folder; else
+        it is sent, as far as memory keeps it.
+        """
+        own = paths[ranks.rank :: ranks.world_size]
+        self.add(own, progress)
+        if ranks.world_size == 1:
+            return
+        ranks.barrier()  # encoding may take longer than a collective may wait
+        most = -(-len(paths) // ranks.world_size)  # of a rank
+        size = max(1, EXCHANGED_BYTES // self.bytes_per_image)
+        for start in range(0, most, size):
+            for content in ranks.gather_bytes(self.exported(own[start : start + size])):
+                self.take(content)
+        self.add(paths)  # what a cache folder of another machine has, and what did not fit
 
     def feature(self, path: Path) -> Tensor:
         """(features,) or (tokens, features) of one picture file, encoded now where they are not kept."""

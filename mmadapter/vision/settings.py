@@ -34,6 +34,14 @@ class VisionSettings:
         """Messages about weights that are not there, for all but a dry run; `key` is where this object stands."""
         return iter(())
 
+    def weights_to_name(self) -> str | None:
+        """Which weights have to be named, as their place is not on an adapter's card; None: none have to."""
+        return None
+
+    def take_weights(self, place: str) -> None:
+        """Let the weights come from `place`. Raises InputError where this encoder is not to be had from there."""
+        raise InputError(f"vision={place} is given, but the encoder is {self.encoder}. Leave vision= away.")
+
     def portable(self) -> dict[str, Any]:
         """What an adapter's card says to build the encoder again: all but what holds on this machine only."""
         here = ("enabled", "pretrained", "cache", "workers")
@@ -111,6 +119,24 @@ class OpenClipSettings(VisionSettings):
                 f"vision.model={self.model} is not a ViT of open_clip's own; multi-scale features need one."
             )
         return config
+
+    def weights_to_name(self) -> str | None:
+        name = self.model or "a folder in open_clip's layout"
+        return f"{name}, blocks {self.layers}"
+
+    def take_weights(self, place: str) -> None:
+        """`place` is a folder in open_clip's layout or "tiny", which say what they are; else weights (a file, a
+        `transformers` folder, an open_clip tag) for the model that is named already."""
+        if open_clip_folder(place) is not None:
+            self.model, self.pretrained = place, None
+        elif self.model is None or self.folder is not None:
+            raise InputError(
+                f"vision={place}: what the adapter was trained with was a folder in open_clip's layout "
+                "(open_clip_config.json beside open_clip_model.safetensors), or its card is of an older version and "
+                "does not say open_clip's name for the model. Give such a folder, or load the run folder."
+            )
+        else:
+            self.pretrained = place
 
     def portable(self) -> dict[str, Any]:
         """`model` is null where a folder said what it is."""

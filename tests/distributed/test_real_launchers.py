@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mmadapter import cli as entry_module
+from mmadapter import cli
 from mmadapter.config import RunConf
 from tests.distributed.several import free_port
 from tests.training.tiny_run import save_inputs
@@ -129,14 +129,14 @@ def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_th
 
     script = tmp_path / "train.py"
     (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
-    monkeypatch.setattr(entry_module, "start_ranks", note)
+    monkeypatch.setattr(cli, "start_ranks", note)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the entry sets it
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=1,2", "engine=zero1", "launch.processes=4"])
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
     monkeypatch.setattr(sys, "argv", [*sys.argv, f"runs_root={tmp_path}", sweep])
-    entry_module._run(lambda conf: pytest.fail("trained here"), script, "train", RunConf)
+    cli.command("train", RunConf, lambda conf: pytest.fail("trained here"), script)
     assert [(count, threads) for _, count, threads in started] == [(4, "1"), (4, "1")]
     assert [next(word for word in command if word.startswith("seed=")) for command, _, _ in started] == [
         "seed=1",
@@ -154,10 +154,10 @@ def test_a_sweeps_job_whose_processes_fail_is_a_failed_job_and_a_stopped_one_end
     def sweep(status):
         asked.clear()
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the entry sets it
-        monkeypatch.setattr(entry_module, "start_ranks", lambda *a: asked.append(a) or status)
+        monkeypatch.setattr(cli, "start_ranks", lambda *a: asked.append(a) or status)
         monkeypatch.setattr(sys, "argv", [*words, f"hydra.sweep.dir={tmp_path / 'sweep'}"])
         with pytest.raises(SystemExit) as ended:
-            entry_module._run(lambda conf: pytest.fail("trained here"), tmp_path / "train.py", "train", RunConf)
+            cli.command("train", RunConf, lambda conf: pytest.fail("trained here"), tmp_path / "train.py")
         return ended.value.code, len(asked)
 
     assert sweep(143) == (143, 1)

@@ -11,7 +11,7 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from mmadapter import cli as entry_module
+from mmadapter import cli
 from mmadapter.config import RunConf
 from mmadapter.runs.folder import run_folder
 from mmadapter.runs.sweep import read_sweep
@@ -34,8 +34,8 @@ def finished(conf):
 def train(monkeypatch, tmp_path, capsys):
     """`train(*words)` -> (status, stderr, sweep.json or None, how many jobs were started)."""
     (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
-    monkeypatch.setattr(entry_module, "hold_signals", lambda: None)
-    monkeypatch.setattr(entry_module, "set_threads", lambda threads: None)
+    monkeypatch.setattr(cli, "hold_signals", lambda: None)
+    monkeypatch.setattr(cli, "set_threads", lambda threads: None)
 
     def start(*words, act=finished, multirun=True):
         started = []
@@ -45,7 +45,7 @@ def train(monkeypatch, tmp_path, capsys):
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # each start sets it
         status = 0
         try:
-            entry_module._run(lambda conf: started.append(conf) or act(conf), tmp_path / "train.py", "train", RunConf)
+            cli.command("train", RunConf, lambda conf: started.append(conf) or act(conf), tmp_path / "train.py")
         except SystemExit as ended:
             status = ended.code
         noted = read_sweep(sweep) if (sweep / "sweep.json").exists() else None
@@ -101,6 +101,17 @@ def test_refused_jobs_are_noted_before_the_first_starts_and_a_failed_one_before_
     assert "seed=-1: must be at least 0." in seen[0][3] and seen[0][:3] == [None] * 3
     assert seen[1][0] == seen[2][0] == "RuntimeError: no luck" and len(seen) == 3
     assert status == 130 and "error: job 3 (seed=-1)" in told and noted["jobs"][0]["failed"] == "RuntimeError: no luck"
+
+
+def test_what_the_host_cannot_carry_is_told_before_the_first_job_starts(train, tmp_path):
+    seen = []
+
+    def act(conf):
+        seen.append([job["failed"] for job in read_sweep(tmp_path / "sweep")["jobs"]])
+        return finished(conf)
+
+    status, told, _, started = train("adapter.prompts.layers=2,99", "host=tiny", *SCIENCEQA, act=act)
+    assert (status, started) == (2, 1) and "adapter.prompts.layers=99" in seen[0][1] and seen[0][0] is None, told
 
 
 @pytest.mark.parametrize("trials", [[], ["sweep.trials=2"]])
@@ -196,7 +207,7 @@ def modules_after(code: str, folder: Path) -> set[str]:
 
 def test_a_run_that_is_no_sweep_imports_no_sweeper(tmp_path):
     script = CHECKOUT / "train.py"
-    run = f"sys.argv[:] = ['train.py', '--cfg', 'job']; runpy.run_path({str(script)!r}, run_name='__main__')"
+    run = f"sys.argv[:] = ['train.py', '--cfg', 'hydra']; runpy.run_path({str(script)!r}, run_name='__main__')"
     imported = modules_after(run, tmp_path)
     assert "mmadapter.sweeps" in imported
     assert imported.isdisjoint({"mmadapter.sweeps.sweeper", "mmadapter.sweeps.launcher", "submitit", "optuna"})

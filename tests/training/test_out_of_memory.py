@@ -13,11 +13,7 @@ from mmadapter.evaluation import run_evaluation
 from mmadapter.model import AdaptedModel
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.out_of_memory import (
-    cheapest_switches,
-    memory_explained,
-    of_a_task,
-)
+from mmadapter.training.out_of_memory import MemoryAdvice, of_a_task
 from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine
 from mmadapter.vision.encoder import VisionEncoder
@@ -159,7 +155,7 @@ def test_a_run_that_was_begun_anew_is_told_how_it_goes_on():
     conf = settings()
     conf.resume = "never"
     told = r"\nRun the same command with run=THE_RUN_FOLDER in place of resume=never, and one of these\."
-    with pytest.raises(InputError, match=told), memory_explained(conf, 1, "while a checkpoint was saved"):
+    with pytest.raises(InputError, match=told), advice(conf).explained("while a checkpoint was saved"):
         raise MemoryError
 
 
@@ -198,7 +194,7 @@ def test_running_out_of_memory_is_told_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
     told = InputError if expected else type(error)
     batch = SimpleNamespace(input_ids=torch.zeros(1, 900))
-    with pytest.raises(told), memory_explained(settings(), 1, batches=[batch]):
+    with pytest.raises(told), advice(settings()).explained(batches=[batch]):
         raise error
 
 
@@ -210,7 +206,7 @@ def settings(engine="single"):
 
 
 def named(conf, world_size=1):
-    return [switch.split(" ")[0] for switch in cheapest_switches(conf, world_size, in_steps=True)]
+    return [switch.split(" ")[0] for switch in advice(conf, world_size).switches(in_steps=True)]
 
 
 def test_only_switches_that_are_still_open_are_named():
@@ -235,3 +231,7 @@ def test_frozen_weights_are_shared_out_or_offloaded_where_that_helps(monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert named(settings(engine), 2)[: len(expected) + 1] == [*expected, "host.max_tokens=512"]
+
+
+def advice(conf, world_size=1):
+    return MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, world_size)

@@ -181,4 +181,4 @@ def test_a_run_goes_on_after_the_adapter_it_started_from_is_gone(inputs, runs, t
     assert losses(folder) == losses(runs / "undisturbed")
     assert_same_adapter(folder, runs / "undisturbed")
     with pytest.raises(InputError, match=r"adapter.start=.*: there is no adapter.json"):
-        validate(conf("third"))
+        run(conf("third"))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.config import save_config
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.attempt import only_process, versions
@@ -92,7 +93,7 @@ def test_versions_say_what_it_was_made_with(whole):
 def test_the_command_in_versions_can_be_given_to_a_shell_again(monkeypatch):
     typed = ["train.py", "tasks.scienceqa.template=What is it? {question}", "name=it's mine"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *typed[1:]])
-    assert shlex.split(versions()["command"]) == typed
+    assert shlex.split(versions(Ranks())["command"]) == typed
 
 
 def test_every_role_is_in_the_trainable_table(whole):
@@ -154,12 +155,10 @@ def test_a_stopped_run_that_was_begun_anew_says_how_it_goes_on_and_does(inputs, 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
 def test_an_unfinished_evaluation_is_taken_up_again(inputs, whole, tmp_path, monkeypatch, how):
-    from mmadapter.evaluation import run as evaluation
-
     def interrupted(*arguments, **keywords):
         os.kill(os.getpid(), getattr(signal, how))
 
-    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    monkeypatch.setattr("mmadapter.training.run.evaluate", interrupted)
     with pytest.raises(RunStopped) as stopped:
         run(tiny_conf(inputs, tmp_path))
     assert stopped.value.code == (130 if how == "SIGINT" else 143)

@@ -7,7 +7,6 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.loop import Loop, way_on
 from mmadapter.training.movement import RunStart
 from mmadapter.training.optimizer import check_sources
-from mmadapter.training.out_of_memory import memory_explained
+from mmadapter.training.out_of_memory import MemoryAdvice
 from mmadapter.training.run import host_dtype
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
@@ -82,7 +81,7 @@ class ToyAssistant(nn.Module):
     def gates(self) -> Tensor:
         return torch.tanh(self.adapter.layer.gate)[None]
 
-    def prepare_images(self, paths, progress=None) -> None:
+    def prepare_images(self, paths, progress=None, ranks=None) -> None:
         self.prepared = list(paths)
         torch.rand(3)  # a careless library that draws random numbers
 
@@ -156,6 +155,7 @@ def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: D
     engine = ENGINES.load(conf.engine.name)(
         model, groups, model.trainable_parameters(), conf.optimizer, "cpu", conf.seed, conf.engine, here()
     )
+    advice = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, here().world_size)
     loop = Loop(
         model,
         engine,
@@ -173,7 +173,7 @@ def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: D
         way_on=way_on(conf.resume, folder),
         resume_changed=conf.resume == "changed",
         engine_facts={"engine": conf.engine.name, "processes": here().world_size},
-        explain_memory=partial(memory_explained, conf, here().world_size),
+        explain_memory=advice.explained,
         **{"begun": lambda: take_over(folder, conf), **parts},
     )
     loop.resume()

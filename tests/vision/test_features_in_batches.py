@@ -6,6 +6,7 @@ import builtins
 import io
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmadapter.data.batches import FeaturedBatches
 from mmadapter.data.settings import DataConf, LlavaSettings
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, StepShape, read_samples
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.tasks.settings import ScienceqaTaskSettings
 from mmadapter.vision import images
@@ -80,9 +82,9 @@ def test_features_in_the_batch_give_what_pictures_looked_up_row_by_row_give(tmp_
     batch = batch_of(assistant, rows)
     assert torch.equal(batch.features[0], assistant.features.feature(one)) and batch.features[1] is None
     with torch.no_grad():
-        looked_up = assistant(batch, [assistant.features.feature(one), None])
+        looked_up = assistant(replace(batch, features=(assistant.features.feature(one), None)))
         assert torch.equal(assistant(batch), looked_up)
-        assert not torch.equal(assistant(batch, [None, None]), looked_up)
+        assert not torch.equal(assistant(replace(batch, features=(None, None))), looked_up)
 
 
 def test_answers_and_likelihoods_open_no_file_once_the_pictures_are_prepared(tmp_path, no_files):
@@ -94,8 +96,8 @@ def test_answers_and_likelihoods_open_no_file_once_the_pictures_are_prepared(tmp
     no_files()
     task = ScienceqaTaskSettings(batch_size=2)
     task.generation.max_new_tokens = 2
-    assert len(generate_answers(assistant, asked, task)) == 3
-    assert len(most_likely_options(assistant, asked, [(" red", " blue")] * 3, task)) == 3
+    assert len(generate_answers(assistant, asked, task, Ranks())) == 3
+    assert len(most_likely_options(assistant, asked, [(" red", " blue")] * 3, task, Ranks())) == 3
 
 
 def test_validation_batches_get_their_features_when_they_are_asked_for(tmp_path):
