@@ -252,7 +252,7 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     if not metrics.get("coverage", {}).get("complete", True):
         found.append(f"Ours is a {metrics.get('label')}.")
     if unanswered := metrics.get("unanswered"):
-        found.append(f"{unanswered} outputs named no single option and count as wrong.")
+        found.append(f"Outputs that named no single option, and count as wrong: {unanswered}.")
     if metrics.get("guessed"):
         found.append(f"Unanswered questions were guessed ({metrics['fallback']}), to compare with old tables.")
     return found
