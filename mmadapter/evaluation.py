@@ -35,7 +35,7 @@ def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
     scored = replace(scored, metrics=with_versions(task, scored.metrics))
     if conf.output:
         scored.write(Path(conf.output))
-    show_section(task.shown([Result("these answers", scored.metrics, [])], with_papers=True), display)
+    show_section(task.section([Result("these answers", scored.metrics, [])]), display)
     if conf.output:
         display.say(f"written: {Path(conf.output) / 'metrics.json'}")
     return scored.metrics
@@ -84,7 +84,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     # Show the scores, and bring the report up to date.
     if cut := scored.metrics["cut_prompts"]:
         display.say(f"prompts that were too long and were cut: {cut} of {len(samples)}")
-    show_section(task.shown([Result("this run", scored.metrics, scored.rows)], with_papers=True), display)
+    show_section(task.section([Result("this run", scored.metrics, scored.rows)]), display)
     display.say(f"written: {output / 'metrics.json'}")
     if (folder / "report.html").is_file() and not conf.output:
         display.say(f"written: {write_report(folder)}")

@@ -97,8 +97,8 @@ def test_the_run_that_is_taken_is_said_and_its_scores_and_cut_prompts_are_printe
     said = capsys.readouterr().out
     assert f"run: {folder}, the newest finished one that evaluates scienceqa" in said
     assert "prompts that were too long and were cut: 1 of 2" in said
-    assert "ScienceQA, test split, all 2 questions" in said and "50.00" in said and "LLaMA-Adapter [paper]" in said
-    assert "1 outputs named no single option and count as wrong" in said
+    assert "grade: test split, all 2 questions" in said and "50.00" in said and "LLaMA-Adapter [paper]" in said
+    assert "Outputs that named no single option, and count as wrong: 1" in said
     written = folder / "eval" / "scienceqa-likelihood-False" / "metrics.json"
     assert f"written: {written}" in said.replace("\n", "") and json.loads(written.read_text()) == metrics
 

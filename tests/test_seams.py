@@ -5,6 +5,7 @@ They train, are saved, loaded, evaluated, listed, reported and swept; nothing el
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -177,6 +178,34 @@ def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     told = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, timeout=300)
     assert told.returncode == 0, told.stdout + told.stderr
     return told
+
+
+# room -> the register (or table) of what it holds, and where else a name of it may stand, with the reason
+ROOMS = {
+    "methods": (METHODS, {}),
+    "hosts": (FAMILIES, {}),
+    "tasks": (TASKS, {"config.py": "the task of `python eval.py` alone", "data": "a reader has this name, too"}),
+    "data": (READERS, {"tasks": "a task derives from its reader", "model.py": "alpaca is a template, too"}),
+    "vision": (ENCODERS, {"config.py": "the encoder of settings without one", "methods/version_0_1.py": "old cards"}),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_other_room_names_what_a_register_holds(room):
+    """As a text of its own ("lora"), or as the class of its settings."""
+    register, allowed = ROOMS[room]
+    names = set(register) if isinstance(register, dict) else set(register.names())
+    classes = set() if isinstance(register, dict) else {register.settings(name).__name__ for name in names}
+    package, found = CHECKOUT / "mmadapter", []
+    for file in sorted(package.rglob("*.py")):
+        where = file.relative_to(package).as_posix()
+        if where.startswith((f"{room}/", *allowed)):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            said = getattr(node, "value", None) if isinstance(node, ast.Constant) else getattr(node, "id", None)
+            if (isinstance(node, ast.Constant) and said in names) or (isinstance(node, ast.Name) and said in classes):
+                found.append(f"{where}:{node.lineno} {said}")
+    assert not found
 
 
 def test_they_are_registered_for_these_tests_alone():

@@ -205,9 +205,9 @@ class Talk(Task[TalkSettings]):
         return Scored({"words": sum(words) / len(rows), "letters": letters, "answers": len(rows)}, rows)
 
     @classmethod
-    def report_section(cls, results: Sequence[Result], made_world: bool) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
         words = Tile("Words an answer", f"{results[-1].metrics['words']:.3f}", "of the toy task")
-        return replace(cls.shown(results), tiles=[words], notes=["A note that only the toy task makes."])
+        return replace(super().section(results), tiles=[words], notes=["A note that only the toy task makes."])
 
 
 @contextmanager

@@ -71,6 +71,6 @@ def sections_of(run: ReportedRun) -> dict[str, Section]:
                 for label, one in [*compared, (own_label, run)]
                 if name in one.evaluations
             ]
-            section = TASKS.load(kind).report_section(results, bool((run.config.get("data") or {}).get("made")))
+            section = TASKS.load(kind).section(results, made_world=bool((run.config.get("data") or {}).get("made")))
             found[name] = section if name == kind else replace(section, title=f"{section.title}: {name}")
     return found

@@ -12,12 +12,17 @@ from mmadapter.settings import to_plain
 from mmadapter.tasks.caption_files import read_annotations, read_results
 from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_scores
 from mmadapter.tasks.papers import CAPTION_ROWS
-from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
+from mmadapter.tasks.section import Card, Result, Row, Section, Table, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
 from mmadapter.tasks.task import Answers, Scored, Task
 
 CAPTIONS_FILE = "captions.json"
 CARDS, REFERENCES = 6, 5
+ABOUT_PAPERS = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
+MADE_WORLD = (
+    "Our rows are scores on the made-up world. The papers' rows are on COCO, Karpathy's test split: they stand here "
+    "for orientation and cannot be compared with ours."
+)
 
 
 class CocoCaption(Task[CocoCaptionTaskSettings]):
@@ -26,7 +31,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
     A part of the split (`limit`, or pictures that are missing) is scored only where `allow_subset` says so.
     """
 
-    TITLE = "COCO captions"
+    TITLE = "Captions of test pictures"
     SCORES = (*CAPTION_SCORES, *JAVA_SCORES)
     MAIN_SCORES = ("CIDEr", "BLEU-4")
     PACKAGES = ("pycocoevalcap",)
@@ -114,59 +119,30 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         return None
 
     @classmethod
-    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
-        metrics, scored = results[-1].metrics, scored_of(results)
+    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
+        own, metrics = results[-1], results[-1].metrics
+        scored = [one for one in results if all(name in one.metrics for name in CAPTION_SCORES)]
         names = [name for name in cls.SCORES if any(name in one.metrics for one in scored)]
-        rows = [Row([one.label, *(f"{one.metrics.get(name, float('nan')):.5f}" for name in names)]) for one in scored]
-        tables = [Table(["", *names], rows)] if scored else []  # fractions, as the reference scorers print them
-        if scored and with_papers and metrics["coverage"]["complete"]:  # the papers' scores are of a whole split
-            tables.append(table_beside_papers(scored, ["BLEU-4", "CIDEr"]))
+        rows, notes, table_notes = [], remarks(metrics), []
+        for one in scored:  # three decimals of percent: the five digits that the reference scorers print
+            values = ["" if name not in one.metrics else f"{100 * one.metrics[name]:.3f}" for name in names]
+            rows.append(Row([one.label, "", "", *values], "own" if one is own else ""))
+        if with_papers and metrics.get("coverage", {}).get("complete"):  # the papers' scores are of the whole split
+            rows.append(Row([ABOUT_PAPERS], "between"))
+            for paper in CAPTION_ROWS:
+                printed = {"BLEU-4": str(paper.bleu_4), "CIDEr": str(paper.cider)}
+                cells = [paper.pretraining_pairs, paper.fine_tuning_pairs, *(printed.get(name, "") for name in names)]
+                rows.append(Row([paper.model + " *" * bool(paper.note), *cells], "paper", paper.source))
+            table_notes = [f"* {paper.model}: {paper.note}." for paper in CAPTION_ROWS if paper.note]
+            notes += [MADE_WORLD] if made_world else []
+        header = ["score × 100", "PT pairs", "FT pairs", *names]
         return Section(
-            cls.TITLE, coverage=metrics["label"], tables=tables, notes=remarks(metrics), cards=caption_cards(results)
-        )
-
-    @classmethod
-    def report_section(cls, results: Sequence[Result], made_world: bool) -> Section:
-        metrics, scored = results[-1].metrics, scored_of(results)
-        title, tables = f"Scores: {metrics.get('label', '')}", []
-        if scored:
-            tables.append(table_beside_papers(scored, CAPTION_SCORES, title))
-        notes = remarks(metrics)
-        if made_world and not metrics.get("not_scored"):
-            notes.append(
-                "Our rows are scores on the made-up world. The papers' rows are on COCO, Karpathy's test split: they "
-                "stand here for orientation and cannot be compared with ours."
-            )
-        return Section(
-            "Captions of test pictures",
+            cls.TITLE,
             coverage=metrics.get("label", ""),
-            tables=tables,
+            tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes)] if scored else [],
             notes=notes,
-            cards=caption_cards(results),
+            cards=caption_cards(own.rows),
         )
-
-
-def scored_of(results: Sequence[Result]) -> list[Result]:
-    return [one for one in results if all(name in one.metrics for name in CAPTION_SCORES)]
-
-
-def table_beside_papers(scored: Sequence[Result], names: Sequence[str], title: str = "") -> Table:
-    """Scores times 100, as papers print them, with the papers' rows below."""
-    rows = [
-        Row(
-            [one.label, "", "", *(percent(100 * one.metrics[name]) for name in names)],
-            "own" if one is scored[-1] else "",
-        )
-        for one in scored
-    ]
-    about = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
-    rows.append(Row([about], "between"))
-    for paper in CAPTION_ROWS:
-        printed = {"BLEU-4": str(paper.bleu_4), "CIDEr": str(paper.cider)}
-        cells = [paper.pretraining_pairs, paper.fine_tuning_pairs, *(printed.get(name, "") for name in names)]
-        rows.append(Row([paper.model + " *" * bool(paper.note), *cells], "paper", paper.source))
-    notes = [f"* {paper.model}: {paper.note}." for paper in CAPTION_ROWS if paper.note]
-    return Table(["score × 100", "PT pairs", "FT pairs", *names], rows, title, notes=notes)
 
 
 def remarks(metrics: Mapping[str, Any]) -> list[str]:
@@ -184,9 +160,9 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     return found + [f"{' and '.join(names)}: not computed, {reason}." for reason, names in by_reason.items()]
 
 
-def caption_cards(results: Sequence[Result]) -> list[Card]:
+def caption_cards(rows: Sequence[Mapping[str, Any]]) -> list[Card]:
     cards = []
-    for row in results[-1].rows[:CARDS]:
+    for row in rows[:CARDS]:
         references = [shortened(text, 120) for text in row.get("references") or ()]
         foot = ["references:", *(f"– {text}" for text in references[:REFERENCES])]
         if len(references) < 2:

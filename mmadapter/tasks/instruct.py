@@ -48,7 +48,7 @@ class Instruct(Task[InstructTaskSettings]):
         return Scored(metrics, rows)
 
     @classmethod
-    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
         metrics = results[-1].metrics
         remark = ""
         if counts := metrics.get("counts"):
@@ -57,7 +57,7 @@ class Instruct(Task[InstructTaskSettings]):
                 "reference up to whitespace. That is a score where answers are exact, and no measure of free texts."
             )
             remark += f" {counts['empty']} are empty." if counts["empty"] else ""
-        return replace(super().shown(results), cards_remark=remark)
+        return replace(super().section(results), cards_remark=remark)
 
     @classmethod
     def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:

@@ -150,38 +150,35 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         return {name: metrics[name] for name in cls.IN_SUMMARY if name in metrics}
 
     @classmethod
-    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
-        metrics = results[-1].metrics
-        rows = []
-        for one in results:
-            rows.append(accuracy_row(one.label, one.metrics["accuracy"]))
-            if likelihood := one.metrics.get("likelihood_accuracy"):
-                rows.append(accuracy_row("  by option likelihood", likelihood))
-        table = main_table("", rows, metrics, papers=scienceqa_rows() if with_papers else [])
-        notes = [*remarks(metrics), *(metrics.get("remarks") or ())]
-        return Section(cls.TITLE, coverage=metrics["label"], tables=[table], notes=notes)
-
-    @classmethod
-    def report_section(cls, results: Sequence[Result], made_world: bool) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
         own = results[-1]
         metrics, accuracy = own.metrics, own.metrics.get("accuracy") or {}
         scored = [one for one in results if one.metrics.get("accuracy")]
-        likely = [one for one in results if one.metrics.get("likelihood_accuracy")]
 
-        # Accuracy of this run and the compared ones, the papers below; everything published, folded.
-        tables = []
-        if scored:
-            rows = [accuracy_row(one.label, one.metrics["accuracy"], "own" if one is own else "") for one in scored]
-            title = f"By subject, context and grade: {metrics.get('label', '')}"
-            notes = [*([MADE_WORLD] if made_world else []), *remarks(metrics), ABOUT_COLUMNS]
-            tables.append(main_table(title, rows, metrics, scienceqa_rows(), notes))
+        # Accuracy of this run and the compared ones, by option likelihood too; the papers below.
+        rows = []
+        for one in scored:
+            rows.append(accuracy_row(one.label, one.metrics["accuracy"], "own" if one is own else ""))
+            if likelihood := one.metrics.get("likelihood_accuracy"):
+                rows.append(accuracy_row("– by option likelihood", likelihood))
+        if counts := metrics.get("counts"):
+            rows.append(Row(["questions", *(str(counts[name]) for name in COLUMNS)], "count"))
+        notes, papers = [*remarks(metrics), ABOUT_COLUMNS], []
+        if with_papers:
+            papers = scienceqa_rows()
+            rows += [Row(["The papers, on the real ScienceQA test split"], "between"), *map(paper_row, papers)]
+            notes = [*([MADE_WORLD] if made_world else []), *notes, *paper_notes(papers)]
+        tables = (
+            [accuracy_table(f"By subject, context and grade: {metrics.get('label', '')}", rows, notes=notes)]
+            if scored
+            else []
+        )
+
+        # Everything published, and topics, for those who want to see it.
+        if papers:
             sources = f"Sources: {'; '.join(dict.fromkeys(row.source for row in SCIENCEQA))}."
             published, notes = [paper_row(row) for row in SCIENCEQA], [*paper_notes(SCIENCEQA), sources]
             tables.append(accuracy_table("All published rows, with sources", published, is_folded=True, notes=notes))
-        if likely:
-            title = "The same questions, scored by the most likely option instead of the generated answer"
-            rows = [accuracy_row(one.label, one.metrics["likelihood_accuracy"]) for one in likely]
-            tables.append(accuracy_table(title, rows, is_folded=True))
         tables += topic_tables(results)
 
         bars = []
@@ -217,18 +214,6 @@ def letter(index: int) -> str:
     return chr(ord("A") + index)
 
 
-def main_table(
-    title: str, rows: Sequence[Row], metrics: Mapping[str, Any], papers: Sequence[PaperRow], notes: Sequence[str] = ()
-) -> Table:
-    """Our rows, how many questions are behind each column, and the papers' rows."""
-    lower = []
-    if counts := metrics.get("counts"):
-        lower.append(Row(["questions", *(str(counts[name]) for name in COLUMNS)], "count"))
-    if papers:
-        lower += [Row(["The papers, on the real ScienceQA test split"], "between"), *map(paper_row, papers)]
-    return accuracy_table(title, [*rows, *lower], notes=[*notes, *paper_notes(papers)])
-
-
 def accuracy_table(title: str, rows: Sequence[Row], **options: Any) -> Table:
     return Table(["accuracy, %", *COLUMNS], rows, title, **options)
 
@@ -248,11 +233,11 @@ def paper_notes(rows: Sequence[PaperRow]) -> list[str]:
 
 def remarks(metrics: Mapping[str, Any]) -> list[str]:
     """What the reader must know before comparing numbers."""
-    found = []
+    found = [*(metrics.get("remarks") or ())]
     if not metrics.get("coverage", {}).get("complete", True):
         found.append(f"Ours is a {metrics.get('label')}.")
     if unanswered := metrics.get("unanswered"):
-        found.append(f"{unanswered} outputs named no single option and count as wrong.")
+        found.append(f"Outputs that named no single option, and count as wrong: {unanswered}.")
     if metrics.get("guessed"):
         found.append(f"Unanswered questions were guessed ({metrics['fallback']}), to compare with old tables.")
     return found

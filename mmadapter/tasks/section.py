@@ -1,6 +1,6 @@
 """What a task shows of its results, as plain data: numbers, bars, tables, and cards of single samples.
 
-A task gives a `Section` for the terminal (`show_section` prints it) and one for a run's report (which makes it HTML).
+A task gives one `Section`: `show_section` prints it at a terminal, a run's report makes HTML of it.
 """
 
 from __future__ import annotations
@@ -125,8 +125,9 @@ SHOWN_CARDS, SHOWN_CHARACTERS = 3, 120  # at a terminal
 
 
 def show_section(section: Section, display: Display) -> None:
-    """Print a section at a terminal: what it covers, the tables that are not folded, notes, some samples."""
-    display.say(f"{section.title}, {section.coverage}" if section.coverage else section.title)
+    """Print a section at a terminal: what it covers, the tables that are not folded, notes, some free answers."""
+    is_said = any(section.coverage in table.title for table in section.tables)
+    display.say(section.title if is_said or not section.coverage else f"{section.title}: {section.coverage}")
     for table in section.tables:
         if table.is_folded:
             continue
@@ -138,12 +139,12 @@ def show_section(section: Section, display: Display) -> None:
             display.say(note)
     for note in section.notes:
         display.say(note)
-    if section.cards:
+    if cards := [card for card in section.cards if card.answer is not None]:
         columns, cells = ["sample", "answer", ""], []
-        for card in section.cards[:SHOWN_CARDS]:
+        for card in cards[:SHOWN_CARDS]:
             asked = f"{card.question} {card.context}".strip() or Path(card.picture or "").name
             texts = [asked, card.answer or "", " ".join([card.verdict, *card.foot])]
             cells.append([shortened(" ".join(text.split()), SHOWN_CHARACTERS) for text in texts])
         display.table("", columns, cells, text_columns=columns)
-    if section.cards_remark:
-        display.say(section.cards_remark)
+        if section.cards_remark:
+            display.say(section.cards_remark)

@@ -133,18 +133,16 @@ class Task(Generic[Settings]):
         return {name: metrics[name] for name in (*cls.SCORES, *cls.IN_SUMMARY) if name in metrics}
 
     @classmethod
-    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
-        """What the terminal shows of the last of `results`, beside the others and, if asked, the papers' numbers."""
+    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
+        """What terminal and report show of the last of `results`, beside the others and, if asked, the papers' numbers.
+
+        `made_world`: the data are the made-up world's, so the papers' numbers are there for orientation only.
+        """
         scored = {one.label: cls.values(one.metrics) for one in results}
         names = [name for name in cls.SCORES if any(name in values for values in scored.values())]
         rows = [Row([label, *(percent(values.get(name)) for name in names)]) for label, values in scored.items()]
         tables = [Table(["", *names], rows)] if names else []
         return Section(cls.TITLE, tables=tables, cards=cls.cards(results[-1].rows))
-
-    @classmethod
-    def report_section(cls, results: Sequence[Result], made_world: bool) -> Section:
-        """What the report of a run shows; `made_world`: the data are the made-up world's."""
-        return cls.shown(results, with_papers=not made_world)
 
     @classmethod
     def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:

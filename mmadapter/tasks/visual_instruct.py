@@ -53,13 +53,13 @@ class VisualInstruct(Task[VisualInstructTaskSettings]):
         return Scored(metrics, rows)
 
     @classmethod
-    def shown(cls, results: Sequence[Result], with_papers: bool = False) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
         metrics = results[-1].metrics
         remark = (
             f"{percent(metrics['followed'])} % of {metrics['counts']['answers']} instructions were followed; "
             f"{percent(metrics['named'])} % of the answers name the right word."
         )
-        return replace(super().shown(results), cards_remark=remark)
+        return replace(super().section(results), cards_remark=remark)
 
     @classmethod
     def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:

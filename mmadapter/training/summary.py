@@ -32,7 +32,7 @@ def show_scores(folder: Path, summary: Mapping[str, Any], display: Display) -> N
         results = [replace(results[name], label=label) for label, results in runs if name in results]
         kind = task_class(results[-1].metrics, name)
         if kind is not None and name in summary.get("evaluation", {name: None}):
-            show_section(kind.shown(results), display)
+            show_section(kind.section(results, with_papers=False), display)
 
 
 def compared_runs(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Path]]:

@@ -43,7 +43,7 @@ def evaluated(
 def show(settings: TaskSettings, folder: Path) -> None:
     """Print what `folder` holds, as eval.py does."""
     metrics = json.loads((folder / "metrics.json").read_text())
-    show_section(task_of(settings).shown([Result("this run", metrics, rows_of(folder))], with_papers=True), Display())
+    show_section(task_of(settings).section([Result("this run", metrics, rows_of(folder))]), Display())
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
