@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config import Conf, EvalConf, RunConf, typed, validate, with_methods
+from mmadapter.config import Conf, EvalConf, RunConf, renamed_message, typed, validate, with_methods
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
 from mmadapter.errors import InputError, disk_trouble
@@ -279,6 +279,9 @@ def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
 
 def composition_message(error: BaseException, schema: type[Conf], script: Path) -> str:
     """One message for settings that Hydra could not put together: which key or choice, and what was probably meant."""
+    for word in sys.argv[1:]:
+        if message := renamed_message(word.lstrip("+~").partition("=")[0]):
+            return message
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)

@@ -57,6 +57,10 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows
 RENAMED = {
     f"adapter.{old}": " and ".join(f"adapter.{new}" for new in places) for old, places in version_0_1.RENAMED.items()
 }
+GONE = {  # key of version 0.1 -> why there is none any more
+    "vision.batch_size": "each picture is encoded alone",
+    "cluster.max_num_timeout": "a job may reach its time limit as often as it needs",
+}
 
 
 @dataclass
@@ -173,6 +177,8 @@ def refuse_unknown(content: Any, schema: type, entry: str = "train.py") -> None:
 
 def renamed_message(key: str) -> str | None:
     """What to say of a key of version 0.1; None for any other."""
+    if key in GONE:
+        return f"There is no setting {key!r} any more: {GONE[key]}. Leave it away."
     return f"The setting {key!r} is now {RENAMED[key]} (CHANGELOG.md lists all new names)." if key in RENAMED else None
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints free of engine and world size: trainable tensors, Adam moments, positions, random states (law 6)."""
+"""Checkpoints free of engine and world size: trainable tensors, Adam moments, positions, random states."""
 
 from __future__ import annotations
 

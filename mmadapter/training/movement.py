@@ -1,4 +1,4 @@
-"""How far each group has come from where its run started: distances of parameters, by group (law 3)."""
+"""How far each group has come from where its run started: distances of parameters, by group."""
 
 from __future__ import annotations
 

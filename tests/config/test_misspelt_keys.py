@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hydra.errors import HydraException
 
+from mmadapter import cli
 from mmadapter.cli import composition_message
 from mmadapter.config import EvalConf, RunConf, load_run_config, typed
 from mmadapter.errors import InputError
@@ -111,3 +114,21 @@ def test_nothing_is_suggested_where_nothing_is_near():
 def _prefixes(key: str) -> list[str]:
     parts = key.split(".")
     return [".".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+@pytest.mark.parametrize(
+    "word, told",
+    [
+        ("adapter.prompt_length=4", "is now adapter.prompts.length"),
+        ("adapter.gate=linear", "is now adapter.prompts.gate and adapter.early_fusion.gate"),
+        ("vision.batch_size=3", "each picture is encoded alone"),
+        ("cluster.max_num_timeout=3", "as often as it needs"),
+    ],
+)
+def test_a_key_of_version_0_1_is_refused_with_its_new_name_or_why_it_is_gone(monkeypatch, capsys, word, told):
+    monkeypatch.setattr(sys, "argv", ["train.py", word])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it
+    with pytest.raises(SystemExit) as ended:
+        cli.command("train", RunConf, lambda conf: pytest.fail("a run has begun"), SCRIPT)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and told in said and word.partition("=")[0] in said

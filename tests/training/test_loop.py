@@ -1,4 +1,4 @@
-"""The loop: validation, checkpoints, exact continuation however a run was stopped (law 6)."""
+"""The loop: validation, checkpoints, exact continuation however a run was stopped."""
 
 import json
 import math
