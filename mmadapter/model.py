@@ -455,8 +455,8 @@ class AdaptedModel(nn.Module):
 
     def _identity(self) -> dict[str, Any]:
         """What the adapter fits: the host, and the encoder where the adapter sees pictures."""
-        sees = self.vision is not None and self.adapter.projection is not None
-        vision = self.vision.identity() if sees else None
+        encoder = None if self.adapter.projection is None else self.vision
+        vision = None if encoder is None else encoder.identity()
         return {"host": host_identity(self.host, self.tokenizer, self.folder), "vision": vision}
 
 
