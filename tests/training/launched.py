@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from mmadapter.data.training import RunData
 from mmadapter.errors import InputError
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training.run import run
@@ -63,15 +64,13 @@ def run_here(inputs: Path, runs: Path) -> Path:
     return runs
 
 
-def at_step(step, does):
-    """Replaces the loop's step so that `does()` comes before step number `step` (from 0)."""
-    from mmadapter.training.loop import Loop
+def at_step(number, does):
+    """Lets `does()` come before step `number` (from 0): when the loop asks for that step's batches."""
+    original = RunData.step_batches
 
-    original = Loop._step
-
-    def disturbed(self):
-        if self.position.step == step:
+    def disturbed(self, step):
+        if step == number:
             does()
-        original(self)
+        return original(self, step)
 
-    Loop._step = disturbed
+    RunData.step_batches = disturbed
