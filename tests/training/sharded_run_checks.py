@@ -76,6 +76,7 @@ def trained(conf, samples: list[Sample], asked_after: int | None):
     encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
     mine = [encoder.encode(sample) for sample in samples][here().rank :: here().world_size]
     batch = dataclasses.replace(make_batch(mine, assistant.tokenizer.pad_token_id), visual=True)
+    batch = batch.with_features(assistant.features)
     results, said = [], []
     assistant.train()
     for step in range(4):
@@ -119,7 +120,9 @@ def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sampl
     theirs = {item.name: item.parameter for item in plain.trainable_parameters()}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     encoder = SampleEncoder(plain.tokenizer, plain.max_tokens)
-    batch = make_batch([encoder.encode(sample) for sample in samples], plain.tokenizer.pad_token_id)
+    batch = make_batch([encoder.encode(sample) for sample in samples], plain.tokenizer.pad_token_id).with_features(
+        plain.features
+    )
     with torch.no_grad():
         assert torch.equal(assistant(batch), plain(batch))
     assert answers(plain, samples) == said
