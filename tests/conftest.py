@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -10,6 +12,8 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
+
+from mmadapter.distributed.start import STOPS  # noqa: E402
 
 REFERENCE_DATA = "MMADAPTER_REFERENCE_DATA"
 CHECKOUT = Path(__file__).parents[1]
@@ -31,6 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("reference_data"):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that is called in this process leaves its signals ignored, as it is about to end."""
+    earlier = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_a_run_is_named_by_path_or_by_its_name_under_runs_root(tmp_path):
     save_config(RunConf(), tmp_path / "runs" / "one")
     assert find_run(str(tmp_path / "runs" / "one"), "elsewhere") == tmp_path / "runs" / "one"
     assert find_run("one", str(tmp_path / "runs")) == tmp_path / "runs" / "one"
-    with pytest.raises(InputError, match="run=two: neither two nor"):
+    with pytest.raises(InputError, match="run=two: no run folder"):
         find_run("two", str(tmp_path / "runs"))
 
 

@@ -80,7 +80,7 @@ def adapter(folder):
 
 
 def is_visual(name):
-    return "early" in name or "visual_projection" in name
+    return name.startswith(("early_fusion.", "projection."))
 
 
 def losses(folder, source):

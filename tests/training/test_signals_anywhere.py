@@ -1,5 +1,6 @@
 """Signals outside of the training loop end a run with the documented status and a line; the same command goes on."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmadapter.training import loop
+from mmadapter.training.loop import Loop
 from mmadapter.training.run import run
 from tests.distributed.several import Several, in_own_process
 from tests.training.launched import run_like_the_entry, short
@@ -55,16 +56,15 @@ def signal_before(owner, name, number, when=lambda arguments: True):
 def moments():
     """What a run does outside of the loop: where it is found, and when it counts."""
     from mmadapter.model import AdaptedModel
-    from mmadapter.reports import report
     from mmadapter.tasks import asking
     from mmadapter.vision.encoder import VisionEncoder
 
     return {
         "loading": (AdaptedModel, "build"),
         "encoding": (VisionEncoder, "encode_one"),
-        "ending the loop": (loop, "closing_line"),
+        "ending the loop": (Loop, "_closing_lines"),
         "evaluating": (asking, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),
-        "reporting": (report, "write_report"),
+        "reporting": (importlib.import_module("mmadapter.training.run"), "write_report"),
     }
 
 
@@ -103,7 +103,7 @@ def test_a_signal_in_the_last_moment_of_the_loop_is_not_lost(inputs, undisturbed
     """It comes when nobody asks for it any more: while the last checkpoint is written."""
 
     def body():
-        signal_before(loop.Loop, "_save", signal.SIGUSR1, lambda arguments: arguments[0].position.step == 3)
+        signal_before(Loop, "_save", signal.SIGUSR1, lambda arguments: arguments[0].position.step == 3)
         run(conf_of(inputs, tmp_path))
 
     process = in_own_process(body, output=tmp_path / "output")

@@ -105,8 +105,8 @@ def disjoint(name: str, folder: Path, sources: Sequence[str] = ("instructions", 
     groups = {group: learns for group, learns in DISJOINT.items() if learns[0] in sources}
     frozen = () if "visual" in groups else VISUAL_ROLES
     if frozen:
-        trainable = assistant.trainable
-        assistant.trainable = lambda: [item for item in trainable() if item.role not in frozen]
+        trainable = assistant.trainable_parameters
+        assistant.trainable_parameters = lambda: [item for item in trainable() if item.role not in frozen]
     engine = engine_of(name, assistant, groups_of(assistant, groups))
     return outcome(engine, run_steps(name, engine, lambda step: toy_step(step, sources)))
 
