@@ -44,13 +44,14 @@ def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam:
     return ZeroEngine(*parts, "cpu", 0, EngineConf(name, cpu_adam=cpu_adam), here())
 
 
-def own_part(encoded: Sequence, single: bool) -> Batch:
-    """Every `count`-th sample of a micro-batch, or a filler where that is none."""
+def own_part(encoded: Sequence, single: bool, store=None) -> Batch:
+    """Every `count`-th sample of a micro-batch, or a filler where that is none, with the features that a store has."""
     if single:
-        return make_batch(encoded, 0)
+        return make_batch(encoded, 0).with_features(store)
     mine = encoded[here().rank :: here().world_size]
     visual = any(item.sample.image is not None for item in encoded)
-    return dataclasses.replace(make_batch(mine or encoded[:1], 0), filler=not mine, visual=visual)
+    batch = dataclasses.replace(make_batch(mine or encoded[:1], 0), filler=not mine, visual=visual)
+    return batch.with_features(store)
 
 
 def toy_step(step: int, sources: Sequence[str], size: int = 6) -> list[list]:
@@ -63,10 +64,10 @@ def toy_step(step: int, sources: Sequence[str], size: int = 6) -> list[list]:
 
 
 def run_steps(
-    name: str, engine, micro_batches: Callable[[int], list[list]], steps: Sequence[int] = range(STEPS)
+    name: str, engine, micro_batches: Callable[[int], list[list]], steps: Sequence[int] = range(STEPS), store=None
 ) -> list[StepResult]:
     """Steps on the process's parts of the micro-batches."""
-    return [engine.step([own_part(m, name == "single") for m in micro_batches(step)], 1e-2) for step in steps]
+    return [engine.step([own_part(m, name == "single", store) for m in micro_batches(step)], 1e-2) for step in steps]
 
 
 def outcome(engine, results: Sequence[StepResult]) -> dict[str, Any]:

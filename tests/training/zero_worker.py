@@ -136,14 +136,16 @@ def whole_assistant(
             for first, last in ((0, 4), (4, 7))
         ]
 
-    results = run_steps(name, engine, micro_batches, range(2))
+    results = run_steps(name, engine, micro_batches, range(2), assistant.features)
     stored = sum(stored_bytes(parameter) for parameter in base.values())
     assistant.eval()
-    validation = here().sum([engine.loss_sum(own_part(m, name == "single")) for m in micro_batches(9)])
+    validation = here().sum(
+        [engine.loss_sum(own_part(m, name == "single", assistant.features)) for m in micro_batches(9)]
+    )
     texts = [question(assistant, folder, "captions", n).sample for n in range(2)]
     answers = assistant.answer(texts, GenerationConf(max_new_tokens=4))
     assistant.train()
-    results += run_steps(name, engine, micro_batches, range(2, 4))
+    results += run_steps(name, engine, micro_batches, range(2, 4), assistant.features)
     facts = {"validation": validation, "answers": answers, "bytes": here().gather(stored)}
     return outcome(engine, results) | facts | {"base unchanged": unchanged(base, before)}
 
