@@ -12,8 +12,10 @@ from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import AttentionInputs
 from mmadapter.hosts.families import attention_modules
-from mmadapter.hosts.settings import GenerationConf
+from mmadapter.hosts.settings import GenerationConf, HostConf
+from mmadapter.methods import AdapterConf
 from mmadapter.model import AdaptedModel
+from mmadapter.vision.settings import VisionSettings
 from tests.assistants import BOTH_METHODS, V2, assistant_on, batch_of, picture, sample
 
 QUESTIONS = ["what colour is the circle", "what is on the left of the large red square and to the right", "a circle"]
@@ -278,6 +280,13 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="device=cuda, but torch sees no GPU"):
         AdaptedModel.build(None, None, None, device="cuda")
+
+
+def test_more_tokens_than_the_host_was_built_for_are_refused_before_weights_are_read():
+    parts = VisionSettings(enabled=False), AdapterConf()
+    with pytest.raises(InputError, match=r"host.max_tokens=4096, .* built for 2048 tokens .* Set host.max_tokens=2048"):
+        AdaptedModel.build(HostConf(path="tiny", max_tokens=4096), *parts, device="meta")
+    assert AdaptedModel.build(HostConf(path="tiny", max_tokens=2048), *parts, device="meta").max_tokens == 2048
 
 
 def test_logits_are_those_of_the_loss(tmp_path):
