@@ -65,7 +65,7 @@ def evaluate() -> None:
 
 
 def main() -> None:
-    """`mmadapter train|eval ...`: the same commands wherever the package is installed."""
+    """`mmadapter train|eval ...`: the commands of the checkout that is installed, from any folder."""
     commands = {"train": train, "eval": evaluate}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in commands:
@@ -195,8 +195,7 @@ def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
     """
     hydra_conf = HydraConfig.get()
     folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
-    own = [str(script)] if script.is_file() else ["-m", "mmadapter.cli", script.stem]
-    command = [sys.executable, *own, *hydra_conf.overrides.task]
+    command = [sys.executable, str(script), *hydra_conf.overrides.task]
     command += ["--config-name", str(hydra_conf.job.config_name)]
     command += [word for folder in folders for word in ("--config-dir", folder)]
     count = conf.launch.processes or 1

@@ -329,11 +329,9 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
 
 
 def _start_problems(conf: RunConf) -> Iterator[str]:
-    """The adapter that the training starts from is there."""
+    """Only a variant starts from a variant; whether a folder is there is seen when the run opens it."""
     start = conf.adapter.start
-    if start is None or conf.dry_run:
-        return
-    if start.startswith(VARIANT):
+    if start is not None and start.startswith(VARIANT) and not conf.dry_run:
         yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
 
 
@@ -420,10 +418,9 @@ def variant_conf(conf: RunConf, name: str, folder: Path | None = None) -> RunCon
     """The settings of the variant `name`: this run's, with the variant's overrides.
 
     `key=value` sets, `~key` takes an entry of a named list away (`~data.sources.captions`), and the name of a variant
-    before this one stands for all that that one says. An `adapter.start` of
-    `variant:OTHER` becomes the folder of that variant below the run's `folder`, and null where no folder is given (the
-    settings are only to be checked). Raises InputError for what cannot be applied, and for a start at a variant that
-    does not come before this one.
+    before this one stands for all that that one says. An `adapter.start` of `variant:OTHER` becomes the folder of that
+    variant below the run's `folder`, and null where no folder is given (the settings are only to be checked). Raises
+    InputError for what cannot be applied, and for a start at a variant that does not come before this one.
     """
     where, overrides = f"variants.{name}", _overrides_of(conf, name)
     removed = [override[1:] for override in overrides if override.startswith("~")]

@@ -1,1 +1,1 @@
-"""How adapters get into a frozen `transformers` decoder: projection recipes, the attention route, loading."""
+"""How adapters get into a frozen `transformers` decoder: named places, the attention route, loading."""

@@ -14,7 +14,7 @@ from PIL import Image
 from mmadapter.errors import InputError
 from mmadapter.reports.run import ReportedRun
 from mmadapter.tasks import TASKS
-from mmadapter.tasks.section import LABELS, Result, Section
+from mmadapter.tasks.section import LABELS, Result, Section, own_label
 from mmadapter.terminal import number_text
 from mmadapter.vision.images import read_image
 
@@ -59,8 +59,7 @@ def sections_of(run: ReportedRun) -> dict[str, Section]:
     named = run.config.get("tasks") or {}
     order = [*LABELS, *(name for name in run.comparison if name not in LABELS)]
     compared = [(LABELS.get(name, name), run.comparison[name]) for name in order if name in run.comparison]
-    with_images = (run.config.get("vision") or {}).get("enabled")
-    own_label = "Adapter with images" if with_images else "Adapter"
+    own = own_label(bool((run.config.get("vision") or {}).get("enabled")))
     found = {}
     for kind in TASKS.names():
         for name, metrics in run.evaluations.items():
@@ -68,7 +67,7 @@ def sections_of(run: ReportedRun) -> dict[str, Section]:
                 continue
             results = [
                 Result(label, one.evaluations[name], one.predictions(name))
-                for label, one in [*compared, (own_label, run)]
+                for label, one in [*compared, (own, run)]
                 if name in one.evaluations
             ]
             section = TASKS.load(kind).section(results, made_world=bool((run.config.get("data") or {}).get("made")))

@@ -101,6 +101,11 @@ class Section:
     cards_remark: str = ""
 
 
+def own_label(images: bool) -> str:
+    """The name of the run itself beside those of `LABELS`."""
+    return "Adapter with images" if images else "Adapter"
+
+
 def percent(value: float | None) -> str:
     """Two decimals, or "n/a" where there was nothing to score."""
     return "n/a" if value is None else f"{value:.2f}"

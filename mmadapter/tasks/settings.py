@@ -1,4 +1,4 @@
-"""conf/task: the settings of each task, which are those of its reader and how is asked and scored. No torch."""
+"""conf/task: the settings of each task, which are those of its reader, and how it is asked and scored. No torch."""
 
 from __future__ import annotations
 

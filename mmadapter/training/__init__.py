@@ -1,1 +1,1 @@
-"""Training: optimizer, engine, checkpoints, journal, the loop, and the story of one run."""
+"""Training: optimizer, engine, checkpoints, the loop, and the story of one run."""

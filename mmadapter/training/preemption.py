@@ -71,9 +71,7 @@ def ignore_signals() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for (
-        number
-    ) in TERMINATIONS:  # one that has come, but has not been handled, would find no handler: Python prints an error
+    for number in TERMINATIONS:  # Python prints an error where one has come that finds no handler any more
         signal.signal(number, lambda number, frame: None)
     hold_signals()
     for number in TERMINATIONS:

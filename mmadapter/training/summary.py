@@ -1,4 +1,4 @@
-"""The short table at the end of a run: scores side by side, three captions, time, memory, what to try next."""
+"""The end of a run at the terminal: each task's scores side by side, some answers, time, memory, what to try next."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.tasks import task_class
-from mmadapter.tasks.section import results_of, show_section
+from mmadapter.tasks.section import LABELS, own_label, results_of, show_section
 from mmadapter.terminal import Display, duration, readable_bytes
-
-LABELS = {"host": "host alone", "text_only": "text-only adapter"}
 
 
 def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
-    """Prints what a run folder holds: the table of scores, captions, time and memory, the report, two next commands."""
+    """Prints what a run folder holds: the tasks' scores and answers, time and memory, the report, two next commands."""
     show_scores(folder, summary, display)
     display.say(facts_line(summary))
     report = folder / "report.html"
@@ -40,7 +38,7 @@ def compared_runs(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, P
     comparison = sorted(path for path in folder.glob("comparison/*") if path.is_dir())
     variants = sorted(path for path in folder.glob("variants/*") if path.is_dir())
     runs = [(LABELS.get(path.name, path.name), path) for path in (*comparison, *variants)]
-    return [*runs, ("adapter with images" if summary.get("images") else "adapter", folder)]
+    return [*runs, (own_label(bool(summary.get("images"))), folder)]
 
 
 def facts_line(summary: Mapping[str, Any]) -> str:

@@ -128,7 +128,6 @@ def test_the_starter_gives_each_process_the_jobs_own_settings_and_its_part_of_th
         return 0
 
     script = tmp_path / "train.py"
-    script.touch()
     (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
     monkeypatch.setattr(cli, "start_ranks", note)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the entry sets it

@@ -107,7 +107,7 @@ def test_a_finished_run_is_shown_not_trained_again(inputs, whole, capsys):
     run(tiny_conf(inputs, folder.parent))
     output = capsys.readouterr().out
     assert "is finished; nothing is trained again" in output
-    for text in ("host alone", "text-only adapter", "adapter with images", "G7-12", "next:", "report.html"):
+    for text in ("Host alone", "Text-only adapter", "Adapter with images", "G7-12", "next:", "report.html"):
         assert text in output
     assert (folder / "metrics.jsonl").read_bytes() == before
 
