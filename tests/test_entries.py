@@ -42,6 +42,18 @@ def test_help_names_commands_and_choices_and_imports_nothing_heavy(name):
     assert imported(told).isdisjoint(HEAVY)
 
 
+def test_the_installed_command_is_train_py_and_eval_py_from_any_folder(tmp_path):
+    def said(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    cli = [sys.executable, "-m", "mmadapter.cli"]
+    for name in ("train", "eval"):
+        here = said(sys.executable, str(CHECKOUT / f"{name}.py"), "--cfg", "job", "threads=1")
+        assert here.returncode == 0 and said(*cli, name, "--cfg", "job", "threads=1").stdout == here.stdout
+        assert yaml.safe_load(here.stdout)["threads"] == 1
+    assert said(*cli, "fit").returncode == 2 and "usage: mmadapter train|eval" in said(*cli, "fit").stderr
+
+
 def test_help_lists_every_experiment():
     told = entry("train.py", "--help").stdout
     assert all(file.stem in told for file in (CHECKOUT / "conf" / "experiment").glob("*.yaml"))
