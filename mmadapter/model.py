@@ -22,7 +22,7 @@ from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
-from mmadapter.hosts.calls import AdapterCall, adapter_in_each_call, head_on_rows
+from mmadapter.hosts.calls import AdapterCall, head_on_rows
 from mmadapter.hosts.families import Host
 from mmadapter.hosts.load import (
     checkpoint_activations,
@@ -217,9 +217,9 @@ class AdaptedModel(nn.Module):
         """
         ids = ids.to(self.device)
         mask = torch.ones_like(ids) if attention_mask is None else attention_mask.to(self.device)
-        call = self._call(features)
-        where = _positions(mask)
-        return self.host(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=False, adapter=call).logits
+        with self.host.adapter_slot.during(self._call(features)):
+            where = _positions(mask)
+            return self.host(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=False).logits
 
     def _call(self, features: Features | None, always: bool = False, keep: bool = False) -> AdapterCall:
         visual = None if features is None else self.adapter.visual_tokens(list(features), self.device, always)
@@ -236,13 +236,13 @@ class AdaptedModel(nn.Module):
     def _supervised_logits(self, batch: Batch) -> Tensor:
         """(pairs, vocabulary) in float32: the head runs on the supervised positions only."""
         batch = batch.to(self.device)
-        with head_on_rows(self.host.get_output_embeddings(), batch.rows):
+        call, head = self._call_of(batch), self.host.get_output_embeddings()
+        with self.host.adapter_slot.during(call), head_on_rows(head, batch.rows):
             output = self.host(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=_positions(batch.attention_mask),
                 use_cache=False,
-                adapter=self._call_of(batch),
             )
         return output.logits[0].float()
 
@@ -381,7 +381,8 @@ class AdaptedModel(nn.Module):
         batch = batch.with_features(self.features) if features is None else replace(batch, features=tuple(features))
         batch = batch.to(self.device)
         devices = [self.device] if self.device.type == "cuda" else []
-        with adapter_in_each_call(self.host, self._call_of(batch, keep=True)), torch.random.fork_rng(devices):
+        call = self._call_of(batch, keep=True)
+        with self.host.adapter_slot.during(call), torch.random.fork_rng(devices):
             if seed is not None:
                 torch.manual_seed(seed)
             tokens = self.host.generate(

@@ -173,7 +173,8 @@ def adapted_logits(host, adapter: Adapter, tokens, visual=None, **keywords):
     if visual is not None:
         visual = visual[:, None] if visual.ndim == 2 else visual
         visual = VisualTokens(visual, torch.ones(len(visual), dtype=torch.bool))
-    return host(input_ids=tokens, adapter=adapter.call(visual), **keywords).logits
+    with host.adapter_slot.during(adapter.call(visual)):
+        return host(input_ids=tokens, **keywords).logits
 
 
 def random_tokens(rows: int, length: int, seed: int = 3) -> torch.Tensor:

@@ -82,7 +82,7 @@ def test_kept_prompts_are_dropped_when_a_prompt_changes_within_one_call():
     call = assistant.adapter.call(keep=True)
 
     def project():
-        inputs = AttentionInputs(query, query, query, None, module, call, {})
+        inputs = AttentionInputs(query, query, query, None, module, {})
         return call.once(part, part.prompt, lambda: part._branch(inputs, None))
 
     with torch.no_grad():
@@ -199,9 +199,9 @@ def test_packed_rows_equal_separate_ones(name):
     call = assistant.adapter.call()
     tokens = random_tokens(1, 12)
     starts = torch.cat([torch.arange(5), torch.arange(7)])[None]
-    with torch.no_grad():
-        packed = assistant.host(input_ids=tokens, position_ids=starts, use_cache=False, adapter=call).logits[0]
-        parts = [assistant.host(input_ids=part, adapter=call).logits[0] for part in (tokens[:, :5], tokens[:, 5:])]
+    with torch.no_grad(), assistant.host.adapter_slot.during(call):
+        packed = assistant.host(input_ids=tokens, position_ids=starts, use_cache=False).logits[0]
+        parts = [assistant.host(input_ids=part).logits[0] for part in (tokens[:, :5], tokens[:, 5:])]
     assert torch.allclose(packed, torch.cat(parts), atol=1e-4)
 
 

@@ -13,7 +13,6 @@ from mmadapter.data.samples import Sample
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
-from mmadapter.hosts.calls import adapter_in_each_call
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.model import AdaptedModel, Dialog
 from tests.assistants import assistant_on, picture
@@ -68,7 +67,7 @@ def test_several_returns_of_rows_with_and_without_pictures_equal_each_row_alone(
         settings = GenerationConfig(
             max_new_tokens=5, num_beams=3, num_return_sequences=2, eos_token_id=2, pad_token_id=0
         )
-        with torch.no_grad(), adapter_in_each_call(assistant.host, assistant._call_of(batch, keep=True)):
+        with torch.no_grad(), assistant.host.adapter_slot.during(assistant._call_of(batch, keep=True)):
             tokens = assistant.host.generate(
                 batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
             )

@@ -6,17 +6,15 @@ module: part(base, inputs), where `inputs` is an AttentionInputs and `base` give
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from mmadapter.hosts.calls import AdapterCall, call_slot
+from mmadapter.hosts.calls import AdapterCall, CallSlot
 from mmadapter.hosts.families import ATTENTION, AttentionModule, Host, KeysValues, attention_modules, family_of
 
 ROUTE = "mmadapter"
@@ -36,8 +34,12 @@ class AttentionInputs:
     value: Tensor
     mask: Tensor | None
     module: AttentionModule
-    call: AdapterCall
     keywords: Mapping[str, Any]
+
+    @property
+    def call(self) -> AdapterCall:
+        """The call of the host in which it is asked."""
+        return self.module.adapter_slot.calls[-1]
 
     @property
     def scaling(self) -> float:
@@ -60,8 +62,7 @@ class AttentionInputs:
 
         `through` "adapted": as this call's adapter has them; "base": as the frozen host has them.
         """
-        slot = self.module.host_slot
-        with slot.during(None) if through == "base" else contextlib.nullcontext():
+        with self.module.adapter_slot.during(None if through == "base" else self.call):
             return family_of(self.module.config.model_type).project(self.module, hidden)
 
 
@@ -73,56 +74,36 @@ def route(host: Host) -> None:
     """
     from transformers import AttentionInterface
 
+    if hasattr(host, "adapter_slot"):
+        return
     AttentionInterface.register(ROUTE, attend)
-    for index, module in enumerate(attention_modules(host)):
-        if getattr(module, "base_config", None) is not None:
-            continue
+    host.adapter_slot = CallSlot()
+    for layer, module in enumerate(attention_modules(host)):
         module.base_config = module.config
         module.config = copy.copy(module.config)
         module.config._attn_implementation_internal = ROUTE
-        module.adapter_index = index
-        module.host_slot = call_slot(host)
+        module.adapter_slot, module.adapter_layer = host.adapter_slot, layer
 
 
 def attend(
-    module: AttentionModule,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    adapter: AdapterCall | None = None,
-    **keywords: Any,
+    module: AttentionModule, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **keywords: Any
 ) -> Attended:
     """The host's own attention, with the parts around it that this call has for this layer."""
-    parts = () if adapter is None else adapter.parts.get((module.adapter_index, ATTENTION), ())
-    if adapter is None or not parts:
-        return _base_attention(module, query, key, value, attention_mask, keywords)
-    function: Callable[[AttentionInputs], Attended] = _frozen
-    for part in parts:
-        function = partial(part, function)
-    return function(AttentionInputs(query, key, value, attention_mask, module, adapter, keywords))
+    function = module.adapter_slot.around((module.adapter_layer, ATTENTION), frozen_attention)
+    return function(AttentionInputs(query, key, value, attention_mask, module, keywords))
 
 
-def _frozen(inputs: AttentionInputs) -> Attended:
-    return _base_attention(inputs.module, inputs.query, inputs.key, inputs.value, inputs.mask, inputs.keywords)
-
-
-def _base_attention(
-    module: AttentionModule, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, keywords: Mapping[str, Any]
-) -> Attended:
+def frozen_attention(inputs: AttentionInputs) -> Attended:
     """The attention that the host would use without us, looked up at each call, under the host's own config."""
-    routed = module.config
-    module.config = module.base_config
-    try:
-        return _base_function(module)(module, query, key, value, mask, **keywords)
-    finally:
-        module.config = routed
-
-
-def _base_function(module: AttentionModule) -> Callable:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    name = module.base_config._attn_implementation
+    module, name = inputs.module, inputs.module.base_config._attn_implementation
     if name == "eager":  # not in the table: each model file has its own
-        return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[name]
+        attention = sys.modules[type(module).__module__].eager_attention_forward
+    else:
+        attention = ALL_ATTENTION_FUNCTIONS[name]
+    routed, module.config = module.config, module.base_config
+    try:
+        return attention(module, inputs.query, inputs.key, inputs.value, inputs.mask, **inputs.keywords)
+    finally:
+        module.config = routed

@@ -16,12 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmadapter.hosts.families import Host
-
 Kept = TypeVar("Kept")
 Place = tuple[int, str]  # number of the host's layer (from 0), name of a place in it
 FINAL = -1  # the layer number of what stands behind the last block
 PartsByPlace = Mapping[Place, Sequence[nn.Module]]  # the parts at a place, innermost first
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -66,33 +65,29 @@ class AdapterCall:
 
 
 class CallSlot:
-    """The calls that are in work on one host, innermost last; None is a call without an adapter.
-
-    Hooks on the host fill it from the keyword `adapter`. Activation checkpointing, which runs a layer again outside of
-    the host's forward, fills it anew with the call of the first time.
-    """
+    """The calls that are in work on one host, innermost last; without any, no part acts."""
 
     def __init__(self) -> None:
-        self.calls: list[AdapterCall | None] = []
-        self.watching = False
-
-    @property
-    def call(self) -> AdapterCall | None:
-        """The innermost call."""
-        return self.calls[-1] if self.calls else None
+        self.calls = [AdapterCall({})]
 
     @contextlib.contextmanager
     def during(self, call: AdapterCall | None) -> Iterator[None]:
-        """While inside, `call` is the innermost one; None: the frozen modules act as without an adapter."""
-        self.calls.append(call)
+        """While inside, the host's modules act with the parts of `call`; None: as without an adapter."""
+        self.calls.append(call or AdapterCall({}))
         try:
             yield
         finally:
             self.calls.pop()
 
-    def carried(self, function: Callable) -> Callable:
+    def around(self, place: Place, base: Function) -> Function:
+        """`base` with the parts around it that the present call has for `place`."""
+        for part in self.calls[-1].parts.get(place, ()):
+            base = partial(part, base)
+        return base
+
+    def carried(self, function: Function) -> Function:
         """`function`, which will see the present call whenever it is run."""
-        call = self.call
+        call = self.calls[-1]
 
         def run(*inputs: Any) -> Any:
             with self.during(call):
@@ -100,32 +95,12 @@ class CallSlot:
 
         return run
 
-    def watch(self, host: nn.Module) -> None:
-        """Note the keyword `adapter` of each call of `host` as long as it lasts."""
-        if not self.watching:
-            host.register_forward_pre_hook(self._enter, with_kwargs=True)
-            host.register_forward_hook(self._leave, always_call=True)
-            self.watching = True
-
-    def _enter(self, _: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
-        self.calls.append(keywords.get("adapter"))
-
-    def _leave(self, *_: Any) -> None:
-        self.calls.pop()
-
-
-def call_slot(host: Host) -> CallSlot:
-    """The host's slot, made at the first time."""
-    if not hasattr(host, "adapter_slot"):
-        host.adapter_slot = CallSlot()
-    return host.adapter_slot
-
 
 class AdaptedModule(nn.Module):
-    """A frozen module of the host (`base`), and around it the parts that the current call has for its place.
+    """A frozen module of the host (`base`), and around it the parts that the present call has for its place.
 
     A part is called as part(base, hidden), where `base` is a function: the frozen module, or the frozen module with
-    earlier parts around it. Without a call that carries an adapter it is the base, to the bit.
+    earlier parts around it. Where the call has none, it is the base, to the bit.
     """
 
     def __init__(self, base: nn.Module, slot: CallSlot, place: Place) -> None:
@@ -134,11 +109,7 @@ class AdaptedModule(nn.Module):
         self.slot, self.place = slot, place
 
     def forward(self, hidden: Tensor) -> Tensor:
-        call = self.slot.call
-        function: Callable[[Tensor], Tensor] = self.base
-        for part in () if call is None else call.parts.get(self.place, ()):
-            function = partial(part, function)
-        return function(hidden)
+        return self.slot.around(self.place, self.base)(hidden)
 
     def __getattr__(self, name: str) -> Any:
         """What a model file reads of its own module (weight, in_features, ...) is the base's."""
@@ -160,20 +131,6 @@ def head_on_rows(head: nn.Module, rows: Tensor) -> Iterator[None]:
         return (hidden.reshape(1, -1, hidden.shape[-1]).index_select(1, rows.to(hidden.device)), *inputs[1:])
 
     handle = head.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def adapter_in_each_call(host: Host, call: AdapterCall) -> Iterator[None]:
-    """Add `adapter=call` to each forward of the host: its `generate` refuses keywords that it does not know."""
-
-    def add(_: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return inputs, {**keywords, "adapter": call}
-
-    handle = host.register_forward_pre_hook(add, with_kwargs=True, prepend=True)  # before whatever reads the keyword
     try:
         yield
     finally:

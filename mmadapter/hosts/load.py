@@ -16,7 +16,7 @@ import torch
 from mmadapter.distributed.deepspeed import is_sharded
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import route
-from mmadapter.hosts.calls import CallSlot, call_slot
+from mmadapter.hosts.calls import CallSlot
 from mmadapter.hosts.families import Host, decoder_layers, family_of
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, agreed, loading_sharded
@@ -177,11 +177,10 @@ def checkpoint_activations(host: Host) -> None:
     # transformers 5 lets the embeddings require a gradient, giving all layers a graph; 4.57 does not, and complains.
     with contextlib.suppress(AttributeError):
         host.disable_input_require_grads()
-    slot = call_slot(host)
     layer: Any
     for layer in decoder_layers(host):
         layer.training = True
-        layer._gradient_checkpointing_func = _with_call(layer._gradient_checkpointing_func, slot)
+        layer._gradient_checkpointing_func = _with_call(layer._gradient_checkpointing_func, host.adapter_slot)
 
 
 def _with_call(checkpoint: Callable, slot: CallSlot) -> Callable:

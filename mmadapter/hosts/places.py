@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from mmadapter.errors import InputError
-from mmadapter.hosts.calls import FINAL, AdaptedModule, Place, call_slot
+from mmadapter.hosts.calls import FINAL, AdaptedModule, Place
 from mmadapter.hosts.families import (
     ATTENTION,
     AttentionModule,
@@ -87,14 +87,13 @@ class HostPlaces:
 
     def wrap(self, places: Iterable[Place]) -> None:
         """Put an AdaptedModule around the module at each of `places`; idempotent. The attention needs none."""
-        slot = call_slot(self.host)
         for layer, place in places:
             if place == ATTENTION:
                 continue
             owner, name = self._find(layer, place)
             if not isinstance(found := getattr(owner, name), AdaptedModule):
-                setattr(owner, name, AdaptedModule(found, slot, (layer, self.family.own_name(place))))
-            slot.watch(self.host)
+                own_place = (layer, self.family.own_name(place))
+                setattr(owner, name, AdaptedModule(found, self.host.adapter_slot, own_place))
 
     def _find(self, layer: int, place: str) -> tuple[nn.Module, str]:
         """The module that holds a place's module, and the name under which it does."""

@@ -91,7 +91,7 @@ class Adapter(nn.ModuleDict):
         HostPlaces(host).wrap(self.parts)
 
     def call(self, visual: VisualTokens | None = None, keep: bool = False) -> AdapterCall:
-        """What a call of the host carries for this adapter to act: `host(..., adapter=adapter.call())`."""
+        """What makes this adapter act in a call: `with host.adapter_slot.during(adapter.call()): host(...)`."""
         return AdapterCall(self.parts, visual, self.fuses, keep)
 
     @property

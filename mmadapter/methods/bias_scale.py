@@ -68,11 +68,11 @@ class BiasScale(nn.Module):
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """W' = s W and b' = s (b_host + b), or W' = W s and b' = b_host + b with the scale on the input."""
-        weight, bias = tensors["weight"], tensors.get("bias")
-        if self.bias is not None and bias is not None:  # where the layer has no room, the trained bias is zero
+        weight, bias = tensors["weight"], tensors["bias"]
+        if self.bias is not None:
             bias = bias + self.bias
         if self.scale is not None and self.scale_on == "output":
-            weight, bias = weight * self.scale[:, None], None if bias is None else bias * self.scale
+            weight, bias = weight * self.scale[:, None], bias * self.scale
         elif self.scale is not None:
             weight = weight * self.scale
-        return {"weight": weight} | ({} if bias is None else {"bias": bias})
+        return {"weight": weight, "bias": bias}

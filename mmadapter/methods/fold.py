@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import Place
-from mmadapter.hosts.families import ATTENTION, Host
+from mmadapter.hosts.families import ATTENTION, Host, attention_modules, family_of
 from mmadapter.hosts.places import HostPlaces
 from mmadapter.methods.adapter import Adapter, Method
 
@@ -35,9 +34,17 @@ def fold(host: Host, adapter: Adapter, dtype: torch.dtype | None = None) -> Host
     folded = folded_methods(adapter)
     kept = {(layer, place) for name in adapter if name not in folded for layer, place, _ in _placed(adapter[name])}
     folding = {place: parts for place, parts in adapter.parts.items() if place not in kept}
-    _refuse_prompts_on_other_weights(places, adapter)
-    _refuse_other_layers(places)
-    switches = _bias_switches(places, adapter)
+    # Whatever cannot be folded is refused here.
+    _refuse_prompts_on_other_weights(host, adapter)
+    for layer, name in places.linears():
+        linear = places.module(layer, name)
+        if type(linear) is not nn.Linear or not linear.weight.is_floating_point():
+            raise InputError(
+                f"Layer {layer}, {name} of this host is a {type(linear).__name__}, in which nothing can be folded. "
+                "Use the host that is not quantised."
+            )
+    switches = _bias_switches(places, folding)
+    # The plain modules with room for biases, and the parts in them.
     norms = [(layer, norm) for layer, norms in places.norms(final=True).items() for norm in norms]
     for place in [*places.linears(), *norms]:
         if place not in kept:
@@ -46,8 +53,8 @@ def fold(host: Host, adapter: Adapter, dtype: torch.dtype | None = None) -> Host
     for place, parts in folding.items():
         module = places.module(*place)
         for name, value in _folded(module, parts).items():
-            own = getattr(module, name)
-            own.data = _rounded(value, dtype or own.dtype).to(own.device)
+            if (own := getattr(module, name)) is not None:  # a bias without a place is zero
+                own.data = _rounded(value, dtype or own.dtype).to(own.device)
     for parameter in host.parameters():  # not the buffers: rotary frequencies stay in float32
         parameter.data = _rounded(parameter.data, dtype or parameter.dtype)
     for name in folded:
@@ -68,8 +75,10 @@ def _placed(method: nn.Module) -> list[tuple[int, str, nn.Module]]:
 
 
 def _folded(module: nn.Module, parts: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """A frozen module's tensors in float32 with its parts in them."""
+    """A frozen module's tensors in float32 with its parts in them; a linear layer's always with a bias."""
     tensors = {name: parameter.detach().float() for name, parameter in module.named_parameters()}
+    if isinstance(module, nn.Linear):
+        tensors.setdefault("bias", tensors["weight"].new_zeros(module.out_features))
     for part in parts:
         tensors = part.fold(tensors)  # type: ignore[operator]
     return tensors
@@ -85,23 +94,13 @@ def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
     return rounded
 
 
-def _refuse_other_layers(places: HostPlaces) -> None:
-    for layer, name in places.linears():
-        linear = places.module(layer, name)
-        if type(linear) is not nn.Linear or not linear.weight.is_floating_point():
-            raise InputError(
-                f"Layer {layer}, {name} of this host is a {type(linear).__name__}, in which nothing can be folded. "
-                "Use the host that is not quantised."
-            )
-
-
 # Room for biases: what `transformers` itself builds from a configuration decides, not a table of families.
 
 
-def _bias_switches(places: HostPlaces, adapter: Adapter) -> list[str]:
+def _bias_switches(places: HostPlaces, folding: Mapping[Place, Sequence[nn.Module]]) -> list[str]:
     """The settings of the host's configuration to switch on, so that its linear layers hold the trained biases."""
-    linears = [place for place in places.linears() if place in adapter.parts]
-    needed = {place for place in linears if places.module(*place).bias is None and _adds(places, adapter, place)}
+    without = [place for place in places.linears() if place in folding and places.module(*place).bias is None]
+    needed = {place for place in without if _folded(places.module(*place), folding[place])["bias"].any()}
     if not needed:
         return []
     settings = places.host.config.to_dict().items()
@@ -110,23 +109,6 @@ def _bias_switches(places: HostPlaces, adapter: Adapter) -> list[str]:
     if missing := needed - _biased(places.host, chosen):
         raise _cannot_hold(places, missing, _biased(places.host, switches))
     return chosen
-
-
-def _adds(places: HostPlaces, adapter: Adapter, place: Place) -> bool:
-    """Whether the parts of a linear layer without a bias give something where the layer gives zero."""
-    linear = places.module(*place)
-    zeros = torch.zeros(1, linear.in_features, device=linear.weight.device)
-
-    def function(hidden: Tensor) -> Tensor:
-        return hidden.new_zeros(1, linear.out_features)
-
-    for part in adapter.parts[place]:
-        function = _around(part, function)
-    return bool(function(zeros).any())
-
-
-def _around(part: nn.Module, base: Any) -> Any:
-    return lambda hidden: part(base, hidden)
 
 
 def _biased(host: Host, switches: Sequence[str]) -> set[Place]:
@@ -169,55 +151,22 @@ def _cannot_hold(places: HostPlaces, missing: set[Place], holdable: set[Place]) 
     )
 
 
-# Prompts that pass the frozen projections: exact in the folded host only where these carry nothing.
-
-
-def _refuse_prompts_on_other_weights(places: HostPlaces, adapter: Adapter) -> None:
-    frozen = {
-        layer
-        for (layer, place), parts in adapter.parts.items()
-        if place == ATTENTION and any(getattr(part, "through", "adapted") == "base" for part in parts)
-    }
-    differing: list[Place] = []
-    for layer in sorted(frozen):
-        passed = _passed_by_prompts(places, layer)
-        names = [*places.family.linears, *places.norms()[layer]]
-        differing += [
-            (layer, name)
-            for name in names
-            if (layer, name) in adapter.parts
-            and id(places.module(layer, name)) in passed
-            and _carries(places, adapter, (layer, name))
-        ]
+def _refuse_prompts_on_other_weights(host: Host, adapter: Adapter) -> None:
+    """Prompts that pass the frozen projections fit the folded host only where trained parts do not change these."""
+    probe = torch.randn(1, 2, host.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    differing = []
+    for (layer, place), parts in sorted(adapter.parts.items()):
+        if place == ATTENTION and any(getattr(part, "through", "adapted") == "base" for part in parts):
+            module = attention_modules(host)[layer]
+            project, hidden = family_of(host.config.model_type).project, probe.to(next(module.parameters()))
+            frozen = project(module, hidden)
+            with host.adapter_slot.during(adapter.call()):
+                adapted = project(module, hidden)
+            differing += [layer] if not all(map(torch.equal, frozen, adapted)) else []
     if differing:
-        names = list(dict.fromkeys(name for _, name in differing))
         raise InputError(
-            f"Prompts or visual tokens of this adapter pass the frozen projections (through=base), but "
-            f"{', '.join(names)} of layers {differing[0][0]} to {differing[-1][0]} carry trained parts: in the folded "
-            "model they would pass the folded weights, which is another model. Use the adapter on its own host, or "
+            "Prompts or visual tokens of this adapter pass the frozen projections (through=base), but those of layers "
+            f"{differing[0]} to {differing[-1]} have trained parts in what makes keys and values: in the folded model "
+            "prompts would pass the folded weights, which is another model. Use the adapter on its own host, or "
             "train with adapter.prompts.through=adapted, or without trained parts there."
         )
-
-
-def _passed_by_prompts(places: HostPlaces, layer: int) -> set[int]:
-    """The ids of the modules that the family's row calls to make keys and values of prompts."""
-    module = places.attention(layer)
-    passed: set[int] = set()
-    hooks = [part.register_forward_hook(lambda part, *_: passed.add(id(part))) for part in module.modules()]
-    weight = next(module.parameters())
-    try:
-        places.family.project(module, weight.new_zeros(1, 1, places.width))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return passed
-
-
-def _carries(places: HostPlaces, adapter: Adapter, place: Place) -> bool:
-    """Whether trained parts make the module another function than the frozen one."""
-    module = places.module(*place)
-    tensors = {name: parameter.float() for name, parameter in module.named_parameters()}
-    changed = any(
-        not torch.equal(value, tensors[name]) for name, value in _folded(module, adapter.parts[place]).items()
-    )
-    return changed or (isinstance(module, nn.Linear) and module.bias is None and _adds(places, adapter, place))

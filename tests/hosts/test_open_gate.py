@@ -118,7 +118,8 @@ def test_layers_below_the_first_adapted_one_are_untouched():
     adapter = open_adapter(host)
     tokens = random_tokens(1, 6)
     plain = host(input_ids=tokens, output_hidden_states=True).hidden_states
-    ours = host(input_ids=tokens, output_hidden_states=True, adapter=adapter.call()).hidden_states
+    with host.adapter_slot.during(adapter.call()):
+        ours = host(input_ids=tokens, output_hidden_states=True).hidden_states
     first = LAYERS - ADAPTED
     assert torch.equal(plain[first], ours[first])
     assert not torch.equal(plain[first + 1], ours[first + 1])

@@ -116,7 +116,8 @@ def test_a_row_without_an_image_is_not_touched_by_early_fusion():
     adapter = open_v2_adapter(host)
     tokens, visual = random_tokens(2, 9), visual_tokens(2)
     visual[1] = 0
-    mixed = host(input_ids=tokens, adapter=adapter.call(VisualTokens(visual, torch.tensor([True, False])))).logits
+    with host.adapter_slot.during(adapter.call(VisualTokens(visual, torch.tensor([True, False])))):
+        mixed = host(input_ids=tokens).logits
     assert torch.allclose(mixed[0], adapted_logits(host, adapter, tokens, visual_tokens(2))[0], atol=1e-5)
     assert torch.allclose(mixed[1], adapted_logits(host, adapter, tokens)[1], atol=1e-5)
 
@@ -150,8 +151,9 @@ def test_inference_mode_and_kept_projections_give_the_same_logits():
     expected = adapted_logits(host, adapter, tokens, visual_tokens(2))
     with torch.inference_mode():
         call = adapter.call(VisualTokens(visual_tokens(2), torch.ones(2, dtype=torch.bool)), keep=True)
-        for _ in range(2):
-            assert torch.equal(host(input_ids=tokens, adapter=call).logits, expected)
+        with host.adapter_slot.during(call):
+            for _ in range(2):
+                assert torch.equal(host(input_ids=tokens).logits, expected)
 
 
 def test_small_scales_are_not_lost_in_bfloat16():

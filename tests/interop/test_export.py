@@ -16,7 +16,7 @@ from mmadapter.interop.export import export, main
 from mmadapter.methods.folder import read_card
 from mmadapter.model import AdaptedModel
 from tests.assistants import WORDS, assistant_on, batch_of, built, picture, sample, tiny_tokenizer
-from tests.families import ROUNDING, adapter_with, open_adapter, open_up, random_tokens, tiny_host
+from tests.families import ROUNDING, adapted_logits, adapter_with, open_adapter, open_up, random_tokens, tiny_host
 from tests.training.tiny_run import save_models, tiny_conf
 
 # The chat recipe and its like: nothing but what ends in the weights.
@@ -67,8 +67,7 @@ def test_a_process_with_transformers_alone_computes_the_same_logits(tmp_path):
         assistant = assistant_without_prompts(name, tmp_path / name / "host", **parts)
         assistant.save(tmp_path / name / "adapter")
         with torch.no_grad():
-            call = {"adapter": assistant.adapter.call()}
-            expected[name] = assistant.host(input_ids=random_tokens(3, 12), **call).logits
+            expected[name] = adapted_logits(assistant.host, assistant.adapter, random_tokens(3, 12))
         said = export(tmp_path / name / "adapter", tmp_path / name / "out", str(tmp_path / name / "host"))
         assert "it is the whole model" in said and not (tmp_path / name / "out" / "adapter").exists()
     command = [sys.executable, "-c", PLAIN, tmp_path, *WITHOUT_PROMPTS]

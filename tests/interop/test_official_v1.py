@@ -13,6 +13,7 @@ from mmadapter.interop.meta import llama_settings, rename_llama_tensors
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.settings import PromptsConf
+from tests.families import adapted_logits
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official_v1_small.safetensors"
 
@@ -45,7 +46,7 @@ def build(golden, attention):
 
 
 def loss_of(host, adapter, tensors):
-    logits = host(input_ids=tensors["input.tokens"], adapter=adapter.call()).logits
+    logits = adapted_logits(host, adapter, tensors["input.tokens"])
     labels = tensors["input.labels"].clone()
     labels[labels == 0] = -100  # the official code ignores label 0
     return logits, cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

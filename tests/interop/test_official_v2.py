@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
 from mmadapter.hosts.attention import route
-from mmadapter.hosts.calls import FINAL, adapter_in_each_call
+from mmadapter.hosts.calls import FINAL
 from mmadapter.interop.meta import llama_settings, rename_llama_tensors, rows_to_halves
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
@@ -131,7 +131,8 @@ def test_the_visual_query_is_the_official_one(name):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_logits_loss_and_every_gradient_are_the_official_ones(name, attention):
     golden = Golden(name, attention).load_prompts()
-    logits = golden.host(input_ids=golden.tensors["input.tokens"], adapter=golden.call()).logits
+    with golden.host.adapter_slot.during(golden.call()):
+        logits = golden.host(input_ids=golden.tensors["input.tokens"]).logits
     labels = golden.tensors["input.labels"].masked_fill(golden.tensors["input.labels"] == 0, -100)
     loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     loss.backward()
@@ -152,7 +153,7 @@ def test_logits_loss_and_every_gradient_are_the_official_ones(name, attention):
 def test_the_greedy_continuation_is_the_official_one(name):
     golden = Golden(name).load_prompts()
     prompts, expected = golden.tensors["input.prompts"], golden.tensors["expect.greedy"]
-    with torch.no_grad(), adapter_in_each_call(golden.host, golden.call(keep=True)):
+    with torch.no_grad(), golden.host.adapter_slot.during(golden.call(keep=True)):
         tokens = golden.host.generate(
             prompts,
             attention_mask=torch.ones_like(prompts),

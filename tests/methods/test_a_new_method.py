@@ -97,7 +97,7 @@ def test_parts_of_several_methods_at_one_place_chain_in_the_order_of_the_registe
     middle = shift.scale * (inner + shift.bias)
     expected = middle + series_part.up(torch.relu(series_part.down(middle)))
     wrapped = host.model.layers[1].mlp.down_proj
-    with wrapped.slot.during(adapter.call()):
+    with host.adapter_slot.during(adapter.call()):
         assert torch.allclose(wrapped(hidden), expected, atol=1e-5)
     assert torch.equal(wrapped(hidden), linear(hidden))
 

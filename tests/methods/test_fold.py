@@ -128,11 +128,11 @@ def test_prompts_through_the_frozen_projections_are_exact_where_keys_and_values_
 @pytest.mark.parametrize(
     ("name", "parts", "said"),
     [
-        ("llama_mha", {"lora": ["all"]}, "k, v of layers 0 to 3"),
-        ("llama_mha", {"lora": ["all"], "early": 0}, "k, v of layers 1 to 3"),
-        ("llama_mha", {"bias": ["v"]}, "but v of layers"),
-        ("gpt_neox", {"scale": ["all"]}, "but qkv of layers"),
-        ("qwen3", {"norms": "all"}, "but k_norm of layers"),
+        ("llama_mha", {"lora": ["all"]}, "of layers 0 to 3"),
+        ("llama_mha", {"lora": ["all"], "early": 0}, "of layers 1 to 3"),
+        ("llama_mha", {"bias": ["v"]}, "of layers 0 to 3"),
+        ("gpt_neox", {"scale": ["all"]}, "of layers 0 to 3"),
+        ("qwen3", {"norms": "all"}, "of layers 0 to 3"),
     ],
 )
 def test_prompts_through_frozen_projections_that_differ_from_the_folded_ones_are_refused(name, parts, said):
