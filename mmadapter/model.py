@@ -35,7 +35,7 @@ from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
 from mmadapter.hosts.sharded import Sharding, gather_in_forward, in_step
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
-from mmadapter.methods.folder import Card, load_into, settings_on_card, start_from, write_adapter
+from mmadapter.methods.folder import CARD, Card, load_into, settings_on_card, write_adapter
 from mmadapter.methods.groups import TrainableParameter, trainable_parameters
 from mmadapter.settings import problems_of
 from mmadapter.vision import ENCODERS
@@ -455,7 +455,10 @@ class AdaptedModel(nn.Module):
         have. Raises InputError where the folder has tensors that this adapter lacks or would use differently (another
         kind of gate, ...), or is of another host or encoder.
         """
-        return start_from(self.adapter, Path(folder).expanduser(), self._identity())
+        folder = Path(folder).expanduser()
+        folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
+        taken = len(load_into(self.adapter, folder, self._identity(), partly=True)["tensors"])
+        return f"started from {folder}: {taken} tensors, {len(self.trainable_parameters()) - taken} fresh"
 
     def _identity(self) -> dict[str, Any]:
         """What the adapter fits: the host, and the encoder where the adapter sees pictures."""

@@ -19,7 +19,7 @@ from mmadapter.hosts.attention import route
 from mmadapter.hosts.calls import CallSlot
 from mmadapter.hosts.families import Host, decoder_layers, family_of
 from mmadapter.hosts.settings import GenerationConf
-from mmadapter.hosts.sharded import Sharding, agreed, loading_sharded
+from mmadapter.hosts.sharded import Sharding, loading_sharded
 
 OLDEST_TRANSFORMERS = (4, 57)
 TESTED_MAJOR_VERSIONS = (4, 5)
@@ -27,9 +27,8 @@ ATTENTION_NAMES = {"eager": "eager", "sdpa": "sdpa", "flex": "flex_attention"}
 
 
 def host_config(folder: Path, attention: str) -> Any:
-    """The host's `transformers` config, checked: supported version, model type and attention.
-
-    Raises InputError for whatever is not supported.
+    """The host's `transformers` config. Raises InputError where the version of `transformers`, the model type, or this
+    `attention` with that type or on this machine is not supported.
     """
     check_transformers_version()
     from transformers import AutoConfig
@@ -38,7 +37,16 @@ def host_config(folder: Path, attention: str) -> Any:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "(none)")
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{folder / 'config.json'} is not JSON: {error}. Download the model again.") from error
-    check_attention(model_type, attention)
+    kernels = family_of(model_type).kernels
+    if attention not in kernels:
+        raise InputError(
+            f"host.attention={attention}: {model_type} runs with {', '.join(kernels)} only. "
+            f"Set host.attention={kernels[0]}"
+        )
+    if attention == "flex" and not torch.cuda.is_available():
+        raise InputError(
+            "host.attention=flex needs a GPU: FlexAttention does not support backward on CPU. Set host.attention=sdpa"
+        )
     return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
@@ -51,22 +59,6 @@ def check_transformers_version() -> None:
         raise InputError(
             f"transformers {transformers.__version__} is not supported: tested are 4.57 up to (not including) 6. "
             "To fix: pip install 'transformers>=4.57,<6'"
-        )
-
-
-def check_attention(model_type: str, attention: str) -> None:
-    """Raises InputError where this model type or this machine cannot train with `attention`."""
-    family = family_of(model_type)
-    if attention not in ATTENTION_NAMES:
-        raise InputError(f"host.attention={attention}: allowed are {', '.join(ATTENTION_NAMES)}")
-    if attention not in family.kernels:
-        raise InputError(
-            f"host.attention={attention}: {model_type} runs with {', '.join(family.kernels)} only. "
-            f"Set host.attention={family.kernels[0]}"
-        )
-    if attention == "flex" and not torch.cuda.is_available():
-        raise InputError(
-            "host.attention=flex needs a GPU: FlexAttention does not support backward on CPU. Set host.attention=sdpa"
         )
 
 
@@ -90,13 +82,10 @@ def load_host(
     if str(device) == "meta":
         with torch.device("meta"):
             host = AutoModelForCausalLM.from_config(config, **chosen)
+    elif sharding is None:
+        host = _read_weights(folder, config, chosen).to(device)
     else:
-        host = (
-            _read_weights(folder, config, chosen)
-            if sharding is None
-            else _read_sharded(folder, config, chosen, sharding, device)
-        )
-        host = host.to(device)
+        host = _read_sharded(folder, config, chosen, sharding, device).to(device)
     host.requires_grad_(False)
     host.eval()
     route(host)
@@ -131,8 +120,8 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
 def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: Sharding, device: Any) -> Host:
     """The model, each rank with its shard of every weight.
 
-    First every rank opens all files and looks for all tensors, without reading any: once the weights are being sent, a
-    rank that refuses would leave the others waiting.
+    First every rank opens all files and looks for all tensors, without reading any: what is wrong with the folder is
+    said before weights are on their way.
     """
     import transformers
 
@@ -141,7 +130,7 @@ def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], sharding: S
             f"transformers {transformers.__version__} cannot shard a gemma3_text host (engine=zero3). "
             "To fix: pip install 'transformers>=5,<6', or engine=zero2"
         )
-    agreed(lambda: _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"}), sharding.ranks)
+    _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"})
     with loading_sharded(sharding, chosen["dtype"], device):
         return _read_weights(folder, config, chosen)
 

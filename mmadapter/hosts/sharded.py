@@ -7,9 +7,9 @@ release them again: all ranks must therefore run the same modules in the same or
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,6 @@ from torch import nn
 
 from mmadapter.distributed.deepspeed import Zero, is_sharded, load_deepspeed, start_engine
 from mmadapter.distributed.ranks import Ranks
-from mmadapter.errors import InputError
-
-Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -63,22 +60,6 @@ def deepspeed_settings(dtype: torch.dtype, offload: bool = False) -> dict[str, A
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == torch.bfloat16},
     }
-
-
-def agreed(read: Callable[[], Read], ranks: Ranks) -> Read:
-    """What `read` gives here; the same InputError on every rank where it raises one on some of them. Collective.
-
-    So no rank waits for one that has refused.
-    """
-    problem, found = None, None
-    try:
-        found = read()
-    except InputError as error:
-        problem = str(error)
-    problems = [text for text in ranks.gather(problem) if text is not None]
-    if problems:
-        raise InputError(problems[0])
-    return found  # type: ignore[return-value]
 
 
 def gather_in_forward(host: nn.Module) -> None:

@@ -10,27 +10,22 @@ gates and the visual projection, which no `transformers` model has, are left bes
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from mmadapter.errors import InputError
 from mmadapter.files import new_folder
-from mmadapter.hosts.families import Host
-from mmadapter.hosts.load import hide_library_bars, host_identity, load_host, load_tokenizer
+from mmadapter.hosts.load import host_identity, load_host, load_tokenizer
 from mmadapter.hosts.settings import host_folder
+from mmadapter.interop import command
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.fold import fold, folded_methods
 from mmadapter.methods.folder import (
     CARD,
-    Card,
     read_card,
     read_tensors,
     refuse_differences,
@@ -41,15 +36,6 @@ from mmadapter.methods.groups import trainable_parameters
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CONFIG = "config.yaml"  # of a run folder
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where an adapter and its host lie."""
-
-    adapter: Path
-    host: str | None
-    tokenizer: str | None
 
 
 def export(
@@ -63,17 +49,22 @@ def export(
     """
     with new_folder(target) as new:
         # The host, and the adapter upon it.
-        found = _find(source, host, tokenizer)
-        card = read_card(found.adapter)
-        tensors = read_tensors(found.adapter, card)
-        folder, tokens = _host_of(found)
+        place, folder, tokens = _find(source, host, tokenizer)
+        card = read_card(place)
+        tensors = read_tensors(place, card)
         model = load_host(folder, "auto", "eager")  # no forward: every family knows eager
-        refuse_differences(found.adapter, "host", card["host"], host_identity(model, tokens, folder))
-        adapter = _adapter(model, found.adapter, card, tensors)
+        refuse_differences(place, "host", card["host"], host_identity(model, tokens, folder))
+        conf = settings_of_card(place, card)
+        for name in conf.readers_of_features:  # built from an image encoder, which is not needed here
+            del conf.methods[name]
+        adapter = Adapter.build(conf, model)
+        with torch.no_grad():
+            for item in trainable_parameters(adapter):
+                item.parameter.copy_(tensors[item.name])
         folded = folded_methods(adapter)
         if not folded:
             raise InputError(
-                f"{found.adapter} has no bias, scale, norms or LoRA, so there is nothing to put into the host's "
+                f"{place} has no bias, scale, norms or LoRA, so there is nothing to put into the host's "
                 "weights: the exported model would be the host itself. Use the adapter with its host."
             )
         places = Counter(_method(place) for place in {".".join(name.split(".")[:3]) for name in tensors})
@@ -93,8 +84,8 @@ def export(
     return f"Wrote {target} ({model.config.model_type}, {dtype}): {told} in its weights; {left}."
 
 
-def _find(source: Path, host: str | None, tokenizer: str | None) -> Source:
-    """The adapter of a run or adapter folder, with the host that the run's settings name, where there are any."""
+def _find(source: Path, host: str | None, tokenizer: str | None) -> tuple[Path, Path, Any]:
+    """The adapter folder of a run or adapter folder; the host's folder and tokenizer, of the run where not given."""
     if not source.is_dir():
         raise InputError(f"{source}: no such folder. Give a run folder, or an adapter folder (with {CARD}).")
     adapter = source if (source / CARD).is_file() else source / "adapter"
@@ -103,21 +94,16 @@ def _find(source: Path, host: str | None, tokenizer: str | None) -> Source:
         if run is None:
             raise InputError(f"{source} is neither a run folder ({CONFIG}) nor an adapter folder ({CARD}).")
         raise InputError(f"{source}: this run has no adapter/ (yet). Let it come to its end, then export it.")
-    if run is None:
-        return Source(adapter, host, tokenizer)
-    from mmadapter.config import load_run_config
+    if run is not None:
+        from mmadapter.config import load_run_config
 
-    settings = load_run_config(run).host
-    return Source(adapter, host or settings.path, tokenizer or settings.tokenizer)
-
-
-def _host_of(found: Source) -> tuple[Path, Any]:
-    """The host's folder and its tokenizer."""
-    if found.host is None:
-        raise InputError(f"{found.adapter} does not say where its host lies. Give it: --host FOLDER")
+        settings = load_run_config(run).host
+        host, tokenizer = host or settings.path, tokenizer or settings.tokenizer
+    if host is None:
+        raise InputError(f"{adapter} does not say where its host lies. Give it: --host FOLDER")
     try:
-        folder = host_folder(found.host)
-        return folder, load_tokenizer(folder, found.tokenizer)
+        folder = host_folder(host)
+        return adapter, folder, load_tokenizer(folder, tokenizer)
     except InputError as error:
         raise InputError(f"{error} Here: --host FOLDER and --tokenizer FOLDER say where they lie now.") from error
 
@@ -125,18 +111,6 @@ def _host_of(found: Source) -> tuple[Path, Any]:
 def _method(name: str) -> str:
     """The method that a tensor belongs to."""
     return name.partition(".")[0]
-
-
-def _adapter(host: Host, folder: Path, card: Card, tensors: dict[str, Tensor]) -> Adapter:
-    """The adapter of a card on its host, with its tensors; without what needs an image encoder."""
-    conf = settings_of_card(folder, card)
-    for name in conf.readers_of_features:
-        del conf.methods[name]
-    adapter = Adapter.build(conf, host)
-    with torch.no_grad():
-        for item in trainable_parameters(adapter):
-            item.parameter.copy_(tensors[item.name])
-    return adapter
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,19 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto: as the host's files are")
     given = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns when it is imported
-    if not sys.stderr.isatty():
-        hide_library_bars()
-    try:
-        print(export(given.source, given.target, given.host, given.dtype, given.tokenizer))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, SafetensorError) as error:
-        print(f"error: {given.target} cannot be written ({error}); nothing is left of it. Make room.", file=sys.stderr)
-        return 2
-    return 0
+    return command(lambda: export(given.source, given.target, given.host, given.dtype, given.tokenizer), given.target)
 
 
 if __name__ == "__main__":

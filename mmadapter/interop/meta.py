@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,12 +17,11 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mmadapter.errors import InputError
 from mmadapter.files import new_folder
-from mmadapter.hosts.load import hide_library_bars
+from mmadapter.interop import command
 
 # Where model-parallel files are joined: dimension by the end of the tensor's name; norms are the same in every file.
 _JOINED = {
@@ -182,20 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     beside = [given.source / "tokenizer.model", given.source.parent / "tokenizer.model"]
     tokenizer = given.tokenizer or next((file for file in beside if file.is_file()), None)
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns when it is imported
-    if not sys.stderr.isatty():
-        hide_library_bars()
-    try:
+
+    def write() -> str:
         convert(given.source, given.target, tokenizer, given.tokens)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, SafetensorError) as error:
-        print(f"error: {given.target} cannot be written ({error}); nothing is left of it. Make room.", file=sys.stderr)
-        return 2
-    print(f"Wrote {given.target}. Use it: host.path={given.target}")
-    return 0
+        return f"Wrote {given.target}. Use it: host.path={given.target}"
+
+    return command(write, given.target)
 
 
 if __name__ == "__main__":

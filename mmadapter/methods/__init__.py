@@ -70,33 +70,9 @@ class AdapterConf:
         self.groups = {name: group for name, group in self.groups.items() if group.roles}
 
     def contradictions(self, key: str) -> Iterator[str]:
-        yield from self._visual_problems(key)
-        yield from self._role_problems(key)
-
-    def _visual_problems(self, key: str) -> Iterator[str]:
-        """What the projection makes must have somewhere to go, and early fusion something to attend to."""
-        projection, prompts, early = (self.methods.get(name) for name in ("projection", "prompts", "early_fusion"))
-        if early is not None and not self.readers_of_features:
-            yield (
-                f"{key}.early_fusion has no visual tokens without {key}.projection. Add the projection, e.g. "
-                f"{key}.projection.tokens=20, or set {key}.early_fusion=null"
-            )
-        if projection is None or early is not None:
-            return
-        if prompts is None:
-            yield (
-                f"{key}.projection makes visual tokens, and neither {key}.prompts nor {key}.early_fusion is there: "
-                f"pictures have no way in. Set {key}.early_fusion.layers=1 (V2), {key}.prompts.layers=30 (V1), or "
-                "vision=none adapter=v1"
-            )
-        elif projection.tokens not in (1, prompts.length):
-            yield (
-                f"{key}.projection.tokens={projection.tokens}: without {key}.early_fusion one visual token is added to "
-                f"all prompts of a layer, or one to each. Set {key}.projection.tokens=1 or ={prompts.length}"
-            )
-
-    def _role_problems(self, key: str) -> Iterator[str]:
-        """Every role that the adapter has is in exactly one group or frozen."""
+        for settings in self.chosen.values():
+            yield from settings.problems_beside(self.chosen, key)
+        # Every role that the adapter has is in exactly one group or frozen.
         present = self.roles()
         owners: dict[str, str] = {}
         for role in self.frozen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -38,8 +39,6 @@ class Method(nn.ModuleDict):
     see docs/architecture.md. Its class says the roles of its parameters (groups.py).
     """
 
-    FUSES = False  # it takes the visual tokens for itself; prompts leave them alone
-
     def __init__(self, parts: Mapping[int, nn.Module | Mapping[str, nn.Module]]) -> None:
         made = {layer: part if isinstance(part, nn.Module) else nn.ModuleDict(part) for layer, part in parts.items()}
         super().__init__({str(layer): made[layer] for layer in sorted(made)})
@@ -63,10 +62,21 @@ class Adapter(nn.ModuleDict):
         super().__init__(methods)
         self.settings = dict(settings)
         self.parts: dict[Place, list[nn.Module]] = {}
-        self.fuses = False
-        for method in self.values():
-            if isinstance(method, Method):
-                self._place(method, host)
+        at_attention: dict[str, set[int]] = {}
+        for name, method in self.items():
+            for layer, place, part in method.placed() if isinstance(method, Method) else ():
+                self.parts.setdefault((layer, host.family.own_name(place)), []).append(part)
+                if place == ATTENTION:
+                    at_attention.setdefault(name, set()).add(layer)
+        self.fuses = any(one.FUSES for one in self.settings.values())
+        for one, other in combinations(at_attention, 2) if self.fuses else ():
+            if meeting := at_attention[one] & at_attention[other]:
+                layers = {name: len(at_attention[name]) for name in (one, other)}
+                raise InputError(
+                    f"adapter.{other}.layers={layers[other]} and adapter.{one}.layers={layers[one]} meet: the host has "
+                    f"{host.depth} layers, and visual tokens stay apart from prompts. Set "
+                    f"adapter.{one}.layers={layers[one] - len(meeting)} or less."
+                )
 
     @classmethod
     def build(
@@ -135,16 +145,3 @@ class Adapter(nn.ModuleDict):
         for (layer, _), parts in self.parts.items():
             kept[layer] += sum(getattr(part, "kept_per_token", 0) for part in parts)
         return max(kept.values(), default=0)
-
-    def _place(self, method: Method, host: HostPlaces) -> None:
-        for layer, place, part in method.placed():
-            beside = self.parts.setdefault((layer, host.family.own_name(place)), [])
-            if beside and place == ATTENTION and (method.FUSES or self.fuses):
-                prompts, early = (getattr(self.settings.get(name), "layers", 0) for name in ("prompts", "early_fusion"))
-                raise InputError(
-                    f"adapter.early_fusion.layers={early} and adapter.prompts.layers={prompts} meet: the host has "
-                    f"{host.depth} layers, and visual tokens stay apart from prompts. Set "
-                    f"adapter.prompts.layers={max(host.depth - early, 0)} or less."
-                )
-            beside.append(part)
-        self.fuses = self.fuses or method.FUSES

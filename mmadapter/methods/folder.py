@@ -86,7 +86,7 @@ def read_card(folder: Path) -> Card:
         raise InputError(
             f"{folder / CARD} has format {card['format']}, which a newer mmadapter wrote. Update this one."
         )
-    return version_0_1.card(card, folder) if card.get("format", 1) == 1 else card
+    return version_0_1.card(card) if card.get("format", 1) == 1 else card
 
 
 def read_tensors(folder: Path, card: Card) -> dict[str, Tensor]:
@@ -118,47 +118,28 @@ def settings_of_card(folder: Path, card: Card) -> AdapterConf:
         raise InputError(f"{folder / CARD}: {error}\nMethods that are registered here: {known}.") from error
 
 
-def load_into(adapter: Adapter, folder: Path, identity: Mapping[str, Any]) -> Card:
+def load_into(adapter: Adapter, folder: Path, identity: Mapping[str, Any], partly: bool = False) -> Card:
     """Put the tensors of `folder` into `adapter` and return the card; `identity` is that of host and encoder here.
 
-    Raises InputError when the folder is incomplete or damaged, or belongs to another host, encoder or adapter.
+    With `partly` the adapter may have more than the folder. Raises InputError when the folder is incomplete or damaged,
+    or belongs to another host, encoder or adapter.
     """
     card = read_card(folder)
-    for what in ("host", "vision"):
+    for what in ("host",) if partly and card.get("vision") is None else ("host", "vision"):
         refuse_differences(folder, what, card.get(what), identity[what])
     tensors = read_tensors(folder, card)
     own = {item.name: item.parameter for item in trainable_parameters(adapter)}
-    shapes = {name: list(parameter.shape) for name, parameter in own.items()}
-    refuse_differences(folder, "tensors", {name: list(tensor.shape) for name, tensor in tensors.items()}, shapes)
-    saved = _functions(settings_of_card(folder, card).chosen)
-    refuse_differences(folder, "adapter", saved, _functions(adapter.settings))
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
-    return card
-
-
-def start_from(adapter: Adapter, folder: Path, identity: Mapping[str, Any]) -> str:
-    """Put the tensors of `folder`, or of its `adapter/`, into `adapter`, which may have more; says what was taken over.
-
-    Raises InputError where the folder has tensors that `adapter` lacks or would use differently, or is of another host
-    or encoder.
-    """
-    folder = folder / "adapter" if (folder / "adapter" / CARD).is_file() else folder
-    card = read_card(folder)
-    for what in ("host", "vision") if card.get("vision") is not None else ("host",):
-        refuse_differences(folder, what, card[what], identity[what])
-    tensors = read_tensors(folder, card)
-    own = {item.name: item.parameter for item in trainable_parameters(adapter)}
     held = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    refuse_differences(folder, "tensors", held, {n: list(p.shape) for n, p in own.items() if n in held})
+    shapes = {name: list(parameter.shape) for name, parameter in own.items() if name in held or not partly}
+    refuse_differences(folder, "tensors", held, shapes)
     saved, here = _functions(settings_of_card(folder, card).chosen), _functions(adapter.settings)
-    both = [key for key in saved if key in here]
-    refuse_differences(folder, "adapter", {key: saved[key] for key in both}, {key: here[key] for key in both})
+    if partly:
+        saved, here = ({key: one[key] for key in saved if key in here} for one in (saved, here))
+    refuse_differences(folder, "adapter", saved, here)
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
-    return f"started from {folder}: {len(tensors)} tensors, {len(own) - len(tensors)} fresh"
+    return card
 
 
 def refuse_differences(folder: Path, what: str, saved: Any, here: Any) -> None:

@@ -67,37 +67,21 @@ def parameter_groups(
 ) -> list[Group]:
     """Groups by configuration; every trainable parameter ends in exactly one, unless its role is in `frozen`.
 
-    Raises InputError for a role in two groups, a role or group that no parameter has, a parameter without a group.
+    Raises InputError where that cannot be: for what parameters are, as `AdapterConf` says it for what methods declare.
     """
     trainable = [item for item in trainable if item.role not in frozen]
-    present = {item.role for item in trainable}
-    owner_of: dict[str, str] = {}
-    for name, group in settings.items():
-        for role in group.roles:
-            if role in owner_of:
-                raise InputError(
-                    f"adapter.groups: role {role!r} is in {owner_of[role]!r} and in {name!r}; "
-                    "a role trains in one group only. Remove it from one of them."
-                )
-            if role not in present:
-                raise InputError(
-                    f"adapter.groups.{name}.roles names {role!r}, but this adapter has only: "
-                    f"{', '.join(sorted(present))}."
-                )
-            owner_of[role] = name
-    missing = sorted(present - owner_of.keys())
-    if missing:
-        raise InputError(
-            f"adapter.groups leaves {', '.join(missing)} without a group; every trainable role needs one. "
-            f"Add it to the roles of one of: {', '.join(settings) or '(no group is defined)'}."
-        )
     groups = []
     for name, group in settings.items():
-        members = [(item.name, item.parameter) for item in trainable if owner_of[item.role] == name]
-        if not members:
-            raise InputError(f"adapter.groups.{name} is empty: it names no role. Give it roles or delete the group.")
+        members = [(item.name, item.parameter) for item in trainable if item.role in group.roles]
         sources = None if group.sources is None else tuple(group.sources)
         groups.append(Group(name, tuple(group.roles), group.lr_scale, group.weight_decay, sources, members))
+    asked = sorted(role for group in groups for role in group.roles)
+    present = sorted({item.role for item in trainable})
+    if asked != present or not all(group.roles for group in groups):
+        raise InputError(
+            f"adapter.groups has the roles {', '.join(asked) or 'of no group'}, this adapter {', '.join(present)}: "
+            "each trains in exactly one group, and no group is empty. Name each of the adapter's roles once."
+        )
     return groups
 
 

@@ -5,7 +5,7 @@ A method that is null or absent in `adapter` is not there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,8 @@ class MethodConf:
     ROLES: ClassVar[tuple[str, ...]] = ()  # what its trainable parameters can be
     VISUAL: ClassVar[bool] = False  # it is nothing without pictures
     READS_FEATURES: ClassVar[bool] = False  # it makes the visual tokens of what the image encoder gives
-    START_ONLY: ClassVar[tuple[str, ...]] = ()  # fields that matter for fresh parameters alone
+    TAKES_TOKENS: ClassVar[bool] = False  # visual tokens enter the host through it
+    FUSES: ClassVar[bool] = False  # and through no other method: prompts leave them alone
 
     def roles(self) -> list[str]:
         """The roles that its parameters have under these values."""
@@ -26,7 +27,11 @@ class MethodConf:
 
     def function(self) -> dict[str, Any]:
         """What makes the same tensors another function; where it differs, tensors cannot be taken over."""
-        return {name: value for name, value in vars(self).items() if name not in self.START_ONLY}
+        return dict(vars(self))
+
+    def problems_beside(self, others: Mapping[str, MethodConf], key: str) -> Iterator[str]:
+        """What does not fit the adapter's other methods; `key` is where the adapter's settings stand."""
+        yield from ()
 
     def feature_problems(self, key: str, shape: tuple[int, ...]) -> Iterator[str]:
         """What does not fit the shape of one picture's features, (features,) or (tokens, features)."""
@@ -59,6 +64,14 @@ class ProjectionConf(MethodConf):
                 f"Set vision.tokens={reads} (vision={group}), or the other kind."
             )
 
+    def problems_beside(self, others: Mapping[str, MethodConf], key: str) -> Iterator[str]:
+        if not any(other.TAKES_TOKENS for other in others.values()):
+            yield (
+                f"{key}.projection makes visual tokens, and neither {key}.prompts nor {key}.early_fusion is there: "
+                f"pictures have no way in. Set {key}.early_fusion.layers=1 (V2), {key}.prompts.layers=30 (V1), or "
+                "vision=none adapter=v1"
+            )
+
     def contradictions(self, key: str) -> Iterator[str]:
         if self.kind == "query_transformer" and self.hidden % self.heads:
             yield (
@@ -72,7 +85,7 @@ class PromptsConf(MethodConf):
     """Adaptation prompts with zero-init attention (V1, section 3.2)."""
 
     ROLES: ClassVar[tuple[str, ...]] = ("prompt", "gate")
-    START_ONLY: ClassVar[tuple[str, ...]] = ("std",)
+    TAKES_TOKENS: ClassVar[bool] = True
 
     length: int = number(10, at_least=1)  # K, prompts a layer; V1: 10, V2: 20
     layers: int = number(30, at_least=1)  # L, the last L layers of the host have prompts; V1: 30 of 32, V2: 31
@@ -89,6 +102,17 @@ class PromptsConf(MethodConf):
     def function(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("gate", "gate_per", "attention", "through")}
 
+    def problems_beside(self, others: Mapping[str, MethodConf], key: str) -> Iterator[str]:
+        if any(other.FUSES for other in others.values()):
+            return
+        for name, other in others.items():
+            tokens = getattr(other, "tokens", 1) if other.READS_FEATURES else 1
+            if tokens not in (1, self.length):
+                yield (
+                    f"{key}.{name}.tokens={tokens}: without {key}.early_fusion one visual token is added to all "
+                    f"prompts of a layer, or one to each. Set {key}.{name}.tokens=1 or ={self.length}"
+                )
+
 
 @dataclass
 class EarlyFusionConf(MethodConf):
@@ -96,6 +120,8 @@ class EarlyFusionConf(MethodConf):
 
     ROLES: ClassVar[tuple[str, ...]] = ("early_gate",)
     VISUAL: ClassVar[bool] = True
+    TAKES_TOKENS: ClassVar[bool] = True
+    FUSES: ClassVar[bool] = True
 
     layers: int = number(1, at_least=1)  # the first layers attend to visual tokens; V2: 1
     gate: str = choice("tanh", "identity")  # as in prompts
@@ -104,6 +130,13 @@ class EarlyFusionConf(MethodConf):
 
     def function(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("gate", "gate_per", "through")}
+
+    def problems_beside(self, others: Mapping[str, MethodConf], key: str) -> Iterator[str]:
+        if not any(other.READS_FEATURES for other in others.values()):
+            yield (
+                f"{key}.early_fusion has no visual tokens without {key}.projection. Add the projection, e.g. "
+                f"{key}.projection.tokens=20, or set {key}.early_fusion=null"
+            )
 
 
 @dataclass

@@ -6,10 +6,7 @@ Version 0.1 had one flat list of settings, and its card named only what the tens
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from mmadapter.errors import InputError
 
 Card = dict[str, Any]
 
@@ -74,61 +71,41 @@ def is_old(adapter: Mapping[str, Any]) -> bool:
     return "prompt_length" in adapter or not isinstance(adapter.get("norms"), Mapping | None)
 
 
-def card(old: Card, folder: Path) -> Card:
-    """A card of format 1 as one of format 2. Raises InputError where a setting would need two values."""
+def card(old: Card) -> Card:
+    """A card of format 1 as one of format 2: what it did not say follows from the tensors' names and shapes."""
     told, shapes = old["adapter"], old["tensors"]
+
+    def kinds(family: str, end: str) -> list[str]:
+        """The kinds of modules that have a tensor of this ending, such as q, k: FAMILY.LAYER.KIND.bias."""
+        chosen = [name for name in shapes if name.startswith(f"{family}.") and name.endswith(end)]
+        return list(dict.fromkeys(name.split(".")[2] for name in chosen))
+
+    # The host's parts.
     flat: Card = {"layers": len(told.get("layers", ())), "early_layers": len(told.get("early_layers", ()))}
     flat |= {key: told[key] for key in ("prompt_length", "gate", "gate_per", "attention") if key in told}
     flat["prompt_projection"] = told.get("prompt_projection", "adapted")
     flat["gate_factor"] = any(name.startswith("layers.") and name.endswith(".factor") for name in shapes)
-    flat |= {role: _kinds(shapes, "linears", f".{role}") for role in ("bias", "scale")}
-    flat["scale_on"] = _single(folder, told, "scale_on", "output")
+    flat |= {role: kinds("linears", f".{role}") for role in ("bias", "scale")}
+    flat["scale_on"] = (told.get("scale_on") or ["output"])[0]
     normed = {name.split(".")[1] for name in shapes if name.startswith("norms.")}
     flat["norms"] = "none" if not normed else "all" if "-1" in normed else "blocks"
-    flat["lora"] = _lora(folder, told, shapes)
-    flat["projection"] = _projection(told, shapes, old["host"]["width"])
-    pictures = any(name.startswith("visual_projection.") for name in shapes)
+    if on := kinds("lora", ".down.weight"):
+        rank = next(shape for name, shape in shapes.items() if name.startswith("lora.") and ".down.weight" in name)[0]
+        flat["lora"] = {"rank": rank, "alpha": round((told.get("lora_factor") or [1.0])[0] * rank), "on": on}
+    # The visual projection.
+    own = {name.partition(".")[2]: shape for name, shape in shapes.items() if name.startswith("visual_projection.")}
+    if "queries" in own:
+        tokens, hidden = own["queries"]
+        blocks = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
+        sizes = {"hidden": hidden, "tokens": tokens, "blocks": blocks, "heads": told["projection_heads"]}
+        flat["projection"] = {"kind": "query_transformer", **sizes}
+    elif own:
+        outputs, hidden = own["widen.weight"]
+        flat["projection"] = {"kind": "mlp", "hidden": hidden, "tokens": outputs // old["host"]["width"]}
     tensors = {tensor_name(name): shape for name, shape in shapes.items()}
-    made = old | {"format": 2, "adapter": settings(flat, pictures), "tensors": tensors}
+    made = old | {"format": 2, "adapter": settings(flat, bool(own)), "tensors": tensors}
     if (vision := old.get("vision")) is not None:  # the card had the encoder's settings in two places
         encoder = {"encoder": "open_clip", "model": None, "quick_gelu": None, "tokens": "class"}
         encoder |= {key: vision[key] for key in ("layers", "project_scales", "channel_order")}
         made["encoder"] = encoder | (old.get("encoder") or {})
     return made
-
-
-def _lora(folder: Path, told: Card, shapes: Card) -> Card:
-    kinds = _kinds(shapes, "lora", ".down.weight")
-    if not kinds:
-        return {}
-    rank = next(
-        shape[0] for name, shape in shapes.items() if name.startswith("lora.") and name.endswith(".down.weight")
-    )
-    return {"rank": rank, "alpha": round(_single(folder, told, "lora_factor", 1.0) * rank), "on": kinds}
-
-
-def _projection(told: Card, shapes: Card, width: int) -> Card:
-    prefix = "visual_projection."
-    own = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-    if "queries" in own:
-        tokens, hidden = own["queries"]
-        blocks = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
-        sizes = {"hidden": hidden, "tokens": tokens, "blocks": blocks, "heads": told["projection_heads"]}
-        return {"kind": "query_transformer", **sizes}
-    if "widen.weight" in own:
-        outputs, hidden = own["widen.weight"]
-        return {"kind": "mlp", "hidden": hidden, "tokens": outputs // width}
-    return {}
-
-
-def _kinds(names: Any, family: str, end: str) -> list[str]:
-    """The kinds of modules that have a tensor of this ending, such as q, k: FAMILY.LAYER.KIND.bias."""
-    chosen = [name for name in names if name.startswith(f"{family}.") and name.endswith(end)]
-    return list(dict.fromkeys(name.split(".")[2] for name in chosen))
-
-
-def _single(folder: Path, told: Card, key: str, default: Any) -> Any:
-    values = told.get(key) or [default]
-    if len(values) > 1:
-        raise InputError(f"{folder}/adapter.json: {key} has several values, {values}; an adapter has one for all.")
-    return values[0]

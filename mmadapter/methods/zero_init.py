@@ -18,27 +18,17 @@ from mmadapter.methods.settings import EarlyFusionConf, PromptsConf
 Attention = Callable[[AttentionInputs], Attended]
 
 
-class Prompts(Method):
-    """The prompts of the adapted layers, by layer."""
-
-
-class EarlyFusion(Method):
-    """The gates of the first layers, whose attention also sees the visual tokens, by layer."""
-
-    FUSES = True
-
-
-def build_prompts(settings: PromptsConf, context: BuildContext) -> Prompts:
+def build_prompts(settings: PromptsConf, context: BuildContext) -> Method:
     """Prompts for the host's last layers, drawn lowest layer first. Raises InputError where there are not so many."""
     layers = context.host.last_layers(settings.layers, "adapter.prompts.layers")
     width, heads = context.host.width, context.host.heads
-    return Prompts({n: PromptLayer(settings, width, heads, context.generator, context.device) for n in layers})
+    return Method({n: PromptLayer(settings, width, heads, context.generator, context.device) for n in layers})
 
 
-def build_early_fusion(settings: EarlyFusionConf, context: BuildContext) -> EarlyFusion:
+def build_early_fusion(settings: EarlyFusionConf, context: BuildContext) -> Method:
     """Closed gates for the host's first layers. Raises InputError where there are not so many."""
     layers = context.host.first_layers(settings.layers, "adapter.early_fusion.layers")
-    return EarlyFusion({index: EarlyGate(settings, context.host.heads, context.device) for index in layers})
+    return Method({index: EarlyGate(settings, context.host.heads, context.device) for index in layers})
 
 
 @dataclass(frozen=True)
