@@ -40,9 +40,9 @@ from mmadapter.methods.groups import TrainableParameter, trainable_parameters
 from mmadapter.settings import problems_of
 from mmadapter.vision import ENCODERS
 from mmadapter.vision.encoder import VisionEncoder
-from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.features import FeatureStore, PixelReader
 from mmadapter.vision.images import read_image, upright_rgb
-from mmadapter.vision.settings import VisionSettings
+from mmadapter.vision.settings import NO_CACHE, VisionSettings
 
 TEMPLATES = ("alpaca", "plain")
 Picture = str | Path | Image.Image
@@ -81,7 +81,7 @@ class AdaptedModel(nn.Module):
         host: Host,
         tokenizer: Any,
         adapter: Adapter,
-        features: FeatureStore | None = None,
+        features: FeatureStore | PixelReader | None = None,
         max_tokens: int | None = None,
         activation_checkpointing: bool = False,
         folder: Path | None = None,
@@ -222,8 +222,12 @@ class AdaptedModel(nn.Module):
             return self.host(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=False).logits
 
     def _call(self, features: Features | None, always: bool = False, keep: bool = False) -> AdapterCall:
-        visual = None if features is None else self.adapter.visual_tokens(list(features), self.device, always)
-        return self.adapter.call(visual, keep)
+        if features is None:
+            return self.adapter.call(None, keep)
+        encoder, given = self.vision, list(features)
+        if encoder is not None:  # pixels (vision.cache=false) are encoded here, each picture alone
+            given = [one if one is None or one.ndim < 3 else encoder.encode_one(one) for one in given]
+        return self.adapter.call(self.adapter.visual_tokens(given, self.device, always), keep)
 
     def _call_of(self, batch: Batch, keep: bool = False) -> AdapterCall:
         features = batch.features
@@ -263,7 +267,7 @@ class AdaptedModel(nn.Module):
         self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None, ranks: Ranks | None = None
     ) -> None:
         """Compute the frozen features of image files once, before training or evaluation; several ranks share it."""
-        if self.features is not None:
+        if isinstance(self.features, FeatureStore):
             self.features.add_together(list(dict.fromkeys(paths)), ranks or Ranks(), progress)
 
     def _features_of(self, pictures: Sequence[Picture | None]) -> tuple[Tensor | None, ...]:
@@ -478,8 +482,10 @@ def _host_dtype(name: str, device: Any) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore:
+def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore | PixelReader:
     encoder = ENCODERS.load(vision.encoder)(vision).to(device)
+    if vision.cache == NO_CACHE:
+        return PixelReader(encoder)
     return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)
 
 

@@ -59,10 +59,9 @@ class Stretch(nn.Module):
 
 
 def build_stretch(settings: StretchConf, context: BuildContext) -> Method:
-    host = context.host
-    [place] = host.choose([settings.at], "adapter.stretch.at")
-    layers = range(0, host.depth, settings.every)
-    return Method({n: {place: Stretch(host.module(n, place).in_features, context.device)} for n in layers})
+    linears = context.host.linears([settings.at], "adapter.stretch.at")
+    chosen = {place: linear for place, linear in linears.items() if place[0] % settings.every == 0}
+    return Method({place: Stretch(linear.in_features, context.device) for place, linear in chosen.items()})
 
 
 # A method that stands in for the visual projection: one linear layer.

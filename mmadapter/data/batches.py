@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import Encoded
-from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.features import FeatureStore, PixelReader
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Batch:
     images: tuple[Path | None, ...]
     samples: tuple[Sample, ...]
     features: tuple[Tensor | None, ...] | None = None
-    """What the image encoder gives for each row's picture, (features,) or (tokens, features), on the CPU; None for a
-    row without one. None instead of the tuple: not looked up yet, or a model without pictures."""
+    """What the image encoder gives for each row's picture, (features,) or (tokens, features), on the CPU; with
+    `vision.cache=false` the pixels (3, height, width) that it reads; None for a row without one. None instead of the
+    tuple: not looked up yet, or a model without pictures."""
     filler: bool = False
     """A copy that only keeps this process in step with the others: nothing is learned from it, nothing counted."""
     visual: bool | None = None
@@ -45,7 +46,7 @@ class Batch:
         names = ("input_ids", "attention_mask", "rows", "targets", "pair_sample")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
-    def with_features(self, store: FeatureStore | None) -> Batch:
+    def with_features(self, store: FeatureStore | PixelReader | None) -> Batch:
         """The same batch with the features of its pictures, from a store; as it is where there is none."""
         return self if store is None else replace(self, features=store.of(self.images))
 
@@ -60,7 +61,7 @@ class FeaturedBatches(Sequence[Batch]):
     """Batches that get their features when they are asked for: not all have to be in memory at once."""
 
     batches: Sequence[Batch]
-    store: FeatureStore | None
+    store: FeatureStore | PixelReader | None
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -14,7 +14,7 @@ from mmadapter.data.samples import Sample
 from mmadapter.data.settings import DataConf, GroupSources, samples_per_step
 from mmadapter.data.tokens import SampleEncoder, samples_digest
 from mmadapter.errors import InputError
-from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.features import FeatureStore, PixelReader
 
 
 class TrainingData(Protocol):
@@ -124,7 +124,7 @@ class RunData:
 
         # This rank's part of the validation; what was read is the same on every rank.
         self._validation = [batch for items in validation.values() for batch in part.batches(items, size, pad_id)]
-        self.features: FeatureStore | None = None  # of all pictures, once there is an encoder
+        self.features: FeatureStore | PixelReader | None = None  # of all pictures, once there is an encoder
         self._validated = [item.sample for items in validation.values() for item in items]
         self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}
         self.digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}

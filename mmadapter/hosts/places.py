@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,10 +11,8 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.calls import FINAL, AdaptedModule, Place
 from mmadapter.hosts.families import (
     ATTENTION,
-    AttentionModule,
     Family,
     Host,
-    attention_modules,
     decoder,
     decoder_layers,
     family_of,
@@ -37,8 +35,8 @@ class HostPlaces:
         self.head_dim: int = getattr(config, "head_dim", None) or self.width // self.heads
         self.depth: int = len(decoder_layers(host))
 
-    def choose(self, asked: Sequence[str], key: str) -> list[str]:
-        """The linear layers that `asked` names (or "all"), in the family's order.
+    def linears(self, asked: Sequence[str] = (ALL,), key: str = "") -> dict[Place, nn.Linear]:
+        """The frozen linear layers of every block that `asked` names, lowest layer first, in the family's order.
 
         Raises InputError, beginning with the configuration `key`, for a name that is no linear layer of the family.
         """
@@ -48,7 +46,8 @@ class HostPlaces:
                 f"{key} names {', '.join(unknown)}, but the linear layers of a {self.model_type} block are: "
                 f"{', '.join(names)}. Name some of these, or all."
             )
-        return [name for name in names if name in asked or ALL in asked]
+        chosen = [name for name in names if name in asked or ALL in asked]
+        return {(layer, name): self.module(layer, name) for layer in range(self.depth) for name in chosen}
 
     def last_layers(self, count: int, key: str) -> range:
         """The numbers of the last `count` layers. Raises InputError where the host has fewer."""
@@ -61,24 +60,16 @@ class HostPlaces:
         self.last_layers(count, key)
         return range(count)
 
-    def norms(self, final: bool = False) -> dict[int, list[str]]:
-        """The names of every block's norms by layer; with `final` the one behind the last block, as layer FINAL."""
-        found = {index: list(_norm_paths(layer)) for index, layer in enumerate(decoder_layers(self.host))}
-        return found | ({FINAL: list(self._final_norms())} if final else {})
-
-    def attention(self, layer: int) -> AttentionModule:
-        """The attention module of a layer."""
-        return attention_modules(self.host)[layer]
+    def norms(self, final: bool = False) -> list[Place]:
+        """Every block's norms by their own names; with `final` the one behind the last block, whose layer is FINAL."""
+        found = [(index, name) for index, layer in enumerate(decoder_layers(self.host)) for name in _norm_paths(layer)]
+        return found + ([(FINAL, name) for name in self._final_norms()] if final else [])
 
     def module(self, layer: int, place: str) -> Any:
         """The frozen module at a place. Raises InputError, which lists the family's places, where there is none."""
         owner, name = self._find(layer, place)
         found = getattr(owner, name)
         return found.base if isinstance(found, AdaptedModule) else found
-
-    def linears(self) -> Iterator[Place]:
-        """Every linear layer of every block."""
-        return ((index, name) for index in range(self.depth) for name in self.family.linears)
 
     def put(self, layer: int, place: str, module: nn.Module) -> None:
         """Set the module at a place."""

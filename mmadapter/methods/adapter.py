@@ -33,15 +33,20 @@ class BuildContext:
 
 
 class Method(nn.ModuleDict):
-    """A method's parts by the number of the host's layer: one part at its attention, or parts by name of their place.
+    """A method's parts by their places, (number of the host's layer, name of the place), each layer's in their order.
 
-    So tensors are named LAYER.PLACE.TENSOR, or LAYER.TENSOR at the attention. A part is called as part(base, inputs);
-    see docs/architecture.md. Its class says the roles of its parameters (groups.py).
+    Tensors are named LAYER.PLACE.TENSOR, or LAYER.TENSOR at the attention. A part is called as part(base, inputs); see
+    docs/architecture.md. Its class says the roles of its parameters (groups.py).
     """
 
-    def __init__(self, parts: Mapping[int, nn.Module | Mapping[str, nn.Module]]) -> None:
-        made = {layer: part if isinstance(part, nn.Module) else nn.ModuleDict(part) for layer, part in parts.items()}
-        super().__init__({str(layer): made[layer] for layer in sorted(made)})
+    def __init__(self, parts: Mapping[Place, nn.Module]) -> None:
+        super().__init__()
+        for (layer, place), part in sorted(parts.items(), key=lambda item: item[0][0]):
+            if place != ATTENTION:
+                of_layer = self[str(layer)] if str(layer) in self else nn.ModuleDict()
+                of_layer[place] = part
+                part = of_layer
+            self[str(layer)] = part
 
     def placed(self) -> Iterator[tuple[int, str, nn.Module]]:
         """(layer, place, part) of every part."""

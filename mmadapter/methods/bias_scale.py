@@ -7,21 +7,20 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from mmadapter.hosts.calls import Place
 from mmadapter.methods.adapter import BuildContext, Method
 from mmadapter.methods.settings import BiasScaleConf
 
 
 def build(settings: BiasScaleConf, context: BuildContext) -> Method:
     """A BiasScale on every linear layer that the settings name. Raises InputError for a name that the host lacks."""
-    host = context.host
-    biased = host.choose(settings.bias, "adapter.bias_scale.bias")
-    scaled = host.choose(settings.scale, "adapter.bias_scale.scale")
-    parts: dict[int, dict[str, nn.Module]] = {layer: {} for layer in range(host.depth)}
-    for layer, name in host.linears():
-        if name in biased or name in scaled:
-            linear = host.module(layer, name)
-            sizes = (linear.in_features, linear.out_features)
-            parts[layer][name] = BiasScale(*sizes, name in biased, name in scaled, settings.scale_on, context.device)
+    biased = context.host.linears(settings.bias, "adapter.bias_scale.bias")
+    scaled = context.host.linears(settings.scale, "adapter.bias_scale.scale")
+    parts: dict[Place, nn.Module] = {}
+    for place, linear in context.host.linears().items():
+        if place in biased or place in scaled:
+            sizes, has = (linear.in_features, linear.out_features), (place in biased, place in scaled)
+            parts[place] = BiasScale(*sizes, *has, settings.scale_on, context.device)
     return Method(parts)
 
 

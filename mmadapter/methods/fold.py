@@ -36,8 +36,7 @@ def fold(host: Host, adapter: Adapter, dtype: torch.dtype | None = None) -> Host
     folding = {place: parts for place, parts in adapter.parts.items() if place not in kept}
     # Whatever cannot be folded is refused here.
     _refuse_prompts_on_other_weights(host, adapter)
-    for layer, name in places.linears():
-        linear = places.module(layer, name)
+    for (layer, name), linear in places.linears().items():
         if type(linear) is not nn.Linear or not linear.weight.is_floating_point():
             raise InputError(
                 f"Layer {layer}, {name} of this host is a {type(linear).__name__}, in which nothing can be folded. "
@@ -45,8 +44,7 @@ def fold(host: Host, adapter: Adapter, dtype: torch.dtype | None = None) -> Host
             )
     switches = _bias_switches(places, folding)
     # The plain modules with room for biases, and the parts in them.
-    norms = [(layer, norm) for layer, norms in places.norms(final=True).items() for norm in norms]
-    for place in [*places.linears(), *norms]:
+    for place in [*places.linears(), *places.norms(final=True)]:
         if place not in kept:
             places.put(*place, places.module(*place))
     _make_room_for_biases(host, switches)
@@ -99,8 +97,8 @@ def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _bias_switches(places: HostPlaces, folding: Mapping[Place, Sequence[nn.Module]]) -> list[str]:
     """The settings of the host's configuration to switch on, so that its linear layers hold the trained biases."""
-    without = [place for place in places.linears() if place in folding and places.module(*place).bias is None]
-    needed = {place for place in without if _folded(places.module(*place), folding[place])["bias"].any()}
+    without = {place: linear for place, linear in places.linears().items() if linear.bias is None}
+    needed = {place for place in without if place in folding and _folded(without[place], folding[place])["bias"].any()}
     if not needed:
         return []
     settings = places.host.config.to_dict().items()
@@ -114,7 +112,7 @@ def _bias_switches(places: HostPlaces, folding: Mapping[Place, Sequence[nn.Modul
 def _biased(host: Host, switches: Sequence[str]) -> set[Place]:
     """The linear layers of the decoder blocks that have a bias when `switches` are on."""
     shape = HostPlaces(_shape_of(host, switches))
-    return {place for place in shape.linears() if shape.module(*place).bias is not None}
+    return {place for place, linear in shape.linears().items() if linear.bias is not None}
 
 
 def _shape_of(host: Host, switches: Sequence[str]) -> Host:

@@ -16,15 +16,9 @@ def build(settings: LoraConf, context: BuildContext) -> Method:
 
     Raises InputError for a name that the host lacks.
     """
-    host = context.host
-    chosen = host.choose(settings.on, "adapter.lora.on")
-    parts: dict[int, dict[str, nn.Module]] = {layer: {} for layer in range(host.depth)}
-    for layer, name in host.linears():
-        if name in chosen:
-            linear = host.module(layer, name)
-            sizes = (linear.in_features, linear.out_features)
-            parts[layer][name] = Lora(*sizes, settings.rank, settings.factor, context.generator, context.device)
-    return Method(parts)
+    own = (settings.rank, settings.factor, context.generator, context.device)
+    linears = context.host.linears(settings.on, "adapter.lora.on")
+    return Method({place: Lora(one.in_features, one.out_features, *own) for place, one in linears.items()})
 
 
 class Lora(nn.Module):

@@ -16,13 +16,8 @@ from mmadapter.methods.settings import NormsConf
 
 def build(settings: NormsConf, context: BuildContext) -> Method:
     """A NormCopy on every norm of the blocks, and on the one behind them ("all"; the released 65B has "blocks")."""
-    host = context.host
-    return Method(
-        {
-            layer: {name: NormCopy(host.module(layer, name)) for name in names}
-            for layer, names in host.norms(final=settings.which == "all").items()
-        }
-    )
+    norms = context.host.norms(final=settings.which == "all")
+    return Method({place: NormCopy(context.host.module(*place)) for place in norms})
 
 
 class NormCopy(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmadapter.hosts.attention import Attended, AttentionInputs
 from mmadapter.hosts.calls import VisualTokens
+from mmadapter.hosts.families import ATTENTION
 from mmadapter.methods.adapter import BuildContext, Method
 from mmadapter.methods.settings import EarlyFusionConf, PromptsConf
 
@@ -22,13 +23,14 @@ def build_prompts(settings: PromptsConf, context: BuildContext) -> Method:
     """Prompts for the host's last layers, drawn lowest layer first. Raises InputError where there are not so many."""
     layers = context.host.last_layers(settings.layers, "adapter.prompts.layers")
     width, heads = context.host.width, context.host.heads
-    return Method({n: PromptLayer(settings, width, heads, context.generator, context.device) for n in layers})
+    own = (settings, width, heads, context.generator, context.device)
+    return Method({(layer, ATTENTION): PromptLayer(*own) for layer in layers})
 
 
 def build_early_fusion(settings: EarlyFusionConf, context: BuildContext) -> Method:
     """Closed gates for the host's first layers. Raises InputError where there are not so many."""
     layers = context.host.first_layers(settings.layers, "adapter.early_fusion.layers")
-    return Method({index: EarlyGate(settings, context.host.heads, context.device) for index in layers})
+    return Method({(layer, ATTENTION): EarlyGate(settings, context.host.heads, context.device) for layer in layers})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ forbids keeping features. The papers do not mention augmentation.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -29,7 +28,7 @@ from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
 from mmadapter.vision.encoder import VisionEncoder
-from mmadapter.vision.images import content_digest, decoded, image_content
+from mmadapter.vision.images import content_digest, decoded, image_content, read_image
 from mmadapter.vision.reading import in_order
 
 MEMORY_LIMIT = 8 * 2**30  # bytes
@@ -114,8 +113,14 @@ class FeatureStore:
         most = -(-len(paths) // ranks.world_size)  # of a rank
         size = max(1, EXCHANGED_BYTES // self.bytes_per_image)
         for start in range(0, most, size):
-            for content in ranks.gather_bytes(self.exported(own[start : start + size])):
-                self.take(content)
+            digests = {str(path): self._digests[path] for path in own[start : start + size] if path in self._digests}
+            features = {digest: self._kept[digest] for digest in digests.values() if digest in self._kept}
+            for of_a_rank in ranks.gather(digests):
+                self._digests |= {Path(path): digest for path, digest in of_a_rank.items()}
+            for content in ranks.gather_bytes(save(features)):
+                for digest, feature in load(content).items():
+                    if not self._is_full:
+                        self._kept.setdefault(digest, feature)
         self.add(paths)  # what a cache folder of another machine has, and what did not fit
 
     def feature(self, path: Path) -> Tensor:
@@ -139,22 +144,6 @@ class FeatureStore:
         """(pictures, features) or (pictures, tokens, features) of upright RGB pictures in memory; nothing is kept."""
         prepare = self.encoder.preparation()
         return torch.stack([self.encoder.encode_one(prepare(image)) for image in images])
-
-    def exported(self, paths: Sequence[Path]) -> bytes:
-        """What another rank takes over of these files, which this one has added: digests, and features but for those
-        that it finds in the cache folder."""
-        digests = {str(path): self._digests[path] for path in paths if path in self._digests}
-        tensors = {name: self._kept[name] for name in set(digests.values()) if name in self._kept}
-        return save(tensors, {"digests": json.dumps(digests)})
-
-    def take(self, content: bytes) -> None:
-        """Keep what another rank `exported`, as far as memory allows."""
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own layout
-        digests = json.loads(header["__metadata__"]["digests"])
-        self._digests |= {Path(path): digest for path, digest in digests.items()}
-        for digest, feature in load(content).items():
-            if not self._is_full:
-                self._kept.setdefault(digest, feature)
 
     @property
     def _is_full(self) -> bool:
@@ -219,6 +208,26 @@ class FeatureStore:
             return
         self._opened.add(file)
         self._packed |= dict.fromkeys(pack.keys(), pack)
+
+
+class PixelReader:
+    """In place of a FeatureStore where nothing is to be kept (`vision.cache=false`).
+
+    Batches then carry the pixels of their pictures, (3, height, width) as the encoder prepares them, and the model
+    encodes them in its forward, each alone: the numbers are those of kept features, to the bit.
+    """
+
+    def __init__(self, encoder: VisionEncoder) -> None:
+        self.encoder = encoder
+
+    def of(self, images: Sequence[Path | None]) -> tuple[Tensor | None, ...]:
+        """The pixels of each row's picture, None for a row without one."""
+        return tuple(None if image is None else self.encode([read_image(image)])[0] for image in images)
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """(pictures, 3, height, width) of upright RGB pictures in memory."""
+        prepare = self.encoder.preparation()
+        return torch.stack([prepare(image) for image in images])
 
 
 def _read(

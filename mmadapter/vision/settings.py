@@ -14,6 +14,7 @@ from mmadapter.errors import InputError
 from mmadapter.settings import choice, input_path, listing, number, plain, to_plain
 
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
+NO_CACHE = "False"  # what `vision.cache=false` is, where a text is expected
 CONFIG_FILE = "open_clip_config.json"  # of a folder in open_clip's layout
 
 
@@ -23,7 +24,7 @@ class VisionSettings:
 
     enabled: bool = True  # false = text only: no encoder is loaded, no visual role is there
     encoder: str = "open_clip"  # name of a registered encoder, which decides the other keys
-    cache: str | None = plain(None, influence=False)  # folder for frozen features; null = in memory only
+    cache: str | None = plain(None, influence=False)  # folder for features; null = in memory; false = not kept
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
 
     def feature_shape(self) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ def build(settings, context):
     sizes = (host.width, host.width)
     for layer in range(host.depth):
         host.module(layer, settings.at)  # refuses an unknown place
-    return Method({n: {settings.at: Bottleneck(*sizes, settings, context.generator)} for n in range(host.depth)})
+    return Method({(n, settings.at): Bottleneck(*sizes, settings, context.generator) for n in range(host.depth)})
 
 
 @pytest.fixture

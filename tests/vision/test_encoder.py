@@ -86,3 +86,16 @@ def test_its_features_are_kept_like_any_others(tmp_path, workers, monkeypatch):
     assert features[1] is None and features[0].shape == settings.feature_shape() == encoder.feature_shape
     assert store.folder.name == encoder.digest() != GridEncoder(GridSettings(cells=3)).digest()
     assert encoder.identity() == {"features": 3, "encoder_digest": encoder.digest()}
+
+
+def test_an_encoder_may_have_no_weights(tmp_path):
+    class Unscaled(GridEncoder):
+        def __init__(self, settings):
+            super().__init__(settings)
+            self.scale = None
+
+        def encode(self, pixels):
+            return nn.functional.adaptive_avg_pool2d(pixels, self.settings.cells).flatten(2).mT
+
+    store = FeatureStore(Unscaled(GridSettings(encoder="grid")))
+    assert not list(store.encoder.parameters()) and store.feature(picture(tmp_path, 1)).shape == (4, 3)

@@ -1,12 +1,14 @@
 """Frozen features are computed once per content and encoder, and kept bit by bit, in memory or in a folder."""
 
-import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
 
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.vision import features as module
 from mmadapter.vision.features import FeatureStore
@@ -198,30 +200,36 @@ def test_features_of_one_picture_do_not_depend_on_its_neighbours(tmp_path, encod
         torch.set_num_threads(before)
 
 
+class Thread(Ranks):
+    """A rank that is a thread of this process, and notes what it sends."""
+
+    def __init__(self, rank, meeting, sent):
+        super().__init__(rank, 2)
+        self.meeting, self.sent = meeting, sent
+
+    def barrier(self):
+        self.meeting.wait(60)
+
+    def gather_bytes(self, content):
+        self.sent[self.rank].append(content)
+        self.barrier()
+        found = [contents[-1] for contents in self.sent]
+        self.barrier()
+        return found
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_ranks_take_over_what_others_encoded(tmp_path, cached):
     paths = [picture(tmp_path, seed) for seed in range(5)]
     cache = tmp_path / "cache" if cached else None
+    meeting, sent = Barrier(2), ([], [])
     stores = [FeatureStore(all_tokens(), cache) for _ in range(2)]
-    for rank, store in enumerate(stores):
-        store.add(paths[rank::2])
-    contents = [store.exported(paths[rank::2]) for rank, store in enumerate(stores)]
-    assert (max(map(len, contents)) > 2 * 5 * 32 * 4) == (not cached), "what lies in the folder is not sent"
-    for store in stores:
-        calls = counted(store)
-        for content in contents:
-            store.take(content)
-        for path in paths:
-            path.rename(path.with_suffix(".gone"))
-        store.add(paths)
-        assert calls == [] and all(store.feature(path).shape == (5, 32) for path in paths)
-        for path in paths:
-            path.with_suffix(".gone").rename(path)
-
-
-def test_what_is_exported_is_no_pickle(tmp_path):
-    store = FeatureStore(random_encoder())
-    store.add([picture(tmp_path, 1)])
-    content = store.exported([tmp_path / "1.png", tmp_path / "never added.png"])
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    assert list(json.loads(header["__metadata__"]["digests"])) == [str(tmp_path / "1.png")]
+    calls = [counted(store) for store in stores]
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [Thread(rank, meeting, sent) for rank in range(2)]
+        list(pool.map(FeatureStore.add_together, stores, [paths, paths], ranks))
+    assert (max(map(len, [*sent[0], *sent[1]])) > 2 * 5 * 32 * 4) == (not cached), "what lies in the folder is not sent"
+    for path in paths:
+        path.unlink()
+    assert all(store.feature(path).shape == (5, 32) for store in stores for path in paths)
+    assert [len(each) for each in calls] == [3, 2]

@@ -19,7 +19,7 @@ from mmadapter.distributed.ranks import Ranks
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.tasks.settings import ScienceqaTaskSettings
 from mmadapter.vision import images
-from mmadapter.vision.features import FeatureStore
+from mmadapter.vision.features import FeatureStore, PixelReader
 from tests.assistants import assistant_on, batch_of, picture, sample
 
 
@@ -74,6 +74,22 @@ def test_a_step_and_a_validation_open_no_file_once_the_pictures_are_prepared(tmp
         assistant.zero_grad()
         assistant(batch).backward()
         assert any(p.grad is not None and p.grad.any() for p in assistant.adapter["projection"].parameters())
+
+
+def test_pixels_in_the_batch_give_the_same_losses_and_gradients_and_the_forward_opens_no_file(tmp_path, no_files):
+    """`vision.cache=false`."""
+    results, assistant = [], assistant_on(gates=2.0)
+    stores = [assistant.features, PixelReader(assistant.vision)]
+    assistant.train()
+    steps = [[*data.step_batches(0), *data.validation] for data in (data_of(tmp_path, store) for store in stores)]
+    assert [batch.features[0].ndim for batches in steps for batch in batches[:1]] == [1, 3]
+    no_files()
+    for batches in steps:
+        assistant.zero_grad()
+        losses = [assistant(batch) for batch in batches]
+        sum(losses).backward()
+        results.append(torch.stack([*losses, *(p.grad.sum() for p in assistant.adapter["projection"].parameters())]))
+    assert torch.equal(*results)
 
 
 def test_features_in_the_batch_give_what_pictures_looked_up_row_by_row_give(tmp_path):
