@@ -16,9 +16,8 @@ from bench.settings import composed
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
-from mmadapter.distributed.deepspeed import held_bytes
+from mmadapter.distributed.deepspeed import Zero, held_bytes
 from mmadapter.distributed.ranks import Ranks, connected
-from mmadapter.hosts.sharded import sharding_of
 from mmadapter.model import AdaptedModel
 from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
@@ -43,7 +42,7 @@ def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> 
     AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
     parts = (conf.host, conf.vision, conf.adapter, conf.seed)
     with MemoryWatch() as loading:
-        assistant = AdaptedModel.build(*parts, device, sharding_of(conf.engine.name, ranks))
+        assistant = AdaptedModel.build(*parts, device, Zero.of(conf.engine.name))
     with MemoryWatch() as training:
         assistant.train()
         engine = build_engine(conf, assistant, groups_of(conf, assistant))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
-from mmadapter.distributed.deepspeed import whole_size
+from mmadapter.distributed.deepspeed import Zero, is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, head_on_rows
@@ -32,7 +33,7 @@ from mmadapter.hosts.load import (
     load_tokenizer,
 )
 from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
-from mmadapter.hosts.sharded import Sharding, gather_in_forward, in_step
+from mmadapter.hosts.sharded import gather_in_forward
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.folder import CARD, Card, load_into, settings_on_card, write_adapter
@@ -106,13 +107,13 @@ class AdaptedModel(nn.Module):
         adapter: AdapterConf,
         seed: int = 0,
         device: str | torch.device | None = None,
-        sharding: Sharding | None = None,
+        zero: Zero | None = None,
     ) -> AdaptedModel:
         """The model of these settings with a fresh adapter, drawn from `seed`, in evaluation mode.
 
         `device` None: the GPU where there is one. `device="meta"` builds shapes only (dry run): no weights, image
-        encoder or tokenizer is read. With `sharding` the host's weights are sharded over the ranks (collective). Raises
-        InputError for whatever cannot be built.
+        encoder or tokenizer is read. With `zero` of stage 3 the host's weights are sharded over the ranks (collective).
+        Raises InputError for whatever cannot be built.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -120,7 +121,7 @@ class AdaptedModel(nn.Module):
             raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
         on_meta = str(device) == "meta"
         folder = host_folder(host.path)
-        loaded = load_host(folder, _host_dtype(host.dtype, device), host.attention, device, sharding)
+        loaded = load_host(folder, getattr(torch, host.dtype_on(device)), host.attention, device, zero)
         if host.max_tokens > (positions := loaded.config.max_position_embeddings):
             raise InputError(
                 f"host.max_tokens={host.max_tokens}, but the host was built for {positions} tokens "
@@ -259,7 +260,7 @@ class AdaptedModel(nn.Module):
     @property
     def in_step(self) -> bool:
         """Whether every rank must call this model equally often, with images or without them."""
-        return in_step(self.host)
+        return is_sharded(self.host) and dist.get_world_size() > 1
 
     # Pictures.
 
@@ -393,7 +394,7 @@ class AdaptedModel(nn.Module):
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 generation_config=generation_config(settings, self.tokenizer, cache),
-                synced_gpus=in_step(self.host),  # a rank that is done goes on running the host until all are
+                synced_gpus=self.in_step,  # a rank that is done goes on running the host until all are
             )
         answers = self.tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
@@ -474,12 +475,6 @@ class AdaptedModel(nn.Module):
 def _positions(attention_mask: Tensor) -> Tensor:
     """(rows, tokens): each token's place in its own row, wherever the padding stands."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def _host_dtype(name: str, device: Any) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if str(device).startswith("cuda") else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore | PixelReader:

@@ -11,9 +11,9 @@ from mmadapter.config import RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
+from mmadapter.distributed.deepspeed import Zero
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.families import Host
-from mmadapter.hosts.sharded import sharding_of
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.settings import ProjectionConf, PromptsConf
@@ -21,7 +21,6 @@ from mmadapter.model import AdaptedModel
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.open_clip import OpenClipEncoder
 from mmadapter.vision.settings import OpenClipSettings
-from tests.distributed.several import here
 from tests.families import CORE, tiny_host, v2_methods
 
 # What the laws are shown on: V1 and V2 on hosts of several kinds.
@@ -97,8 +96,8 @@ def assistant_on(
 
 def built(conf: RunConf, device: str = "cpu", sharded: bool = False) -> AdaptedModel:
     """The model of a run's settings; `sharded`: as its engine shards the host."""
-    sharding = sharding_of(conf.engine.name, here()) if sharded else None
-    return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, sharding)
+    zero = Zero.of(conf.engine.name) if sharded else None
+    return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, zero)
 
 
 def sample(

@@ -22,6 +22,10 @@ class HostConf:
     activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower
     max_tokens: int = number(512, at_least=8)  # tokens of context used, prompt and answer together; paper: 512
 
+    def dtype_on(self, device: object) -> str:
+        """What `dtype` means on this device, "float32" or "bfloat16"."""
+        return self.dtype if self.dtype != "auto" else "bfloat16" if str(device).startswith("cuda") else "float32"
+
     def contradictions(self, key: str) -> Iterator[str]:
         if self.path != TINY:
             try:

@@ -1,41 +1,25 @@
 """A frozen host whose weights are sharded over the ranks (ZeRO-3): loaded, run and read a piece at a time.
 
 Every rank holds its shard of each tensor. DeepSpeed's hooks gather a module's weights for the module's own forward and
-release them again: all ranks must therefore run the same modules in the same order (`in_step`).
+release them again: all ranks must therefore run the same modules in the same order (`AdaptedModel.in_step`).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from mmadapter.distributed.deepspeed import Zero, is_sharded, load_deepspeed, start_engine
-from mmadapter.distributed.ranks import Ranks
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """That a host's weights are sharded over the ranks, and whether the shards lie in CPU memory, not in the GPU's."""
-
-    ranks: Ranks
-    offload: bool = False
-
-
-def sharding_of(engine: str, ranks: Ranks) -> Sharding | None:
-    """How an engine shards its host; None where every rank has the whole host."""
-    zero = Zero.of(engine)
-    return Sharding(ranks, zero.offload) if zero.stage == 3 else None
+from mmadapter.distributed.deepspeed import is_sharded, load_deepspeed, start_engine
 
 
 @contextlib.contextmanager
-def loading_sharded(sharding: Sharding, dtype: torch.dtype, device: torch.device | str) -> Iterator[None]:
+def loading_sharded(dtype: torch.dtype, device: torch.device | str, offload: bool) -> Iterator[None]:
     """While inside, `transformers` shards every weight that it loads, as soon as it has been read.
+    `offload`: the shards lie in CPU memory, not in the GPU's.
 
     Rank 0 reads (memory-mapped, so that the files' pages can be dropped at any time) and sends each tensor to the
     others; peak memory of a rank is its shards and the two largest tensors. Collective.
@@ -43,7 +27,7 @@ def loading_sharded(sharding: Sharding, dtype: torch.dtype, device: torch.device
     from transformers.integrations import HfDeepSpeedConfig
 
     load_deepspeed(device)
-    live = HfDeepSpeedConfig(deepspeed_settings(dtype, sharding.offload))  # in force as long as somebody holds it
+    live = HfDeepSpeedConfig(deepspeed_settings(dtype, offload))  # in force as long as somebody holds it
     try:
         yield
     finally:
@@ -69,8 +53,3 @@ def gather_in_forward(host: nn.Module) -> None:
     # The shards lie already where `loading_sharded` has put them; the hooks bring them to the device.
     first = next(host.parameters())
     start_engine(first.device, model=host, config=deepspeed_settings(first.dtype))
-
-
-def in_step(host: nn.Module) -> bool:
-    """Whether all ranks must call the host equally often: each of its modules waits for all of them."""
-    return is_sharded(host) and dist.get_world_size() > 1

@@ -43,7 +43,7 @@ class Method(nn.ModuleDict):
         super().__init__()
         for (layer, place), part in sorted(parts.items(), key=lambda item: item[0][0]):
             if place != ATTENTION:
-                of_layer = self[str(layer)] if str(layer) in self else nn.ModuleDict()
+                of_layer: Any = self[str(layer)] if str(layer) in self else nn.ModuleDict()
                 of_layer[place] = part
                 part = of_layer
             self[str(layer)] = part

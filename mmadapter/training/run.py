@@ -23,14 +23,13 @@ from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, StepShape, read_samples
-from mmadapter.distributed.deepspeed import end_engines
+from mmadapter.distributed.deepspeed import Zero, end_engines
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.distributed.start import set_threads
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.hosts.load import hide_library_bars, load_tokenizer
 from mmadapter.hosts.settings import host_folder
-from mmadapter.hosts.sharded import sharding_of
 from mmadapter.methods.folder import CARD
 from mmadapter.methods.groups import Group, parameter_groups, trainable_table
 from mmadapter.methods.settings import GroupConf
@@ -245,7 +244,7 @@ def train_and_evaluate(
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
     with memory.explained("while the host was loaded"):
-        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding_of(conf.engine.name, ranks))
+        model = AdaptedModel.build(*parts, device_of(conf.engine.device), Zero.of(conf.engine.name))
     if not trains:
         model.run_without_engine()
     for name, asked in questions.items():
@@ -356,9 +355,7 @@ def device_of(asked: str) -> str:
 
 def host_dtype(conf: RunConf) -> str:
     """The type of the frozen weights that `host.dtype` means on this machine."""
-    if conf.host.dtype != "auto":
-        return conf.host.dtype
-    return "bfloat16" if device_of(conf.engine.device) == "cuda" else "float32"
+    return conf.host.dtype_on(device_of(conf.engine.device))
 
 
 def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
