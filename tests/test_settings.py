@@ -12,12 +12,12 @@ from mmadapter.settings import (
     Register,
     choice,
     chosen,
-    composed_schema,
     entries,
     leaves,
     listing,
     named,
     number,
+    open_defaults,
     problems_of,
     to_plain,
     typed,
@@ -165,8 +165,9 @@ def test_overrides_reach_components_that_were_not_there():
         with_overrides(town, ["workshop.dril.speeds=[7]"], "variants.x")
 
 
-def test_hydra_sees_open_mappings_where_a_register_decides():
-    composed = OmegaConf.merge(OmegaConf.structured(composed_schema(Town)), CONTENT)
+def test_what_hydra_starts_from_has_all_defaults_and_takes_any_key():
+    assert typed(Town, OmegaConf.to_container(open_defaults(Town))) == typed(Town, {})
+    composed = OmegaConf.merge(open_defaults(Town), CONTENT)
     assert typed(Town, OmegaConf.to_container(composed)) == typed(Town, CONTENT)
 
 
