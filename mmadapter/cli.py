@@ -97,8 +97,7 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
             _refuse_several_evaluations(conf)
             validate(conf)
             if isinstance(conf, RunConf):
-                _refuse_one_job_on_a_cluster(conf)
-                _refuse_a_sweep_of_one_job()
+                _refuse_what_needs_multirun(conf)
                 if starts_processes(conf):
                     return _start(script, conf, wants_trace)
             set_threads(conf.threads)
@@ -236,24 +235,15 @@ def _print_settings(script: Path, config_name: str, schema: type[Conf]) -> None:
     sys.exit(0)
 
 
-def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
-    """Hydra submits with -m only, and would run everything here without a word."""
-    if STARTER in os.environ:  # one of the processes of a submitted job
+def _refuse_what_needs_multirun(conf: RunConf) -> None:
+    """Hydra submits and sweeps with -m only, and would otherwise run one job here without a word."""
+    if STARTER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN:  # one of the processes of a submitted job
         return
-    submits = conf.cluster.name != "local" and not conf.dry_run
-    if submits and HydraConfig.get().mode is RunMode.RUN:
-        raise InputError(
-            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {shlex.join(sys.argv[1:])}\n"
-            "  To run on this machine: cluster=local"
-        )
-
-
-def _refuse_a_sweep_of_one_job() -> None:
-    """What is asked of a sweep would do nothing, without a word."""
-    words = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]
-    one_of_many = STARTER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN
-    if words and not one_of_many:
-        raise InputError(f"{' '.join(words)}: sweeps are with -m only: python train.py -m {shlex.join(sys.argv[1:])}")
+    again = f"with -m only: python train.py -m {shlex.join(sys.argv[1:])}"
+    if conf.cluster.name != "local" and not conf.dry_run:
+        raise InputError(f"cluster={conf.cluster.name} submits {again}\n  To run on this machine: cluster=local")
+    if words := [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]:
+        raise InputError(f"{' '.join(words)}: sweeps are {again}")
 
 
 def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:

@@ -259,9 +259,23 @@ def _within(where: str, problems: Iterable[str], known: Container[str]) -> Itera
 def _own_problems(conf: RunConf) -> Iterator[str]:
     """What does not fit together among the components of one run."""
     sources, batch, groups = conf.data.sources, conf.optimizer.batch_size, conf.group_sources
-    yield from _batch_problems(conf)
+
+    # Micro-batches divide a step of one source.
+    micro_batch = conf.optimizer.micro_batch_size
+    if batch % micro_batch and samples_per_step(sources, batch, groups) is None:
+        fitting = next(n for n in range(micro_batch, 0, -1) if batch % n == 0)
+        yield (
+            f"optimizer.micro_batch_size={micro_batch} does not divide optimizer.batch_size={batch}. "
+            f"Set optimizer.micro_batch_size={fitting}"
+        )
     yield from _vision_problems(conf)
-    yield from _start_problems(conf)
+
+    # Only a variant starts from a variant; whether a folder is there is seen when the run opens it.
+    start = conf.adapter.start
+    if start is not None and start.startswith(VARIANT) and not conf.dry_run:
+        yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
+
+    # Names lead to something.
     for name, group in conf.adapter.groups.items():
         if unknown := [source for source in group.sources or [] if source not in sources]:
             yield _no_such(f"adapter.groups.{name}.sources", unknown, list(sources), "data.sources")
@@ -272,18 +286,6 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
     yield from _machine_problems(conf)
     if "/" in conf.experiment or not conf.experiment:
         yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
-
-
-def _batch_problems(conf: RunConf) -> Iterator[str]:
-    """Micro-batches divide a step of one source."""
-    optimizer = conf.optimizer
-    shares = samples_per_step(conf.data.sources, optimizer.batch_size, conf.group_sources)
-    if optimizer.batch_size % optimizer.micro_batch_size and shares is None:
-        fitting = next(n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0)
-        yield (
-            f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
-            f"optimizer.batch_size={optimizer.batch_size}. Set optimizer.micro_batch_size={fitting}"
-        )
 
 
 def _vision_problems(conf: RunConf) -> Iterator[str]:
@@ -311,13 +313,6 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
         return
     for name, method in conf.adapter.chosen.items():
         yield from method.feature_problems(f"adapter.{name}", shape)
-
-
-def _start_problems(conf: RunConf) -> Iterator[str]:
-    """Only a variant starts from a variant; whether a folder is there is seen when the run opens it."""
-    start = conf.adapter.start
-    if start is not None and start.startswith(VARIANT) and not conf.dry_run:
-        yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
 
 
 def _picture_problems(conf: RunConf) -> Iterator[str]:
