@@ -324,7 +324,7 @@ def _build(schema: type[Settings], content: Mapping[str, Any], key: str) -> Sett
                 continue
         if below.schema is None or not isinstance(below.content or {}, Mapping):
             raise InputError(_refusal(schema, below, content))
-        built = _build(below.schema, below.content or {}, below.key)
+        built: Any = _build(below.schema, below.content or {}, below.key)
         if below.entry is None:
             values[below.field] = built
         else:
