@@ -90,6 +90,7 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
 
     def job(composed: DictConfig) -> Any:
         nonlocal started
+        started = True
         try:
             conf = typed(composed, schema)
             if isinstance(conf, EvalConf):
@@ -101,7 +102,6 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
                 if starts_processes(conf):
                     return _start(script, conf, wants_trace)
             set_threads(conf.threads)
-            started = True
             if isinstance(conf, RunConf):
                 hold_signals()
             if isinstance(act, str):
@@ -130,7 +130,7 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
             hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
-    except (CompactHydraException, OmegaConfBaseException) as error:
+    except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
         if started:  # not the settings' fault: let the traceback be seen
             raise
         _stop(composition_message(error, schema), error, wants_trace)
@@ -229,7 +229,7 @@ def _print_settings(script: Path, config_name: str, schema: type[Conf]) -> None:
             content = content[part]
     except InputError as error:
         _stop(str(error), error, wants_trace=False)
-    except (HydraException, OmegaConfBaseException, KeyError, TypeError):
+    except (HydraException, OmegaConfBaseException, KeyError, TypeError, ValueError):
         return  # Hydra will say it
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), end="")
     sys.exit(0)
@@ -281,6 +281,8 @@ def composition_message(error: BaseException, schema: type[Conf]) -> str:
     if isinstance(error, OverrideParseException):
         said = str(error).partition("See https")[0].strip()
         return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+    if isinstance(error, ValueError):  # optimizer=null
+        return f"{str(error).strip()}. A group is chosen by the name of one of its files: optimizer=v1"
     return str(error).strip()
 
 

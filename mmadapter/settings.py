@@ -275,11 +275,17 @@ class Below:
 
 
 def settings_below(schema: type, content: Mapping[str, Any], key: str) -> Iterator[Below]:
-    """The settings objects directly below the one of class `schema` at `key` that `content` describes."""
+    """The settings objects directly below the one of class `schema` at `key` that `content` describes.
+
+    Raises InputError where a mapping of names to settings is none.
+    """
     own = [item.name for item in fields(schema) if not item.metadata.get("beside")]
     for item in fields(schema):
         kind, given, below = field_types(schema)[item.name], content.get(item.name), joined(key, item.name)
         register, chosen_by = item.metadata.get("register"), item.metadata.get("chosen_by")
+        is_mapping = get_origin(kind) is dict and (register is not None or entry_schema(kind) is not None)
+        if is_mapping and given is not None and not isinstance(given, Mapping):
+            raise InputError(f"{below}={given}: it must be a mapping of names to settings.")
         if register is None and is_dataclass(kind):
             yield Below(item.name, None, below, given, kind)  # type: ignore[arg-type]
         elif register is None and (of_each := entry_schema(kind)) is not None:
@@ -319,16 +325,17 @@ def _build(schema: type[Settings], content: Mapping[str, Any], key: str) -> Sett
     values: dict[str, Any] = {}
     for below in settings_below(schema, content, key):
         if below.entry is not None:
-            of_field = values.setdefault(below.field, {})
-            if below.content is None:
+            values.setdefault(below.field, {})
+            if below.content is None:  # an entry of null is left out
                 continue
-        if below.schema is None or not isinstance(below.content or {}, Mapping):
+        given = {} if below.content is None else below.content
+        if below.schema is None or not isinstance(given, Mapping):
             raise InputError(_refusal(schema, below, content))
-        built: Any = _build(below.schema, below.content or {}, below.key)
+        built: Any = _build(below.schema, given, below.key)
         if below.entry is None:
             values[below.field] = built
         else:
-            of_field[below.entry] = built
+            values[below.field][below.entry] = built
 
     # The fields that hold plain values: OmegaConf converts them to their types.
     made = []
@@ -338,9 +345,9 @@ def _build(schema: type[Settings], content: Mapping[str, Any], key: str) -> Sett
             factory = item.default_factory is not MISSING
             default = field(default_factory=item.default_factory) if factory else field(default=item.default)
             made.append((item.name, kind, default))
-    given = {name: content[name] for name, *_ in made if name in content}
+    plain_values = {name: content[name] for name, *_ in made if name in content}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(make_dataclass(schema.__name__, made)), given)
+        merged = OmegaConf.merge(OmegaConf.structured(make_dataclass(schema.__name__, made)), plain_values)
         return schema(**values, **OmegaConf.to_container(merged))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise InputError(explained(error, schema, content, key)) from error
