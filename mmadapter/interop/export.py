@@ -21,7 +21,7 @@ from mmadapter.errors import InputError
 from mmadapter.files import new_folder
 from mmadapter.hosts.load import host_identity, load_host, load_tokenizer
 from mmadapter.hosts.settings import host_folder
-from mmadapter.interop import command
+from mmadapter.interop.command import command
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.fold import fold, folded_methods
 from mmadapter.methods.folder import (

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmadapter.errors import InputError
 from mmadapter.files import new_folder
-from mmadapter.interop import command
+from mmadapter.interop.command import command
 
 # Where model-parallel files are joined: dimension by the end of the tensor's name; norms are the same in every file.
 _JOINED = {
