@@ -33,7 +33,6 @@ from mmadapter.hosts.load import (
     load_tokenizer,
 )
 from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
-from mmadapter.hosts.sharded import gather_in_forward
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.folder import CARD, Card, load_into, settings_on_card, write_adapter
@@ -252,10 +251,6 @@ class AdaptedModel(nn.Module):
         return output.logits[0].float()
 
     # Several ranks.
-
-    def run_without_engine(self) -> None:
-        """Let the host run where no training engine will be built around it, though its weights are sharded."""
-        gather_in_forward(self.host)
 
     @property
     def in_step(self) -> bool:

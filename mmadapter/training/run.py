@@ -30,6 +30,7 @@ from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.hosts.load import hide_library_bars, load_tokenizer
 from mmadapter.hosts.settings import host_folder
+from mmadapter.hosts.sharded import gather_in_forward
 from mmadapter.methods.folder import CARD
 from mmadapter.methods.groups import Group, parameter_groups, trainable_table
 from mmadapter.methods.settings import GroupConf
@@ -246,7 +247,7 @@ def train_and_evaluate(
     with memory.explained("while the host was loaded"):
         model = AdaptedModel.build(*parts, device_of(conf.engine.device), Zero.of(conf.engine.name))
     if not trains:
-        model.run_without_engine()
+        gather_in_forward(model.host)
     for name, asked in questions.items():
         if cut := cut_prompts(model, asked, conf.tasks[name]):
             display.say(f"task {name}: {cut:,} of {len(asked):,} prompts are too long and will be cut")

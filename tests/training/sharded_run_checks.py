@@ -17,6 +17,7 @@ from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.deepspeed import end_engines, held_bytes, whole_size
 from mmadapter.hosts.settings import GenerationConf
+from mmadapter.hosts.sharded import gather_in_forward
 from mmadapter.model import AdaptedModel
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.training.run import groups_of
@@ -132,7 +133,7 @@ def check_host_alone(folder: Path) -> None:
     """A comparison arm that is not trained: no engine is built, the shared host answers all the same."""
     conf = conf_of(folder / "models", *PRESETS["v2"], "engine=zero3")
     plain, shared = built(conf), built(conf, sharded=True)
-    shared.run_without_engine()
+    gather_in_forward(shared.host)
     assert shared.host_size == plain.host_size == sum(map(whole_size, shared.host.parameters()))
     assert answers(shared, samples_of(folder)) == answers(plain, samples_of(folder))
 
