@@ -13,7 +13,7 @@ from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.families import Host
-from mmadapter.hosts.sharded import sharding_of
+from mmadapter.hosts.sharded import Sharding
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.settings import ProjectionConf, PromptsConf
@@ -97,7 +97,7 @@ def assistant_on(
 
 def built(conf: RunConf, device: str = "cpu", sharded: bool = False) -> AdaptedModel:
     """The model of a run's settings; `sharded`: as its engine shards the host."""
-    sharding = sharding_of(conf.engine.name, here()) if sharded else None
+    sharding = Sharding(here(), conf.engine.offload) if sharded and conf.engine.stage == 3 else None
     return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, sharding)
 
 

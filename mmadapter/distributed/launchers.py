@@ -42,7 +42,10 @@ def launched(environment: Mapping[str, str]) -> Launched | None:
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _from_variables(environment)
-    return _from_slurm(environment) if _is_task_of_many(environment) else None
+    step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    is_of_a_step = "SLURM_PROCID" in environment and step.isdigit() and int(step) < FIRST_SPECIAL_STEP
+    return _from_slurm(environment) if is_of_a_step and tasks.isdigit() and int(tasks) > 1 else None
 
 
 def first_host(names: str) -> str:
@@ -90,15 +93,6 @@ def _from_variables(environment: Mapping[str, str]) -> Launched:
         int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")),
         environment.get(RENDEZVOUS, ""),
     )
-
-
-def _is_task_of_many(environment: Mapping[str, str]) -> bool:
-    """Whether this process is one of several that one srun has started."""
-    step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if "SLURM_PROCID" not in environment or not step.isdigit() or int(step) >= FIRST_SPECIAL_STEP:
-        return False
-    return tasks.isdigit() and int(tasks) > 1
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Launched:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mmadapter.distributed.deepspeed import Zero, is_sharded, load_deepspeed, start_engine
+from mmadapter.distributed.deepspeed import is_sharded, load_deepspeed, start_engine
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 
@@ -28,12 +28,6 @@ class Sharding:
 
     ranks: Ranks
     offload: bool = False
-
-
-def sharding_of(engine: str, ranks: Ranks) -> Sharding | None:
-    """How an engine shards its host; None where every rank has the whole host."""
-    zero = Zero.of(engine)
-    return Sharding(ranks, zero.offload) if zero.stage == 3 else None
 
 
 @contextlib.contextmanager

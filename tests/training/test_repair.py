@@ -221,10 +221,10 @@ def test_torch_keeps_the_bits_of_the_start(undisturbed):
     """The digest in the checkpoints is that of the file."""
     from safetensors.torch import load_file
 
-    from mmadapter.training.movement import _digest
+    from mmadapter.training.movement import digest_of
 
     start = load_file(undisturbed / "checkpoints" / "start.safetensors")
     snapshot, _ = CheckpointFolder(undisturbed / "checkpoints").load_newest()
-    assert snapshot.position.start == _digest(start)
+    assert snapshot.position.start == digest_of(start)
     start["layer.gate"] = torch.nextafter(start["layer.gate"], torch.tensor(9.0))
-    assert snapshot.position.start != _digest(start)
+    assert snapshot.position.start != digest_of(start)
