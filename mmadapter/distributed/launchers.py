@@ -68,15 +68,8 @@ def _from_variables(environment: Mapping[str, str]) -> Launched:
             f"The environment has {given}, but not {', '.join(missing)}; a launcher sets all of {', '.join(names)}. "
             "To fix: start with torchrun, srun, or python train.py launch.processes=N, or unset them."
         )
-    numbers = {name: environment.get(name) or "0" for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    for name, text in numbers.items():
-        if not text.isdigit():
-            raise InputError(
-                f"The environment has {name}={text}, which is no number. To fix: start with torchrun, or unset it."
-            )
-    rank, world_size, local_rank, port = (int(text) for text in numbers.values())
-    if rank >= world_size:
-        raise InputError(f"The environment has RANK={rank} and WORLD_SIZE={world_size}; ranks count from 0.")
+    numbers = (environment.get(name) or "0" for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
+    rank, world_size, local_rank, port = (int(number) for number in numbers)
     if RENDEZVOUS not in environment and world_size > 1 and not 0 < port < 65_536:
         raise InputError(
             f"The environment has MASTER_PORT={port}, at which no rank can listen; ports are 1 to 65535. To fix: leave "

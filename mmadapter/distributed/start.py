@@ -69,7 +69,7 @@ def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
                 continue
             del running[rank]
             if code and not status:
-                status, deadline = exit_status(code), time.monotonic() + GRACE_SECONDS
+                status, deadline = 128 - code if code < 0 else code, time.monotonic() + GRACE_SECONDS
                 if code < 0:
                     print(f"rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr, flush=True)
         if time.monotonic() >= deadline:
@@ -77,11 +77,6 @@ def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
                 process.kill()
         time.sleep(0.05)
     return status
-
-
-def exit_status(code: int) -> int:
-    """What a shell calls the end of a process: 128 + signal where one ended it."""
-    return 128 - code if code < 0 else code
 
 
 @contextmanager

@@ -98,7 +98,7 @@ class CheckpointFolder:
         return final
 
     def load_newest(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest checkpoint that is whole, and messages: damaged ones, which are set aside, and a best one lost.
+        """The newest checkpoint that is whole, and messages about damaged ones, which are set aside.
 
         (None, []) where there is none at all. Raises InputError where there are some, and all are damaged, or where
         the disk does not give them; these stay.
@@ -124,7 +124,6 @@ class CheckpointFolder:
                 aside = one.with_name(DAMAGED + one.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 one.rename(aside)
-            messages += self._forget_lost_best(snapshot.position)
             self._write_pointers(snapshot.position)
             return snapshot, messages
         if damaged:
@@ -156,18 +155,6 @@ class CheckpointFolder:
                 aside = path.with_name(f"{WRITING}old-{path.name}")  # a half-deleted one is never taken for whole
                 path.rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
-
-    def _forget_lost_best(self, position: Position) -> list[str]:
-        """What is said where the best checkpoint is gone: the lowest loss from here on will be the best."""
-        if position.best_step is None or (self.folder / step_name(position.best_step)).is_dir():
-            return []
-        step, loss = position.best_step, position.best_loss
-        position.best_step = position.best_loss = None
-        (self.folder / "best.json").unlink(missing_ok=True)
-        return [
-            f"the best checkpoint, of step {step} with validation loss {loss:.6g}, is gone from {self.folder}; "
-            "the best is chosen anew from here on"
-        ]
 
     def _clear_leftovers(self) -> None:
         for path in self.folder.glob(f"{REPLACED}*"):  # killed between two renames: the earlier save is still whole

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mmadapter.data.batches import Batch
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.methods.groups import Group, TrainableParameter
@@ -52,7 +53,7 @@ class EngineState:
 class Model(Protocol):
     """What engine and loop ask of a model; `model(batch)` gives the sum of its token losses, a float32 scalar."""
 
-    def __call__(self, batch: Any) -> Tensor: ...
+    def __call__(self, batch: Batch) -> Tensor: ...
 
     def train(self, mode: bool = True) -> Any: ...
 
@@ -96,11 +97,11 @@ class Engine(ABC):
         self.steps_done = 0  # skipped ones too
 
     @abstractmethod
-    def step(self, batches: Sequence[Any], lr: float) -> StepResult:
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """One optimizer step over all `batches` (micro-batches, each of one source)."""
 
     @abstractmethod
-    def loss_sum(self, batch: Any) -> float:
+    def loss_sum(self, batch: Batch) -> float:
         """Sum of the token losses of a batch, without a graph."""
 
     @abstractmethod
@@ -119,7 +120,7 @@ class Engine(ABC):
 class SingleDeviceEngine(Engine):
     """Plain PyTorch: one process, one device."""
 
-    def step(self, batches: Sequence[Any], lr: float) -> StepResult:
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         self.optimizer.zero_grad(set_to_none=True)
 
         # The gradient of each micro-batch's loss sum, for the groups that learn from its source.
@@ -164,7 +165,7 @@ class SingleDeviceEngine(Engine):
         return step_result(sums, tokens, norms, tuple(skipped))
 
     @torch.no_grad()
-    def loss_sum(self, batch: Any) -> float:
+    def loss_sum(self, batch: Batch) -> float:
         return float(self.model(batch.to(self.device))) if batch.supervised_tokens else 0.0
 
     def state_dict(self) -> EngineState:
@@ -192,7 +193,7 @@ class SingleDeviceEngine(Engine):
         self.steps_done = state.steps_done
 
 
-def tokens_by_source(batches: Sequence[Any]) -> dict[str, int]:
+def tokens_by_source(batches: Sequence[Batch]) -> dict[str, int]:
     """The supervised tokens of each source among `batches`."""
     tokens: dict[str, int] = {}
     for batch in batches:

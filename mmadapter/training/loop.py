@@ -100,7 +100,7 @@ class Loop:
             return messages, list(files)
 
         messages, names = self.ranks.decide(read)
-        files = {name: self.ranks.decide_bytes(partial(files.get, name, b"")) for name in names}
+        files = {name: self.ranks.decide_bytes(partial(files.__getitem__, name)) for name in names}
         return snapshot_of(self.checkpoints.folder, files.__getitem__) if files else None, messages
 
     def run(self) -> dict[str, Any]:
@@ -198,8 +198,7 @@ class Loop:
         """Say which groups were skipped and what the step read. Raises InputError where there are too many."""
         place, limit = self.position, self.engine.settings.max_nonfinite_steps
         place.nonfinite_steps += 1
-        learned = [batch for batch in batches if not getattr(batch, "filler", False)]
-        own = [sample.where for batch in learned for sample in getattr(batch, "samples", ())][:NAMED_SAMPLES]
+        own = [sample.where for batch in batches if not batch.filler for sample in batch.samples][:NAMED_SAMPLES]
         in_turns = zip_longest(*self.ranks.gather(own))  # the bad sample may be on any rank
         samples = [where for turn in in_turns for where in turn if where is not None][:NAMED_SAMPLES]
         losses = ", ".join(f"{source} {loss:.4g}" for source, loss in result.loss_by_source.items())

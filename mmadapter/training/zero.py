@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
+from mmadapter.data.batches import Batch
 from mmadapter.distributed.deepspeed import find_shares, keep_whole, start_engine, whole_tensors, write_parameter
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.methods.groups import Group
@@ -94,7 +95,7 @@ class ZeroEngine(Engine):
                 zeros = {kind: torch.zeros_like(share.master) for kind in MOMENTS}
                 self.optimizer.state[share.master] = {"step": torch.tensor(0.0), **zeros}
 
-    def step(self, batches: Sequence[Any], lr: float) -> StepResult:
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """One optimizer step over the `batches` of all ranks, which have the same sources in the same order."""
         own = tokens_by_source(batches)
         tokens = {source: int(count) for source, count in zip(own, self.ranks.sum([*own.values()]), strict=True)}
@@ -162,7 +163,7 @@ class ZeroEngine(Engine):
                 gradient.zero_()
 
     @torch.no_grad()
-    def loss_sum(self, batch: Any) -> float:
+    def loss_sum(self, batch: Batch) -> float:
         """Sum of the token losses of this process's batch, without a graph; 0 for a filler, which runs all the same."""
         loss = self.carrier(batch.to(self.device))
         return float(loss) if batch.supervised_tokens else 0.0
@@ -209,7 +210,7 @@ class Carrier(nn.Module):
         if with_base:
             self.base = nn.ModuleDict({name: part for name, part in model.named_children() if name not in OUTSIDE})
 
-    def forward(self, batch: Any, *stream: object) -> Tensor:
+    def forward(self, batch: Batch, *stream: object) -> Tensor:
         """The sum of the micro-batch's token losses; what is drawn at random depends on `stream` alone.
 
         Fillers go through the model like others: at stage 3 all processes must ask for the same weights.
@@ -225,7 +226,7 @@ class Carrier(nn.Module):
         gradients = [found.get(id(p), torch.zeros_like(p)) for p in self.trained]
         return _WithGradients.apply(loss.detach(), gradients, *self.trained)  # type: ignore[no-any-return]
 
-    def _gradients(self, loss: Tensor, batch: Any) -> dict[int, Tensor]:
+    def _gradients(self, loss: Tensor, batch: Batch) -> dict[int, Tensor]:
         """id -> gradient of the parameters that learn from the micro-batch; notes groups where it is not finite."""
         learning = [group for group in self.groups if learns_from(group, batch.source)]
         parameters = [parameter for group in learning for _, parameter in group.parameters]
