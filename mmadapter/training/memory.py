@@ -220,32 +220,37 @@ class MemoryAdvice:
 
     def switches(self, *, in_steps: bool) -> list[str]:
         """What still can be switched, cheapest first; what only makes training steps smaller helps `in_steps` alone."""
-        switches = []
-        rows = self.optimizer.micro_batch_size
-        if in_steps and rows > 1:
-            fewer = next(n for n in range(rows // 2, 0, -1) if self.optimizer.batch_size % n == 0)
-            switches.append(f"optimizer.micro_batch_size={fewer} (the same run goes on, in more, smaller pieces)")
-        if in_steps and not self.host.activation_checkpointing:
-            switches.append("host.activation_checkpointing=true (the same result, about a third slower)")
-
-        # Where the frozen weights could be instead: shared out over the processes, or beside a GPU.
-        is_sharded = self.engine.stage == 3
-        if is_sharded:
-            switches.append(f"more than {self.world_size} processes (each keeps a smaller part of the frozen weights)")
-        elif self.world_size > 1:
-            switches.append(f"engine=zero3 (each of the {self.world_size} ranks keeps its part of the frozen weights)")
-        elif torch.cuda.device_count() > 1:
-            switches.append("engine=zero3 launch.processes=N, on N GPUs (each keeps its part of the frozen weights)")
+        rows, world_size = self.optimizer.micro_batch_size, self.world_size
+        fewer = next((n for n in range(rows // 2, 0, -1) if self.optimizer.batch_size % n == 0), 1)
+        shorter = max(8, self.host.max_tokens // 2)
+        sharded = self.engine.stage == 3
+        many_gpus = world_size == 1 and torch.cuda.device_count() > 1
         on_gpu = self.engine.device != "cpu" and torch.cuda.is_available()
-        if on_gpu and not (is_sharded and self.engine.offload):
-            switches.append("engine=zero3_offload (frozen weights and moments wait in the machine's memory; slow)")
-
-        if self.host.dtype == "float32":
-            switches.append(f"host.dtype=bfloat16 (half the frozen weights and activations; {CHANGES})")
-        if in_steps:
-            switches.append(f"host.max_tokens={max(8, self.host.max_tokens // 2)} (cuts long samples; {CHANGES})")
-        switches.append("a smaller host, or a machine with more memory")
-        return switches
+        part = "keeps its part of the frozen weights"
+        switches = [
+            (
+                in_steps and rows > 1,
+                f"optimizer.micro_batch_size={fewer} (the same run goes on, in more, smaller pieces)",
+            ),
+            (
+                in_steps and not self.host.activation_checkpointing,
+                "host.activation_checkpointing=true (the same result, about a third slower)",
+            ),
+            (sharded, f"more than {world_size} processes (each keeps a smaller part of the frozen weights)"),
+            (not sharded and world_size > 1, f"engine=zero3 (each of the {world_size} ranks {part})"),
+            (not sharded and many_gpus, f"engine=zero3 launch.processes=N, on N GPUs (each {part})"),
+            (
+                on_gpu and not (sharded and self.engine.offload),
+                "engine=zero3_offload (frozen weights and moments wait in the machine's memory; slow)",
+            ),
+            (
+                self.host.dtype == "float32",
+                f"host.dtype=bfloat16 (half the frozen weights and activations; {CHANGES})",
+            ),
+            (in_steps, f"host.max_tokens={shorter} (cuts long samples; {CHANGES})"),
+            (True, "a smaller host, or a machine with more memory"),
+        ]
+        return [text for is_open, text in switches if is_open]
 
 
 def of_a_task(key: str, task: TaskSettings, changes: str = CHANGES) -> list[str]:

@@ -364,20 +364,9 @@ def groups_of(conf: RunConf, model: AdaptedModel) -> list[Group]:
 
 def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
     """Print the table of what trains, with its sum; shares are of the host's parameters."""
-    columns = ["group", "role", "tensors", "parameters", "of host", "lr", "decay", "sources"]
-    lines = [
-        [
-            row["group"],
-            row["role"],
-            f"{row['tensors']:,}",
-            f"{row['parameters']:,}",
-            f"{row['share']:.3%}",
-            f"{row['lr']:.4g}",
-            f"{row['weight_decay']:g}",
-            str(row["sources"]),
-        ]
-        for row in rows
-    ]
+    columns = {"group": "{group}", "role": "{role}", "tensors": "{tensors:,}", "parameters": "{parameters:,}"}
+    columns |= {"of host": "{share:.3%}", "lr": "{lr:.4g}", "decay": "{weight_decay:g}", "sources": "{sources}"}
+    lines = [[form.format(**row) for form in columns.values()] for row in rows]
     tensors, parameters = sum(row["tensors"] for row in rows), sum(row["parameters"] for row in rows)
     lines.append(["sum", "", f"{tensors:,}", f"{parameters:,}", f"{sum(row['share'] for row in rows):.3%}", "", "", ""])
-    display.table("what trains", columns, lines, text_columns=("role", "sources"))
+    display.table("what trains", list(columns), lines, text_columns=("role", "sources"))
