@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from array import array
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import torch
 
 from bench.process_memory import MemoryWatch
 from bench.settings import composed
+from mmadapter.config import RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
-from mmadapter.distributed.deepspeed import Zero, held_bytes
+from mmadapter.distributed.deepspeed import held_bytes
 from mmadapter.distributed.ranks import Ranks, connected
+from mmadapter.hosts.sharded import Sharding
 from mmadapter.model import AdaptedModel
-from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
-from mmadapter.training.random_state import random_state
-from mmadapter.training.run import device_of
+from mmadapter.training.determinism import random_state
+from mmadapter.training.engine import Engine
+from mmadapter.training.run import device_of, groups_of
+from mmadapter.training.settings import ENGINES
 
 LR = 1e-3
 
@@ -36,16 +40,18 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         return measure_rank(case, conf, device, ranks)
 
 
-def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> dict[str, Any]:
+def measure_rank(case: dict[str, Any], conf: RunConf, device: str, ranks: Ranks) -> dict[str, Any]:
     """The same, within the process group."""
     first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
     AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
     parts = (conf.host, conf.vision, conf.adapter, conf.seed)
     with MemoryWatch() as loading:
-        assistant = AdaptedModel.build(*parts, device, Zero.of(conf.engine.name))
+        sharding = Sharding(conf.engine.offload) if conf.engine.stage == 3 else None
+        assistant = AdaptedModel.build(*parts, device, sharding)
     with MemoryWatch() as training:
         assistant.train()
-        engine = build_engine(conf, assistant, groups_of(conf, assistant))
+        build: type[Engine] = ENGINES.load(conf.engine.name)
+        engine = build(assistant, groups_of(conf, assistant), conf.optimizer, conf.seed, conf.engine, ranks)
         seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size, ranks)
     trained = {id(item.parameter) for item in assistant.trainable_parameters()}
     frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
@@ -59,7 +65,7 @@ def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> 
     }
 
 
-def step_seconds(engine: Any, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:
+def step_seconds(engine: Engine, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:
     """Of each step but the first, which makes buffers."""
     steps = [own_part(step_batch(case, number, vocabulary), ranks) for number in range(2)]
     engine.step([steps[0]], LR)
@@ -85,7 +91,7 @@ def own_part(samples: list[Encoded], ranks: Ranks) -> Batch:
     return make_batch(samples[ranks.rank :: ranks.world_size], pad_id=0)
 
 
-def save_and_restore(engine: Any, folder: Path, ranks: Ranks) -> dict[str, float]:
+def save_and_restore(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, float]:
     """Seconds of a checkpoint (gathered from all, written and flushed by the first) and of taking it up again."""
     checkpoints = CheckpointFolder(folder / "checkpoints")
     ranks.barrier()
@@ -96,12 +102,15 @@ def save_and_restore(engine: Any, folder: Path, ranks: Ranks) -> dict[str, float
     ranks.barrier()
     saved = time.perf_counter()
 
-    def read() -> dict[str, bytes]:
+    contents: dict[str, bytes] = {}
+
+    def read() -> list[str]:
         newest, _ = checkpoints.load_newest()
         assert newest is not None
-        return snapshot_files(newest)
+        contents.update(snapshot_files(newest))
+        return list(contents)
 
-    files = ranks.decide_files(read)
+    files = {name: ranks.decide_bytes(partial(contents.__getitem__, name)) for name in ranks.decide(read)}
     snapshot = snapshot_of(folder, files.__getitem__)
     engine.load_state_dict(snapshot.engine)
     ranks.barrier()

@@ -46,7 +46,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     from mmadapter.distributed.ranks import Ranks
     from mmadapter.hosts.load import hide_library_bars  # here, as these load torch
     from mmadapter.runs.model import model_of_run, settings_of_run
-    from mmadapter.training.out_of_memory import explain_memory, of_a_task
+    from mmadapter.training.memory import explain_memory, of_a_task
 
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
     if conf.run:

@@ -20,7 +20,7 @@ from mmadapter.data.order import batches_by_length
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
-from mmadapter.distributed.deepspeed import Zero, is_sharded, whole_size
+from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, head_on_rows
@@ -33,6 +33,7 @@ from mmadapter.hosts.load import (
     load_tokenizer,
 )
 from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
+from mmadapter.hosts.sharded import Sharding
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.folder import CARD, Card, load_into, settings_on_card, write_adapter
@@ -106,12 +107,12 @@ class AdaptedModel(nn.Module):
         adapter: AdapterConf,
         seed: int = 0,
         device: str | torch.device | None = None,
-        zero: Zero | None = None,
+        sharding: Sharding | None = None,
     ) -> AdaptedModel:
         """The model of these settings with a fresh adapter, drawn from `seed`, in evaluation mode.
 
         `device` None: the GPU where there is one. `device="meta"` builds shapes only (dry run): no weights, image
-        encoder or tokenizer is read. With `zero` of stage 3 the host's weights are sharded over the ranks (collective).
+        encoder or tokenizer is read. With `sharding` the host's weights are sharded over the ranks (collective).
         Raises InputError for whatever cannot be built.
         """
         if device is None:
@@ -120,7 +121,7 @@ class AdaptedModel(nn.Module):
             raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
         on_meta = str(device) == "meta"
         folder = host_folder(host.path)
-        loaded = load_host(folder, getattr(torch, host.dtype_on(device)), host.attention, device, zero)
+        loaded = load_host(folder, getattr(torch, host.dtype_on(device)), host.attention, device, sharding)
         if host.max_tokens > (positions := loaded.config.max_position_embeddings):
             raise InputError(
                 f"host.max_tokens={host.max_tokens}, but the host was built for {positions} tokens "

@@ -11,9 +11,9 @@ from mmadapter.config import RunConf
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.distributed.deepspeed import Zero
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.families import Host
+from mmadapter.hosts.sharded import Sharding
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.settings import ProjectionConf, PromptsConf
@@ -96,8 +96,8 @@ def assistant_on(
 
 def built(conf: RunConf, device: str = "cpu", sharded: bool = False) -> AdaptedModel:
     """The model of a run's settings; `sharded`: as its engine shards the host."""
-    zero = Zero.of(conf.engine.name) if sharded else None
-    return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, zero)
+    sharding = Sharding(conf.engine.offload) if sharded and conf.engine.stage == 3 else None
+    return AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device, sharding)
 
 
 def sample(

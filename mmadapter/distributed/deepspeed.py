@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,21 +23,6 @@ from mmadapter.errors import InputError
 
 # Seen: 0.16.0 (offloaded) and 0.17.6 lose all but one of a step's micro-batches at stage 2.
 OLDEST, FIRST_UNKNOWN = (0, 19), (0, 20)
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class Zero:
-    """What an engine shares out over the ranks (ZeRO paper, section 5), and what waits in the machine's memory."""
-
-    stage: int  # 1 Adam's moments, 2 gradients too, 3 the frozen base too; 0 nothing
-    offload: bool = False
-
-    @classmethod
-    def of(cls, engine: str, **more: Any) -> Self:
-        """From an engine's name, such as "single", "zero2" or "zero3_offload"."""
-        stage = int(engine.removeprefix("zero")[0]) if engine.startswith("zero") else 0
-        return cls(stage, engine.endswith("_offload"), **more)
 
 
 # --- the library and its engines
@@ -247,23 +232,20 @@ def find_shares(
 
 
 def whole_tensors(
-    shares: Mapping[str, Share], part: Callable[[Share], Tensor], replicated: bool, device: torch.device
+    shares: Mapping[str, Share], parts: Mapping[str, Tensor], replicated: bool, device: torch.device
 ) -> dict[str, Tensor]:
-    """The whole tensor of each parameter (on the CPU, on every rank) from what each rank has of it; collective.
+    """The whole tensor of each parameter (on the CPU, on every rank) from the part that each rank has; collective.
 
     Bits are added as integers, to which only one rank gives something else than 0: -0.0 stays -0.0.
     """
     sizes = [share.parameter.numel() for share in shares.values()]
     together = torch.zeros(sum(sizes), dtype=torch.float32, device=device)
-    for share, piece in zip(shares.values(), together.split(sizes), strict=True):
-        share.cut(piece).copy_(part(share))
+    for (name, share), piece in zip(shares.items(), together.split(sizes), strict=True):
+        share.cut(piece).copy_(parts[name])
     if not replicated:
         dist.all_reduce(together.view(torch.int32))
-    pieces = together.cpu().split(sizes)
-    return {
-        name: piece.reshape(share.parameter.shape).clone()
-        for (name, share), piece in zip(shares.items(), pieces, strict=True)
-    }
+    pieces = zip(shares.items(), together.cpu().split(sizes), strict=True)
+    return {name: piece.reshape(share.parameter.shape).clone() for (name, share), piece in pieces}
 
 
 def write_parameter(share: Share, value: Tensor) -> None:

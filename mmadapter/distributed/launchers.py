@@ -42,7 +42,10 @@ def launched(environment: Mapping[str, str]) -> Launched | None:
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _from_variables(environment)
-    return _from_slurm(environment) if _is_task_of_many(environment) else None
+    step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    is_of_a_step = "SLURM_PROCID" in environment and step.isdigit() and int(step) < FIRST_SPECIAL_STEP
+    return _from_slurm(environment) if is_of_a_step and tasks.isdigit() and int(tasks) > 1 else None
 
 
 def first_host(names: str) -> str:
@@ -65,15 +68,8 @@ def _from_variables(environment: Mapping[str, str]) -> Launched:
             f"The environment has {given}, but not {', '.join(missing)}; a launcher sets all of {', '.join(names)}. "
             "To fix: start with torchrun, srun, or python train.py launch.processes=N, or unset them."
         )
-    numbers = {name: environment.get(name) or "0" for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    for name, text in numbers.items():
-        if not text.isdigit():
-            raise InputError(
-                f"The environment has {name}={text}, which is no number. To fix: start with torchrun, or unset it."
-            )
-    rank, world_size, local_rank, port = (int(text) for text in numbers.values())
-    if rank >= world_size:
-        raise InputError(f"The environment has RANK={rank} and WORLD_SIZE={world_size}; ranks count from 0.")
+    numbers = (environment.get(name) or "0" for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
+    rank, world_size, local_rank, port = (int(number) for number in numbers)
     if RENDEZVOUS not in environment and world_size > 1 and not 0 < port < 65_536:
         raise InputError(
             f"The environment has MASTER_PORT={port}, at which no rank can listen; ports are 1 to 65535. To fix: leave "
@@ -90,15 +86,6 @@ def _from_variables(environment: Mapping[str, str]) -> Launched:
         int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")),
         environment.get(RENDEZVOUS, ""),
     )
-
-
-def _is_task_of_many(environment: Mapping[str, str]) -> bool:
-    """Whether this process is one of several that one srun has started."""
-    step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if "SLURM_PROCID" not in environment or not step.isdigit() or int(step) >= FIRST_SPECIAL_STEP:
-        return False
-    return tasks.isdigit() and int(tasks) > 1
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Launched:

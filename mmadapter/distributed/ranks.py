@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache, partial, reduce
 from pathlib import Path
@@ -50,8 +50,8 @@ class Ranks:
     none: there the ranks wait in the store and not in a collective.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0, launcher: str = "python") -> None:
-        self.rank, self.world_size, self.local_rank, self.launcher = rank, world_size, local_rank, launcher
+    def __init__(self, rank: int = 0, world_size: int = 1, launcher: str = "python") -> None:
+        self.rank, self.world_size, self.launcher = rank, world_size, launcher
         self._store: dist.Store = dist.HashStore()  # of one process; `connected` gives them the one they share
         self._has_store = False  # whether the store that all use ends with this process
         self._numbers = itertools.count()
@@ -73,22 +73,28 @@ class Ranks:
         dist.all_gather(of_all, own)
         return reduce(torch.add, of_all).tolist()
 
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's `value`, which JSON can hold, on every rank."""
-        return value if self.world_size == 1 else json.loads(self._broadcast(json.dumps(value).encode()))
-
     def decide(self, choose: Callable[[], Value]) -> Value:
         """What `choose()` gives on rank 0, which alone calls it, on every rank: a value that JSON can hold."""
-        return self.broadcast(self._wait_for_first(choose))
-
-    def decide_files(self, choose: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
-        """As `decide`, for the contents of files by name."""
-        files = self._wait_for_first(choose) or {}
-        sizes: dict[str, int] = self.broadcast({name: len(content) for name, content in files.items()})
         if self.world_size == 1:
-            return dict(files)
-        together, ends = self._broadcast(b"".join(files.values())), itertools.accumulate(sizes.values())
-        return {name: together[end - sizes[name] : end] for name, end in zip(sizes, ends, strict=True)}
+            return choose()
+        return json.loads(self.decide_bytes(lambda: json.dumps(choose()).encode()))  # type: ignore[no-any-return]
+
+    def decide_bytes(self, choose: Callable[[], bytes]) -> bytes:
+        """As `decide`, for bytes. The others wait in the store for rank 0 to be done, however long that takes."""
+        if self.world_size == 1:
+            return choose()
+        content, name = b"", f"work {next(self._numbers)}"
+        if self.is_first:
+            content = choose()
+            with contextlib.suppress(RuntimeError):  # the store has gone: the others wait in the exchange below
+                self._store.set(name, "")
+        else:
+            self._wait_long([name])
+        size = torch.tensor([len(content)], device=_device())
+        dist.broadcast(size, src=0)
+        sent = _as_tensor(content) if self.is_first else torch.empty(int(size), dtype=torch.uint8, device=_device())
+        dist.broadcast(sent, src=0)
+        return _as_bytes(sent)
 
     def gather(self, value: Any) -> list[Any]:
         """The `value` of every rank, which JSON can hold, in rank order, on every rank."""
@@ -152,19 +158,6 @@ class Ranks:
                 ended = self._store.add("ended", 0)
         return status if spoken is None else spoken
 
-    def _wait_for_first(self, work: Callable[[], Value]) -> Value | None:
-        """Rank 0 does the work; the others wait for its end in the store."""
-        if self.world_size == 1:
-            return work()
-        name = f"work {next(self._numbers)}"
-        if not self.is_first:
-            self._wait_long([name])
-            return None
-        done = work()
-        with contextlib.suppress(RuntimeError):  # the store has gone: the others wait in the exchange that comes next
-            self._store.set(name, "")
-        return done
-
     def _wait_long(self, names: list[str]) -> None:
         """Waits until all names are set, however long that takes. Raises LostRank where another rank has failed.
 
@@ -195,13 +188,6 @@ class Ranks:
             pause = min(2 * pause, 0.2)
         return True
 
-    def _broadcast(self, content: bytes) -> bytes:
-        size = torch.tensor([len(content)], device=_device())
-        dist.broadcast(size, src=0)
-        carrier = _as_tensor(content) if self.is_first else torch.empty(int(size), dtype=torch.uint8, device=_device())
-        dist.broadcast(carrier, src=0)
-        return _as_bytes(carrier)
-
 
 _runs = itertools.count()  # of this process: each uses names of its own in the store
 
@@ -218,7 +204,7 @@ def connected(device: str, launch: LaunchConf | None = None, group_of_one: bool 
     """
     end_with_parent(os.environ)
     place, launch = launched(os.environ) or Launched(), launch or LaunchConf()
-    ranks = Ranks(place.rank, place.world_size, place.local_rank, place.launcher)
+    ranks = Ranks(place.rank, place.world_size, place.launcher)
     try:
         if place.world_size > 1 or group_of_one:
             _connect(ranks, place, launch, device)
@@ -379,11 +365,9 @@ def _device() -> torch.device:
 
 
 def _as_tensor(content: bytes) -> Tensor:
-    return (
-        torch.frombuffer(bytearray(content), dtype=torch.uint8).to(_device())
-        if content
-        else torch.empty(0, dtype=torch.uint8, device=_device())
-    )
+    if not content:
+        return torch.empty(0, dtype=torch.uint8, device=_device())
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).to(_device())
 
 
 def _as_bytes(tensor: Tensor) -> bytes:

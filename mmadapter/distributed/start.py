@@ -21,8 +21,7 @@ from mmadapter.distributed.launchers import OTHER_LAUNCHERS, RENDEZVOUS, STARTER
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# The signals that ask a run to stop, as far as this system has them.
-STOPS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what asks a run to stop
 GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, once one has ended with an error
 PARENT_SECONDS = 2.0  # between two looks at whether the launcher is still there
 SAVE_SECONDS = 120.0  # for a rank whose launcher is gone to save and end
@@ -70,7 +69,7 @@ def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
                 continue
             del running[rank]
             if code and not status:
-                status, deadline = exit_status(code), time.monotonic() + GRACE_SECONDS
+                status, deadline = 128 - code if code < 0 else code, time.monotonic() + GRACE_SECONDS
                 if code < 0:
                     print(f"rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr, flush=True)
         if time.monotonic() >= deadline:
@@ -78,11 +77,6 @@ def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
                 process.kill()
         time.sleep(0.05)
     return status
-
-
-def exit_status(code: int) -> int:
-    """What a shell calls the end of a process: 128 + signal where one ended it."""
-    return 128 - code if code < 0 else code
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from mmadapter.distributed.deepspeed import Zero, is_sharded
+from mmadapter.distributed.deepspeed import is_sharded
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.calls import CallSlot
 from mmadapter.hosts.families import Host, decoder_layers, family_of
 from mmadapter.hosts.settings import GenerationConf
-from mmadapter.hosts.sharded import loading_sharded
+from mmadapter.hosts.sharded import Sharding, loading_sharded
 
 OLDEST_TRANSFORMERS = (4, 57)
 TESTED_MAJOR_VERSIONS = (4, 5)
@@ -68,11 +68,11 @@ def load_host(
     dtype: torch.dtype | str,
     attention: str = "sdpa",
     device: Any = "cpu",
-    zero: Zero | None = None,
+    sharding: Sharding | None = None,
 ) -> Host:
     """A frozen, routed causal language model in evaluation mode, in `dtype` ("auto": as its files are).
 
-    With `device="meta"` the model has the right shapes and no weights (dry run). With `zero` of stage 3 no rank ever
+    With `device="meta"` the model has the right shapes and no weights (dry run). With `sharding` no rank ever
     holds the whole model (collective); `dtype` is then bfloat16 or float32.
     Raises InputError for an unsupported or damaged folder.
     """
@@ -83,10 +83,10 @@ def load_host(
     if str(device) == "meta":
         with torch.device("meta"):
             host = AutoModelForCausalLM.from_config(config, **chosen)
-    elif zero is None or zero.stage < 3:
+    elif sharding is None:
         host = _read_weights(folder, config, chosen).to(device)
     else:
-        host = _read_sharded(folder, config, chosen, device, zero.offload).to(device)
+        host = _read_sharded(folder, config, chosen, device, sharding).to(device)
     host.requires_grad_(False)
     host.eval()
     route(host)
@@ -114,7 +114,7 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
     return host
 
 
-def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], device: Any, offload: bool) -> Host:
+def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], device: Any, sharding: Sharding) -> Host:
     """The model, each rank with its shard of every weight.
 
     First every rank opens all files and looks for all tensors, without reading any: what is wrong with the folder is
@@ -128,7 +128,7 @@ def _read_sharded(folder: Path, config: Any, chosen: dict[str, Any], device: Any
             "To fix: pip install 'transformers>=5,<6', or engine=zero2"
         )
     _read_weights(folder, copy.deepcopy(config), chosen | {"device_map": "meta"})
-    with loading_sharded(chosen["dtype"], device, offload):
+    with loading_sharded(chosen["dtype"], device, sharding):
         return _read_weights(folder, config, chosen)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +17,17 @@ from torch import nn
 from mmadapter.distributed.deepspeed import is_sharded, load_deepspeed, start_engine
 
 
+@dataclass(frozen=True)
+class Sharding:
+    """That a host's weights are sharded over the ranks."""
+
+    offload: bool = False
+    """The shards lie in CPU memory, not in the GPU's."""
+
+
 @contextlib.contextmanager
-def loading_sharded(dtype: torch.dtype, device: torch.device | str, offload: bool) -> Iterator[None]:
+def loading_sharded(dtype: torch.dtype, device: torch.device | str, sharding: Sharding) -> Iterator[None]:
     """While inside, `transformers` shards every weight that it loads, as soon as it has been read.
-    `offload`: the shards lie in CPU memory, not in the GPU's.
 
     Rank 0 reads (memory-mapped, so that the files' pages can be dropped at any time) and sends each tensor to the
     others; peak memory of a rank is its shards and the two largest tensors. Collective.
@@ -27,7 +35,7 @@ def loading_sharded(dtype: torch.dtype, device: torch.device | str, offload: boo
     from transformers.integrations import HfDeepSpeedConfig
 
     load_deepspeed(device)
-    live = HfDeepSpeedConfig(deepspeed_settings(dtype, offload))  # in force as long as somebody holds it
+    live = HfDeepSpeedConfig(deepspeed_settings(dtype, sharding.offload))  # in force as long as somebody holds it
     try:
         yield
     finally:

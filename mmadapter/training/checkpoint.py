@@ -24,7 +24,6 @@ STATE_FILE = "state.json"
 WRITING = ".writing-"  # folders that are not (yet) a checkpoint
 REPLACED = ".replaced-"  # the earlier save of a step, while a new one takes its name
 DAMAGED = "damaged-"
-EARLIER = {"data_index"}  # entries of a position that earlier versions wrote and no version needs
 STEP_NAME = re.compile(r"step-(\d+)")
 
 
@@ -42,9 +41,9 @@ class Position:
     loss: float | None = None  # of the last step
     journal_bytes: int = 0  # length of metrics.jsonl
     schedule: dict[str, float] = field(default_factory=dict)
-    start: str | None = None  # digest of the parameters that the run started from
-    host_dtype: str | None = None  # of the frozen weights; None: of a version that did not say
-    data: dict[str, str] | None = None  # source -> digest of its encoded samples; None: likewise
+    start: str = ""  # digest of the parameters that the run started from
+    host_dtype: str = ""  # of the frozen weights
+    data: dict[str, str] = field(default_factory=dict)  # source -> digest of its encoded samples
 
 
 @dataclass
@@ -65,28 +64,41 @@ class CheckpointFolder:
 
     def save(self, snapshot: Snapshot) -> Path:
         """Writes one checkpoint and updates the pointers. Raises InputError where the disk is full; nothing is lost."""
-        name = step_name(snapshot.position.step)
-        temporary = self.folder / f"{WRITING}{name}"
+        final = self.folder / step_name(snapshot.position.step)
+        temporary, aside = self.folder / f"{WRITING}{final.name}", self.folder / f"{REPLACED}{final.name}"
         contents = snapshot_files(snapshot)
         try:
             files.make_folder(self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            for file_name, content in contents.items():
-                files.write_durably(temporary / file_name, content)
+            for name, content in contents.items():
+                files.write_durably(temporary / name, content)
             files.sync(temporary)
-            self._make_final(temporary, self.folder / name)
+            if final.exists():  # the same step saved twice: the old one steps aside first
+                shutil.rmtree(aside, ignore_errors=True)
+                final.rename(aside)
+            temporary.rename(final)
+            files.sync(self.folder)
+            shutil.rmtree(aside, ignore_errors=True)
             self._write_pointers(snapshot.position)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if error.errno in NO_ROOM:
-                raise InputError(self._no_room(error, sum(map(len, contents.values())))) from error
-            raise
+            if error.errno not in NO_ROOM:
+                raise
+            there = self.steps()
+            kept = f"{there[-1]} is intact" if there else "there is no earlier checkpoint"
+            needed = sum(map(len, contents.values())) / 1e6
+            free = shutil.disk_usage(self.folder).free / 1e6 if self.folder.exists() else 0
+            raise InputError(
+                f"No room to save a checkpoint in {self.folder}: {needed:.1f} MB needed, {free:.1f} MB free on the "
+                f"disk ({error.strerror}). Nothing half-written was left, and {kept}. "
+                "Make room and run the same command again: it goes on from there."
+            ) from error
         self._prune(snapshot.position)
-        return self.folder / name
+        return final
 
     def load_newest(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest checkpoint that is whole, and messages: damaged ones, which are set aside, and a best one lost.
+        """The newest checkpoint that is whole, and messages about damaged ones, which are set aside.
 
         (None, []) where there is none at all. Raises InputError where there are some, and all are damaged, or where
         the disk does not give them; these stay.
@@ -109,8 +121,9 @@ class CheckpointFolder:
                 for one, error in damaged.items()
             ]
             for one in damaged:
-                self._set_aside(one)
-            messages += self._forget_lost_best(snapshot.position)
+                aside = one.with_name(DAMAGED + one.name)
+                shutil.rmtree(aside, ignore_errors=True)
+                one.rename(aside)
             self._write_pointers(snapshot.position)
             return snapshot, messages
         if damaged:
@@ -125,23 +138,13 @@ class CheckpointFolder:
         }
         return [found[step] for step in sorted(found)]
 
-    def _make_final(self, temporary: Path, final: Path) -> None:
-        if final.exists():  # the same step saved twice: the old one steps aside first
-            aside = final.with_name(REPLACED + final.name)
-            shutil.rmtree(aside, ignore_errors=True)
-            final.rename(aside)
-        temporary.rename(final)
-        files.sync(self.folder)
-        shutil.rmtree(final.with_name(REPLACED + final.name), ignore_errors=True)
-
     def _write_pointers(self, position: Position) -> None:
-        self._write_pointer("last.json", {"step": position.step, "folder": step_name(position.step)})
+        pointers: dict[str, dict[str, Any]] = {"last.json": {"step": position.step, "folder": step_name(position.step)}}
         if position.best_step is not None:
             best = {"step": position.best_step, "folder": step_name(position.best_step), "loss": position.best_loss}
-            self._write_pointer("best.json", best)
-
-    def _write_pointer(self, name: str, content: dict[str, Any]) -> None:
-        files.write_atomically(self.folder / name, json.dumps(content) + "\n")
+            pointers["best.json"] = best
+        for name, content in pointers.items():
+            files.write_atomically(self.folder / name, json.dumps(content) + "\n")
 
     def _prune(self, position: Position) -> None:
         kept = {path.name for path in self.steps()[-self.keep :]}
@@ -152,23 +155,6 @@ class CheckpointFolder:
                 aside = path.with_name(f"{WRITING}old-{path.name}")  # a half-deleted one is never taken for whole
                 path.rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
-
-    def _forget_lost_best(self, position: Position) -> list[str]:
-        """What is said where the best checkpoint is gone: the lowest loss from here on will be the best."""
-        if position.best_step is None or (self.folder / step_name(position.best_step)).is_dir():
-            return []
-        step, loss = position.best_step, position.best_loss
-        position.best_step = position.best_loss = None
-        (self.folder / "best.json").unlink(missing_ok=True)
-        return [
-            f"the best checkpoint, of step {step} with validation loss {loss:.6g}, is gone from {self.folder}; "
-            "the best is chosen anew from here on"
-        ]
-
-    def _set_aside(self, path: Path) -> None:
-        aside = path.with_name(DAMAGED + path.name)
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
 
     def _clear_leftovers(self) -> None:
         for path in self.folder.glob(f"{REPLACED}*"):  # killed between two renames: the earlier save is still whole
@@ -181,16 +167,6 @@ class CheckpointFolder:
             shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob(files.LEFTOVERS):
             path.unlink(missing_ok=True)
-
-    def _no_room(self, error: OSError, needed: int) -> str:
-        there = self.steps()
-        kept = f"{there[-1]} is intact" if there else "there is no earlier checkpoint"
-        free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
-        return (
-            f"No room to save a checkpoint in {self.folder}: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free on "
-            f"the disk ({error.strerror}). Nothing half-written was left, and {kept}. "
-            "Make room and run the same command again: it goes on from there."
-        )
 
 
 def step_name(step: int) -> str:
@@ -230,9 +206,12 @@ def snapshot_of(folder: Path, read: Callable[[str], bytes]) -> Snapshot:
     if hashlib.sha256(body.encode()).hexdigest() != outer["digest"]:
         raise ValueError(f"{STATE_FILE} does not match its digest")
     content = json.loads(body)
-    if content["format"] != FORMAT:
+    differing = sorted(content["position"].keys() ^ {one.name for one in fields(Position)})
+    if content["format"] != FORMAT or differing:
         raise InputError(
-            f"{folder} has checkpoint format {content['format']}; this version of mmadapter reads {FORMAT}."
+            f"{folder} was written by another version of mmadapter: its {STATE_FILE} has format {content['format']} "
+            f"(here {FORMAT}){''.join(f', {name}' for name in differing)}. Nothing was changed. Go on with that "
+            "version, or train anew in another folder (run=NAME)."
         )
     contents = {}
     for name, digest in content["digests"].items():
@@ -244,21 +223,6 @@ def snapshot_of(folder: Path, read: Callable[[str], bytes]) -> Snapshot:
     for key, tensor in contents["optimizer.safetensors"].items():
         kind, name = key.split("/", 1)
         moments[kind][name] = tensor
-    position = Position(**known_entries(folder, content["position"]))
+    position = Position(**content["position"])
     engine = EngineState(contents["trainable.safetensors"], moments, content["adam_steps"], position.step)
     return Snapshot(position, engine, contents["random.safetensors"], content["random"])
-
-
-def known_entries(folder: Path, entries: dict[str, Any]) -> dict[str, Any]:
-    """Those of a position. Raises InputError where there are some that this version does not know: nothing is damaged.
-
-    (A checkpoint of an older version has fewer; what is missing is as `Position` says.)
-    """
-    unknown = sorted(entries.keys() - {one.name for one in fields(Position)} - EARLIER)
-    if unknown:
-        raise InputError(
-            f"{folder} was written by a newer version of mmadapter: its {STATE_FILE} has {', '.join(unknown)}, which "
-            "this version does not know. Nothing was changed. Go on with that version, or train anew in another folder "
-            "(run=NAME)."
-        )
-    return {name: value for name, value in entries.items() if name not in EARLIER}

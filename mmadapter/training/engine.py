@@ -1,28 +1,23 @@
-"""The engine carries out optimizer steps; here the plain one: one process, one device."""
+"""The engine carries out optimizer steps: what every engine does, and the plain one of one process."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mmadapter.data.batches import Batch
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.training.determinism import own_stream
-from mmadapter.training.optimizer import (
-    build_adamw,
-    gradient_norm,
-    learns_from,
-    load_moments,
-    moments,
-    scale_gradients,
-    set_lr,
-)
+from mmadapter.training.optimizer import EPSILON, MOMENTS, adam_entries, learns_from, scale, set_lr, sum_of_squares
 from mmadapter.training.settings import EngineConf, OptimizerConf
 
 
@@ -55,20 +50,24 @@ class EngineState:
     steps_done: int = 0  # of the engine, skipped ones too
 
 
-class Engine(Protocol):
-    """What the loop asks of an engine."""
+class Model(Protocol):
+    """What engine and loop ask of a model; `model(batch)` gives the sum of its token losses, a float32 scalar."""
 
-    def step(self, batches: Sequence[Any], lr: float) -> StepResult: ...
+    def __call__(self, batch: Batch) -> Tensor: ...
 
-    def loss_sum(self, batch: Any) -> float: ...
+    def train(self, mode: bool = True) -> Any: ...
 
-    def state_dict(self) -> EngineState: ...
+    def eval(self) -> Any: ...
 
-    def load_state_dict(self, state: EngineState) -> None: ...
+    def trainable_parameters(self) -> list[TrainableParameter]: ...
+
+    def gates(self) -> Tensor: ...
+
+    def save(self, folder: Path, training: dict[str, Any]) -> None: ...
 
 
-class SingleDeviceEngine:
-    """Plain PyTorch. `model(batch)` gives the sum of the token losses as a float32 scalar.
+class Engine(ABC):
+    """What a step means, under every engine; the loop asks for the four functions below.
 
     The gradient of a source reaches only the groups that learn from it; a group's gradient is divided by the
     supervised tokens of its sources in the whole step, so that it does not matter how the step was split into
@@ -77,25 +76,51 @@ class SingleDeviceEngine:
     sources in the step change nothing.
     """
 
+    adam: type[torch.optim.AdamW] = torch.optim.AdamW
+
     def __init__(
         self,
-        model: Callable[[Any], Tensor],
+        model: Model,
         groups: Sequence[Group],
-        trainable: Sequence[TrainableParameter],
         settings: OptimizerConf,
-        device: torch.device | str = "cpu",
         seed: int = 0,
         engine: EngineConf | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.model, self.groups, self.settings, self.seed = model, list(groups), settings, seed
-        self.steps_done = 0
-        self.device = torch.device(device)
+        self.zero, self.ranks = engine or EngineConf(), ranks or Ranks()
         self.parameters: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters}
-        self.optimizer = build_adamw(groups, trainable, settings)
+        trainable = model.trainable_parameters()
+        self.device = trainable[0].parameter.device
+        entries, betas = adam_entries(groups, trainable, settings), (settings.betas[0], settings.betas[1])
+        self.optimizer = self.adam(entries, lr=0.0, betas=betas, eps=EPSILON)
+        self.steps_done = 0  # skipped ones too
 
-    def step(self, batches: Sequence[Any], lr: float) -> StepResult:
+    @abstractmethod
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """One optimizer step over all `batches` (micro-batches, each of one source)."""
+
+    @abstractmethod
+    def loss_sum(self, batch: Batch) -> float:
+        """Sum of the token losses of a batch, without a graph."""
+
+    @abstractmethod
+    def state_dict(self) -> EngineState:
+        """The whole state, on every rank; collective."""
+
+    @abstractmethod
+    def load_state_dict(self, state: EngineState) -> None:
+        """Raises InputError where names or shapes are not those of this run's trainable tensors."""
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the trained parameters, on the CPU."""
+        return {name: p.detach().cpu().clone().contiguous() for name, p in self.parameters.items()}
+
+
+class SingleDeviceEngine(Engine):
+    """Plain PyTorch: one process, one device."""
+
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         self.optimizer.zero_grad(set_to_none=True)
 
         # The gradient of each micro-batch's loss sum, for the groups that learn from its source.
@@ -111,59 +136,64 @@ class SingleDeviceEngine:
             pieces[batch.source].append(loss.detach())
         sums, tokens = loss_sums(pieces), tokens_by_source(batches)
 
-        # Averaged over the group's supervised tokens, and clipped; what is not finite moves nothing.
+        # Averaged over the group's supervised tokens, and clipped; a group that is not finite stays put.
         norms: dict[str, float] = {}
-        skipped = [group.name for group in self.groups if not self._prepare_group(group, sums, tokens, norms)]
+        skipped = []
+        for group in self.groups:
+            sources = [source for source, count in tokens.items() if count and learns_from(group, source)]
+            if not sources:
+                continue
+            members = [parameter for _, parameter in group.parameters]
+            for parameter in members:
+                if parameter.grad is None:  # not reached by this step's samples: the group still moves as one
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in members if parameter.grad is not None]
+            scale(gradients, 1.0 / sum(tokens[source] for source in sources))
+            norm = norms[group.name] = math.sqrt(sum_of_squares(gradients))
+            limit = self.settings.clip_norm
+            if not math.isfinite(norm) or not all(math.isfinite(sums[source]) for source in sources):
+                skipped.append(group.name)
+                for parameter in members:
+                    parameter.grad = None
+            elif limit is not None and norm > limit:
+                scale(gradients, limit / norm)
+
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
         return step_result(sums, tokens, norms, tuple(skipped))
 
-    def _prepare_group(
-        self, group: Group, sums: dict[str, float], tokens: dict[str, int], norms: dict[str, float]
-    ) -> bool:
-        """Averages and clips the gradients of a group; False where they are not finite: it then stays put."""
-        sources = [source for source, count in tokens.items() if count and learns_from(group, source)]
-        if not sources:
-            return True
-        members = [parameter for _, parameter in group.parameters]
-        for parameter in members:
-            if parameter.grad is None:  # not reached by this step's samples: the group still moves as one
-                parameter.grad = torch.zeros_like(parameter)
-        scale_gradients(members, 1.0 / sum(tokens[source] for source in sources))
-        norm = norms[group.name] = gradient_norm(members)
-        if not math.isfinite(norm) or not all(math.isfinite(sums[source]) for source in sources):
-            for parameter in members:
-                parameter.grad = None
-            return False
-        limit = self.settings.clip_norm
-        if limit is not None and norm > limit:
-            scale_gradients(members, limit / norm)
-        return True
-
     @torch.no_grad()
-    def loss_sum(self, batch: Any) -> float:
-        """Sum of the token losses of a batch, without a graph."""
+    def loss_sum(self, batch: Batch) -> float:
         return float(self.model(batch.to(self.device))) if batch.supervised_tokens else 0.0
 
     def state_dict(self) -> EngineState:
         names = {id(parameter): name for name, parameter in self.parameters.items()}
-        tensors, steps = moments(self.optimizer, names)
-        values = {name: p.detach().cpu().clone().contiguous() for name, p in self.parameters.items()}
-        return EngineState(values, tensors, steps, self.steps_done)
+        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+        steps: dict[str, int] = {}
+        for parameter, state in self.optimizer.state.items():
+            if state:
+                name = names[id(parameter)]
+                steps[name] = int(state["step"])
+                for kind in MOMENTS:
+                    moments[kind][name] = state[kind].detach().cpu().clone()
+        return EngineState(self.values(), moments, steps, self.steps_done)
 
     @torch.no_grad()
     def load_state_dict(self, state: EngineState) -> None:
-        """Raises InputError where names or shapes are not those of this run's trainable tensors."""
         check_fits(state, self.parameters)
         for name, parameter in self.parameters.items():
             parameter.copy_(state.parameters[name])
-        load_moments(self.optimizer, self.parameters, state.moments, state.steps)
+        self.optimizer.state.clear()
+        for name, count in state.steps.items():  # the others have never been moved
+            parameter = self.parameters[name]
+            own = {kind: state.moments[kind][name].to(parameter.device, copy=True) for kind in MOMENTS}
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(count), dtype=torch.float32), **own}
         self.steps_done = state.steps_done
 
 
-def tokens_by_source(batches: Sequence[Any]) -> dict[str, int]:
+def tokens_by_source(batches: Sequence[Batch]) -> dict[str, int]:
     """The supervised tokens of each source among `batches`."""
     tokens: dict[str, int] = {}
     for batch in batches:
@@ -187,15 +217,18 @@ def step_result(
 
 def check_fits(state: EngineState, parameters: Mapping[str, nn.Parameter]) -> None:
     """Raises InputError where names or shapes are not those of this run's trainable tensors."""
-    here = {name: tuple(p.shape) for name, p in parameters.items()}
-    there = {name: tuple(t.shape) for name, t in state.parameters.items()}
-    if here != there:
-        differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    if differing := differing_shapes(state.parameters, parameters):
         raise InputError(
-            f"The checkpoint does not fit this adapter: {_shapes(differing[:5], there, here)} "
-            f"({len(differing)} tensors differ). Use the settings it was made with, or another folder (run=NAME)."
+            f"The checkpoint does not fit this adapter: {differing}. Use the settings it was made with, or another "
+            "folder (run=NAME)."
         )
 
 
-def _shapes(names: Iterable[str], there: dict, here: dict) -> str:
-    return "; ".join(f"{n} is {there.get(n, 'missing')} there, {here.get(n, 'missing')} here" for n in names)
+def differing_shapes(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> str:
+    """In which names or shapes the tensors of a file and those of this run differ; empty where they agree."""
+    shapes, own = ({name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (there, here))
+    names = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
+    if not names:
+        return ""
+    listed = "; ".join(f"{n} is {shapes.get(n, 'missing')} there, {own.get(n, 'missing')} here" for n in names[:5])
+    return f"{listed} ({len(names)} tensors differ)"

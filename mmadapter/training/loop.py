@@ -1,33 +1,30 @@
 """The training loop: steps, validation, checkpoints, exact resume, a clear end (V1 paper, section 4.1).
 
-The loop gets objects (model, engine, data, schedule, ...) and no settings of the run; `training/run.py` makes them.
+The loop gets objects (engine, data, schedule, ...) and not the settings of the run; `training/run.py` makes them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from mmadapter.data.batches import Batch
 from mmadapter.data.training import TrainingData
-from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.runs.journal import Journal, perplexity
 from mmadapter.terminal import Display, duration, losses_text
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
 from mmadapter.training.determinism import random_state, restore_random_state
-from mmadapter.training.engine import Engine, StepResult
-from mmadapter.training.memory import peak_memory
+from mmadapter.training.engine import Engine, EngineState, StepResult
+from mmadapter.training.memory import MemoryAdvice, peak_memory
 from mmadapter.training.movement import RunStart, moved_text
-from mmadapter.training.preemption import StopRequest, stop_on_signals
+from mmadapter.training.preemption import StopRequest, stop_on_signals, way_on
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import TrainingConf
 
@@ -35,42 +32,26 @@ DETAILED_LINES = 100  # about this many lines of metrics.jsonl carry all gates a
 NAMED_SAMPLES = 8  # of a skipped step, in the journal
 
 
-class Trained(Protocol):
-    """What the loop asks of a model besides the engine's forward."""
-
-    def train(self, mode: bool = True) -> Any: ...
-
-    def eval(self) -> Any: ...
-
-    def gates(self) -> Tensor: ...
-
-
 @dataclass
 class Loop:
     """One training. `position` is all that changes besides the engine's state and the random generators."""
 
-    model: Trained
-    engine: Engine
+    engine: Engine  # with the model, its groups and the ranks
     data: TrainingData
     schedule: Schedule
-    start: RunStart  # the parameters as the run started
-    checkpoints: CheckpointFolder
+    folder: Path  # of the run
     journal: Journal
     display: Display
-    ranks: Ranks
+    memory: MemoryAdvice
     settings: TrainingConf
-    effective_batch: int  # samples of one optimizer step
-    max_nonfinite_steps: int
     host_dtype: str  # of the frozen weights: a checkpoint of another type is another run
-    way_on: str = "Run the same command again"  # how to continue this run, as messages say it
-    resume_changed: bool = False  # continue checkpoints of another schedule, type or data
-    engine_facts: dict[str, Any] = field(default_factory=dict)  # noted where a run continues: engine, world size, ...
-    explain_memory: Callable[..., contextlib.AbstractContextManager[None]] = lambda *_, **__: contextlib.nullcontext()
-    # called once the training has really begun or continued: the settings of the folder; returns what changed in them
-    begun: Callable[[], list[str]] = lambda: []
-    save_adapter: Callable[[dict[str, Any]], Any] | None = None  # called at each save, with the summary so far
+    resume_rule: str = "auto"  # "changed": continue checkpoints of another schedule, type or data
 
     def __post_init__(self) -> None:
+        self.model, self.ranks = self.engine.model, self.engine.ranks
+        folder = self.folder / "checkpoints"
+        self.checkpoints = CheckpointFolder(folder, self.settings.keep_checkpoints)
+        self.start = RunStart(self.engine.groups, self.model.trainable_parameters(), folder, self.ranks)
         self.position = Position(
             schedule=asdict(self.schedule),
             start=self.start.digest(),
@@ -83,8 +64,8 @@ class Loop:
     def is_finished(self) -> bool:
         return self.position.step >= self.schedule.total_steps
 
-    def resume(self) -> None:
-        """Continue from the newest checkpoint, or note the start of a new training.
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint, or note the start of a new training; says whether it continues.
 
         Raises InputError where the checkpoints belong to another schedule, type of the host or data.
         """
@@ -99,35 +80,28 @@ class Loop:
             self.journal.event("repaired", message=text)
         if snapshot is None:
             self.start.save()
-            self.ranks.decide(self.begun)
-            return
+            return False
         self.engine.load_state_dict(snapshot.engine)
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         now = self.position
         place.schedule, place.host_dtype, place.data = now.schedule, now.host_dtype, now.data
         self.position, self.saved_step = place, place.step
-        changed = self.ranks.decide(self.begun)
-        text = f"continuing at step {place.step} of {self.schedule.total_steps}"
-        if changed:
-            text = "\n  ".join([f"{text} under changed settings (there -> now):", *changed])
-        self.display.say(text)
-        facts = {"step": place.step, **self.engine_facts} | ({"changed": changed} if changed else {})
-        self.journal.event("resumed", **facts)
+        return True
 
     def _newest_checkpoint(self) -> tuple[Snapshot | None, list[str]]:
         """What rank 0 reads, on every rank: the newest whole checkpoint, and what to say of damaged ones."""
         if self.ranks.world_size == 1:
             return self.checkpoints.load_newest()
-        messages: list[str] = []
+        files: dict[str, bytes] = {}
 
-        def read() -> dict[str, bytes]:
-            snapshot, found = self.checkpoints.load_newest()
-            messages.extend(found)
-            return {} if snapshot is None else snapshot_files(snapshot)
+        def read() -> tuple[list[str], list[str]]:
+            snapshot, messages = self.checkpoints.load_newest()
+            files.update({} if snapshot is None else snapshot_files(snapshot))
+            return messages, list(files)
 
-        files = self.ranks.decide_files(read)
-        snapshot = snapshot_of(self.checkpoints.folder, files.__getitem__) if files else None
-        return snapshot, self.ranks.broadcast(messages)
+        messages, names = self.ranks.decide(read)
+        files = {name: self.ranks.decide_bytes(partial(files.__getitem__, name)) for name in names}
+        return snapshot_of(self.checkpoints.folder, files.__getitem__) if files else None, messages
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the schedule, and return a summary.
@@ -144,13 +118,13 @@ class Loop:
                     improved = self._validate_if_due(stop)
                     if stop.agreed():
                         self._save_and_stop(stop)
-                    if improved or self._is_due(self.settings.save_every_steps, self.saved_step):
+                    if improved or self.schedule.is_due(place.step, self.settings.save_every_steps, self.saved_step):
                         self._save()
                     if self.is_finished:
                         break
                     started = time.perf_counter()
                     batches, lr = self.data.step_batches(place.step), self.schedule.lr_of(place.step)
-                    with self.explain_memory(batches=batches):
+                    with self.memory.explained(batches=batches):
                         result = self.engine.step(batches, lr)
                     self._count_step(result, lr, time.perf_counter() - started)
                     if result.skipped_groups:
@@ -158,8 +132,8 @@ class Loop:
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise InputError(
-                    f"No room left on the disk while writing into {self.journal.folder} ({error.strerror}). Make room. "
-                    f"{self.way_on} to go on from the last checkpoint."
+                    f"No room left on the disk while writing into {self.folder} ({error.strerror}). Make room. "
+                    f"{way_on(self.resume_rule, self.folder)} to go on from the last checkpoint."
                 ) from error
             raise
         finally:
@@ -185,7 +159,7 @@ class Loop:
             "supervised_tokens": place.supervised_tokens,
             "seconds": place.seconds,
             "lr": self.schedule.lr,
-            "effective_batch": self.effective_batch,
+            "effective_batch": self.engine.settings.batch_size,
             "movement": self.start.movement(),
             "peak": peak_memory(),
         }
@@ -222,10 +196,9 @@ class Loop:
 
     def _count_nonfinite(self, result: StepResult, batches: Sequence[Batch]) -> None:
         """Say which groups were skipped and what the step read. Raises InputError where there are too many."""
-        place, limit = self.position, self.max_nonfinite_steps
+        place, limit = self.position, self.engine.settings.max_nonfinite_steps
         place.nonfinite_steps += 1
-        learned = [batch for batch in batches if not getattr(batch, "filler", False)]
-        own = [sample.where for batch in learned for sample in getattr(batch, "samples", ())][:NAMED_SAMPLES]
+        own = [sample.where for batch in batches if not batch.filler for sample in batch.samples][:NAMED_SAMPLES]
         in_turns = zip_longest(*self.ranks.gather(own))  # the bad sample may be on any rank
         samples = [where for turn in in_turns for where in turn if where is not None][:NAMED_SAMPLES]
         losses = ", ".join(f"{source} {loss:.4g}" for source, loss in result.loss_by_source.items())
@@ -247,11 +220,12 @@ class Loop:
     def _validate_if_due(self, stop: StopRequest) -> bool:
         """Validate where it is due; True if the loss is the lowest so far. A stop request interrupts it."""
         place = self.position
-        if not self.data.validation or not self._is_due(self.settings.validate_every_steps, place.validated_step):
+        every = self.settings.validate_every_steps
+        if not self.data.validation or not self.schedule.is_due(place.step, every, place.validated_step):
             return False
         started = time.perf_counter()
         self.model.eval()
-        with self.explain_memory(batches=self.data.validation):
+        with self.memory.explained(batches=self.data.validation):
             averages = self._validation_losses(stop)
         self.model.train()
         place.seconds += time.perf_counter() - started
@@ -291,23 +265,20 @@ class Loop:
 
     # Saving and stopping.
 
-    def _is_due(self, every: int | None, last: int) -> bool:
-        return self.schedule.is_due(self.position.step, every, last)
-
     def _save(self) -> None:
         place = self.position
         self.journal.event("saved", step=place.step)
         place.journal_bytes = self.journal.position()
         tensors, values = random_state()
-        with self.explain_memory("while a checkpoint was saved"):
+
+        def write(state: EngineState) -> None:
+            self.checkpoints.save(Snapshot(place, state, tensors, values))
+            self.model.save(self.folder / "adapter", self.summary())
+
+        with self.memory.explained("while a checkpoint was saved"):
             state = self.engine.state_dict()  # collective
             self.saved_step = place.step
-            self.ranks.decide(lambda: self._write(Snapshot(place, state, tensors, values)))
-
-    def _write(self, snapshot: Snapshot) -> None:
-        self.checkpoints.save(snapshot)
-        if self.save_adapter is not None:
-            self.save_adapter(self.summary())
+            self.ranks.decide(partial(write, state))
 
     def _save_and_stop(self, stop: StopRequest) -> None:
         assert stop.signal is not None
@@ -317,7 +288,7 @@ class Loop:
         self.display.close()
         self.display.say(
             f"stopped by {stop.signal.name} after step {self.position.step} of {self.schedule.total_steps}; everything "
-            f"is saved. {self.way_on} to go on from here."
+            f"is saved. {way_on(self.resume_rule, self.folder)} to go on from here."
         )
         stop.finish(self.display.say)
 
@@ -334,7 +305,7 @@ class Loop:
 
     def _refuse_another_run(self, place: Position) -> None:
         """Raises InputError for checkpoints of another schedule, another type of the host or other data."""
-        if self.resume_changed:
+        if self.resume_rule == "changed":
             return
         folder, now = self.checkpoints.folder, self.position
         differing = _differing(place.schedule, now.schedule)
@@ -345,13 +316,13 @@ class Loop:
                 "Undo the change, use another run folder (run=NAME), or go on all the same: run=THIS_FOLDER "
                 "resume=changed"
             )
-        if place.host_dtype not in (None, now.host_dtype):
+        if place.host_dtype != now.host_dtype:
             raise InputError(
                 f"The host was {place.host_dtype} when the checkpoints in {folder} were made, and is {now.host_dtype} "
                 "here (host.dtype=auto is bfloat16 on a GPU, else float32). Go on on the device where it was begun; or "
                 f"all the same: run=THIS_FOLDER resume=changed, with host.dtype={place.host_dtype} to keep the type"
             )
-        if place.data is not None and (differing := _differing(place.data, now.data or {})):
+        if differing := _differing(place.data, now.data):
             raise InputError(
                 f"The checkpoints in {folder} learned from other data: the samples, their order or their tokens have "
                 f"changed in {', '.join(differing)}. Put the files back, use another run folder (run=NAME), or go on "
@@ -361,10 +332,3 @@ class Loop:
 
 def _differing(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
-
-
-def way_on(resume: str, folder: Path | str = "THE_RUN_FOLDER") -> str:
-    """How to continue a run, as messages say it: with its command, but `resume=never` would take a new folder."""
-    if resume != "never":
-        return "Run the same command again"
-    return f"Run the same command with run={folder} in place of resume=never"

@@ -1,25 +1,35 @@
-"""Memory: what a run will need, before anything is loaded, and what it has used."""
+"""Memory: what a run will need, before anything is loaded; what it has used; what it says when there is no more."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from mmadapter.data.batches import Batch
 from mmadapter.distributed.ranks import Ranks
+from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.hosts.settings import HostConf
 from mmadapter.model import AdaptedModel
+from mmadapter.tasks.settings import TaskSettings
 from mmadapter.terminal import readable_bytes
+from mmadapter.training.preemption import way_on
 from mmadapter.training.settings import EngineConf, OptimizerConf
 
 VALUE = 4  # bytes of a float32 number: each trainable value, its start, its gradient, each of its two Adam moments
 BYTES = {"float32": 4, "bfloat16": 2}
+NAMED_SWITCHES = 3
+CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=changed"
+
+
+# --- what a run will need
 
 
 @dataclass(frozen=True)
@@ -27,10 +37,10 @@ class MemoryEstimate:
     """Bytes of one process; activations are those of one micro-batch of full-length samples."""
 
     frozen: int
-    trainable: int
+    trainable: int  # with start (from which movement is measured), gradients and moments
     activations: int
     logits: int
-    gathered: int = 0  # ZeRO-3: frozen weights that are whole at a time
+    gathered: int = 0  # ZeRO-3: frozen weights of other processes that are here for a while
     offloaded: int = 0  # in the machine's memory instead of the device's, not in the sum
 
     @property
@@ -56,21 +66,39 @@ class MemoryEstimate:
         return {**asdict(self), "total": self.total}
 
 
-@dataclass(frozen=True)
-class HostShape:
-    """What the estimate needs to know of the host."""
+def memory_needed(
+    optimizer: OptimizerConf, host: HostConf, engine: EngineConf, processes: int, model: AdaptedModel, dtype: str
+) -> MemoryEstimate:
+    """The estimate for one rank of a training with these settings, for micro-batches of samples of full length.
 
-    width: int
-    intermediate: int
-    layers: int
-    heads: int
-    vocabulary: int
-    bytes_per_value: int
+    `model` may be on the meta device; `dtype` is that of the frozen weights.
+    """
+    size, config = BYTES[dtype], model.host.config
+    trainable = {id(item.parameter): item.parameter.numel() for item in model.trainable_parameters()}
+    tensors = {id(tensor): tensor for tensor in [*model.host.parameters(), *model.host.buffers()]}
+    stored = sum(t.numel() * t.element_size() for key, t in tensors.items() if key not in trainable)
+    values = sum(parameter.numel() for parameter in model.host.parameters() if id(parameter) not in trainable)
+    stored = max(stored, values * size) if size == 4 else min(stored, values * size)
+    return estimate(
+        config,
+        size,
+        stored,
+        sum(trainable.values()),
+        adapted_layers=config.num_hidden_layers - model.adapter.lowest_layer(config.num_hidden_layers),
+        tokens=optimizer.micro_batch_size * model.max_tokens,
+        longest=model.max_tokens,
+        checkpointing=host.activation_checkpointing,
+        eager_attention=host.attention == "eager",
+        kept_by_parts=model.adapter.kept_per_token(),
+        engine=engine,
+        processes=processes,
+    )
 
 
 def estimate(
-    shape: HostShape,
-    frozen_bytes: int,
+    config: Any,
+    bytes_per_value: int,
+    frozen: int,
     trainable_parameters: int,
     *,
     adapted_layers: int,
@@ -81,114 +109,46 @@ def estimate(
     kept_by_parts: int = 0,
     engine: EngineConf,
     processes: int = 1,
-    gathered: int = 0,
 ) -> MemoryEstimate:
-    """Upper estimate of a training step on one process: `tokens` in a micro-batch, `longest` in one sample,
-    `gathered` frozen parameters whole at a time under ZeRO-3.
+    """Upper estimate of a training step on one process: `tokens` in a micro-batch, `longest` in one sample.
 
-    Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token, and
-    `kept_by_parts` numbers in float32, which trained parts inside of the layer need for their gradients (scale, norms,
-    LoRA). With activation checkpointing: one width a token, and one whole layer while it is computed again.
+    `config` is the host's, of `transformers`; its frozen weights take `frozen` bytes. docs/performance.md: as measured.
     """
-    layer = tokens * (6 * shape.width + 2 * shape.intermediate) * shape.bytes_per_value
-    layer += tokens * kept_by_parts * 4
+    # Kept for the backward in each adapted layer with fused attention: 6 widths + 2 intermediate widths a token, and
+    # `kept_by_parts` numbers in float32, which trained parts inside of the layer need for their gradients (scale,
+    # norms, LoRA). With activation checkpointing: one width a token, and one whole layer while it is computed again.
+    width = config.hidden_size
+    intermediate = getattr(config, "intermediate_size", 4 * width)
+    layer = tokens * (6 * width + 2 * intermediate) * bytes_per_value + tokens * kept_by_parts * 4
     if eager_attention:  # scores and weights of every pair of tokens
-        layer += tokens * longest * shape.heads * (shape.bytes_per_value + 4)
+        layer += tokens * longest * config.num_attention_heads * (bytes_per_value + 4)
+    activations = layer * adapted_layers
     if checkpointing:
-        activations = layer + adapted_layers * tokens * shape.width * shape.bytes_per_value
-    else:
-        activations = layer * adapted_layers
-    logits = tokens * shape.vocabulary * (4 + 4 + shape.bytes_per_value)
-    held = stored_by(engine, processes, frozen_bytes, trainable_parameters, gathered * shape.bytes_per_value)
-    return MemoryEstimate(held.frozen, held.trainable, activations, logits, held.gathered, held.offloaded)
+        activations = layer + adapted_layers * tokens * width * bytes_per_value
+    logits = tokens * config.vocab_size * (4 + 4 + bytes_per_value)
 
-
-@dataclass(frozen=True)
-class Stored:
-    """Bytes of one process."""
-
-    frozen: int
-    trainable: int  # with start (from which movement is measured), gradients and moments
-    gathered: int = 0  # frozen weights of other processes that are here for a while
-    offloaded: int = 0  # in the machine's memory instead of the device's
-
-
-def stored_by(
-    engine: EngineConf, processes: int, frozen: int, trainable_parameters: int, gathered_bytes: int
-) -> Stored:
-    """What `engine` stores on each of `processes` for a host of `frozen` bytes.
-
-    `gathered_bytes` of the frozen weights are whole at a time under ZeRO-3, and are counted twice: DeepSpeed gathers
-    into a buffer, from which it cuts the weights.
-
-    Trainable values and their start are whole on every process; so are, for a while, the gradients of one micro-batch
-    (twice) and the buffer in which DeepSpeed sums them up. Stage 1 shares out the moments, and adds a copy of the part
-    of values and gradients that the process itself moves; stage 2 keeps no other gradients; stage 3 shares out the
-    frozen weights, too, and has one more copy of its part of the values. docs/performance.md: as measured.
-    """
-    whole = VALUE * trainable_parameters
-    if engine.name == "single":
-        return Stored(frozen, 5 * whole)
-    stage, passing = engine.stage, 3 * whole
+    # Trainable values, their start, gradients and moments. With DeepSpeed values and start are whole on every process;
+    # so are, for a while, the gradients of one micro-batch (twice) and the buffer in which DeepSpeed sums them up.
+    whole, stage = VALUE * trainable_parameters, engine.stage
+    passing = 0 if engine.name == "single" else 3 * whole
     if stage == 0:
-        return Stored(frozen, 5 * whole + passing)
+        return MemoryEstimate(frozen, 5 * whole + passing, activations, logits)
+
+    # Stage 1 shares out the moments, and adds a copy of the part of values and gradients that the process itself moves;
+    # stage 2 keeps no other gradients; stage 3 shares out the frozen weights, too, and has one more copy of its part of
+    # the values. What is gathered is counted twice: into a buffer, from which DeepSpeed cuts the weights.
     moved = (5 if stage == 3 else 4) * whole // processes
     kept = 2 * whole + passing + (whole if stage == 1 else 0)
     shared = frozen // processes if stage == 3 else frozen
-    gathered = 2 * min(frozen, gathered_bytes) if stage == 3 else 0
+    gathered = 2 * min(frozen, engine.gathered_parameters * bytes_per_value) if stage == 3 else 0
     if not engine.offload:
-        return Stored(shared, kept + moved, gathered)
+        return MemoryEstimate(shared, kept + moved, activations, logits, gathered)
     if stage == 3:
-        return Stored(0, kept, gathered, shared + moved)
-    return Stored(shared, kept, 0, moved)
+        return MemoryEstimate(0, kept, activations, logits, gathered, shared + moved)
+    return MemoryEstimate(shared, kept, activations, logits, 0, moved)
 
 
-def memory_needed(
-    optimizer: OptimizerConf, host: HostConf, engine: EngineConf, processes: int, model: AdaptedModel, dtype: str
-) -> MemoryEstimate:
-    """The estimate for one rank of a training with these settings, for micro-batches of samples of full length.
-
-    `model` may be on the meta device; `dtype` is that of the frozen weights.
-    """
-    size = BYTES[dtype]
-    trainable = {id(item.parameter) for item in model.trainable_parameters()}
-    stored = frozen_bytes(model.host, trainable)
-    values = sum(parameter.numel() for parameter in model.host.parameters() if id(parameter) not in trainable)
-    stored = max(stored, values * size) if size == 4 else min(stored, values * size)
-    config = model.host.config
-    return estimate(
-        host_shape(config, size),
-        stored,
-        sum(item.parameter.numel() for item in model.trainable_parameters()),
-        adapted_layers=config.num_hidden_layers - model.adapter.lowest_layer(config.num_hidden_layers),
-        tokens=optimizer.micro_batch_size * model.max_tokens,
-        longest=model.max_tokens,
-        checkpointing=host.activation_checkpointing,
-        eager_attention=host.attention == "eager",
-        kept_by_parts=model.adapter.kept_per_token(),
-        engine=engine,
-        processes=processes,
-        gathered=engine.gathered_parameters,
-    )
-
-
-def host_shape(config: object, bytes_per_value: int) -> HostShape:
-    """Shape from a `transformers` configuration."""
-    width = config.hidden_size  # type: ignore[attr-defined]
-    return HostShape(
-        width=width,
-        intermediate=getattr(config, "intermediate_size", 4 * width),
-        layers=config.num_hidden_layers,  # type: ignore[attr-defined]
-        heads=config.num_attention_heads,  # type: ignore[attr-defined]
-        vocabulary=config.vocab_size,  # type: ignore[attr-defined]
-        bytes_per_value=bytes_per_value,
-    )
-
-
-def frozen_bytes(module: nn.Module, trainable: set[int]) -> int:
-    """Bytes of all parameters and buffers of a module whose id is not in `trainable`."""
-    tensors = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
-    return sum(t.numel() * t.element_size() for key, t in tensors.items() if key not in trainable)
+# --- what it has used
 
 
 def reset_peak() -> None:
@@ -215,8 +175,88 @@ def peak_of_ranks(ranks: Ranks) -> dict[str, Any]:
     return highest | {"processes": of_all} if len(of_all) > 1 else highest
 
 
-def readable_peak() -> str:
-    """The peak in words."""
-    peak = peak_memory()
-    text = f"{readable_bytes(peak['host_bytes'])} of memory"
-    return text + (f", {readable_bytes(peak['gpu_bytes'])} on the GPU" if "gpu_bytes" in peak else "")
+# --- what is said when it runs out
+
+
+@contextlib.contextmanager
+def explain_memory(doing: str, switches: Callable[[], Sequence[str]], at_the_end: str = "") -> Iterator[None]:
+    """Makes an InputError of running out of memory while inside: what was done, the peak, the cheapest `switches`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        peak = peak_memory()
+        used = f"{readable_bytes(peak['host_bytes'])} of memory"
+        used += f", {readable_bytes(peak['gpu_bytes'])} on the GPU" if "gpu_bytes" in peak else ""
+        named = "\n  ".join(switches()[:NAMED_SWITCHES])
+        raise InputError(
+            f"Out of memory {doing}: the peak was {used}. The cheapest switches:\n  {named}{at_the_end}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class MemoryAdvice:
+    """What a run says when memory runs out: made of those settings that can be switched."""
+
+    optimizer: OptimizerConf
+    host: HostConf
+    engine: EngineConf
+    resume: str
+    world_size: int
+
+    @contextlib.contextmanager
+    def explained(self, doing: str = "", batches: Sequence[Batch] = (), smaller: Sequence[str] = ()) -> Iterator[None]:
+        """Makes an InputError of running out of memory while inside: `doing` this, or on the largest of these batches.
+
+        `smaller`: switches for what was being done, which are named before those of the whole run.
+        """
+        if batches:
+            rows, tokens = max((tuple(batch.input_ids.shape) for batch in batches), key=math.prod)
+            doing = f"in a micro-batch of {rows} samples x {tokens} tokens"
+        anew = f"\n{way_on(self.resume)}, and one of these." if self.resume == "never" else ""
+        with explain_memory(doing, lambda: [*smaller, *self.switches(in_steps=bool(batches))], anew):
+            yield
+
+    def switches(self, *, in_steps: bool) -> list[str]:
+        """What still can be switched, cheapest first; what only makes training steps smaller helps `in_steps` alone."""
+        rows, world_size = self.optimizer.micro_batch_size, self.world_size
+        fewer = next((n for n in range(rows // 2, 0, -1) if self.optimizer.batch_size % n == 0), 1)
+        shorter = max(8, self.host.max_tokens // 2)
+        sharded = self.engine.stage == 3
+        many_gpus = world_size == 1 and torch.cuda.device_count() > 1
+        on_gpu = self.engine.device != "cpu" and torch.cuda.is_available()
+        part = "keeps its part of the frozen weights"
+        switches = [
+            (
+                in_steps and rows > 1,
+                f"optimizer.micro_batch_size={fewer} (the same run goes on, in more, smaller pieces)",
+            ),
+            (
+                in_steps and not self.host.activation_checkpointing,
+                "host.activation_checkpointing=true (the same result, about a third slower)",
+            ),
+            (sharded, f"more than {world_size} processes (each keeps a smaller part of the frozen weights)"),
+            (not sharded and world_size > 1, f"engine=zero3 (each of the {world_size} ranks {part})"),
+            (not sharded and many_gpus, f"engine=zero3 launch.processes=N, on N GPUs (each {part})"),
+            (
+                on_gpu and not (sharded and self.engine.offload),
+                "engine=zero3_offload (frozen weights and moments wait in the machine's memory; slow)",
+            ),
+            (
+                self.host.dtype == "float32",
+                f"host.dtype=bfloat16 (half the frozen weights and activations; {CHANGES})",
+            ),
+            (in_steps, f"host.max_tokens={shorter} (cuts long samples; {CHANGES})"),
+            (True, "a smaller host, or a machine with more memory"),
+        ]
+        return [text for is_open, text in switches if is_open]
+
+
+def of_a_task(key: str, task: TaskSettings, changes: str = CHANGES) -> list[str]:
+    """The switches of one evaluation, whose settings stand under `key`; `changes`: what fewer beams mean."""
+    size, beams = task.batch_size, task.generation.beams
+    switches = [f"{key}.batch_size={size // 2} (the same odds, fewer samples at a time)"] if size > 1 else []
+    if beams > 1:
+        switches.append(f"{key}.generation.beams={beams // 2} ({changes})")
+    return switches

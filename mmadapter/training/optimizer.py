@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmadapter.errors import InputError
 from mmadapter.methods.groups import Group, TrainableParameter
 from mmadapter.training.settings import OptimizerConf
 
 EPSILON = 1e-8  # of AdamW, torch's default
+MOMENTS = ("exp_avg", "exp_avg_sq")  # as AdamW calls them
 
 
 def learns_from(group: Group, source: str) -> bool:
@@ -33,18 +34,12 @@ def check_sources(groups: Sequence[Group], sources: Iterable[str]) -> None:
             )
 
 
-def build_adamw(
-    groups: Sequence[Group],
-    trainable: Sequence[TrainableParameter],
-    settings: OptimizerConf,
-    kind: Callable[..., Any] = torch.optim.AdamW,
-) -> Any:
-    """AdamW (or what `kind` makes of the same arguments) with two entries a group (decayed or not).
-
-    Each entry carries its group's name and `lr_scale`.
-    """
+def adam_entries(
+    groups: Sequence[Group], trainable: Sequence[TrainableParameter], settings: OptimizerConf
+) -> list[dict[str, Any]]:
+    """What AdamW moves: two entries a group (decayed or not), with the group's name and `lr_scale`."""
     known = {item.name: item for item in trainable}
-    entries: list[dict] = []
+    entries: list[dict[str, Any]] = []
     for group in groups:
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
         for decayed in (True, False):
@@ -52,7 +47,7 @@ def build_adamw(
             if chosen:
                 own = {"group": group.name, "lr_scale": group.lr_scale, "weight_decay": decay if decayed else 0.0}
                 entries.append({"params": chosen, **own})
-    return kind(entries, lr=0.0, betas=tuple(settings.betas), eps=EPSILON)
+    return entries
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -61,50 +56,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         entry["lr"] = lr * entry["lr_scale"]
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """Euclidean norm over all gradients of a group; not finite if one element is not."""
-    return math.sqrt(sum_of_squares(p.grad.detach() for p in parameters if p.grad is not None))
-
-
 def sum_of_squares(tensors: Iterable[Tensor]) -> float:
     """Over all elements, in float64. The tensors' sums are added exactly, so that empty or idle ones change no bit."""
     squares = [tensor.double().square().sum() for tensor in tensors]
     return math.fsum(torch.stack(squares).tolist()) if squares else 0.0
 
 
-def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
-    """Multiplies a group's gradients in place."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor)
-
-
-def moments(
-    optimizer: torch.optim.AdamW, names: Mapping[int, str]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-    """Both Adam moments {kind: {name: tensor}}, and step counts by name; `names` is id(parameter) -> name."""
-    tensors: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
-    steps: dict[str, int] = {}
-    for parameter, state in optimizer.state.items():
-        name = names[id(parameter)]
-        if state:
-            steps[name] = int(state["step"])
-            for kind in tensors:
-                tensors[kind][name] = state[kind].detach().cpu().clone()
-    return tensors, steps
-
-
-def load_moments(
-    optimizer: torch.optim.AdamW,
-    parameters: Mapping[str, nn.Parameter],
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    steps: Mapping[str, int],
-) -> None:
-    """Puts back what `moments` gave; parameters without an entry have never been moved."""
-    optimizer.state.clear()
-    for name, count in steps.items():
-        parameter = parameters[name]
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(count), dtype=torch.float32),
-            **{kind: by_name[name].to(parameter.device, copy=True) for kind, by_name in tensors.items()},
-        }
+def scale(tensors: Iterable[Tensor], factor: float) -> None:
+    """Multiplies tensors in place."""
+    for tensor in tensors:
+        tensor.mul_(factor)

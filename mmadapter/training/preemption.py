@@ -18,6 +18,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -54,14 +55,12 @@ def interrupts() -> Iterator[None]:
 
 def hold_signals() -> None:
     """Holds signals back until the run can act on them (`release_signals`): imports and the meeting take seconds."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATIONS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATIONS)
 
 
 def release_signals() -> None:
     """Lets signals through that `hold_signals`, or the start of a SLURM job, has held back."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
 
 
 def ignore_signals() -> None:
@@ -145,6 +144,13 @@ def stop_on_signals(ranks: Ranks) -> Iterator[StopRequest]:
 
 
 # --- the end of a stopped run, and SLURM
+
+
+def way_on(resume: str, folder: Path | str = "THE_RUN_FOLDER") -> str:
+    """How to continue a run, as messages say it: with its command, but `resume=never` would take a new folder."""
+    if resume != "never":
+        return "Run the same command again"
+    return f"Run the same command with run={folder} in place of resume=never"
 
 
 def end_interrupted(ranks: Ranks, error: KeyboardInterrupt, way_on: str, say: Callable[[str], object]) -> NoReturn:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -23,14 +22,14 @@ from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, StepShape, read_samples
-from mmadapter.distributed.deepspeed import Zero, end_engines
+from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import Ranks, connected
-from mmadapter.distributed.start import set_threads
+from mmadapter.distributed.start import thread_count
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.hosts.load import hide_library_bars, load_tokenizer
 from mmadapter.hosts.settings import host_folder
-from mmadapter.hosts.sharded import gather_in_forward
+from mmadapter.hosts.sharded import Sharding, gather_in_forward
 from mmadapter.methods.folder import CARD
 from mmadapter.methods.groups import Group, parameter_groups, trainable_table
 from mmadapter.methods.settings import GroupConf
@@ -52,14 +51,11 @@ from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.section import results_of
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
-from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
-from mmadapter.training.loop import Loop, way_on
-from mmadapter.training.memory import memory_needed, peak_of_ranks, reset_peak
-from mmadapter.training.movement import RunStart
+from mmadapter.training.loop import Loop
+from mmadapter.training.memory import MemoryAdvice, memory_needed, of_a_task, peak_of_ranks, reset_peak
 from mmadapter.training.optimizer import check_sources
-from mmadapter.training.out_of_memory import MemoryAdvice, of_a_task
-from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals
+from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals, way_on
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
 from mmadapter.training.summary import show_results
@@ -73,15 +69,18 @@ def run(conf: RunConf) -> dict[str, Any]:
     (a SystemExit) when a signal asked to stop. Where a launcher has started several ranks, each calls this; rank 0
     writes and speaks for all.
     """
-    set_threads(conf.threads)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(thread_count(conf.threads)))
     device = device_of(conf.engine.device)
     needs_group = conf.engine.name != "single" and not conf.dry_run
     with connected(device, conf.launch, needs_group) as ranks, deterministic(conf.engine.deterministic):
         reset_peak()
         refuse_other_ranks(conf, ranks)
         display = Display(None if ranks.is_first else quiet_console(), conf.training.log_every_steps)
-        quieten_libraries(display, ranks)
+        if not display.console.is_terminal:  # other libraries' bars only at a terminal, their remarks on one rank
+            hide_library_bars()
+        if not ranks.is_first:
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
         with interrupts():
             try:
                 release_signals()
@@ -228,7 +227,12 @@ def train_and_evaluate(
         show_trainable(rows, display)
         if data is not None:
             display.say(data.describe())
-        display.say(lr_line(conf, schedule, data is not None))
+        base, batch = f"base {conf.optimizer.base_lr:g}", f"effective batch {conf.optimizer.batch_size}"
+        length = f"micro-batches of {conf.optimizer.micro_batch_size}"
+        if data is not None:
+            whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"
+            length = f"{whole} of {schedule.steps_per_epoch:,}"
+        display.say(f"learning rate {schedule.lr:.4g} = {base} x {batch} / 256; {length}")
 
     # 5. A dry run stops here, with what it would take.
     if folder is None:
@@ -244,8 +248,9 @@ def train_and_evaluate(
     del shape
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
+    sharding = Sharding(conf.engine.offload) if conf.engine.stage == 3 else None
     with memory.explained("while the host was loaded"):
-        model = AdaptedModel.build(*parts, device_of(conf.engine.device), Zero.of(conf.engine.name))
+        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding)
     if not trains:
         gather_in_forward(model.host)
     for name, asked in questions.items():
@@ -267,52 +272,26 @@ def train_and_evaluate(
             note(folder, total_steps=schedule.total_steps)
             boards = {"tensorboard": conf.training.tensorboard, "wandb": conf.training.wandb}
             journal = Journal(folder, name=f"{conf.experiment}-{folder.name}", **boards)
-        engine = ENGINES.load(conf.engine.name)(
-            model,
-            groups,
-            model.trainable_parameters(),
-            conf.optimizer,
-            model.device,
-            conf.seed,
-            conf.engine,
-            ranks,
-        )
-
-        def begun() -> list[str]:
-            there = take_over(folder, conf)
-            write_json(folder / "versions.json", versions(ranks))
-            write_json(folder / "trainable.json", rows)
-            return there
-
+        engine = ENGINES.load(conf.engine.name)(model, groups, conf.optimizer, conf.seed, conf.engine, ranks)
         loop = Loop(
-            model,
-            engine,
-            data,
-            schedule,
-            RunStart(groups, model.trainable_parameters(), folder / "checkpoints", ranks),
-            CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
-            journal,
-            display,
-            ranks,
-            conf.training,
-            effective_batch=conf.optimizer.batch_size,
-            max_nonfinite_steps=conf.optimizer.max_nonfinite_steps,
-            host_dtype=host_dtype(conf),
-            way_on=way_on(conf.resume, folder),
-            resume_changed=conf.resume == "changed",
-            engine_facts={
-                "engine": conf.engine.name,
-                "processes": ranks.world_size,
-                "micro_batch_size": conf.optimizer.micro_batch_size,
-            },
-            explain_memory=memory.explained,
-            begun=begun,
-            save_adapter=partial(model.save, folder / "adapter"),
+            engine, data, schedule, folder, journal, display, memory, conf.training, host_dtype(conf), conf.resume
         )
 
     with contextlib.closing(journal):
         if loop is not None:
-            loop.resume()
+            continues = loop.resume()
+            changed = ranks.decide(partial(take_over, folder, conf))
+            if ranks.is_first:
+                write_json(folder / "versions.json", versions(ranks))
+                write_json(folder / "trainable.json", rows)
+            if continues:
+                text = f"continuing at step {loop.position.step} of {schedule.total_steps}"
+                if changed:
+                    text = "\n  ".join([f"{text} under changed settings (there -> now):", *changed])
+                display.say(text)
+                facts: dict[str, Any] = {"step": loop.position.step, "engine": conf.engine.name}
+                facts |= {"processes": ranks.world_size, "micro_batch_size": conf.optimizer.micro_batch_size}
+                journal.event("resumed", **facts, **({"changed": changed} if changed else {}))
 
         # 8. Pictures: each is read and encoded once, whatever it is drawn for; no random number moves.
         paths = [sample.image for asked in questions.values() for sample in asked if sample.image is not None]
@@ -334,11 +313,9 @@ def train_and_evaluate(
     for name, asked in questions.items():
         smaller = of_a_task(f"tasks.{name}", tasks[name].settings)
         explained = memory.explained(f"while task {name} was evaluated", smaller=smaller)
-        with (
-            explained,
-            deterministic(conf.engine.deterministic, strictly=False),
-        ):  # top_p has no deterministic algorithm
-            evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, partial(show_progress, display, name))
+        progress = partial(lambda task, what, *counts: display.report(f"{task}: {what}", *counts), name)
+        with explained, deterministic(conf.engine.deterministic, strictly=False):  # top_p has no such algorithm
+            evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, progress)
     results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
     return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
 
@@ -374,15 +351,6 @@ def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
         )
 
 
-def quieten_libraries(display: Display, ranks: Ranks) -> None:
-    """Keep other libraries' bars off anything that is no terminal, and their remarks to one rank."""
-    if not display.console.is_terminal:
-        hide_library_bars()
-    if not ranks.is_first:
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-
-
 def groups_of(conf: RunConf, model: AdaptedModel) -> list[Group]:
     """The groups of `adapter.groups`; one with everything in it where there are none. Frozen roles are in none."""
     trainable, frozen = model.trainable_parameters(), conf.adapter.frozen
@@ -392,37 +360,11 @@ def groups_of(conf: RunConf, model: AdaptedModel) -> list[Group]:
     return parameter_groups(trainable, settings, frozen)
 
 
-def lr_line(conf: RunConf, schedule: Schedule, data_is_read: bool) -> str:
-    """One line that says how the actual learning rate came about, and how long the run is."""
-    settings = conf.optimizer
-    text = f"learning rate {schedule.lr:.4g} = base {settings.base_lr:g} x effective batch {settings.batch_size} / 256"
-    if not data_is_read:
-        return f"{text}; micro-batches of {settings.micro_batch_size}"
-    steps = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs of {schedule.steps_per_epoch:,}"
-    return f"{text}; {steps}"
-
-
 def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
     """Print the table of what trains, with its sum; shares are of the host's parameters."""
-    columns = ["group", "role", "tensors", "parameters", "of host", "lr", "decay", "sources"]
-    lines = [
-        [
-            row["group"],
-            row["role"],
-            f"{row['tensors']:,}",
-            f"{row['parameters']:,}",
-            f"{row['share']:.3%}",
-            f"{row['lr']:.4g}",
-            f"{row['weight_decay']:g}",
-            str(row["sources"]),
-        ]
-        for row in rows
-    ]
+    columns = {"group": "{group}", "role": "{role}", "tensors": "{tensors:,}", "parameters": "{parameters:,}"}
+    columns |= {"of host": "{share:.3%}", "lr": "{lr:.4g}", "decay": "{weight_decay:g}", "sources": "{sources}"}
+    lines = [[form.format(**row) for form in columns.values()] for row in rows]
     tensors, parameters = sum(row["tensors"] for row in rows), sum(row["parameters"] for row in rows)
     lines.append(["sum", "", f"{tensors:,}", f"{parameters:,}", f"{sum(row['share'] for row in rows):.3%}", "", "", ""])
-    display.table("what trains", columns, lines, text_columns=("role", "sources"))
-
-
-def show_progress(display: Display, task: str, what: str, done: int, total: int) -> None:
-    """A bar for what a task does."""
-    display.report(f"{task}: {what}", done, total)
+    display.table("what trains", list(columns), lines, text_columns=("role", "sources"))

@@ -82,7 +82,6 @@ class EngineConf:
     device: str = choice("auto", "cpu", "cuda", influence=False)  # auto = the GPU where there is one
     gathered_parameters: int = number(10**9, at_least=0, influence=False)  # zero3: frozen ones whole at a time, at most
     deterministic: bool = plain(False, influence=False)  # the same bits each time on a GPU, too; slower there
-    cpu_adam: bool = plain(False, influence=False)  # with offload: DeepSpeed's own Adam (needs a compiler), faster
 
     @property
     def stage(self) -> int:

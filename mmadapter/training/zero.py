@@ -7,8 +7,6 @@ group learns from which source, averaging, clipping, what is skipped) is the sam
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -17,29 +15,40 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from mmadapter.distributed.deepspeed import (
-    MOMENTS,
-    Share,
-    find_shares,
-    keep_whole,
-    load_deepspeed,
-    start_engine,
-    whole_tensors,
-    write_parameter,
-)
+from mmadapter.data.batches import Batch
+from mmadapter.distributed.deepspeed import find_shares, keep_whole, start_engine, whole_tensors, write_parameter
 from mmadapter.distributed.ranks import Ranks
-from mmadapter.errors import InputError
-from mmadapter.methods.groups import Group, TrainableParameter
+from mmadapter.methods.groups import Group
 from mmadapter.training.determinism import own_stream
-from mmadapter.training.engine import EngineState, StepResult, check_fits, loss_sums, step_result, tokens_by_source
-from mmadapter.training.optimizer import build_adamw, learns_from, set_lr, sum_of_squares
+from mmadapter.training.engine import (
+    Engine,
+    EngineState,
+    StepResult,
+    check_fits,
+    loss_sums,
+    step_result,
+    tokens_by_source,
+)
+from mmadapter.training.optimizer import MOMENTS, learns_from, set_lr, sum_of_squares
 from mmadapter.training.settings import EngineConf, OptimizerConf
 
 OUTSIDE = ("adapter", "vision")  # children of the model that are not sharded
 FETCHED_AHEAD = 5 * 10**7  # parameters that are gathered before they are needed: DeepSpeed's own number
 
 
-class ZeroEngine:
+class AdamWOfMovingEntries(torch.optim.AdamW):
+    """AdamW whose step leaves out the entries that shall not move."""
+
+    def step(self, closure: Any = None) -> Any:
+        entries = self.param_groups
+        self.param_groups = [entry for entry in entries if entry["moves"]]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = entries
+
+
+class ZeroEngine(Engine):
     """DeepSpeed behind the loop's interface. `model(batch)` gives the sum of this process's token losses.
 
     Every process gives the same number of micro-batches, of the same sources in the same order; a process that has
@@ -50,24 +59,18 @@ class ZeroEngine:
     offloaded, DeepSpeed leaves out the whole step, not the group alone.
     """
 
+    adam = AdamWOfMovingEntries
+
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         groups: Sequence[Group],
-        trainable: Sequence[TrainableParameter],
         settings: OptimizerConf,
-        device: torch.device | str,
         seed: int,
         engine: EngineConf,
         ranks: Ranks,
     ) -> None:
-        self.model, self.groups, self.settings, self.seed = model, list(groups), settings, seed
-        self.zero, self.ranks = engine, ranks
-        self.device = torch.device(device)
-        self.steps_done = 0
-        self.parameters: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters}
-        load_deepspeed(self.device)
-        self.optimizer = build_adamw(groups, trainable, settings, _adam(engine))
+        super().__init__(model, groups, settings, seed, engine, ranks)
         numbers = {id(p): i for i, entry in enumerate(self.optimizer.param_groups) for p in entry["params"]}
         entries = {name: numbers[id(parameter)] for name, parameter in self.parameters.items()}
         self.carrier = Carrier(model, self.groups, engine.stage == 3, self.device)
@@ -84,37 +87,21 @@ class ZeroEngine:
         if engine.stage == 0:  # which has no setting for the bucket
             self.deepspeed.enable_backward_allreduce = False
         if engine.stage == 3:
-            keep_whole(self.deepspeed, [item.parameter for item in trainable])
+            keep_whole(self.deepspeed, [item.parameter for item in model.trainable_parameters()])
         self.shares = find_shares(self.deepspeed, engine.stage, entries, self.parameters)
         for share in self.shares.values():
             if share.master not in self.optimizer.state:
-                self.optimizer.state[share.master] = _before_the_first_step(share.master, not engine.cpu_adam)
+                # What AdamW makes at its first step, from the start: it can be read and written at any time.
+                zeros = {kind: torch.zeros_like(share.master) for kind in MOMENTS}
+                self.optimizer.state[share.master] = {"step": torch.tensor(0.0), **zeros}
 
-    def step(self, batches: Sequence[Any], lr: float) -> StepResult:
-        """One optimizer step over the `batches` of all processes."""
-        own = tokens_by_source(batches)  # every rank has the same sources in the same order
+    def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
+        """One optimizer step over the `batches` of all ranks, which have the same sources in the same order."""
+        own = tokens_by_source(batches)
         tokens = {source: int(count) for source, count in zip(own, self.ranks.sum([*own.values()]), strict=True)}
-        sums, broken = self._backward_all(batches)
         learning = {g.name: [s for s, count in tokens.items() if count and learns_from(g, s)] for g in self.groups}
-        for group in self.groups:
-            count = sum(tokens[source] for source in learning[group.name])
-            self._scale(
-                group, self.ranks.world_size / count if count else 0.0
-            )  # DeepSpeed has divided by the processes
-        sums, norms = self._totals(sums, broken)
-        norms = {name: norms[name] for name, sources in learning.items() if sources}
-        finite = {name: math.isfinite(norms[name] + sum(sums[source] for source in learning[name])) for name in norms}
-        for group in self.groups:
-            self._let_move(group, norms.get(group.name, math.nan), finite.get(group.name, False))
-        set_lr(self.optimizer, lr)
-        self.deepspeed.step()
-        self.steps_done += 1
-        if getattr(self.deepspeed.optimizer, "overflow", False):
-            finite = dict.fromkeys(finite, False)
-        return step_result(sums, tokens, norms, tuple(name for name, fine in finite.items() if not fine))
 
-    def _backward_all(self, batches: Sequence[Any]) -> tuple[dict[str, float], set[str]]:
-        """Hands all gradients to DeepSpeed; returns each source's loss sum here, and groups that were not finite."""
+        # Every micro-batch hands its gradients to DeepSpeed.
         pieces: dict[str, list[Tensor]] = {batch.source: [] for batch in batches}
         self.carrier.broken.clear()
         for number, batch in enumerate(batches, 1):
@@ -130,7 +117,41 @@ class ZeroEngine:
             # The gradients are on their way to the machine's memory, where they are read next: DeepSpeed copies without
             # waiting, and at stage 2 waits in its own step only.
             torch.cuda.synchronize(self.device)
-        return loss_sums(pieces), set(self.carrier.broken)
+
+        # Each group's gradient is averaged over the supervised tokens of its sources. (DeepSpeed has divided by the
+        # ranks.) At stage 0 every rank has the whole gradient, and rank 0 counts it.
+        squares: list[float] = []
+        for group in self.groups:
+            count = sum(tokens[source] for source in learning[group.name])
+            self._scale(group, self.ranks.world_size / count if count else 0.0)
+            parts = [self.shares[name].gradient() for name, _ in group.parameters]
+            squares.append(sum_of_squares(parts) if self.zero.stage > 0 or self.ranks.is_first else 0.0)
+
+        # Loss sums and norms over all ranks; NaN for a group that is not finite somewhere.
+        sums = loss_sums(pieces)
+        flags = [math.nan if group.name in self.carrier.broken else 0.0 for group in self.groups]
+        totals = iter(self.ranks.sum([*sums.values(), *squares, *flags]))
+        sums = {source: next(totals) for source in sums}
+        lengths = [math.sqrt(next(totals)) for _ in self.groups]
+        norms = {g.name: length + next(totals) for g, length in zip(self.groups, lengths, strict=True)}
+        norms = {name: norms[name] for name, sources in learning.items() if sources}
+        finite = {name: math.isfinite(norms[name] + sum(sums[source] for source in learning[name])) for name in norms}
+
+        # Clipped; what is not finite, or had nothing to learn from, is cleared, and the optimizer leaves it out.
+        limit = self.settings.clip_norm
+        for group in self.groups:
+            if not finite.get(group.name, False):
+                self._scale(group, 0.0)
+            elif limit is not None and norms[group.name] > limit:
+                self._scale(group, limit / norms[group.name])
+        for entry in self.optimizer.param_groups:
+            entry["moves"] = finite.get(entry["group"], False)
+        set_lr(self.optimizer, lr)
+        self.deepspeed.step()
+        self.steps_done += 1
+        if getattr(self.deepspeed.optimizer, "overflow", False):
+            finite = dict.fromkeys(finite, False)
+        return step_result(sums, tokens, norms, tuple(name for name, fine in finite.items() if not fine))
 
     def _scale(self, group: Group, factor: float) -> None:
         """Multiplies the shares of a group's gradient; 0 clears them, whatever they hold."""
@@ -141,33 +162,8 @@ class ZeroEngine:
             else:
                 gradient.zero_()
 
-    def _totals(self, sums: dict[str, float], broken: set[str]) -> tuple[dict[str, float], dict[str, float]]:
-        """Loss sums and gradient norms over all processes; the norm of a group that is broken somewhere is NaN."""
-        counts = self.zero.stage > 0 or self.ranks.is_first  # at stage 0 every process has the whole gradient
-        squares = []
-        for group in self.groups:
-            parts = (self.shares[name].gradient() for name, _ in group.parameters)
-            squares.append(sum_of_squares(parts) if counts else 0.0)
-        flags = [math.nan if group.name in broken else 0.0 for group in self.groups]
-        totals = self.ranks.sum([*sums.values(), *squares, *flags])
-        split = len(sums) + len(squares)
-        names = [group.name for group in self.groups]
-        found = zip(names, totals[len(sums) : split], totals[split:], strict=True)
-        return dict(zip(sums, totals, strict=False)), {name: math.sqrt(square) + flag for name, square, flag in found}
-
-    def _let_move(self, group: Group, norm: float, moves: bool) -> None:
-        """Clips a group's gradient; or clears it, and has the optimizer leave the group out."""
-        limit = self.settings.clip_norm
-        if not moves:
-            self._scale(group, 0.0)
-        elif limit is not None and norm > limit:
-            self._scale(group, limit / norm)
-        for entry in self.optimizer.param_groups:
-            if entry["group"] == group.name:
-                entry["moves"] = moves
-
     @torch.no_grad()
-    def loss_sum(self, batch: Any) -> float:
+    def loss_sum(self, batch: Batch) -> float:
         """Sum of the token losses of this process's batch, without a graph; 0 for a filler, which runs all the same."""
         loss = self.carrier(batch.to(self.device))
         return float(loss) if batch.supervised_tokens else 0.0
@@ -176,17 +172,11 @@ class ZeroEngine:
         """The whole state, on every process; collective."""
         steps = {name: int(self.optimizer.state[share.master]["step"]) for name, share in self.shares.items()}
         moved = {name: share for name, share in self.shares.items() if steps[name]}
-        values = {name: p.detach().cpu().clone().contiguous() for name, p in self.parameters.items()}
-        tensors = {kind: self._whole_moments(moved, kind) for kind in MOMENTS}
-        return EngineState(values, tensors, {name: steps[name] for name in moved}, self.steps_done)
-
-    def _whole_moments(self, shares: dict[str, Share], kind: str) -> dict[str, Tensor]:
-        return whole_tensors(
-            shares,
-            lambda share: share.own(self.optimizer.state[share.master][kind]),
-            replicated=self.zero.stage == 0,
-            device=self.device,
-        )
+        moments = {}
+        for kind in MOMENTS:
+            own = {name: share.own(self.optimizer.state[share.master][kind]) for name, share in moved.items()}
+            moments[kind] = whole_tensors(moved, own, replicated=self.zero.stage == 0, device=self.device)
+        return EngineState(self.values(), moments, {name: steps[name] for name in moved}, self.steps_done)
 
     @torch.no_grad()
     def load_state_dict(self, state: EngineState) -> None:
@@ -195,8 +185,7 @@ class ZeroEngine:
         for name, share in self.shares.items():
             write_parameter(share, state.parameters[name])
             own = self.optimizer.state[share.master]
-            count = state.steps.get(name, 0)
-            own["step"] = count if self.zero.cpu_adam else torch.tensor(float(count))
+            own["step"] = torch.tensor(float(state.steps.get(name, 0)))
             for kind in MOMENTS:
                 piece, moments = share.own(own[kind]), state.moments[kind].get(name)
                 piece.zero_() if moments is None else piece.copy_(share.cut(moments))
@@ -221,7 +210,7 @@ class Carrier(nn.Module):
         if with_base:
             self.base = nn.ModuleDict({name: part for name, part in model.named_children() if name not in OUTSIDE})
 
-    def forward(self, batch: Any, *stream: object) -> Tensor:
+    def forward(self, batch: Batch, *stream: object) -> Tensor:
         """The sum of the micro-batch's token losses; what is drawn at random depends on `stream` alone.
 
         Fillers go through the model like others: at stage 3 all processes must ask for the same weights.
@@ -237,7 +226,7 @@ class Carrier(nn.Module):
         gradients = [found.get(id(p), torch.zeros_like(p)) for p in self.trained]
         return _WithGradients.apply(loss.detach(), gradients, *self.trained)  # type: ignore[no-any-return]
 
-    def _gradients(self, loss: Tensor, batch: Any) -> dict[int, Tensor]:
+    def _gradients(self, loss: Tensor, batch: Batch) -> dict[int, Tensor]:
         """id -> gradient of the parameters that learn from the micro-batch; notes groups where it is not finite."""
         learning = [group for group in self.groups if learns_from(group, batch.source)]
         parameters = [parameter for group in learning for _, parameter in group.parameters]
@@ -247,15 +236,11 @@ class Carrier(nn.Module):
         kept: dict[int, Tensor] = {}
         for group in learning if batch.supervised_tokens else ():
             own = {id(p): found[id(p)] for _, p in group.parameters if found[id(p)] is not None}
-            if _finite([*own.values()]):
-                kept |= own
-            else:
+            if own and not torch.stack([gradient.isfinite().all() for gradient in own.values()]).all():
                 self.broken.add(group.name)
+            else:
+                kept |= own
         return kept
-
-
-def _finite(tensors: Sequence[Tensor]) -> bool:
-    return not tensors or bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 class _WithGradients(torch.autograd.Function):
@@ -291,39 +276,3 @@ def deepspeed_configuration(engine: EngineConf, bucket: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-
-
-def cpu_adam() -> Any:
-    """DeepSpeed's Adam for the CPU, compiled where it has not been yet; raises InputError without a compiler."""
-    if shutil.which("ninja") is None or (shutil.which("g++") is None and "CXX" not in os.environ):
-        raise InputError(
-            "engine.cpu_adam=true compiles DeepSpeed's CPU Adam, which needs g++ and ninja on PATH. "
-            "Install them (apt install g++ ninja-build), or leave engine.cpu_adam=false."
-        )
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-    return DeepSpeedCPUAdam
-
-
-def _adam(engine: EngineConf) -> Any:
-    """A class of AdamW whose step leaves out entries that shall not move."""
-    base = cpu_adam() if engine.cpu_adam else torch.optim.AdamW
-
-    class AdamWOfMovingEntries(base):  # type: ignore[misc, valid-type]
-        param_groups: list[dict[str, Any]]
-
-        def step(self, closure: Any = None) -> Any:
-            entries = self.param_groups
-            self.param_groups = [entry for entry in entries if entry["moves"]]
-            try:
-                return super().step(closure)
-            finally:
-                self.param_groups = entries
-
-    return AdamWOfMovingEntries
-
-
-def _before_the_first_step(master: Tensor, counts_in_a_tensor: bool) -> dict[str, Any]:
-    """The state that AdamW makes at its first step, from the start: it can be read and written at any time."""
-    moments = {kind: torch.zeros_like(master) for kind in MOMENTS}
-    return {"step": torch.tensor(0.0) if counts_in_a_tensor else 0, **moments}

@@ -21,8 +21,8 @@ from tests.distributed.several import Several, free_port
 def test_alone_every_question_is_answered_at_once():
     alone = Ranks()
     assert alone.sum([1.5, 2]) == [1.5, 2]
-    assert alone.broadcast("x") == "x" and alone.gather("x") == ["x"] and alone.decide(lambda: 3) == 3
-    assert alone.gather_bytes(b"x") == [b"x"] and alone.decide_files(lambda: {"a": b"x"}) == {"a": b"x"}
+    assert alone.gather("x") == ["x"] and alone.decide(lambda: 3) == 3
+    assert alone.gather_bytes(b"x") == [b"x"] and alone.decide_bytes(lambda: b"y") == b"y"
     alone.barrier()
     assert alone.is_first
 
@@ -47,11 +47,11 @@ def talk():
         with connected("cpu") as me:
             assert me.sum([me.rank, 0.5]) == [3.0, 1.5]
             assert me.sum([(1e16, 1.0, -1e16)[me.rank]] * 5) == [0.0] * 5  # in rank order, whatever the place
-            assert me.broadcast(f"from {me.rank}") == "from 0"
+            assert me.decide(lambda: f"from {me.rank}") == "from 0"
             assert me.gather({"rank": me.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
             assert me.decide(lambda: os.getpid()) == me.gather(os.getpid())[0]
             assert me.gather_bytes(b"x" * me.rank) == [b"", b"x", b"xx"]
-            assert me.decide_files(lambda: {"a": b"12", "none": b"", "b": b"3"}) == {"a": b"12", "none": b"", "b": b"3"}
+            assert me.decide_bytes(lambda: b"12") == b"12" and me.decide_bytes(bytes) == b""
             me.barrier()
         assert (me.rank, me.world_size) == (0, 1)
     print("talked")
@@ -91,9 +91,9 @@ def pickle_nothing():
 
     pickle.loads = pickle.dumps = pickle.Unpickler = pickle.Pickler = refused
     with connected("cpu") as me:
-        me.broadcast([1, {"a": None}])
+        me.decide(lambda: [1, {"a": None}])
         me.gather("x")
-        me.decide_files(lambda: {"a": b"x"})
+        me.decide_bytes(lambda: b"x")
         with pytest.raises(TypeError):
             me.gather(Path("x"))  # no JSON: refused where it is sent, on every rank
     print("json")
@@ -334,7 +334,7 @@ def test_a_rank_uses_the_gpu_of_its_local_rank_or_the_only_one_that_slurm_shows_
     monkeypatch.setattr(ranks_module, "_open_store", lambda *_: dist.HashStore())
     monkeypatch.setattr(ranks_module, "_meet", lambda *_: None)
     place = Launched(1, 2, 1, launcher, "127.0.0.1", free_port())
-    ranks_module._connect(Ranks(1, 2, 1), place, LaunchConf(), "cuda")
+    ranks_module._connect(Ranks(1, 2), place, LaunchConf(), "cuda")
     assert told["device_id"] == torch.device("cuda", index) and told["timeout"].total_seconds() == 1800
 
 

@@ -71,9 +71,8 @@ def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
 def trained(conf, samples: list[Sample], asked_after: int | None):
     """Four steps; the assistant, what each step gave, and what it answered between two of them and at the end."""
     assistant = opened(conf)
-    groups, trainable = groups_of(conf, assistant), assistant.trainable_parameters()
     build = ENGINES.load(conf.engine.name)
-    engine = build(assistant, groups, trainable, conf.optimizer, assistant.device, conf.seed, conf.engine, here())
+    engine = build(assistant, groups_of(conf, assistant), conf.optimizer, conf.seed, conf.engine, here())
     encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
     mine = [encoder.encode(sample) for sample in samples][here().rank :: here().world_size]
     batch = dataclasses.replace(make_batch(mine, assistant.tokenizer.pad_token_id), visual=True)

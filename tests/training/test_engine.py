@@ -24,7 +24,7 @@ DISJOINT = {
 def make_engine(groups=EVERYTHING, **settings):
     assistant = ToyAssistant()
     built = parameter_groups(assistant.trainable_parameters(), groups)
-    return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), OptimizerConf(**settings))
+    return SingleDeviceEngine(assistant, built, OptimizerConf(**settings))
 
 
 def batch_of(numbers, source="questions", **keywords):

@@ -2,22 +2,20 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from mmadapter.training.memory import (
-    HostShape,
-    estimate,
-    readable_bytes,
-)
+from mmadapter.terminal import readable_bytes
+from mmadapter.training.memory import estimate
 from mmadapter.training.settings import EngineConf
 from tests.families import adapted_logits, adapter_with, open_adapter, random_tokens, routed_host
 
-LLAMA_7B = HostShape(width=4096, intermediate=11008, layers=32, heads=32, vocabulary=32000, bytes_per_value=2)
+LLAMA_7B = LlamaConfig()  # 32 layers, 4096 wide
 GB = 1e9
 
 
 def estimate_7b(**settings):
     keywords = {"adapted_layers": 30, "tokens": 8 * 512, "longest": 512} | settings
-    return estimate(LLAMA_7B, round(13.48 * GB), 1_790_976, **{"engine": EngineConf(), **keywords})
+    return estimate(LLAMA_7B, 2, round(13.48 * GB), 1_790_976, **{"engine": EngineConf(), **keywords})
 
 
 def test_activations_of_llama_7b_are_2_8_megabytes_a_token():
@@ -39,7 +37,7 @@ def test_trainables_count_with_start_gradient_and_both_moments():
     [("zero0", 1, 32), ("zero1", 1, 24 + 16 / 8), ("zero2", 1, 20 + 16 / 8), ("zero3", 1 / 8, 20 + 20 / 8)],
 )
 def test_each_stage_shares_out_one_thing_more(engine, frozen, trainable):
-    memory = estimate_7b(engine=EngineConf(engine), processes=8, gathered=10**9)
+    memory = estimate_7b(engine=EngineConf(engine), processes=8)
     assert memory.frozen == pytest.approx(13.48 * GB * frozen)
     assert memory.trainable == 1_790_976 * trainable
     assert memory.gathered == (2 * 2 * 10**9 if engine == "zero3" else 0) and memory.offloaded == 0

@@ -24,7 +24,7 @@ def make_engine(assistant, groups=ONE_GROUP):
     own = {name: replace(one, roles=[role for role in one.roles if role in present]) for name, one in groups.items()}
     built = parameter_groups(assistant.trainable_parameters(), own)
     settings = OptimizerConf(weight_decay=0.1, clip_norm=0.5)
-    return SingleDeviceEngine(assistant, built, assistant.trainable_parameters(), settings)
+    return SingleDeviceEngine(assistant, built, settings)
 
 
 def batches(assistant, folder):

@@ -13,7 +13,7 @@ from mmadapter.evaluation import run_evaluation
 from mmadapter.model import AdaptedModel
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training.engine import SingleDeviceEngine
-from mmadapter.training.out_of_memory import MemoryAdvice, of_a_task
+from mmadapter.training.memory import MemoryAdvice, of_a_task
 from mmadapter.training.run import run
 from mmadapter.training.zero import ZeroEngine
 from mmadapter.vision.encoder import VisionEncoder

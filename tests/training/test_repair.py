@@ -129,15 +129,6 @@ def test_killed_while_a_step_is_saved_again_keeps_the_earlier_save(tmp_path, mon
     assert not [name for name in names(tmp_path) if name.startswith(".")]
 
 
-def test_a_lost_best_checkpoint_is_said(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=1)
-    folder.save(snapshot_at(4, best=4)), folder.save(snapshot_at(8, best=4))
-    shutil.rmtree(tmp_path / "step-000004")
-    loaded, (message,) = folder.load_newest()
-    assert loaded.position.best_step is None and not (tmp_path / "best.json").exists()
-    assert "best checkpoint, of step 4 with validation loss 0.5, is gone" in message
-
-
 @pytest.mark.parametrize("how", ["missing", "cut", "empty", "flipped"])
 def test_a_damaged_start_is_mended_where_the_settings_give_the_same(undisturbed, interrupted, capsys, how):
     file = interrupted / "checkpoints" / "start.safetensors"
@@ -221,10 +212,10 @@ def test_torch_keeps_the_bits_of_the_start(undisturbed):
     """The digest in the checkpoints is that of the file."""
     from safetensors.torch import load_file
 
-    from mmadapter.training.movement import _digest
+    from mmadapter.training.movement import digest_of
 
     start = load_file(undisturbed / "checkpoints" / "start.safetensors")
     snapshot, _ = CheckpointFolder(undisturbed / "checkpoints").load_newest()
-    assert snapshot.position.start == _digest(start)
+    assert snapshot.position.start == digest_of(start)
     start["layer.gate"] = torch.nextafter(start["layer.gate"], torch.tensor(9.0))
-    assert snapshot.position.start != _digest(start)
+    assert snapshot.position.start != digest_of(start)

@@ -122,7 +122,7 @@ def test_a_stopped_run_requeues_its_job_and_keeps_its_exit_code(slurm):
 def be_told_to_stop(gets, place):
     """As `run` does outside of the loop: rank 0 waits for rank 1, to which the signal comes."""
     with connected("cpu") as ranks, interrupts():
-        first = ranks.broadcast(os.getpid())
+        first = ranks.decide(os.getpid)
         try:
             if not ranks.is_first:
                 time.sleep(1)

@@ -8,10 +8,8 @@ import math
 import pytest
 import torch
 
-from mmadapter.errors import InputError
 from mmadapter.training.settings import EngineConf
-from mmadapter.training.zero import cpu_adam
-from tests.distributed.several import Several, joined
+from tests.distributed.several import Several
 from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
 from tests.training.zero_worker import cases, work
@@ -207,26 +205,3 @@ def test_validation_and_answers_in_the_middle_of_training(groups, count, which):
 def test_engines_are_told_apart_by_name():
     found = [(EngineConf(name).stage, EngineConf(name).offload) for name in ("single", *ENGINES)]
     assert found == [(0, False), (0, False), (1, False), (2, False), (3, False), (2, True), (3, True)]
-
-
-def test_cpu_adam_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(InputError, match=r"g\+\+ and ninja"):
-        cpu_adam()
-
-
-def both_adams(folder):
-    torch.set_num_threads(1)
-    with joined():
-        found = [zero_cases.toy("zero2_offload", folder, compiled) for compiled in (False, True)]
-        torch.save(found, folder / "found.pt")
-
-
-@pytest.mark.slow  # compiles for minutes where that has not been done
-def test_cpu_adam_follows_torchs(tmp_path):
-    alone = Several(1, both_adams, tmp_path, folder=tmp_path)
-    assert alone.end(PATIENCE) == [0], alone.said(0)
-    plain, compiled = torch.load(tmp_path / "found.pt", weights_only=False)
-    far = distances(plain["state"], compiled["state"])
-    assert far["steps"] == 0 and all(far[kind] < SUMMATION[kind] for kind in far if kind != "steps"), far

@@ -22,11 +22,9 @@ from mmadapter.methods.settings import GroupConf
 from mmadapter.runs.folder import take_over
 from mmadapter.runs.journal import Journal
 from mmadapter.terminal import Display
-from mmadapter.training.checkpoint import CheckpointFolder
-from mmadapter.training.loop import Loop, way_on
-from mmadapter.training.movement import RunStart
+from mmadapter.training.loop import Loop
+from mmadapter.training.memory import MemoryAdvice
 from mmadapter.training.optimizer import check_sources
-from mmadapter.training.out_of_memory import MemoryAdvice
 from mmadapter.training.run import host_dtype
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
@@ -80,6 +78,9 @@ class ToyAssistant(nn.Module):
 
     def gates(self) -> Tensor:
         return torch.tanh(self.adapter.layer.gate)[None]
+
+    def save(self, folder, training) -> None:
+        """What a run saves is asked for in test_run.py."""
 
     def prepare_images(self, paths, progress=None, ranks=None) -> None:
         self.prepared = list(paths)
@@ -148,35 +149,18 @@ def toy_conf(**training) -> RunConf:
     return conf
 
 
-def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: Display | None = None, **parts) -> dict:
+def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: Display | None = None) -> dict:
     """Train `model` as training/run.py does: the loop's objects from settings, resume, run."""
     groups = parameter_groups(model.trainable_parameters(), conf.adapter.groups, conf.adapter.frozen)
     check_sources(groups, data.sources)
-    engine = ENGINES.load(conf.engine.name)(
-        model, groups, model.trainable_parameters(), conf.optimizer, "cpu", conf.seed, conf.engine, here()
-    )
+    engine = ENGINES.load(conf.engine.name)(model, groups, conf.optimizer, conf.seed, conf.engine, here())
     advice = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, here().world_size)
-    loop = Loop(
-        model,
-        engine,
-        data,
-        Schedule.of(conf.optimizer, data.steps_per_epoch),
-        RunStart(groups, model.trainable_parameters(), folder / "checkpoints", here()),
-        CheckpointFolder(folder / "checkpoints", conf.training.keep_checkpoints),
-        journal,
-        display or Display(log_every_steps=conf.training.log_every_steps),
-        here(),
-        conf.training,
-        effective_batch=conf.optimizer.batch_size,
-        max_nonfinite_steps=conf.optimizer.max_nonfinite_steps,
-        host_dtype=host_dtype(conf),
-        way_on=way_on(conf.resume, folder),
-        resume_changed=conf.resume == "changed",
-        engine_facts={"engine": conf.engine.name, "processes": here().world_size},
-        explain_memory=advice.explained,
-        **{"begun": lambda: take_over(folder, conf), **parts},
-    )
+    schedule = Schedule.of(conf.optimizer, data.steps_per_epoch)
+    display = display or Display(log_every_steps=conf.training.log_every_steps)
+    settings = conf.training, host_dtype(conf), conf.resume
+    loop = Loop(engine, data, schedule, folder, journal, display, advice, *settings)
     loop.resume()
+    take_over(folder, conf)
     return loop.run()
 
 

@@ -36,12 +36,12 @@ def groups_of(assistant, sources: dict, frozen: Sequence[str] = ()):
     return parameter_groups(assistant.trainable_parameters(), settings, frozen)
 
 
-def engine_of(name: str, assistant, groups, clip: float | None = 0.05, cpu_adam: bool = False):
+def engine_of(name: str, assistant, groups, clip: float | None = 0.05):
     """An engine with decay and clipping."""
-    parts = (assistant, groups, assistant.trainable_parameters(), OptimizerConf(weight_decay=0.3, clip_norm=clip))
+    parts = (assistant, groups, OptimizerConf(weight_decay=0.3, clip_norm=clip))
     if name == "single":
         return SingleDeviceEngine(*parts)
-    return ZeroEngine(*parts, "cpu", 0, EngineConf(name, cpu_adam=cpu_adam), here())
+    return ZeroEngine(*parts, 0, EngineConf(name), here())
 
 
 def own_part(encoded: Sequence, single: bool, store=None) -> Batch:
@@ -86,10 +86,10 @@ def both_sources(step: int) -> list[list]:
     return toy_step(step, ["instructions", "captions"])
 
 
-def toy(name: str, folder: Path, cpu_adam: bool = False) -> dict[str, Any]:
+def toy(name: str, folder: Path) -> dict[str, Any]:
     """Both sources teach everything."""
     assistant = ToyAssistant().train()
-    engine = engine_of(name, assistant, groups_of(assistant, TOGETHER), cpu_adam=cpu_adam)
+    engine = engine_of(name, assistant, groups_of(assistant, TOGETHER))
     return outcome(engine, run_steps(name, engine, both_sources))
 
 

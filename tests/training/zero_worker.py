@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.distributed.deepspeed import Zero, end_engines, gathered
+from mmadapter.distributed.deepspeed import end_engines, gathered
 from mmadapter.hosts.load import load_host
 from mmadapter.hosts.settings import GenerationConf
+from mmadapter.hosts.sharded import Sharding
+from mmadapter.training.settings import EngineConf
 from tests.assistants import assistant_on, picture, sample
 from tests.distributed.several import here, joined
 from tests.families import tiny_host
@@ -151,8 +153,8 @@ def whole_assistant(
 
 def loaded_host(name: str, host: str, folder: Path):
     """At stage 3 the host as a run loads it, shared out from the start (collective); else None."""
-    zero = Zero.of(name)
-    if zero.stage < 3:
+    engine = EngineConf(name)
+    if engine.stage < 3:
         return None
     family = host.rpartition(" ")[2]
     own = folder / family
@@ -162,7 +164,7 @@ def loaded_host(name: str, host: str, folder: Path):
             tiny_host(family).save_pretrained(own)
 
     here().decide(save)
-    return load_host(own, torch.float32, zero=zero)
+    return load_host(own, torch.float32, sharding=Sharding(engine.offload))
 
 
 def stored_bytes(parameter) -> int:
