@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from mmadapter.data.batches import Batch, FeaturedBatches
-from mmadapter.data.mixture import JointMixture, Mixture, OwnPart
+from mmadapter.data.mixture import JointMixture, Mixture, StepShape, TurnsMixture, micro_batches
 from mmadapter.data.readers import read
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import DataConf, GroupSources, samples_per_step
 from mmadapter.data.tokens import SampleEncoder, samples_digest
 from mmadapter.errors import InputError
 from mmadapter.vision.features import FeatureStore
-
-
-class TrainingData(Protocol):
-    """What the loop reads on this rank: micro-batches by step, and batches that are not trained on."""
-
-    @property
-    def validation(self) -> Sequence[Batch]: ...
-
-    @property
-    def sources(self) -> Sequence[str]: ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def digests(self) -> Mapping[str, str]: ...
-
-    def step_batches(self, step: int) -> list[Batch]: ...
-
-    def image_paths(self) -> list[Path]: ...
 
 
 @dataclass(frozen=True)
@@ -69,26 +48,6 @@ def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
     return Samples(training, validation)
 
 
-@dataclass(frozen=True)
-class StepShape:
-    """How samples become steps: the effective batch, its micro-batches, the order's seed, this rank's part."""
-
-    batch_size: int
-    micro_batch_size: int
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        """Raises InputError where a step has fewer samples than there are ranks."""
-        if self.batch_size < self.world_size:
-            raise InputError(
-                f"optimizer.batch_size={self.batch_size} is shared out over {self.world_size} processes: some would "
-                f"have nothing to do in every step. Start at most {self.batch_size} processes (or set "
-                f"optimizer.batch_size={self.world_size})."
-            )
-
-
 class RunData:
     """What a run trains on and validates on, as token ids mixed into steps."""
 
@@ -112,18 +71,16 @@ class RunData:
         }
 
         # The mixture: samples of every source in each step, or whole steps of one source in turns.
-        part, size, pad_id = OwnPart(shape.rank, shape.world_size), shape.micro_batch_size, encoder.pad_id
         shares = samples_per_step(conf.sources, shape.batch_size, groups)
-        self.mixture: Mixture | JointMixture
-        if shares is not None:
-            self.mixture = JointMixture(self.encoded, shares, size, shape.seed, pad_id, part=part)
-        else:
-            weights = {name: source.weight for name, source in conf.sources.items()}
-            count = shape.batch_size // size
-            self.mixture = Mixture(self.encoded, weights, size, shape.seed, pad_id, count, part=part)
+        weights = {name: source.weight for name, source in conf.sources.items()}
+        self.mixture: Mixture = (
+            TurnsMixture(self.encoded, shape, encoder.pad_id, weights)
+            if shares is None
+            else JointMixture(self.encoded, shape, encoder.pad_id, shares)
+        )
 
         # This rank's part of the validation; what was read is the same on every rank.
-        self._validation = [batch for items in validation.values() for batch in part.batches(items, size, pad_id)]
+        self._validation = [b for items in validation.values() for b in micro_batches(items, shape, encoder.pad_id)]
         self.features: FeatureStore | None = None  # of all pictures, once there is an encoder
         self._validated = [item.sample for items in validation.values() for item in items]
         self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mmadapter.data.batches import Batch
-from mmadapter.data.training import TrainingData
+from mmadapter.data.training import RunData
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.runs.journal import Journal, perplexity
@@ -51,7 +51,7 @@ class Loop:
 
     model: Trained
     engine: Engine
-    data: TrainingData
+    data: RunData
     schedule: Schedule
     start: RunStart  # the parameters as the run started
     checkpoints: CheckpointFolder
