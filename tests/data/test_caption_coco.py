@@ -186,7 +186,7 @@ def test_a_cocoid_in_two_splits_is_refused(tmp_path):
     content = json.loads(file.read_text())
     content["images"][3]["cocoid"] = 1
     write_json(file, content)
-    with pytest.raises(InputError, match=r"images\[3\]: cocoid 1 stands there twice \(again in split test\)"):
+    with pytest.raises(InputError, match=r"images\[3\]: image id 1 stands there twice"):
         read_coco_captions(tmp_path, split="train", training=True)
 
 

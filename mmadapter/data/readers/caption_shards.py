@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples
-from mmadapter.data.readers.json_file import collection_paused
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import CaptionShardsSettings
@@ -44,16 +43,15 @@ def read_caption_shards(settings: CaptionShardsSettings, purpose: Purpose) -> li
     return caption_samples(shard_files(Path(settings.root), settings.path, settings.limit), settings, purpose)
 
 
-@collection_paused()
 def shard_files(root: Path, path: str | Path | None, limit: int | None = None) -> CaptionFiles:
     """What the shards hold, up to `limit` pictures. Raises InputError where there is no readable shard."""
-    named = next((file for file in (root / path, Path(path)) if file.exists()), Path(path)) if path else root
+    named = Path(path) if path is not None else root
     shards = sorted(named.glob("*.tar")) if named.is_dir() else [named]
     if not shards or not shards[0].is_file():
         packed = sum(1 for _ in named.glob("*.tar.*"))
         more = f" ({packed} compressed ones are; unpack them with gunzip: nothing can be read in their middle)"
         raise InputError(f"{named}: there are no shards *.tar there{more if packed else ''}. Check the data root.")
-    found = CaptionFiles([], ImageFolders(root if root.is_dir() else root.parent))
+    found = CaptionFiles([], ImageFolders(root))
     for folder in dict.fromkeys(shard.parent for shard in shards):
         for kind in BESIDE:
             found.ignored[f"*{kind} beside the shards"] += sum(1 for _ in folder.glob(f"*{kind}"))
