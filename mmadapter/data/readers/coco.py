@@ -90,26 +90,35 @@ def coco_files(
                 read(found, file, read_json_lines(file) if file.suffix == ".jsonl" else read_json(file), split)
         if found.files:
             return found
-    if lists := _split_lists(root, split_lists, found):
-        _official_of_a_year(found, lists, only)
-        return found
 
-    # Official files without lists: captions_{split}*.json for one split, or for every split that has exactly one.
+    # Official files, captions_{split}*.json: each is its split, or the lists split those of train and val anew.
+    lists = _split_lists(root, split_lists, found)
+    if lists and only not in (None, *SPLITS):
+        raise InputError(f"{root}: there is no split {only!r}; allowed: {', '.join(SPLITS)}.")
+    if only == "train" and len(lists) == 1:
+        raise InputError(
+            f"{root}: split train is what stands in neither list of pictures, but there is only "
+            f"{', '.join(SPLIT_LIST.format(split) for split in lists)}. Put the other list beside it."
+        )
+    names, pattern = (("train", "val"), "captions_{}20??.json") if lists else (wanted, "captions_{}*.json")
     files: dict[str, Path] = {}
-    for split in wanted:
-        there = sorted(file for folder in FOLDERS for file in (root / folder).glob(f"captions_{split}*.json"))
+    for split in names:
+        there = sorted(file for folder in FOLDERS for file in (root / folder).glob(pattern.format(split)))
         if len(there) == 1:
             files[split] = there[0]
-        elif there or (split == wanted[-1] and not files):
+        elif there or (split == names[-1] and not files):
             got = f"found {', '.join(file.name for file in there)}" if there else "found neither"
             raise InputError(
-                f"{root}: expected {KARPATHY} or one captions_{split}*.json there or in its folder annotations (or "
+                f"{root}: expected {KARPATHY} or one {pattern.format(split)} there or in its folder annotations (or "
                 f"{LAVIS.format(split)}, {split}.jsonl); {got}. Check the data root and the split, or name the file "
                 "with `path`."
             )
-    found.files += files.values()
-    for split, file in files.items():
-        _official(found, [(file, read_json(file))], {}, split)
+    found.files[:0] = files.values()
+    if lists:
+        _official(found, [(file, read_json(file)) for file in files.values()], lists, only)
+    else:
+        for split, file in files.items():
+            _official(found, [(file, read_json(file))], {}, split)
     return found
 
 
@@ -148,31 +157,6 @@ def _read_file(found: CaptionFiles, file: Path, split_lists: str | Path | None, 
             raise InputError(f"{file}: there is no split {only!r}; allowed: {', '.join(KARPATHY_SPLITS)}.")
         found.has_splits = True
         _karpathy(found, file, content["images"], only)
-
-
-def _official_of_a_year(found: CaptionFiles, lists: Mapping[str, Set[int]], only: str | None) -> None:
-    """The official files of the one year that is there, train and val together, as the lists split them."""
-    root = found.folders.root
-    years = {
-        year: [file for split in ("train", "val") if (file := _find(root, f"captions_{split}{year}.json"))]
-        for year in ("2014", "2017")
-    }
-    there = [files for files in years.values() if files]
-    if len(there) != 1:
-        got = "files of both years" if there else "none"
-        raise InputError(
-            f"{root}: with {SPLIT_LIST.format('val')} there, captions_train2014.json and captions_val2014.json (or "
-            f"those of 2017) are expected there or in its folder annotations; found {got}. Name one file with `path`."
-        )
-    if only is not None and only not in SPLITS:
-        raise InputError(f"{root}: there is no split {only!r}; allowed: {', '.join(SPLITS)}.")
-    if only == "train" and set(lists) != set(LISTED):
-        raise InputError(
-            f"{root}: split train is what stands in neither list of pictures, but there is only "
-            f"{', '.join(SPLIT_LIST.format(split) for split in lists)}. Put the other list beside it."
-        )
-    found.files[:0] = there[0]
-    _official(found, [(file, read_json(file)) for file in there[0]], lists, only)
 
 
 def _split_lists(root: Path, folder: str | Path | None, found: CaptionFiles) -> dict[str, set[int]]:
