@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mmadapter.data.batches import Batch, FeaturedBatches
 from mmadapter.data.mixture import JointMixture, Mixture, StepShape, TurnsMixture, micro_batches
 from mmadapter.data.readers import read
 from mmadapter.data.samples import Sample
-from mmadapter.data.settings import DataConf, GroupSources, samples_per_step
+from mmadapter.data.settings import DataConf, GroupSources, ReaderSettings, samples_per_step
 from mmadapter.data.tokens import SampleEncoder, samples_digest
 from mmadapter.errors import InputError
 from mmadapter.vision.features import FeatureStore
@@ -29,15 +29,15 @@ def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
 
     Raises InputError on what cannot be used, and where a validation sample is trained on.
     """
-    training, validation = (
-        {
-            name: read(
-                source, conf.root, source=name, training=True, images=images, seed=seed, key=f"data.{part}.{name}"
-            )
-            for name, source in listed.items()
-        }
-        for part, listed in (("sources", conf.sources), ("validation", conf.validation))
-    )
+
+    def read_all(part: str, listed: Mapping[str, ReaderSettings]) -> dict[str, list[Sample]]:
+        found = {}
+        for name, source in listed.items():
+            key = f"data.{part}.{name}"
+            found[name] = read(source, conf.root, source=name, training=True, images=images, seed=seed, key=key)
+        return found
+
+    training, validation = read_all("sources", conf.sources), read_all("validation", conf.validation)
     trained = {(one.where, one.image, one.segments) for samples in training.values() for one in samples}
     for name, samples in validation.items():
         for one in samples:
@@ -78,6 +78,7 @@ class RunData:
             if shares is None
             else JointMixture(self.encoded, shape, encoder.pad_id, shares)
         )
+        self.sources, self.steps_per_epoch = list(self.encoded), self.mixture.steps_per_epoch
 
         # This rank's part of the validation; what was read is the same on every rank.
         self._validation = [b for items in validation.values() for b in micro_batches(items, shape, encoder.pad_id)]
@@ -85,14 +86,6 @@ class RunData:
         self._validated = [item.sample for items in validation.values() for item in items]
         self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}
         self.digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
-
-    @property
-    def sources(self) -> list[str]:
-        return list(self.encoded)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.mixture.steps_per_epoch
 
     def step_batches(self, step: int) -> list[Batch]:
         """This rank's micro-batches of optimizer step `step`, counted from the run's start, with features."""

@@ -212,7 +212,8 @@ def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]
         yield f"`image` is {described(problem['image'])}; it must be a file name or null"
 
     # Choices and answer.
-    choices, answer = problem.get("choices"), problem.get("answer")
+    choices: Any = problem.get("choices")
+    answer: Any = problem.get("answer")
     are_texts = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
     if "choices" not in problem:
         yield "the field `choices` is missing"
