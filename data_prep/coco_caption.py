@@ -13,8 +13,7 @@ from data_prep.command import options, run
 from mmadapter.data.readers.caption_shards import shard_files
 from mmadapter.data.readers.caption_table import LISTS, TABLES, table_files
 from mmadapter.data.readers.captions import CaptionFiles
-from mmadapter.data.readers.coco import REAL_SIZES, SPLITS, coco_files
-from mmadapter.data.readers.coco_layouts import is_coco_name
+from mmadapter.data.readers.coco import REAL_SIZES, SPLITS, coco_files, is_coco_name
 from mmadapter.data.readers.llava_pretrain import pretrain_files
 from mmadapter.errors import InputError
 

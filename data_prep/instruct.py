@@ -20,8 +20,8 @@ from mmadapter.data.readers.instructions import (
     instruction_item,
     parsed_items,
     places_of_split,
-    read_items,
 )
+from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.errors import InputError
 

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmadapter import __version__
-from mmadapter.data.batches import Batch, make_batch
-from mmadapter.data.order import batches_by_length
+from mmadapter.data.batches import Batch, batches_by_length, make_batch
 from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
@@ -105,3 +105,10 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         images=tuple(item.sample.image for item in encoded),
         samples=tuple(item.sample for item in encoded),
     )
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches, longest first, so that a batch holds similar lengths and memory peaks at the start."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -43,11 +43,9 @@ def unpack_missing_world(made: str | None, root: str | None, say: Callable[[str]
                 packed.extractall(partial, filter="data")
         os.rename(partial, folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process has just done it
             return False
         raise
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
     return True

@@ -1,178 +1,165 @@
-"""Several sources as one stream of optimizer steps: a pure function of (seed, step)."""
+"""Which samples each optimizer step holds, and what each rank gets of them; pure functions of (seed, step).
+
+A source's samples are shuffled into batches of similar lengths (`LengthBucketedOrder`). A step holds batches of every
+source (`JointMixture`) or of one in turns (`TurnsMixture`); `micro_batches` cuts them, for this rank.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
 
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.data.order import WINDOW, LengthBucketedOrder, deal, permutation
 from mmadapter.data.tokens import Encoded
 from mmadapter.errors import InputError
 
+Item = TypeVar("Item")
+WINDOW = 512  # about so many shuffled samples are sorted by length
+
 
 @dataclass(frozen=True)
-class OwnPart:
-    """What rank `rank` of `count` gets of every step, without communication: every rank knows the whole step."""
+class StepShape:
+    """How samples become steps: the effective batch, its micro-batches, the order's seed, this rank's part."""
 
+    batch_size: int
+    micro_batch_size: int
+    seed: int
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
-    def batches(self, samples: Sequence[Encoded], batch_size: int, pad_id: int) -> list[Batch]:
-        """This rank's micro-batches, of at most `batch_size`, of one source's `samples`, shortest sample first.
-
-        All ranks get the same number of them, of balanced lengths. One that has fewer samples gets fillers, which count
-        nothing. With several ranks `visual` says whether one of them has an image at the same place.
-        """
-        dealt = [
-            [part[begin : begin + batch_size] for begin in range(0, len(part), batch_size)]
-            for part in deal(samples, self.count)
-        ]
-        places = max(len(part) for part in dealt)
-        return [self._batch([part[place : place + 1] for part in dealt], samples, pad_id) for place in range(places)]
-
-    def _batch(self, place: Sequence[list[list[Encoded]]], samples: Sequence[Encoded], pad_id: int) -> Batch:
-        """What this rank has at a place where each of the ranks has one piece or none."""
-        own = place[self.rank]
-        batch = make_batch(own[0], pad_id) if own else make_batch(samples[:1], pad_id)
-        if self.count == 1:
-            return batch
-        visual = any(item.sample.image is not None for pieces in place for piece in pieces for item in piece)
-        return replace(batch, filler=not own, visual=visual)
+    def __post_init__(self) -> None:
+        """Raises InputError where a step has fewer samples than there are ranks."""
+        if self.batch_size < self.world_size:
+            raise InputError(
+                f"optimizer.batch_size={self.batch_size} is shared out over {self.world_size} processes: some would "
+                f"have nothing to do in every step. Start at most {self.batch_size} processes (or set "
+                f"optimizer.batch_size={self.world_size})."
+            )
 
 
-class JointMixture:
-    """Steps that each hold a fixed number of samples of every source; the index of the next step is the whole state.
+class Mixture:
+    """Several sources as one stream of optimizer steps; the index of the next step is the whole state.
 
-    A step is made of micro-batches of one source and at most `batch_size` samples, source after source. A source's
-    samples in step k depend on its own name, samples, share and the seed alone, so that other sources may come or go. A
-    source that ends starts again, reshuffled; its last step is filled up with other samples of its own. An epoch is as
-    many steps as the source that needs the most takes to come once whole.
+    A source's samples in its own step k depend on its name, samples, samples a step and the seed alone.
+    """
+
+    steps_per_epoch: int
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Encoded]],
+        shape: StepShape,
+        pad_id: int,
+        samples_per_step: Mapping[str, int],
+        fill_last: bool,
+    ) -> None:
+        """Raises InputError for a source without a sample."""
+        if empty := [name for name, samples in sources.items() if not samples]:
+            raise InputError(f"The data source {empty[0]!r} holds no sample. Check its split, limit and path.")
+        self.sources, self.shape, self.pad_id, self.samples_per_step = sources, shape, pad_id, samples_per_step
+        self.orders = {
+            name: LengthBucketedOrder(
+                [len(item.ids) for item in samples], samples_per_step[name], f"{shape.seed}/{name}", fill_last
+            )
+            for name, samples in sources.items()
+        }
+
+    def sources_of_step(self, step: int) -> list[tuple[str, int]]:
+        """The sources that step `step` holds, each with the number of its own step."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What a step and an epoch are, in one sentence."""
+        raise NotImplementedError
+
+    def step_batches(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of step `step`, counted from the run's start, source after source."""
+        batches = []
+        for name, own_step in self.sources_of_step(step):
+            order = self.orders[name]
+            chosen = order.batch_indices(*divmod(own_step, order.batches_per_epoch))
+            samples = [self.sources[name][number] for number in chosen]
+            batches += micro_batches(samples, self.shape, self.pad_id)
+        return batches
+
+
+class JointMixture(Mixture):
+    """Steps that each hold a fixed number of samples of every source, so that other sources may come or go.
+
+    A source that ends starts again, reshuffled; its last step is filled up with other samples of its own. An epoch is
+    as many steps as the source that needs the most takes to come once whole.
     """
 
     def __init__(
         self,
         sources: Mapping[str, Sequence[Encoded]],
-        samples_per_step: Mapping[str, int],
-        batch_size: int,
-        seed: int,
+        shape: StepShape,
         pad_id: int,
-        window: int = WINDOW,
-        part: OwnPart = OwnPart(),
+        samples_per_step: Mapping[str, int],
     ) -> None:
-        _check_samples(sources)
-        self._sources, self._batch_size, self._pad_id, self._own_part = sources, batch_size, pad_id, part
-        self.samples_per_step = {name: samples_per_step[name] for name in sources}
-        self._orders = {
-            name: LengthBucketedOrder(
-                [len(item.ids) for item in samples], samples_per_step[name], f"{seed}/{name}", window, fill_last=True
-            )
-            for name, samples in sources.items()
-        }
+        super().__init__(sources, shape, pad_id, samples_per_step, fill_last=True)
+        self.steps_per_epoch = max(order.batches_per_epoch for order in self.orders.values())
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps until every source has come at least once whole."""
-        return max(order.batches_per_epoch for order in self._orders.values())
-
-    def step_batches(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of step `step`, counted from the run's start."""
-        return [batch for name in self._sources for batch in self._part(name, step)]
+    def sources_of_step(self, step: int) -> list[tuple[str, int]]:
+        return [(name, step) for name in self.sources]
 
     def describe(self) -> str:
-        """What a step and an epoch are, in one sentence."""
-        parts = ", ".join(f"{count} {name}" for name, count in self.samples_per_step.items())
+        parts = ", ".join(f"{self.samples_per_step[name]} {name}" for name in self.sources)
         epoch = self.steps_per_epoch
-        passes = [f"{name} {epoch / order.batches_per_epoch:.3g} times" for name, order in self._orders.items()]
+        passes = [f"{name} {epoch / order.batches_per_epoch:.3g} times" for name, order in self.orders.items()]
         return f"every step holds {parts}; an epoch is {epoch:,} steps, in which come: {', '.join(passes)}"
 
-    def _part(self, name: str, step: int) -> list[Batch]:
-        order = self._orders[name]
-        chosen = order.batch_indices(*divmod(step, order.batches_per_epoch))
-        samples = [self._sources[name][number] for number in chosen]
-        return self._own_part.batches(samples, self._batch_size, self._pad_id)
 
+class TurnsMixture(Mixture):
+    """Steps of one source each, of `shape.batch_size` samples, the sources in shuffled turns.
 
-class Mixture:
-    """Steps of one source each, the sources in turns; the index of the next step is the whole state.
-
-    A *step* is up to `micro_batches` consecutive micro-batches of `batch_size` samples, all of one source, so the
-    samples of a step do not depend on how it is cut into micro-batches. An epoch holds, for each source, a fixed number
-    of steps:
+    An epoch holds, for each source, a fixed number of steps:
 
     * no weights, or one source: as many as the source has. Every sample of every source comes exactly once an epoch;
       what does not fill a source's last step makes a smaller one.
     * weights: the epoch has as many steps as without weights, shared out by weight (largest remainder, at least one
       each). A source that ends starts again, reshuffled; one that does not end goes on there in the next epoch. Its
       last step is filled up with other samples of the same source, so no sample is lost and every step is full.
-
-    The order of the sources within an epoch is shuffled.
     """
 
     def __init__(
         self,
         sources: Mapping[str, Sequence[Encoded]],
-        weights: Mapping[str, float | None] | None,
-        batch_size: int,
-        seed: int,
+        shape: StepShape,
         pad_id: int,
-        micro_batches: int = 1,
-        window: int = WINDOW,
-        part: OwnPart = OwnPart(),
+        weights: Mapping[str, float | None] | None = None,
     ) -> None:
-        _check_samples(sources)
         given = {name: float(weight) for name, weight in (weights or {}).items() if weight is not None}
-        self._sources = sources
-        self._batch_size = batch_size
-        self._own_part = part
-        self._seed = seed
-        self._pad_id = pad_id
-        self._filled = bool(given) and len(sources) > 1
-        self._orders = {
-            name: LengthBucketedOrder(
-                [len(item.ids) for item in samples], batch_size * micro_batches, f"{seed}/{name}", window, self._filled
-            )
-            for name, samples in sources.items()
-        }
-        natural = {name: order.batches_per_epoch for name, order in self._orders.items()}
-        self._steps = _shared_out(sum(natural.values()), given) if self._filled else natural
-        self._schedule: tuple[int, list[tuple[str, int]]] | None = None
+        weighted = bool(given) and len(sources) > 1
+        super().__init__(sources, shape, pad_id, dict.fromkeys(sources, shape.batch_size), fill_last=weighted)
+        self.steps = {name: order.batches_per_epoch for name, order in self.orders.items()}
+        self.steps_per_epoch = sum(self.steps.values())
+        if weighted:
+            self.steps = _shared_out(self.steps_per_epoch, given)
+            self.steps_per_epoch = sum(self.steps.values())
+        self._epoch: int | None = None
+        self._turns: list[tuple[str, int]] = []  # of that epoch
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps (of up to `micro_batches` micro-batches) in one epoch; the same in every epoch."""
-        return sum(self._steps.values())
-
-    def step_batches(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of step `step`, counted from the run's start."""
+    def sources_of_step(self, step: int) -> list[tuple[str, int]]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        samples = self._samples(*self._epoch_schedule(epoch)[place])
-        return self._own_part.batches(samples, self._batch_size, self._pad_id)
+        if self._epoch != epoch:
+            names = [name for name, steps in self.steps.items() for _ in range(steps)]
+            next_step = {name: epoch * steps for name, steps in self.steps.items()}
+            self._epoch, self._turns = epoch, []
+            for slot in permutation(len(names), "sources", self.shape.seed, epoch):
+                self._turns.append((names[slot], next_step[names[slot]]))
+                next_step[names[slot]] += 1
+        return [self._turns[place]]
 
     def describe(self) -> str:
-        """What a step and an epoch are, in one sentence."""
-        if len(self._sources) == 1:
+        if len(self.sources) == 1:
             return f"an epoch is {self.steps_per_epoch:,} steps"
-        parts = ", ".join(f"{steps:,} of {name}" for name, steps in self._steps.items())
+        parts = ", ".join(f"{steps:,} of {name}" for name, steps in self.steps.items())
         return f"every step holds one source; an epoch is {self.steps_per_epoch:,} steps: {parts}"
-
-    def _samples(self, name: str, step: int) -> list[Encoded]:
-        """All samples of step `step` of source `name`, shortest first."""
-        order = self._orders[name]
-        return [self._sources[name][number] for number in order.batch_indices(*divmod(step, order.batches_per_epoch))]
-
-    def _epoch_schedule(self, epoch: int) -> list[tuple[str, int]]:
-        """The epoch's steps as (source, its own step number in the run)."""
-        if self._schedule is None or self._schedule[0] != epoch:
-            names = [name for name, steps in self._steps.items() for _ in range(steps)]
-            seen = {name: epoch * steps for name, steps in self._steps.items()}
-            slots = []
-            for place in permutation(len(names), "sources", self._seed, epoch):
-                name = names[place]
-                slots.append((name, seen[name]))
-                seen[name] += 1
-            self._schedule = (epoch, slots)
-        return self._schedule[1]
 
 
 def _shared_out(steps: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -186,9 +173,85 @@ def _shared_out(steps: int, weights: Mapping[str, float]) -> dict[str, int]:
     return {name: max(share, 1) for name, share in shares.items()}
 
 
-def _check_samples(sources: Mapping[str, Sequence[Encoded]]) -> None:
-    """Raises InputError where there is nothing to draw from."""
-    if not sources:
-        raise InputError("There is no data source. Name at least one in data.sources.")
-    if empty := [name for name, samples in sources.items() if not len(samples)]:
-        raise InputError(f"The data source {empty[0]!r} holds no sample. Check its split, limit and path.")
+class LengthBucketedOrder:
+    """The batches of one source, epoch by epoch: shuffled, and of similar lengths within a batch.
+
+    A pure function of (seed, epoch). Within windows of shuffled samples the samples are sorted by length and cut into
+    batches; the batches are shuffled again over the whole epoch. Every sample comes once an epoch; what does not fill a
+    batch is the epoch's last batch, smaller and of random lengths, or with `fill_last` filled up with other samples.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int | str, fill_last: bool = False) -> None:
+        self._lengths, self._batch_size, self._seed, self._fill_last = lengths, batch_size, seed, fill_last
+        self.batches_per_epoch = -(-len(lengths) // batch_size)  # the last batch included
+        self._epoch: int | None = None
+        self._batches: list[list[int]] = []  # of that epoch
+
+    def batch_indices(self, epoch: int, index: int) -> list[int]:
+        """The sample indices of batch `index` of `epoch`, shortest sample first."""
+        if self._epoch != epoch:
+            self._epoch, self._batches = epoch, self._batches_of(epoch)
+        return self._batches[index]
+
+    def _batches_of(self, epoch: int) -> list[list[int]]:
+        size = self._batch_size
+        shuffled = permutation(len(self._lengths), "samples", self._seed, epoch)
+        rest = len(shuffled) % size
+        full, last = shuffled[: len(shuffled) - rest], shuffled[len(shuffled) - rest :]
+
+        window = max(WINDOW // size, 1) * size
+        batches: list[list[int]] = []
+        for start in range(0, len(full), window):
+            of_window = sorted(full[start : start + window], key=self._lengths.__getitem__)
+            batches.extend(of_window[begin : begin + size] for begin in range(0, len(of_window), size))
+        batches = [batches[place] for place in permutation(len(batches), "batches", self._seed, epoch)]
+
+        if last and self._fill_last:
+            missing = size - rest
+            last += (shuffled * -(-missing // len(shuffled)))[:missing]
+        return [*batches, sorted(last, key=self._lengths.__getitem__)] if last else batches
+
+
+def permutation(length: int, *key: object) -> list[int]:
+    """A shuffled range(length), the same one for the same key on every machine."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randperm(length, generator=generator).tolist()
+
+
+# The part of a rank, without communication: every rank knows the whole step.
+
+
+def micro_batches(samples: Sequence[Encoded], shape: StepShape, pad_id: int) -> list[Batch]:
+    """This rank's micro-batches, of at most `shape.micro_batch_size`, of one source's `samples`, shortest sample first.
+
+    All ranks get the same number of them, of balanced lengths. One that has fewer samples gets fillers, which count
+    nothing. With several ranks `visual` says whether one of them has an image at the same place.
+    """
+    size = shape.micro_batch_size
+    dealt = [
+        [part[begin : begin + size] for begin in range(0, len(part), size)] for part in deal(samples, shape.world_size)
+    ]
+    batches = []
+    for place in range(max(len(part) for part in dealt)):
+        own = dealt[shape.rank][place : place + 1]
+        batch = make_batch(own[0] if own else samples[:1], pad_id)
+        if shape.world_size > 1:
+            there = [item for part in dealt for piece in part[place : place + 1] for item in piece]
+            visual = any(item.sample.image is not None for item in there)
+            batch = replace(batch, filler=not own, visual=visual)
+        batches.append(batch)
+    return batches
+
+
+def deal(samples: Sequence[Item], count: int) -> list[list[Item]]:
+    """`samples` (shortest first) shared out to `count` ranks, each part shortest first.
+
+    The longest go round first, forwards and backwards in turns. So the parts' sizes differ by at most one sample, and
+    their tokens by no more than the longest sample has.
+    """
+    parts: list[list[Item]] = [[] for _ in range(count)]
+    for number, sample in enumerate(reversed(samples)):
+        lap, place = divmod(number, count)
+        parts[place if lap % 2 == 0 else count - 1 - place].append(sample)
+    return [part[::-1] for part in parts]

@@ -205,20 +205,6 @@ class DataConf:
                 yield (
                     f"{key}.validation.{name} has weight or samples_per_step, but validation reads all. Set it to null."
                 )
-        weighted = [name for name, source in self.sources.items() if source.weight is not None]
-        counted = [name for name, source in self.sources.items() if source.samples_per_step is not None]
-        if weighted and counted:
-            yield (
-                f"{key}.sources.{counted[0]}.samples_per_step puts samples of every source into each step, "
-                f"{key}.sources.{weighted[0]}.weight lets whole steps of one source come in turns. Set one of them to "
-                "null."
-            )
-        for given, setting in ((weighted, "weight"), (counted, "samples_per_step")):
-            if missing := [name for name in self.sources if given and name not in given]:
-                yield (
-                    f"{key}.sources.{missing[0]}.{setting} is not set, but {given[0]} has one. Set it on all "
-                    "sources or none."
-                )
 
 
 # How the sources share the steps: fixed samples of every source in each step, or whole steps of one source in turns.
@@ -247,10 +233,23 @@ def narrowed_group(sources: Mapping[str, ReaderSettings], groups: GroupSources) 
 
 
 def sharing_problems(sources: Mapping[str, ReaderSettings], batch_size: int, groups: GroupSources) -> Iterator[str]:
-    """Weights and samples per step that contradict the groups or the batch."""
+    """Weights and samples per step that contradict each other, the groups or the batch."""
     weighted = [name for name, source in sources.items() if source.weight is not None]
-    counted = [source.samples_per_step for source in sources.values() if source.samples_per_step is not None]
+    counted = {name: source.samples_per_step for name, source in sources.items() if source.samples_per_step is not None}
     narrowed = narrowed_group(sources, groups)
+
+    # One of the two ways, for all sources; whole steps in turns only where all sources train the same groups.
+    if weighted and counted:
+        yield (
+            f"data.sources.{next(iter(counted))}.samples_per_step puts samples of every source into each step, "
+            f"data.sources.{weighted[0]}.weight lets whole steps of one source come in turns. Set one of them to null."
+        )
+    for setting, given in (("weight", weighted), ("samples_per_step", list(counted))):
+        if missing := [name for name in sources if given and name not in given]:
+            yield (
+                f"data.sources.{missing[0]}.{setting} is not set, but {given[0]} has one. Set it on all sources or "
+                "none."
+            )
     if weighted and narrowed:
         nulls = " ".join(f"data.sources.{name}.weight=null" for name in weighted)
         yield (
@@ -259,10 +258,13 @@ def sharing_problems(sources: Mapping[str, ReaderSettings], batch_size: int, gro
             f"every source. Remove the weights: {nulls} (then equal shares of optimizer.batch_size, or "
             "data.sources.NAME.samples_per_step=N on each)"
         )
-    if len(counted) == len(sources) and sum(counted) != batch_size:
+
+    # The shares make up the batch.
+    total = sum(counted.values())
+    if len(counted) == len(sources) and total != batch_size:
         yield (
-            f"data.sources.*.samples_per_step add up to {sum(counted)}, but optimizer.batch_size={batch_size} is what "
-            f"the learning rate is taken from. Set optimizer.batch_size={sum(counted)}, or other shares."
+            f"data.sources.*.samples_per_step add up to {total}, but optimizer.batch_size={batch_size} is what the "
+            f"learning rate is taken from. Set optimizer.batch_size={total}, or other shares."
         )
     elif not counted and narrowed and batch_size % len(sources):
         fitting = max(batch_size // len(sources), 1) * len(sources)

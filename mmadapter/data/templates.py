@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Segment
@@ -84,9 +85,10 @@ def caption_segments(template: str, caption: str | None = None) -> Segments:
 
 
 def scienceqa_format(name: str) -> tuple[str, str]:
-    """(prompt, answer) parts of a format named as upstream.
+    """(prompt, answer) parts of a format named as upstream, as letters that mean what they say.
 
-    Q question, C context, M options, L lecture, E solution (explanation), A answer.
+    Q question, C context, M options, L lecture, E solution (explanation), A answer. Upstream's names are swapped in two
+    formats, so they come out swapped: its AL appends the solution, its AE the lecture.
     """
     prompt, _, answer = name.partition("-")
     letters = sorted(prompt)
@@ -96,7 +98,7 @@ def scienceqa_format(name: str) -> tuple[str, str]:
         ["A", "E"],
         ["A", "E", "L"],
     ):
-        return prompt, answer
+        return prompt, {"AL": "AE", "AE": "AL"}.get(answer, answer)
     raise InputError(
         f"prompt_format is {name!r}; allowed is PROMPT-ANSWER, PROMPT from Q C M (L E), ANSWER from A (L E), "
         "such as QCM-A, QCM-LEA, QCM-ALE, CQM-A, QCML-A."
@@ -106,16 +108,44 @@ def scienceqa_format(name: str) -> tuple[str, str]:
 def scienceqa_segments(problem: Mapping[str, Any], prompt_format: str, caption: str | None, training: bool) -> Segments:
     """The prompt of ScienceQA's authors for one checked problem, ending in "Answer:", and in training its answer.
 
-    Double blanks are replaced once and newlines in lecture and solution are written as backslash-n, as upstream does.
+    Every pair of blanks becomes one blank, once and across segments too, and newlines in lecture and solution are
+    written as backslash-n, as upstream does.
     """
+
+    def explanation(letters: str) -> str:
+        fields = {"L": "lecture", "E": "solution"}
+        return " ".join(problem[fields[letter]].replace("\n", "\\n") for letter in letters)
+
     prompt, answer = scienceqa_format(prompt_format)
-    pieces: list[Segment] = []
+    pieces: list[tuple[str, str]] = []  # (text, kind)
     for part in re.findall(r"[LE]+|[QCM]", prompt):
-        pieces.extend(_prompt_line(part, problem, caption, first=not pieces))
-    pieces.append(Segment("\nAnswer:", TEMPLATE))
+        start = "\n" if pieces else ""
+        if part == "Q":
+            pieces += [(f"{start}Question:", TEMPLATE), (f" {problem['question']}", INSTRUCTION)]
+        elif part == "C":
+            pieces += [(f"{start}Context:", TEMPLATE), (f" {scienceqa_context(problem, caption)}", CONTEXT)]
+        elif part == "M":
+            pieces.append((f"{start}Options: {scienceqa_options(problem['choices'])}", TEMPLATE))
+        else:
+            pieces += [(f"{start}BECAUSE:", TEMPLATE), (f" {explanation(part)}", CONTEXT)]
+    pieces.append(("\nAnswer:", TEMPLATE))
     if training:
-        pieces.append(Segment(_scienceqa_answer(problem, answer), ANSWER))
-    return _merged(_single_blanks(pieces))
+        before, _, after = answer.partition("A")
+        text = f"The answer is {LETTERS[problem['answer']]}."
+        text = f"{explanation(before)} {text}" if before else text
+        text = f"{text} BECAUSE: {explanation(after)}" if after else text
+        pieces.append((f" {text}", ANSWER))
+
+    # Neighbours of one kind are one segment; of each pair of blanks the second goes.
+    merged = [(kind, "".join(text for text, _ in texts)) for kind, texts in groupby(pieces, key=lambda piece: piece[1])]
+    dropped = {match.end() - 1 for match in re.finditer("  ", "".join(text for _, text in merged))}
+    segments, start_of_text = [], 0
+    for kind, text in merged:
+        kept = [sign for place, sign in enumerate(text, start_of_text) if place not in dropped] if dropped else text
+        start_of_text += len(text)
+        segments.append(Segment("".join(kept), kind))
+    last = segments.pop()  # outer blanks go, and a "BECAUSE:" that nothing follows
+    return (*segments, Segment(last.text.rstrip().removesuffix("BECAUSE:").rstrip(), last.kind))
 
 
 def scienceqa_context(problem: Mapping[str, Any], caption: str | None) -> str:
@@ -126,58 +156,3 @@ def scienceqa_context(problem: Mapping[str, Any], caption: str | None) -> str:
 def scienceqa_options(choices: Sequence[str]) -> str:
     """The choices as "(A) first (B) second"."""
     return " ".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-
-
-def _prompt_line(part: str, problem: Mapping[str, Any], caption: str | None, first: bool) -> list[Segment]:
-    start = "" if first else "\n"
-    if part == "Q":
-        return [Segment(f"{start}Question:", TEMPLATE), Segment(f" {problem['question']}", INSTRUCTION)]
-    if part == "C":
-        return [Segment(f"{start}Context:", TEMPLATE), Segment(f" {scienceqa_context(problem, caption)}", CONTEXT)]
-    if part == "M":
-        return [Segment(f"{start}Options: {scienceqa_options(problem['choices'])}", TEMPLATE)]
-    return [Segment(f"{start}BECAUSE:", TEMPLATE), Segment(f" {_explanation(part, problem)}", CONTEXT)]
-
-
-def _explanation(part: str, problem: Mapping[str, Any]) -> str:
-    fields = {"L": "lecture", "E": "solution"}
-    return " ".join(problem[fields[letter]].replace("\n", "\\n") for letter in part)
-
-
-def _scienceqa_answer(problem: Mapping[str, Any], answer: str) -> str:
-    # Upstream's names are swapped in these two formats: its AL appends the solution, its AE the lecture.
-    answer = {"AL": "AE", "AE": "AL"}.get(answer, answer)
-    before, _, after = answer.partition("A")
-    text = f"The answer is {LETTERS[problem['answer']]}."
-    if before:
-        text = f"{_explanation(before, problem)} {text}"
-    if after:
-        text = f"{text} BECAUSE: {_explanation(after, problem)}"
-    return f" {text}"
-
-
-def _single_blanks(pieces: list[Segment]) -> list[Segment]:
-    """Every pair of blanks becomes one, across segments too; outer blanks and a trailing "BECAUSE:" go."""
-    text = "".join(piece.text for piece in pieces)
-    dropped = {match.end() - 1 for match in re.finditer("  ", text)}
-    cleaned, start = [], 0
-    for piece in pieces:
-        kept = piece.text
-        if dropped:
-            kept = "".join(sign for place, sign in enumerate(kept, start) if place not in dropped)
-        start += len(piece.text)
-        cleaned.append(Segment(kept, piece.kind))
-    last = cleaned[-1]
-    cleaned[-1] = Segment(last.text.rstrip().removesuffix("BECAUSE:").rstrip(), last.kind)
-    return cleaned
-
-
-def _merged(pieces: list[Segment]) -> Segments:
-    """Neighbouring segments of one kind as one."""
-    merged: list[Segment] = []
-    for piece in pieces:
-        if merged and merged[-1].kind == piece.kind:
-            merged[-1] = Segment(merged[-1].text + piece.text, piece.kind)
-        else:
-            merged.append(piece)
-    return tuple(merged)

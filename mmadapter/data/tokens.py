@@ -12,10 +12,8 @@ from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Sampl
 from mmadapter.errors import InputError
 
 ANCHORS = (":", "\n", "a")
-LONG_ANSWERS = ("error", "cut")
 CHUNK = 2048
 NAMED = 5
-CUT_ORDER = (CONTEXT, INSTRUCTION)
 Pieces = list[tuple[str, list[int]]]
 """A sample's segments as (kind, token ids); an answer's ids with end-of-text."""
 
@@ -48,24 +46,15 @@ class SampleEncoder:
     A longer dialog loses whole turns: its last ones where it is learned from, its oldest ones where it is to be
     answered. What is still too long loses its context's end, then its instruction's end. Where template and answer
     alone do not fit, the setting `long_answers` decides: "error", or "cut" as in the official code (the answer's end is
-    lost, and with it EOS). Counted are `cut_turns` and, learned from, the `cut_dialogs` that lost them; `cut_samples`,
-    whose prompts were cut or lost oldest turns; and `cut_answers`.
+    lost, and with it EOS). Counted are `cut_turns`; `cut_samples`, whose prompts were cut or lost oldest turns; and
+    `cut_answers`.
 
     Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int, long_answers: str = "error") -> None:
-        if max_tokens < 1:
-            raise InputError(f"max_tokens is {max_tokens}; it must be at least 1 (host.max_tokens).")
-        if long_answers not in LONG_ANSWERS:
-            raise InputError(f"long_answers is {long_answers!r}; allowed: {', '.join(LONG_ANSWERS)}.")
-        self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
-        self.long_answers = long_answers
-        self.cut_samples = 0
-        self.cut_answers = 0
-        self.cut_dialogs = 0
-        self.cut_turns = 0
+        self.tokenizer, self.max_tokens, self.long_answers = tokenizer, max_tokens, long_answers
+        self.cut_samples = self.cut_answers = self.cut_turns = 0
         self._bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
         self._anchors = [(anchor, self._tokenise([anchor], TEMPLATE)[0]) for anchor in ANCHORS]
 
@@ -89,14 +78,40 @@ class SampleEncoder:
         for start in range(0, len(listed), CHUNK):
             chunk = listed[start : start + CHUNK]
             ids_of = self._tokenise_segments(chunk)
-            encoded.extend(self._assemble(sample, ids_of, excess_of) for sample in chunk)
+            for sample in chunk:
+                pieces = self._pieces(sample, ids_of)
+                if self._excess(pieces) > 0:
+                    pieces = self._shortened(pieces)
+                if (excess := self._excess(pieces)) > 0:
+                    excess_of[f"{sample.where} (source {sample.source})"] = excess
+                ids, spans = array("i", self._bos), []
+                for kind, part in pieces:
+                    if kind == ANSWER:
+                        spans.append((len(ids), len(ids) + len(part)))
+                    ids.extend(part)
+                encoded.append(Encoded(sample, ids, tuple(spans)))
         if excess_of:
-            self._refuse(excess_of, len(listed))
+            named = "; ".join(f"{where}: {excess} too many" for where, excess in list(excess_of.items())[:NAMED])
+            raise InputError(
+                f"Template and answer alone are longer than max_tokens = {self.max_tokens}, context and instruction "
+                f"cut away, in {len(excess_of)} of {len(listed)} samples: {named}. Raise host.max_tokens to at least "
+                f"{self.max_tokens + max(excess_of.values())}, or take them out."
+            )
         return encoded
 
-    def continuation(self, text: str, kind: str = TEMPLATE) -> list[int]:
-        """The ids of `text` as it continues another text."""
-        return self._continuations([text], kind)[0]
+    def continuations(self, texts: Sequence[str], kind: str = TEMPLATE) -> list[list[int]]:
+        """The ids of each text as it continues another text."""
+        found: dict[str, list[int]] = {"": []}
+        open_texts = [text for text in dict.fromkeys(texts) if text]
+        for anchor, prefix in self._anchors:
+            rows = self._tokenise([anchor + text for text in open_texts], kind)
+            for text, ids in zip(open_texts, rows, strict=True):
+                if ids[: len(prefix)] == prefix:
+                    found[text] = ids[len(prefix) :]
+            open_texts = [text for text in open_texts if text not in found]
+        # Every anchor melted into the text (never seen): its ids as a text of its own are still a valid reading.
+        found.update(zip(open_texts, self._tokenise(open_texts, kind), strict=True))
+        return [found[text] for text in texts]
 
     def _tokenise(self, texts: Sequence[str], kind: str) -> list[list[int]]:
         if not texts:
@@ -111,19 +126,6 @@ class SampleEncoder:
         finally:
             self.tokenizer.split_special_tokens = before
 
-    def _continuations(self, texts: Sequence[str], kind: str) -> list[list[int]]:
-        found: dict[str, list[int]] = {"": []}
-        open_texts = [text for text in dict.fromkeys(texts) if text]
-        for anchor, prefix in self._anchors:
-            rows = self._tokenise([anchor + text for text in open_texts], kind)
-            for text, ids in zip(open_texts, rows, strict=True):
-                if ids[: len(prefix)] == prefix:
-                    found[text] = ids[len(prefix) :]
-            open_texts = [text for text in open_texts if text not in found]
-        # Every anchor melted into the text (never seen): its ids as a text of its own are still a valid reading.
-        found.update(zip(open_texts, self._tokenise(open_texts, kind), strict=True))
-        return [found[text] for text in texts]
-
     def _tokenise_segments(self, samples: Sequence[Sample]) -> dict[tuple[str, str, bool], list[int]]:
         """Ids of all segments of `samples`, by (text, kind, whether it is a continuation)."""
         wanted: dict[tuple[str, bool], dict[str, None]] = {}
@@ -133,136 +135,72 @@ class SampleEncoder:
         ids_of: dict[tuple[str, str, bool], list[int]] = {}
         for (kind, continues), texts in wanted.items():
             listed = list(texts)
-            rows = self._continuations(listed, kind) if continues else self._tokenise(listed, kind)
+            rows = self.continuations(listed, kind) if continues else self._tokenise(listed, kind)
             ids_of.update(((text, kind, continues), ids) for text, ids in zip(listed, rows, strict=True))
         return ids_of
 
-    def _assemble(
-        self, sample: Sample, ids_of: dict[tuple[str, str, bool], list[int]], excess_of: dict[str, int]
-    ) -> Encoded:
-        """One sample's ids; where it does not fit, its place and excess go into `excess_of`."""
-        pieces: Pieces = [
-            (segment.kind, ids_of[segment.text, segment.kind, place > 0])
-            for place, segment in enumerate(sample.segments)
-        ]
-        if any(kind == ANSWER for kind, _ in pieces):
-            _check_answers(sample, pieces)
-            eos = [self._eos_id()]
-            pieces = [(kind, ids + eos if kind == ANSWER else ids) for kind, ids in pieces]
-        if self._excess(pieces) > 0:
-            pieces = self._shortened(pieces)
-        if (excess := self._excess(pieces)) > 0:
-            excess_of[f"{sample.where} (source {sample.source})"] = excess
-        ids = array("i", self._bos)
-        spans = []
-        for kind, part in pieces:
-            if kind == ANSWER:
-                spans.append((len(ids), len(ids) + len(part)))
-            ids.extend(part)
-        return Encoded(sample, ids, tuple(spans))
+    def _pieces(self, sample: Sample, ids_of: dict[tuple[str, str, bool], list[int]]) -> Pieces:
+        """The sample's segments as ids, with EOS behind every answer.
+
+        Raises InputError on an answer without a prompt of its own, and on an empty one that is to be learned.
+        """
+        pieces: Pieces = []
+        is_learned = sample.answer is not None
+        for place, segment in enumerate(sample.segments):
+            ids = ids_of[segment.text, segment.kind, place > 0]
+            if segment.kind == ANSWER:
+                is_alone = place == 0 and len(sample.segments) > 1
+                if is_alone or (place and sample.segments[place - 1].kind == ANSWER):
+                    wanted = "each answer stands behind a prompt of its own"
+                    raise InputError(f"{sample.where}: {wanted}; segment {place} does not.")
+                if is_learned and (not ids or not segment.text.strip()):
+                    raise InputError(
+                        f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn "
+                        "from it. Give it an answer or take the item out."
+                    )
+                if self.tokenizer.eos_token_id is None:
+                    raise InputError(
+                        "The host's tokenizer names no end-of-text token, so the model could not learn to stop. "
+                        "Set eos_token in its tokenizer_config.json."
+                    )
+                ids = [*ids, int(self.tokenizer.eos_token_id)]
+            pieces.append((segment.kind, ids))
+        return pieces
 
     def _excess(self, pieces: Pieces) -> int:
-        return len(self._bos) + _size(pieces) - self.max_tokens
+        """How many tokens the sample has too many; below zero where there is room."""
+        return len(self._bos) + sum(len(ids) for _, ids in pieces) - self.max_tokens
 
     def _shortened(self, pieces: Pieces) -> Pieces:
         """What is left of a sample that is too long; an answer's end goes last, and only where that is allowed."""
-        is_answered = pieces[-1][0] == ANSWER
-        leave_out = _without_last_turns if is_answered else _without_first_turns
-        pieces, left_out = leave_out(pieces, self._excess(pieces))
+        whole, left_out = pieces, 0
+        is_answered = whole[-1][0] == ANSWER
+        ends = [place + 1 for place, (kind, _) in enumerate(whole) if kind == ANSWER]
+
+        # Whole turns of a dialog. Every turn opens with one template piece. The first one carries the head (system
+        # line, Alpaca's preface) as well, so the oldest turn that stays gets it in place of its own.
+        while self._excess(pieces) > 0 and left_out < len(ends) - is_answered:
+            left_out += 1
+            pieces = whole[: ends[-1 - left_out]] if is_answered else [whole[0], *whole[ends[left_out - 1] + 1 :]]
+        excess = self._excess(pieces)
         self.cut_turns += left_out
-        self.cut_dialogs += is_answered and left_out > 0
-        self.cut_samples += not is_answered and left_out > 0
-        if (excess := self._excess(pieces)) <= 0:
-            return pieces
-        self.cut_samples += is_answered or left_out == 0
-        pieces = _with_shorter_prompt(pieces, excess)
-        excess, answer = self._excess(pieces), pieces[-1][1]
+        self.cut_samples += excess > 0 or (left_out > 0 and not is_answered)
+
+        # The context's end, then the instruction's.
+        pieces = list(pieces)
+        for cuttable in (CONTEXT, INSTRUCTION):
+            for place in reversed(range(len(pieces))):
+                kind, ids = pieces[place]
+                if kind == cuttable and excess > 0:
+                    pieces[place] = (kind, ids[: max(len(ids) - excess, 0)])
+                    excess -= min(excess, len(ids))
+
+        # The answer's end.
+        answer = pieces[-1][1]
         if 0 < excess < len(answer) and is_answered and self.long_answers == "cut":
             self.cut_answers += 1
             pieces[-1] = (ANSWER, answer[: len(answer) - excess])
         return pieces
-
-    def _eos_id(self) -> int:
-        if self.tokenizer.eos_token_id is None:
-            raise InputError(
-                "The host's tokenizer names no end-of-text token, so the model could not learn to stop. "
-                "Set eos_token in its tokenizer_config.json."
-            )
-        return int(self.tokenizer.eos_token_id)
-
-    def _refuse(self, excess_of: dict[str, int], samples: int) -> None:
-        named = "; ".join(f"{where}: {excess} too many" for where, excess in list(excess_of.items())[:NAMED])
-        raise InputError(
-            f"Template and answer alone are longer than max_tokens = {self.max_tokens}, context and instruction cut "
-            f"away, in {len(excess_of)} of {samples} samples: {named}. Raise host.max_tokens to at least "
-            f"{self.max_tokens + max(excess_of.values())}, or take them out."
-        )
-
-
-def _check_answers(sample: Sample, pieces: Pieces) -> None:
-    """Raises InputError on an answer without a prompt of its own, and on an empty one that is to be learned."""
-    is_learned = pieces[-1][0] == ANSWER
-    for place, (segment, (_, ids)) in enumerate(zip(sample.segments, pieces, strict=True)):
-        if segment.kind != ANSWER:
-            continue
-        if (place == 0 and len(pieces) > 1) or (place and sample.segments[place - 1].kind == ANSWER):
-            wanted = "each answer stands behind a prompt of its own"
-            raise InputError(f"{sample.where}: {wanted}; segment {place} does not.")
-        if is_learned and (not ids or not segment.text.strip()):
-            raise InputError(
-                f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn from it. "
-                "Give it an answer or take the item out."
-            )
-
-
-# How a sample that is too long is shortened: whole turns of a dialog first, then the prompt's cuttable ends.
-
-
-def _size(pieces: Pieces) -> int:
-    """How many tokens the pieces have."""
-    return sum(len(ids) for _, ids in pieces)
-
-
-def _without_last_turns(pieces: Pieces, excess: int) -> tuple[Pieces, int]:
-    """Leaves turns out from the end until `excess` tokens are gone or one turn is left; also says how many turns."""
-    ends = _turn_ends(pieces)
-    kept = len(ends)
-    while excess > 0 and kept > 1:
-        excess -= _size(pieces[ends[kept - 2] : ends[kept - 1]])
-        kept -= 1
-    return pieces[: ends[kept - 1]], len(ends) - kept
-
-
-def _without_first_turns(pieces: Pieces, excess: int) -> tuple[Pieces, int]:
-    """Leaves answered turns out from the start until `excess` tokens are gone or none is left; also says how many.
-
-    Every turn of a dialog opens with one template piece. The first one carries the head (system line, Alpaca's preface)
-    as well, so the oldest turn that stays gets it in place of its own.
-    """
-    ends = _turn_ends(pieces)
-    shorter, left_out = pieces, 0
-    while left_out < len(ends) and _size(pieces) - _size(shorter) < excess:
-        shorter = [pieces[0], *pieces[ends[left_out] + 1 :]]
-        left_out += 1
-    return shorter, left_out
-
-
-def _with_shorter_prompt(pieces: Pieces, excess: int) -> Pieces:
-    """Takes up to `excess` tokens off the context's end, then off the instruction's."""
-    pieces = list(pieces)
-    for cuttable in CUT_ORDER:
-        for place in reversed(range(len(pieces))):
-            kind, ids = pieces[place]
-            if kind == cuttable:
-                taken = min(excess, len(ids))
-                pieces[place] = (kind, ids[: len(ids) - taken])
-                excess -= taken
-    return pieces
-
-
-def _turn_ends(pieces: Pieces) -> list[int]:
-    """The place behind each answer."""
-    return [place + 1 for place, (kind, _) in enumerate(pieces) if kind == ANSWER]
 
 
 def samples_digest(encoded: Iterable[Encoded]) -> str:

@@ -5,36 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from mmadapter.data.batches import Batch, FeaturedBatches
-from mmadapter.data.mixture import JointMixture, Mixture, OwnPart
+from mmadapter.data.mixture import JointMixture, Mixture, StepShape, TurnsMixture, micro_batches
 from mmadapter.data.readers import read
 from mmadapter.data.samples import Sample
-from mmadapter.data.settings import DataConf, GroupSources, samples_per_step
+from mmadapter.data.settings import DataConf, GroupSources, ReaderSettings, samples_per_step
 from mmadapter.data.tokens import SampleEncoder, samples_digest
 from mmadapter.errors import InputError
 from mmadapter.vision.features import FeatureStore, PixelReader
-
-
-class TrainingData(Protocol):
-    """What the loop reads on this rank: micro-batches by step, and batches that are not trained on."""
-
-    @property
-    def validation(self) -> Sequence[Batch]: ...
-
-    @property
-    def sources(self) -> Sequence[str]: ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def digests(self) -> Mapping[str, str]: ...
-
-    def step_batches(self, step: int) -> list[Batch]: ...
-
-    def image_paths(self) -> list[Path]: ...
 
 
 @dataclass(frozen=True)
@@ -50,15 +29,15 @@ def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
 
     Raises InputError on what cannot be used, and where a validation sample is trained on.
     """
-    training, validation = (
-        {
-            name: read(
-                source, conf.root, source=name, training=True, images=images, seed=seed, key=f"data.{part}.{name}"
-            )
-            for name, source in listed.items()
-        }
-        for part, listed in (("sources", conf.sources), ("validation", conf.validation))
-    )
+
+    def read_all(part: str, listed: Mapping[str, ReaderSettings]) -> dict[str, list[Sample]]:
+        found = {}
+        for name, source in listed.items():
+            key = f"data.{part}.{name}"
+            found[name] = read(source, conf.root, source=name, training=True, images=images, seed=seed, key=key)
+        return found
+
+    training, validation = read_all("sources", conf.sources), read_all("validation", conf.validation)
     trained = {(one.where, one.image, one.segments) for samples in training.values() for one in samples}
     for name, samples in validation.items():
         for one in samples:
@@ -67,26 +46,6 @@ def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
                     f"data.validation.{name}: {one.where} is trained on, too. Give the validation another split."
                 )
     return Samples(training, validation)
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """How samples become steps: the effective batch, its micro-batches, the order's seed, this rank's part."""
-
-    batch_size: int
-    micro_batch_size: int
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        """Raises InputError where a step has fewer samples than there are ranks."""
-        if self.batch_size < self.world_size:
-            raise InputError(
-                f"optimizer.batch_size={self.batch_size} is shared out over {self.world_size} processes: some would "
-                f"have nothing to do in every step. Start at most {self.batch_size} processes (or set "
-                f"optimizer.batch_size={self.world_size})."
-            )
 
 
 class RunData:
@@ -112,30 +71,21 @@ class RunData:
         }
 
         # The mixture: samples of every source in each step, or whole steps of one source in turns.
-        part, size, pad_id = OwnPart(shape.rank, shape.world_size), shape.micro_batch_size, encoder.pad_id
         shares = samples_per_step(conf.sources, shape.batch_size, groups)
-        self.mixture: Mixture | JointMixture
-        if shares is not None:
-            self.mixture = JointMixture(self.encoded, shares, size, shape.seed, pad_id, part=part)
-        else:
-            weights = {name: source.weight for name, source in conf.sources.items()}
-            count = shape.batch_size // size
-            self.mixture = Mixture(self.encoded, weights, size, shape.seed, pad_id, count, part=part)
+        weights = {name: source.weight for name, source in conf.sources.items()}
+        self.mixture: Mixture = (
+            TurnsMixture(self.encoded, shape, encoder.pad_id, weights)
+            if shares is None
+            else JointMixture(self.encoded, shape, encoder.pad_id, shares)
+        )
+        self.sources, self.steps_per_epoch = list(self.encoded), self.mixture.steps_per_epoch
 
         # This rank's part of the validation; what was read is the same on every rank.
-        self._validation = [batch for items in validation.values() for batch in part.batches(items, size, pad_id)]
+        self._validation = [b for items in validation.values() for b in micro_batches(items, shape, encoder.pad_id)]
         self.features: FeatureStore | PixelReader | None = None  # of all pictures, once there is an encoder
         self._validated = [item.sample for items in validation.values() for item in items]
         self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}
         self.digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
-
-    @property
-    def sources(self) -> list[str]:
-        return list(self.encoded)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.mixture.steps_per_epoch
 
     def step_batches(self, step: int) -> list[Batch]:
         """This rank's micro-batches of optimizer step `step`, counted from the run's start, with features."""

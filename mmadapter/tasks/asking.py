@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from mmadapter.data.batches import make_batch
-from mmadapter.data.order import batches_by_length
+from mmadapter.data.batches import batches_by_length, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.batches import Batch
-from mmadapter.data.training import TrainingData
+from mmadapter.data.training import RunData
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.runs.journal import Journal, perplexity
 from mmadapter.terminal import Display, duration, losses_text
@@ -37,7 +37,7 @@ class Loop:
     """One training. `position` is all that changes besides the engine's state and the random generators."""
 
     engine: Engine  # with the model, its groups and the ranks
-    data: TrainingData
+    data: RunData
     schedule: Schedule
     folder: Path  # of the run
     journal: Journal

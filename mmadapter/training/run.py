@@ -19,9 +19,10 @@ import torch
 
 from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
 from mmadapter.data.embedded import unpack_missing_world
+from mmadapter.data.mixture import StepShape
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.data.training import RunData, StepShape, read_samples
+from mmadapter.data.training import RunData, read_samples
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.distributed.start import thread_count

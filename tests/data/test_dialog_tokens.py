@@ -39,7 +39,7 @@ def test_every_answer_is_learned_with_an_end_of_its_own(tokenizer, template):
     encoder = SampleEncoder(tokenizer, 512)
     encoded = encoder.encode(dialog(TURNS, template))
     blank = " " if template == "chat" else ""
-    answers = [encoder.continuation(f"{blank}{answer}", "answer") for _, answer in TURNS]
+    answers = [encoder.continuations([f"{blank}{answer}"], "answer")[0] for _, answer in TURNS]
     assert learned(encoded) == [[*ids, tokenizer.eos_token_id] for ids in answers]
     assert list(encoded.ids).count(tokenizer.eos_token_id) == 3
     assert encoded.spans[-1][1] == len(encoded.ids)
@@ -76,7 +76,7 @@ def test_a_dialog_that_is_too_long_to_be_learned_loses_its_last_turns(tokenizer,
         cut = encoder.encode(dialog(TURNS, template))
         alone = SampleEncoder(tokenizer, 512).encode(dialog(TURNS[:kept], template))
         assert cut.ids == alone.ids and cut.spans == alone.spans
-        assert (encoder.cut_dialogs, encoder.cut_turns, encoder.cut_samples) == (1, 3 - kept, 0)
+        assert (encoder.cut_turns, encoder.cut_samples) == (3 - kept, 0)
 
 
 @pytest.mark.parametrize("kept", [1, 2])
@@ -87,19 +87,19 @@ def test_a_dialog_that_is_too_long_to_be_answered_loses_its_oldest_turns(tokeniz
         encoder = SampleEncoder(tokenizer, room)
         cut = encoder.encode(asked(TURNS, template))
         assert cut.ids == alone.ids and cut.spans == alone.spans
-        assert (encoder.cut_dialogs, encoder.cut_turns, encoder.cut_samples) == (0, 3 - kept, 1)
+        assert (encoder.cut_turns, encoder.cut_samples) == (3 - kept, 1)
 
 
 def test_the_only_turn_that_is_left_is_cut_as_a_single_one(tokenizer):
     first = SampleEncoder(tokenizer, 512).encode(dialog(TURNS[:1]))
     encoder = SampleEncoder(tokenizer, len(first.ids) - 2)
     assert encoder.encode(dialog(TURNS)).ids == encoder.encode(dialog(TURNS[:1])).ids
-    assert (encoder.cut_dialogs, encoder.cut_turns, encoder.cut_samples) == (1, 2, 2)
+    assert (encoder.cut_turns, encoder.cut_samples) == (2, 2)
     with pytest.raises(InputError, match="d.json, item 7"):
         SampleEncoder(tokenizer, 4).encode(dialog(TURNS))
     cutting = SampleEncoder(tokenizer, len(first.ids) - 6, long_answers="cut")
     cutting.encode(dialog(TURNS))
-    assert (cutting.cut_dialogs, cutting.cut_turns) == (1, 2)
+    assert cutting.cut_turns == 2
 
 
 def test_an_empty_answer_in_the_middle_is_refused(tokenizer):

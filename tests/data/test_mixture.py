@@ -9,8 +9,7 @@ from itertools import chain
 import pytest
 
 from mmadapter.data.batches import Batch
-from mmadapter.data.mixture import JointMixture, Mixture
-from mmadapter.data.order import LengthBucketedOrder
+from mmadapter.data.mixture import JointMixture, LengthBucketedOrder, Mixture, StepShape, TurnsMixture
 from mmadapter.data.tokens import Encoded
 from mmadapter.errors import InputError
 from tests.data.test_batches import PAD, encoded, ids_of
@@ -18,6 +17,10 @@ from tests.data.test_batches import PAD, encoded, ids_of
 
 def source_of(name: str, count: int) -> list[Encoded]:
     return [encoded(number, 3 + (7 * number) % 23, source=name) for number in range(count)]
+
+
+def turns(sources, weights=None, batch_size: int = 4, micro: int | None = None, seed: int = 0) -> TurnsMixture:
+    return TurnsMixture(sources, StepShape(batch_size, micro or batch_size, seed), PAD, weights)
 
 
 def only_batch(mixture: Mixture, step: int) -> Batch:
@@ -60,7 +63,7 @@ def test_order_stays_as_it_was_in_earlier_versions():
 
 
 def test_one_source_keeps_its_smaller_last_batch():
-    mixture = Mixture({"a": source_of("a", 10)}, None, 4, seed=0, pad_id=PAD)
+    mixture = turns({"a": source_of("a", 10)})
     assert mixture.steps_per_epoch == 3
     sizes = [len(only_batch(mixture, index).samples) for index in range(6)]
     assert sizes == [4, 4, 2, 4, 4, 2]
@@ -71,15 +74,15 @@ def test_one_source_keeps_its_smaller_last_batch():
 
 def test_any_batch_can_be_asked_for_first():
     sources = {"a": source_of("a", 50), "b": source_of("b", 21)}
-    run = Mixture(sources, {"a": 1.0, "b": 3.0}, 4, seed=3, pad_id=PAD)
+    run = turns(sources, {"a": 1.0, "b": 3.0}, seed=3)
     walked = [ids_of(only_batch(run, index)) for index in range(60)]
     for index in (59, 7, 31, 0):
-        fresh = Mixture(sources, {"a": 1.0, "b": 3.0}, 4, seed=3, pad_id=PAD)
+        fresh = turns(sources, {"a": 1.0, "b": 3.0}, seed=3)
         assert ids_of(only_batch(fresh, index)) == walked[index]
 
 
 def test_without_weights_each_source_comes_whole_once_an_epoch():
-    mixture = Mixture({"a": source_of("a", 10), "b": source_of("b", 23)}, {"a": None, "b": None}, 4, 0, PAD)
+    mixture = turns({"a": source_of("a", 10), "b": source_of("b", 23)}, {"a": None, "b": None})
     assert mixture.steps_per_epoch == 3 + 6
     for epoch in range(3):
         batches = [only_batch(mixture, epoch * 9 + index) for index in range(9)]
@@ -89,7 +92,7 @@ def test_without_weights_each_source_comes_whole_once_an_epoch():
 
 
 def test_weights_share_out_the_steps_and_a_source_that_ends_starts_again():
-    mixture = Mixture({"a": source_of("a", 40), "b": source_of("b", 6)}, {"a": 1.0, "b": 1.0}, 4, 0, PAD)
+    mixture = turns({"a": source_of("a", 40), "b": source_of("b", 6)}, {"a": 1.0, "b": 1.0})
     assert mixture.steps_per_epoch == 12
     batches = [only_batch(mixture, index) for index in range(24)]
     assert Counter(batch.source for batch in batches) == {"a": 12, "b": 12}
@@ -102,7 +105,7 @@ def test_weights_share_out_the_steps_and_a_source_that_ends_starts_again():
 
 
 def test_a_light_source_still_comes():
-    mixture = Mixture({"a": source_of("a", 40), "b": source_of("b", 40)}, {"a": 1000.0, "b": 0.001}, 4, 0, PAD)
+    mixture = turns({"a": source_of("a", 40), "b": source_of("b", 40)}, {"a": 1000.0, "b": 0.001})
     assert Counter(only_batch(mixture, index).source for index in range(mixture.steps_per_epoch))["b"] == 1
 
 
@@ -111,7 +114,7 @@ def test_a_steps_samples_do_not_depend_on_the_micro_batch(weights):
     sources = {"a": source_of("a", 45), "b": source_of("b", 18)}
 
     def steps(micro: int) -> list[list[str]]:
-        mixture = Mixture(sources, weights, 8 // micro, seed=1, pad_id=PAD, micro_batches=micro)
+        mixture = turns(sources, weights, 8, 8 // micro, seed=1)
         found = []
         for step in range(2 * mixture.steps_per_epoch):
             batches = mixture.step_batches(step)
@@ -121,16 +124,10 @@ def test_a_steps_samples_do_not_depend_on_the_micro_batch(weights):
     assert steps(1) == steps(2) == steps(8)
 
 
-@pytest.mark.parametrize(
-    ("sources", "weights", "message"),
-    [
-        ({}, None, "no data source"),
-        ({"a": []}, None, "source 'a' holds no sample"),
-    ],
-)
-def test_a_mixture_that_makes_no_sense_is_refused(sources, weights, message):
-    with pytest.raises(InputError, match=message):
-        Mixture(sources, weights, 2, 0, PAD)
+def test_a_source_without_a_sample_is_refused():
+    for make in (turns, lambda sources: JointMixture(sources, StepShape(1, 1, 0), PAD, {"a": 1})):
+        with pytest.raises(InputError, match="source 'a' holds no sample"):
+            make({"a": []})
 
 
 @pytest.mark.parametrize(
@@ -139,19 +136,15 @@ def test_a_mixture_that_makes_no_sense_is_refused(sources, weights, message):
 def test_turns_stay_as_they_were_in_earlier_versions(weights, digest):
     """300 micro-batches, as the first version with mixtures drew them: a run goes on, and is repeated, as it began."""
     sources = {"questions": source_of("questions", 205), "captions": source_of("captions", 77)}
-    mixture, drawn = Mixture(sources, weights, 8, seed=0, pad_id=PAD, micro_batches=2), hashlib.sha256()
+    mixture, drawn = turns(sources, weights, 16, 8), hashlib.sha256()
     for batch in list(chain.from_iterable(mixture.step_batches(step) for step in range(300)))[:300]:
         drawn.update("|".join([batch.source, *ids_of(batch), ""]).encode())
     assert drawn.hexdigest()[:16] == digest
 
 
-def test_a_batch_size_below_one_is_refused():
-    with pytest.raises(InputError, match="batch size is 0"):
-        Mixture({"a": source_of("a", 3)}, None, 0, 0, PAD)
-
-
 def joint(sizes: dict[str, int], shares: dict[str, int], micro: int = 4, seed: int = 0) -> JointMixture:
-    return JointMixture({name: source_of(name, size) for name, size in sizes.items()}, shares, micro, seed, PAD)
+    sources = {name: source_of(name, size) for name, size in sizes.items()}
+    return JointMixture(sources, StepShape(sum(shares.values()), micro, seed), PAD, shares)
 
 
 def drawn_of(mixture: JointMixture, source: str, steps: int) -> list[list[str]]:
@@ -203,15 +196,3 @@ def test_any_joint_step_can_be_asked_for_first_and_cut_as_one_likes():
         assert [ids_of(batch) for batch in fresh.step_batches(step)] == [
             [name] for source in walked for name in source[step]
         ]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "shares", "message"),
-    [
-        ({}, {}, "no data source"),
-        ({"a": 0}, {"a": 1}, "source 'a' holds no sample"),
-    ],
-)
-def test_a_joint_mixture_that_makes_no_sense_is_refused(sizes, shares, message):
-    with pytest.raises(InputError, match=message):
-        joint(sizes, shares)

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmadapter.data.batches import Batch
-from mmadapter.data.mixture import JointMixture, Mixture, OwnPart
-from mmadapter.data.order import deal
+from mmadapter.data.mixture import JointMixture, StepShape, TurnsMixture, deal, micro_batches
 from mmadapter.data.tokens import Encoded
 from tests.data.test_batches import PAD, encoded, ids_of
 
@@ -26,18 +25,22 @@ def source_of(name: str, count: int, pictures: tuple[int, ...] = ()) -> list[Enc
     ]
 
 
-def turns(part: OwnPart, micro: int = 4) -> Mixture:
+def turns(rank: int = 0, count: int = 1, micro: int = 4) -> TurnsMixture:
     sources = {"a": source_of("a", 45), "b": source_of("b", 18)}
-    return Mixture(sources, None, micro, 1, PAD, micro_batches=8 // micro, part=part)
+    return TurnsMixture(sources, StepShape(8, micro, 1, rank, count), PAD)
 
 
-def joint(part: OwnPart, micro: int = 4) -> JointMixture:
+def joint(rank: int = 0, count: int = 1, micro: int = 4) -> JointMixture:
     sources = {"captions": source_of("captions", 50), "instructions": source_of("instructions", 21)}
-    return JointMixture(sources, {"captions": 7, "instructions": 1}, micro, 1, PAD, part=part)
+    return JointMixture(sources, StepShape(8, micro, 1, rank, count), PAD, {"captions": 7, "instructions": 1})
 
 
-def whole_step(make, count: int, step: int, micro: int = 4) -> list[list[Batch]]:
-    return [make(OwnPart(rank, count), micro).step_batches(step) for rank in range(count)]
+def parts_of(samples: list[Encoded], count: int, micro: int) -> list[list[Batch]]:
+    return [micro_batches(samples, StepShape(8, micro, 1, rank, count), PAD) for rank in range(count)]
+
+
+def whole_step(make, count: int, step: int) -> list[list[Batch]]:
+    return [make(rank, count).step_batches(step) for rank in range(count)]
 
 
 def samples_of(batches: list[Batch]) -> Counter:
@@ -50,7 +53,7 @@ def test_the_parts_together_are_the_steps_samples_once(make, count):
     for step in range(12):
         parts = whole_step(make, count, step)
         everything = samples_of([batch for batches in parts for batch in batches])
-        assert everything == samples_of(make(OwnPart()).step_batches(step))
+        assert everything == samples_of(make().step_batches(step))
         assert set(everything.values()) == {1}
 
 
@@ -79,20 +82,20 @@ def test_no_part_has_more_tokens_than_another_by_more_than_the_longest_sample(co
 
 def test_micro_batches_at_the_same_place_are_about_as_long():
     samples = [encoded(number, 3 + number) for number in range(64)]
-    parts = [OwnPart(rank, 4).batches(samples, 4, PAD) for rank in range(4)]
+    parts = parts_of(samples, 4, 4)
     widths = [[batch.input_ids.shape[1] for batch in batches] for batches in parts]
     assert all(max(place) - min(place) < 4 for place in zip(*widths, strict=True))
 
 
 def test_a_process_without_samples_gets_fillers_that_count_nothing():
-    one, other = (OwnPart(rank, 2).batches([encoded(0, 5)], 4, PAD) for rank in range(2))
+    one, other = parts_of([encoded(0, 5)], 2, 4)
     assert not one[0].filler and one[0].supervised_tokens == 1
     assert other[0].filler and other[0].supervised_tokens == 0 and other[0].input_ids.shape == (1, 5)
 
 
 def test_visual_says_whether_any_process_has_a_picture_at_that_place():
     samples = source_of("a", 12, pictures=(3,))
-    parts = [OwnPart(rank, 3).batches(samples, 2, PAD) for rank in range(3)]
+    parts = parts_of(samples, 3, 2)
     with_picture = [any(image is not None for b in place for image in b.images) for place in zip(*parts, strict=True)]
     assert sorted(with_picture) == [False, True]
     for batches in parts:
@@ -101,19 +104,19 @@ def test_visual_says_whether_any_process_has_a_picture_at_that_place():
 
 def test_a_fillers_own_picture_does_not_count():
     samples = source_of("a", 1, pictures=(0,))
-    batches = [OwnPart(rank, 2).batches(samples, 2, PAD)[0] for rank in range(2)]
+    batches = [batches[0] for batches in parts_of(samples, 2, 2)]
     assert [batch.visual for batch in batches] == [True, True]
     assert [batch.filler for batch in batches] == [False, True]
 
 
 def test_alone_nothing_is_added():
-    assert all(batch.visual is None and not batch.filler for batch in turns(OwnPart()).step_batches(0))
+    assert all(batch.visual is None and not batch.filler for batch in turns().step_batches(0))
 
 
 @pytest.mark.parametrize("make", [turns, joint])
 def test_a_far_step_costs_what_the_first_costs(make):
     def seconds(step: int) -> float:
-        mixture, started = make(OwnPart(1, 2)), time.perf_counter()
+        mixture, started = make(1, 2), time.perf_counter()
         mixture.step_batches(step)
         return time.perf_counter() - started
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.command import UNSOUND
 from data_prep.scienceqa import main
-from mmadapter.data.mixture import Mixture
+from mmadapter.data.mixture import StepShape, TurnsMixture
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.vision.images import read_image
@@ -90,7 +90,7 @@ def test_coco_mini_is_read_and_mixed_with_instructions():
     instructions = read_alpaca(ROOT / "alpaca/alpaca_en_demo.json", training=True, source="instructions", limit=100)
     encoder = SampleEncoder(byte_level(), 400, long_answers="cut")
     sources = {"captions": encoder.encode_many(captions), "instructions": encoder.encode_many(instructions)}
-    mixture = Mixture(sources, None, 16, seed=0, pad_id=encoder.pad_id)
+    mixture = TurnsMixture(sources, StepShape(16, 16, seed=0), encoder.pad_id)
     batches = [batch for step in range(mixture.steps_per_epoch) for batch in mixture.step_batches(step)]
     assert sum(len(batch.samples) for batch in batches) == 325
     assert all(batch.supervised_tokens for batch in batches)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from mmadapter.data.mixture import StepShape
 from mmadapter.data.settings import AlpacaSettings, CocoSettings, DataConf, SharegptSettings
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.data.training import RunData, StepShape, read_samples
+from mmadapter.data.training import RunData, read_samples
 from mmadapter.errors import InputError
+from mmadapter.settings import problems_of
 from tests.assistants import tiny_tokenizer
 
 
@@ -86,8 +88,7 @@ def test_a_place_that_is_not_there_is_refused_by_its_key(items):
 
 
 def test_no_source_at_all_is_refused():
-    with pytest.raises(InputError, match=r"There is no data source"):
-        read(DataConf())
+    assert "data.sources is empty: there is nothing to train on" in next(problems_of(DataConf(), "data"))
 
 
 def test_more_ranks_than_samples_in_a_step_are_refused():

@@ -129,7 +129,7 @@ def damage_picture(root: Path) -> None:
     [
         (remove, "missing pictures: 1, the first: dataset_coco.json, image 1: val2014/COCO", 2),
         (damage_picture, "unreadable pictures: 1, the first: dataset_coco.json, image 1: val2014/COCO", 2),
-        (repeat_id, "ids that stand twice: 1, the first: dataset_coco.json, images[3]: cocoid 1", 2),
+        (repeat_id, "ids that stand twice: 1, the first: dataset_coco.json, images[3]: image id 1", 2),
         (empty_caption, "empty captions: 1, the first: dataset_coco.json, image 1, caption 10", 1),
     ],
 )

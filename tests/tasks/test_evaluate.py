@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmadapter.data.order import batches_by_length
+from mmadapter.data.batches import batches_by_length
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.tasks import task_of

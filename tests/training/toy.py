@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmadapter.config import RunConf
 from mmadapter.data.batches import Batch, make_batch
-from mmadapter.data.mixture import JointMixture, Mixture
+from mmadapter.data.mixture import JointMixture, Mixture, StepShape, TurnsMixture
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.tokens import Encoded, samples_digest
 from mmadapter.methods.groups import parameter_groups, trainable_parameters
@@ -102,11 +102,11 @@ class ToyData:
             {name: samples for name in sources} if shares is None else {name: 3 * shares[name] + 1 for name in shares}
         )
         encoded = {name: [toy_sample(name, number) for number in range(size)] for name, size in sizes.items()}
-        self.mixture: Mixture | JointMixture
+        self.mixture: Mixture
         if shares is None:
-            self.mixture = Mixture(encoded, None, batch_size, 7, 0, micro_batches=micro_batches)
+            self.mixture = TurnsMixture(encoded, StepShape(batch_size * micro_batches, batch_size, 7), 0)
         else:
-            self.mixture = JointMixture(encoded, shares, batch_size, 7, 0)
+            self.mixture = JointMixture(encoded, StepShape(sum(shares.values()), batch_size, 7), 0, shares)
         self.sources = list(encoded)
         self.digests = {name: samples_digest(items) for name, items in encoded.items()}
         self.validation = [make_batch([toy_sample("validation", number) for number in range(5)], 0)]

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from mmadapter.data.batches import FeaturedBatches
+from mmadapter.data.mixture import StepShape
 from mmadapter.data.settings import DataConf, LlavaSettings
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.data.training import RunData, StepShape, read_samples
+from mmadapter.data.training import RunData, read_samples
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.tasks.settings import ScienceqaTaskSettings

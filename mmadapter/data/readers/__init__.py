@@ -5,10 +5,12 @@ A reader is a function (settings, purpose) -> list of samples, registered with i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mmadapter.data.readers.json_file import collection_paused
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import READERS, ReaderSettings
 from mmadapter.errors import InputError
@@ -30,6 +32,7 @@ class Purpose:
     seed: int = 0  # of what is drawn (captions_per_image=one)
 
 
+@collection_paused()
 def read(
     settings: ReaderSettings,
     root: str | Path | None = None,
@@ -56,7 +59,7 @@ def read(
 def placed_settings(settings: Settings, root: str | Path | None, key: str) -> Settings:
     """The settings with their places resolved: ~ is the home folder, `path` is looked for below `root` first.
 
-    Where only a file is named, a reader of folders gets it as `root`. Raises MissingData.
+    A reader of folders gets the folder as `root`, and a file as `path` where one is named. Raises MissingData.
     """
     paths = {item.name: getattr(settings, item.name) for item in fields(settings) if "input_path" in item.metadata}
     found = {name: str(Path(value).expanduser()) for name, value in paths.items() if value is not None}
@@ -76,7 +79,23 @@ def placed_settings(settings: Settings, root: str | Path | None, key: str) -> Se
             path = Path(found[name]).absolute()
             above = next((parent for parent in path.parents if parent.exists()), Path("/"))
             raise MissingData(f"{named[name]}: no such file or folder ({above} is there, what follows is not).")
-    if not settings.reads_file and "root" not in found:
-        found["root"] = found.pop("path")
     places: dict[str, Any] = {"root": None, "path": None, **found}
+    if not settings.reads_file and None in (places["root"], places["path"]):
+        place = Path(places["root"] or places["path"])
+        is_file = place.is_file()
+        places |= {"root": str(place.parent if is_file else place), "path": str(place) if is_file else None}
     return replace(settings, **places)
+
+
+def only_file(folder: Path, endings: Sequence[str], what: str) -> Path:
+    """The only file of the folder that has one of the endings; files with an earlier ending hide those with a later.
+
+    Raises InputError, which says `what` is expected.
+    """
+    found: list[Path] = []
+    for ending in endings:
+        found = found or sorted(file for file in folder.glob(f"*{ending}") if file.is_file())
+    if len(found) == 1:
+        return found[0]
+    got = f"found {', '.join(file.name for file in found[:5])}" if found else "found none"
+    raise InputError(f"{folder}: expected {what} (*{', *'.join(endings)}); {got}. Name the file with `path`.")

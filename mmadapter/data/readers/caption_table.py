@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmadapter.data.readers import Purpose
-from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples, named_file
-from mmadapter.data.readers.json_file import collection_paused
+from mmadapter.data.readers import Purpose, only_file
+from mmadapter.data.readers.captions import WHOLE, CaptionFiles, caption_samples
 from mmadapter.data.readers.meta_list import read_meta_list
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
@@ -33,12 +32,9 @@ def read_caption_table(settings: CaptionTableSettings, purpose: Purpose) -> list
     return caption_samples(found, settings, purpose, settings.captions_per_image)
 
 
-@collection_paused()
 def table_files(root: Path, path: str | Path | None) -> CaptionFiles:
     """All tables that the list names. Raises InputError naming file and line where one is no such table."""
-    file = named_file(root, path, LISTS + TABLES, "list of tables or table")
-    if root.is_file():
-        root = root.parent
+    file = Path(path) if path is not None else only_file(root, LISTS + TABLES, "one list of tables or table")
     tables = read_meta_list(file, root, "image_text") if file.suffix in LISTS else [(file, "")]
     found = CaptionFiles([file, *(table for table, _ in tables if table != file)], ImageFolders(root))
     pictures: dict[str, tuple[list[tuple[int | str, str]], str]] = {}
@@ -49,37 +45,33 @@ def table_files(root: Path, path: str | Path | None) -> CaptionFiles:
             name = f"{folder}/{url}" if folder else url
             pictures.setdefault(name, ([], f"{table.name}, line {number}"))[0].append((captions, caption))
     for name, (texts, where) in pictures.items():
-        found.add(WHOLE, name, found.folders.find(name), texts, where)
+        found.add(WHOLE, name, name, texts, where)
     return found
 
 
 def _rows(found: CaptionFiles, table: Path) -> Iterator[tuple[int, str, str]]:
     """(line number, picture, caption); a line that has not two fields is a defect."""
-    order: tuple[int, ...] | None = None
+    picture = None  # the column of `url`; the other one is the caption
     try:
         # newline="\n": a carriage return inside of a caption ends no line.
         with table.open(encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
                 fields = line.rstrip("\r\n").split("\t")
-                if order is None:
-                    order = _order(table, fields)
-                elif len(fields) == len(HEADER) and fields[order[0]].strip():
-                    yield number, fields[order[0]].strip(), fields[order[1]]
+                if picture is None:
+                    if sorted(fields) != sorted(HEADER):
+                        raise InputError(
+                            f"{table}, line 1: the header is {'<TAB>'.join(fields)[:80]!r}; expected url<TAB>caption. "
+                            "(CC3M's own list is caption<TAB>url without a header: fetch its pictures with "
+                            "img2dataset first.)"
+                        )
+                    picture = fields.index("url")
+                elif len(fields) == len(HEADER) and fields[picture].strip():
+                    yield number, fields[picture].strip(), fields[1 - picture]
                 else:
                     found.lose(OTHER_FIELDS, f"{table.name}, line {number}: {line.strip()[:60]!r}", 1)
     except OSError as error:
         raise InputError(f"{table}: the file cannot be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{table}: it is not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-    if order is None:
+    if picture is None:
         raise InputError(f"{table}: the file is empty. Fetch it again.")
-
-
-def _order(table: Path, header: list[str]) -> tuple[int, ...]:
-    if sorted(header) != sorted(HEADER):
-        shown = "<TAB>".join(header)[:80]
-        raise InputError(
-            f"{table}, line 1: the header is {shown!r}; expected url<TAB>caption. "
-            "(CC3M's own list is caption<TAB>url without a header: fetch its pictures with img2dataset first.)"
-        )
-    return tuple(header.index(name) for name in HEADER)

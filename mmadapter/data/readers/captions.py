@@ -10,11 +10,10 @@ from pathlib import Path
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.defects import Defects
-from mmadapter.data.readers.json_file import collection_paused
 from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
-from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.samples import Sample
 from mmadapter.data.settings import CaptionSettings
-from mmadapter.data.templates import CAPTION_TEMPLATES, alpaca_segments, caption_segments
+from mmadapter.data.templates import alpaca_segments, caption_segments
 from mmadapter.errors import InputError
 
 WHOLE = "train"  # the one split of layouts that have none
@@ -57,22 +56,27 @@ class CaptionFiles:
         self,
         split: str,
         image_id: int | str,
-        image: Path,
+        image: str | Path,
         captions: Sequence[tuple[int | str, str]],
         where: str,
         instruction: str | None = None,
     ) -> None:
-        """Takes in one picture of a file: whitespace collapsed, otherwise unchanged; what is empty is counted."""
+        """Takes in one picture of a file: whitespace collapsed, otherwise unchanged; what is empty is counted.
+
+        `image` is the name that the file gives, or a path.
+        """
         self.captions_read += len(captions)
-        collapsed = captions if self.verbatim else [(number, " ".join(text.split())) for number, text in captions]
-        kept = tuple((number, text) for number, text in collapsed if text or self.verbatim)
-        for number, text in collapsed:
-            if not text and not self.verbatim:
-                self.defects.add(EMPTY_CAPTION, f"{where}, caption {number}", captions=1)
-        if kept or self.verbatim:
-            self.splits.setdefault(split, []).append(Captioned(image_id, image, kept, where, instruction))
-        else:
-            self.defects.add(NO_CAPTION, where)
+        if not self.verbatim:
+            captions = [(number, " ".join(text.split())) for number, text in captions]
+            for number, text in captions:
+                if not text:
+                    self.defects.add(EMPTY_CAPTION, f"{where}, caption {number}", captions=1)
+            captions = [one for one in captions if one[1]]
+            if not captions:
+                self.defects.add(NO_CAPTION, where)
+                return
+        path = self.folders.find(image) if isinstance(image, str) else image
+        self.splits.setdefault(split, []).append(Captioned(image_id, path, tuple(captions), where, instruction))
 
     def lose(self, reason: str, where: str, captions: int) -> None:
         """Counts an item of a file that cannot be used, with the captions that it has."""
@@ -86,7 +90,6 @@ class CaptionFiles:
         return f"{self.files[0]}{more}"
 
 
-@collection_paused()
 def caption_samples(
     found: CaptionFiles, settings: CaptionSettings, purpose: Purpose, captions_per_image: str = "all"
 ) -> list[Sample]:
@@ -101,10 +104,18 @@ def caption_samples(
         there = ", ".join(found.splits) or "none with a caption"
         raise InputError(f"{found.what}: there is no split {settings.split!r}; there is: {there}.")
     samples: list[Sample] = []
+    usual_prompt = caption_segments(settings.template)
     for picture in found.splits[settings.split][: settings.limit]:
+        prompt = usual_prompt
+        if picture.instruction is not None:
+            if settings.template != "alpaca":
+                raise InputError(
+                    f"{picture.where}: it has a question of its own, but template={settings.template} asks one fixed "
+                    "question. Set template=alpaca, or instruction=caption where the dialogs are read."
+                )
+            prompt = alpaca_segments(picture.instruction)
         image = picture.image if settings.images else None
         meta = {"references": [text for _, text in picture.captions], "image_id": picture.image_id}
-        prompt = _prompt(picture, settings.template)
         if not purpose.training:
             samples.append(Sample(str(picture.image_id), purpose.source, prompt, image, picture.where, meta))
             continue
@@ -118,34 +129,3 @@ def caption_samples(
             segments = (*prompt, caption_segments(settings.template, caption)[-1])
             samples.append(Sample(name, purpose.source, segments, image, where, meta))
     return settle_missing_images(samples, settings.missing_image, f"{found.what}, split {settings.split}")
-
-
-def named_file(root: Path, named: str | Path | None, endings: Sequence[str], what: str) -> Path:
-    """The file `named` (under the root, or as it is), `root` itself, or the only file in it with one of the endings."""
-    if named is not None:
-        return next((file for file in (root / named, Path(named)) if file.is_file()), Path(named))
-    if root.is_file():
-        return root
-    found = sorted(file for file in root.glob("*") if file.suffix in endings and file.is_file())
-    for ending in endings:  # in order: a list of files before the files that it names
-        if of_kind := [file for file in found if file.suffix == ending]:
-            found = of_kind
-            break
-    if len(found) == 1:
-        return found[0]
-    got = f"found {', '.join(file.name for file in found[:5])}" if found else "found none"
-    raise InputError(f"{root}: expected one {what} (*{', *'.join(endings)}); {got}. Name the file with `path`.")
-
-
-def _prompt(picture: Captioned, template: str) -> tuple[Segment, ...]:
-    if picture.instruction is None:
-        return _CAPTION_PROMPTS[template]
-    if template != "alpaca":
-        raise InputError(
-            f"{picture.where}: it has a question of its own, but template={template} asks one fixed question. Set "
-            "template=alpaca, or instruction=caption where the dialogs are read."
-        )
-    return alpaca_segments(picture.instruction)
-
-
-_CAPTION_PROMPTS = {template: caption_segments(template) for template in CAPTION_TEMPLATES}

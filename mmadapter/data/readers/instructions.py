@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers import Purpose
+from mmadapter.data.readers import Purpose, only_file
 from mmadapter.data.readers.defects import BadEntry, Defects, described, entry_field
-from mmadapter.data.readers.json_file import read_json, read_json_lines
+from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.meta_list import read_meta_list
 from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
 from mmadapter.data.samples import Sample
@@ -88,12 +88,10 @@ def read_v2_instructions(settings: V2InstructionsSettings, purpose: Purpose) -> 
 def _file(settings: InstructionSettings, default_name: str) -> Path:
     """The file that the settings name, or in a folder the one called `default_name`, or its only JSON file."""
     path = Path(settings.path or settings.root or "")
-    if not path.is_dir():
-        return path
-    found = [path / default_name] if (path / default_name).is_file() else sorted(path.glob("*.json"))
-    if len(found) != 1:
-        raise InputError(f"{path}: expected {default_name} or one *.json there, found {len(found)}. Name the file.")
-    return found[0]
+    if path.is_dir():
+        usual = path / default_name
+        return usual if usual.is_file() else only_file(path, (".json",), f"{default_name} or one other file")
+    return path
 
 
 # Items.
@@ -197,14 +195,6 @@ class InstructionFile:
 
     items: list[ReadItem] = field(default_factory=list)
     defects: Defects = field(default_factory=lambda: Defects(harmless=WEAK))
-
-
-def read_items(file: Path) -> list[Any]:
-    """The list in a JSON file, or in JSON lines where the name ends in .jsonl."""
-    items = read_json_lines(file) if file.suffix == ".jsonl" else read_json(file)
-    if not isinstance(items, list):
-        raise InputError(f"{file}: expected a list of items, got {described(items)}.")
-    return items
 
 
 def parsed_items(file: Path, raw: Sequence[Any], parse: Callable[[Any], Item]) -> InstructionFile:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.readers.defects import described
 from mmadapter.errors import InputError
 
 _BLANKS = " \t\r\n"
@@ -60,6 +61,14 @@ def read_json_lines(path: Path) -> list[Any]:
             where = f"{path}, line {number}, column {error.colno}"
             raise InputError(f"{where}: this is no JSON ({error.msg}). Fix the line.") from error
     return entries
+
+
+def read_items(path: Path) -> list[Any]:
+    """The list in a JSON file, or in JSON lines where the name ends in .jsonl."""
+    items = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
+    if not isinstance(items, list):
+        raise InputError(f"{path}: expected a list of items, got {described(items)}.")
+    return items
 
 
 def last_whole_entry(text: str) -> str | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from mmadapter.data.readers import Purpose
-from mmadapter.data.readers.captions import ID_TWICE, WHOLE, CaptionFiles, caption_samples, named_file
+from mmadapter.data.readers import Purpose, only_file
+from mmadapter.data.readers.captions import ID_TWICE, WHOLE, CaptionFiles, caption_samples
 from mmadapter.data.readers.defects import BadEntry, entry_field
-from mmadapter.data.readers.instructions import MARKER, read_items, turns_of
-from mmadapter.data.readers.json_file import collection_paused
+from mmadapter.data.readers.instructions import MARKER, turns_of
+from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import LlavaPretrainSettings
@@ -29,15 +28,27 @@ def read_llava_pretrain(settings: LlavaPretrainSettings, purpose: Purpose) -> li
     return caption_samples(found, settings, purpose)
 
 
-@collection_paused()
 def pretrain_files(root: Path, path: str | Path | None, instruction: str = "own") -> CaptionFiles:
     """All items of the file."""
-    file = named_file(root, path, (".json",), "list of dialogs")
-    found = CaptionFiles([file], ImageFolders(root.parent if root.is_file() else root))
+    file = Path(path) if path is not None else only_file(root, (".json",), "one list of dialogs")
+    found = CaptionFiles([file], ImageFolders(root))
     seen: set[str] = set()
     for number, item in enumerate(read_items(file)):
         try:
-            name, picture, question, caption = _parts(item)
+            name, picture = str(entry_field(item, "id", str, int)), entry_field(item, "image", str)
+            turns = turns_of(item)
+            roles = [role for role, _ in turns]
+            if roles != ["human", "gpt"]:
+                got = ", ".join(roles[:6]) or "none"
+                raise BadEntry(f"id {name}: the turns are {got}; allowed: human, gpt", OTHER_DIALOG)
+            question, caption = (text for _, text in turns)
+            if question.count(MARKER) != 1 or MARKER in caption:
+                marks = question.count(MARKER) + caption.count(MARKER)
+                told = f"id {name}: it stands there {marks} times; allowed is once, in the human turn"
+                raise BadEntry(told, OTHER_MARKS)
+            question = question.replace(MARKER, "").strip()
+            if not question:
+                raise BadEntry(f"id {name}: the human turn asks nothing beside {MARKER}")
             if name in seen:
                 raise BadEntry(f"id {name} stands there twice", ID_TWICE)
         except BadEntry as error:
@@ -45,23 +56,5 @@ def pretrain_files(root: Path, path: str | Path | None, instruction: str = "own"
             continue
         seen.add(name)
         asked = question if instruction == "own" else None
-        where = f"{file.name}, item {number} (id {name})"
-        found.add(WHOLE, name, found.folders.find(picture), [(1, caption)], where, asked)
+        found.add(WHOLE, name, picture, [(1, caption)], f"{file.name}, item {number} (id {name})", asked)
     return found
-
-
-def _parts(item: Any) -> tuple[str, str, str, str]:
-    """(id, picture, question without its mark, caption)."""
-    name, picture = str(entry_field(item, "id", str, int)), entry_field(item, "image", str)
-    turns = turns_of(item)
-    roles = [role for role, _ in turns]
-    if roles != ["human", "gpt"]:
-        raise BadEntry(f"id {name}: the turns are {', '.join(roles[:6]) or 'none'}; allowed: human, gpt", OTHER_DIALOG)
-    question, caption = (text for _, text in turns)
-    if question.count(MARKER) != 1 or MARKER in caption:
-        marks = question.count(MARKER) + caption.count(MARKER)
-        raise BadEntry(f"id {name}: it stands there {marks} times; allowed is once, in the human turn", OTHER_MARKS)
-    question = question.replace(MARKER, "").strip()
-    if not question:
-        raise BadEntry(f"id {name}: the human turn asks nothing beside {MARKER}")
-    return name, picture, question, caption

@@ -37,10 +37,9 @@ def read_scienceqa(settings: ScienceqaSettings, purpose: Purpose) -> list[Sample
     `problems`, `pid_splits` and `captions` name other files. `limit` keeps the first ones. Raises InputError naming
     file, id and field.
     """
-    root, problems = Path(settings.path or settings.root or ""), settings.problems
-    if root.is_file():
-        root, problems = root.parent, str(root)
-    file = find_file(root, problems, "problems.json")
+    assert settings.root is not None
+    root = Path(settings.root)
+    file = find_file(root, settings.problems or settings.path, "problems.json")
     content = read_problems(file)
     ids = split_ids(root, file, content, settings.split, settings.pid_splits)[: settings.limit]
     caption_of = read_captions(root, settings.captions, content) if settings.captions is not None else {}
@@ -200,13 +199,10 @@ def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]
         yield f"it is {described(problem)}, not an object with question, choices, answer, ..."
         return
     used = "".join(scienceqa_format(prompt_format))
-    needed = {"lecture"} if "L" in used else set()
-    needed |= {"solution"} if "E" in used else set()
-    if used.endswith(("AL", "AE")):  # upstream's names are swapped in these two formats
-        needed = {"lecture", "solution"} if len(needed) == 2 else {"lecture", "solution"} - needed
+    needed = [*REQUIRED_TEXT, *(["lecture"] if "L" in used else []), *(["solution"] if "E" in used else [])]
     for name in REQUIRED_TEXT + OPTIONAL_TEXT:
         if name not in problem:
-            if name in REQUIRED_TEXT or name in needed:
+            if name in needed:
                 yield f"the field `{name}` is missing"
         elif not isinstance(problem[name], str):
             yield f"`{name}` is {described(problem[name])}; it must be text"
@@ -214,32 +210,32 @@ def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]
         yield "the field `image` is missing (a file name, or null)"
     elif problem["image"] is not None and not (isinstance(problem["image"], str) and problem["image"]):
         yield f"`image` is {described(problem['image'])}; it must be a file name or null"
-    yield from _choice_defects(problem)
-    if isinstance(question := problem.get("question"), str) and not question.strip():
-        yield "`question` is empty"
-    if isinstance(split := problem.get("split"), str) and split not in SPLITS:
-        yield f"`split` is {split!r}; allowed: {', '.join(SPLITS)}"
-    if isinstance(subject := problem.get("subject"), str) and subject not in SUBJECTS:
-        yield f"`subject` is {subject!r}; allowed: {', '.join(SUBJECTS)}"
-    if isinstance(grade := problem.get("grade"), str) and not re.fullmatch(r"grade([1-9]|1[0-2])", grade):
-        yield f"`grade` is {grade!r}; allowed: grade1 to grade12"
-    if isinstance(image := problem.get("image"), str) and re.search(r"[/\\]|^\.\.?$", image):
-        yield f"`image` is {image!r}; it must be a bare file name, found at images/SPLIT/ID/"
 
-
-def _choice_defects(problem: dict[str, Any]) -> Iterator[str]:
-    choices, answer = problem.get("choices"), problem.get("answer")
+    # Choices and answer.
+    choices: Any = problem.get("choices")
+    answer: Any = problem.get("answer")
+    are_texts = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
     if "choices" not in problem:
         yield "the field `choices` is missing"
-        return
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+    elif not are_texts:
         yield f"`choices` is {described(choices)}; it must be a list of texts"
-        return
-    if len(choices) not in CHOICES:
+    elif len(choices) not in CHOICES:
         yield f"`choices` has {len(choices)} entries; allowed are {CHOICES[0]} to {CHOICES[-1]}"
     if "answer" not in problem:
         yield "the field `answer` is missing"
     elif not isinstance(answer, int) or isinstance(answer, bool):
         yield f"`answer` is {described(answer)}; it must be a whole number, the index of a choice"
-    elif not 0 <= answer < len(choices):
+    elif are_texts and not 0 <= answer < len(choices):
         yield f"`answer` is {answer}; with {len(choices)} choices it must be 0 to {len(choices) - 1}"
+
+    # What the texts may be.
+    for name, pattern, allowed in (
+        ("question", r"(?s).*\S.*", "a text that is not empty"),
+        ("split", "|".join(SPLITS), ", ".join(SPLITS)),
+        ("subject", "|".join(SUBJECTS), ", ".join(SUBJECTS)),
+        ("grade", r"grade([1-9]|1[0-2])", "grade1 to grade12"),
+        ("image", r"(?!\.\.?$)[^/\\]*", "a bare file name, found at images/SPLIT/ID/"),
+    ):
+        value = problem.get(name)
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            yield f"`{name}` is {value!r}; allowed: {allowed}"
