@@ -21,6 +21,9 @@ from mmadapter.tasks.settings import TaskSettings
 from mmadapter.tasks.task import evaluate, with_versions
 from mmadapter.terminal import Display
 
+# keys of a task that change no result, or have a place of their own in the name of the results
+SAME_RESULTS = ("root", "problems", "batch_size", "split", "limit")
+
 
 def run_evaluation(conf: EvalConf) -> dict[str, Any]:
     """What eval.py does: ask the model of a run, or score a file of predictions. Returns the metrics."""
@@ -142,6 +145,6 @@ def results_name(settings: TaskSettings, own: TaskSettings | None, given: Sequen
     if settings.limit and (own is None or settings.limit != own.limit):
         name += f"-first-{settings.limit}"
     for key in given:
-        if key not in settings.SAME_RESULTS and (value := value_of(settings, key)) != value_of(own, key):
+        if key not in SAME_RESULTS and (value := value_of(settings, key)) != value_of(own, key):
             name += f"-{key.rpartition('.')[2]}-{value}"
     return name

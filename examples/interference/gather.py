@@ -20,8 +20,7 @@ from safetensors.numpy import load_file
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
 from mmadapter.reports.charts import Scale, figure, row_rule, rule, svg, tick_text
-from mmadapter.reports.page import render
-from mmadapter.reports.run import ReportedRun
+from mmadapter.reports.page import ReportedRun, render
 from mmadapter.tasks.section import Row, Table
 from mmadapter.terminal import number_text
 

@@ -284,30 +284,3 @@ def heat_map(values: Sequence[Sequence[float | None]], row_names: Sequence[str],
         '<span class="key"><i class="swatch above" style="--share:100%"></i>{}</span></figcaption>'
     ).format(f"{column_name}s", f"{-most:.3g}", f"+{most:.3g}")
     return Markup('<figure class="heat"><table>{}</table>{}</figure>').format(joined(rows), legend)
-
-
-def standalone(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """The line chart as an SVG file of its own: fixed colours, legend inside."""
-    drawn = [replace(one, points=points) for one in series if (points := thinned(finite(one.points)))]
-    parts = [Markup("<style>{}</style>").format(Markup(STANDALONE_STYLE))]
-    if drawn:
-        x, y = scales_of(drawn, False)
-        parts.append(axes(y, [(x(tick), number_text(tick)) for tick in x.ticks()], x_label))
-        parts += [drawn_line(one, x, y) for one in drawn]
-        left, text = WIDTH - RIGHT - 150, Markup('<text x="{}" y="{}">{}</text>')
-        for number, one in enumerate(one for one in drawn if not one.faint):
-            height = TOP + 12 + 16 * number
-            parts.append(rule(f"line c{one.colour}", left, left + 18, height, height))
-            parts.append(text.format(left + 24, height + 4, one.name))
-    parts.append(Markup('<text x="{}" y="{}">{}</text>').format(LEFT, HEIGHT - 3, y_label))
-    opened = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" height="{}">'
-    return Markup(opened).format(WIDTH, HEIGHT, 2 * WIDTH, 2 * HEIGHT) + Markup("\n").join(parts) + Markup("</svg>\n")
-
-
-STANDALONE_STYLE = """
-svg { font: 12px system-ui, sans-serif; background: #fcfcfb }
-.grid { stroke: #e4e3df } .axis { stroke: #b5b4ad } text { fill: #52514e }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round } .faint { stroke-width: 1; opacity: .25 }
-.c1 { stroke: #2a78d6 } .c2 { stroke: #1baf7a } .c3 { stroke: #c98500 }
-.c4 { stroke: #4a3aa7 } .c5 { stroke: #008300 } .c6 { stroke: #e34948 }
-"""

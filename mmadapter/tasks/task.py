@@ -118,14 +118,8 @@ class Task(Generic[Settings]):
     @classmethod
     def values(cls, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The scores that a metrics.json has, the main ones first."""
-        holder = cls.holder_of_scores(metrics)
-        names = dict.fromkeys([*cls.MAIN_SCORES, *cls.SCORES])
-        return {name: holder[name] for name in names if is_number(holder.get(name))}
-
-    @classmethod
-    def holder_of_scores(cls, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of metrics.json that holds the scores."""
-        return metrics
+        found = {name: metrics.get(name) for name in dict.fromkeys([*cls.MAIN_SCORES, *cls.SCORES])}
+        return {name: one for name, one in found.items() if isinstance(one, int | float) and math.isfinite(one)}
 
     @classmethod
     def summary(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +144,7 @@ class Task(Generic[Settings]):
         return [
             Card(
                 question=shortened(str(row.get("instruction") or row["id"]), 300),
+                picture=row.get("image"),
                 answer=shortened(row.get("output"), 500),
                 foot=[f"reference: {shortened(str(row['reference']), 300)}"] if row.get("reference") else [],
             )
@@ -209,7 +204,3 @@ def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]
     """The metrics with the task's name, and what the numbers depend on: Python and packages, none of it imported."""
     found = {"python": platform.python_version()} | package_versions((*PACKAGES, *task.PACKAGES))
     return {"task": task.settings.name, **metrics, "versions": found}
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

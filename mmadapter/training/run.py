@@ -49,7 +49,6 @@ from mmadapter.runs.folder import (
 from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
-from mmadapter.tasks.section import results_of
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.checkpoint import CheckpointFolder
@@ -331,6 +330,7 @@ def train_and_evaluate(
 
     # 10. Evaluate every task.
     model.eval()
+    results: dict[str, Any] = {}
     for name, asked in questions.items():
         smaller = of_a_task(f"tasks.{name}", tasks[name].settings)
         explained = memory.explained(f"while task {name} was evaluated", smaller=smaller)
@@ -338,9 +338,9 @@ def train_and_evaluate(
             explained,
             deterministic(conf.engine.deterministic, strictly=False),
         ):  # top_p has no deterministic algorithm
-            evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, partial(show_progress, display, name))
-    results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
-    return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
+            progress = partial(show_progress, display, name)
+            results[name] = evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, progress).metrics
+    return {"training": training, "evaluation": {name: tasks[name].summary(results[name]) for name in sorted(results)}}
 
 
 # Steps of the page.
