@@ -34,7 +34,7 @@ def run_evaluation(conf: EvalConf) -> dict[str, Any]:
 def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
     """Score a file of predictions without a model; write into `conf.output` where it is set."""
     task = task_of(conf.task)
-    scored = task.score_file(Path(str(conf.predictions)))
+    scored = task.score_file(Path(str(conf.predictions)).expanduser())
     scored = replace(scored, metrics=with_versions(task, scored.metrics))
     if conf.output:
         scored.write(Path(conf.output))

@@ -19,10 +19,10 @@ from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_
 from mmadapter.tasks.papers import CAPTION_ROWS
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task
+from mmadapter.tasks.task import CARDS, Answers, Scored, Task
 
 CAPTIONS_FILE = "captions.json"
-CARDS, REFERENCES = 6, 5
+REFERENCES = 5  # of a caption that are shown
 ABOUT_PAPERS = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
 MADE_WORLD = (
     "Our rows are scores on the made-up world. The papers' rows are on COCO, Karpathy's test split: they stand here "
@@ -68,8 +68,8 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
 
     def score_file(self, file: Path) -> Scored:
         settings = self.settings
-        split_list = Path(settings.split_list) if settings.split_list else None
-        annotated, split = read_annotations(Path(str(settings.annotations)), settings.split, split_list)
+        split_list = Path(settings.split_list).expanduser() if settings.split_list else None
+        annotated, split = read_annotations(Path(str(settings.annotations)).expanduser(), settings.split, split_list)
         captions = read_results(file, annotated, split, settings.allow_subset)
         references = {id: annotated[id] for id in captions}
         metrics = self.metrics(references, captions, split, len(annotated))
@@ -139,8 +139,16 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             coverage=metrics.get("label", ""),
             tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes)] if scored else [],
             notes=notes,
-            cards=caption_cards(own.rows),
+            cards=[cls.card(row) for row in own.rows[:CARDS]],
         )
+
+    @classmethod
+    def card(cls, row: Mapping[str, Any]) -> Card:
+        references = [shortened(text, 120) for text in row.get("references") or ()]
+        foot = ["references:", *(f"– {text}" for text in references[:REFERENCES])]
+        if len(references) < 2:
+            foot = [f"reference: {text}" for text in references]
+        return Card(answer=row.get("output") or "", picture=row.get("image"), foot=foot)
 
 
 def remarks(metrics: Mapping[str, Any]) -> list[str]:
@@ -156,17 +164,6 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     for name, reason in metrics.get("not_computed", {}).items():
         by_reason.setdefault(reason, []).append(name)
     return found + [f"{' and '.join(names)}: not computed, {reason}." for reason, names in by_reason.items()]
-
-
-def caption_cards(rows: Sequence[Mapping[str, Any]]) -> list[Card]:
-    cards = []
-    for row in rows[:CARDS]:
-        references = [shortened(text, 120) for text in row.get("references") or ()]
-        foot = ["references:", *(f"– {text}" for text in references[:REFERENCES])]
-        if len(references) < 2:
-            foot = [f"reference: {text}" for text in references]
-        cards.append(Card(answer=row.get("output") or "", picture=row.get("image"), foot=foot))
-    return cards
 
 
 # Files, read for scoring. Captions are taken word for word: readers of training data leave empty ones out, which the

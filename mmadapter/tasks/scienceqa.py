@@ -12,7 +12,7 @@ from mmadapter.data.readers import read
 from mmadapter.data.readers.scienceqa import find_file, read_splits
 from mmadapter.data.samples import Sample
 from mmadapter.errors import InputError
-from mmadapter.tasks.papers import SCIENCEQA, PaperRow, scienceqa_rows
+from mmadapter.tasks.papers import BESIDE_OURS, SCIENCEQA, PaperRow
 from mmadapter.tasks.scienceqa_scores import (
     COLUMNS,
     Question,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mmadapter.model import AdaptedModel
 
 CARDS = 12
+HEADER = ("accuracy, %", *COLUMNS)
 ABOUT_COLUMNS = (
     "NAT, SOC, LAN: natural, social and language science. TXT: the question has a textual context; IMG: it has a "
     "picture; NO: neither (a question with both counts in TXT and in IMG)."
@@ -159,22 +160,20 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
                 rows.append(accuracy_row("– by option likelihood", likelihood))
         if counts := metrics.get("counts"):
             rows.append(Row(["questions", *(str(counts[name]) for name in COLUMNS)], "count"))
-        notes, papers = [*remarks(metrics), ABOUT_COLUMNS], []
+        notes = [*remarks(metrics), ABOUT_COLUMNS]
+        papers: list[PaperRow] = []
         if with_papers:
-            papers = scienceqa_rows()
+            papers = [row for row in SCIENCEQA if row.model in BESIDE_OURS]
             rows += [Row(["The papers, on the real ScienceQA test split"], "between"), *map(paper_row, papers)]
             notes = [*([MADE_WORLD] if made_world else []), *notes, *paper_notes(papers)]
-        tables = (
-            [accuracy_table(f"By subject, context and grade: {metrics.get('label', '')}", rows, notes=notes)]
-            if scored
-            else []
-        )
+        title = f"By subject, context and grade: {metrics.get('label', '')}"
+        tables = [Table(HEADER, rows, title, notes=notes)] if scored else []
 
         # Everything published, and topics, for those who want to see it.
         if papers:
             sources = f"Sources: {'; '.join(dict.fromkeys(row.source for row in SCIENCEQA))}."
             published, notes = [paper_row(row) for row in SCIENCEQA], [*paper_notes(SCIENCEQA), sources]
-            tables.append(accuracy_table("All published rows, with sources", published, is_folded=True, notes=notes))
+            tables.append(Table(HEADER, published, "All published rows, with sources", is_folded=True, notes=notes))
         tables += topic_tables(results)
 
         bars = []
@@ -208,10 +207,6 @@ MADE_WORLD = (
 def letter(index: int) -> str:
     """A, B, C, ... of an option's index."""
     return chr(ord("A") + index)
-
-
-def accuracy_table(title: str, rows: Sequence[Row], **options: Any) -> Table:
-    return Table(["accuracy, %", *COLUMNS], rows, title, **options)
 
 
 def accuracy_row(label: str, accuracy: Mapping[str, float | None], kind: Any = "") -> Row:

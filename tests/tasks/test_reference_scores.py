@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mmadapter.tasks import task_of
-from mmadapter.tasks.papers import scienceqa_rows
+from mmadapter.tasks.papers import SCIENCEQA
 from mmadapter.tasks.scienceqa_scores import COLUMNS
 from mmadapter.tasks.settings import ScienceqaTaskSettings
 
@@ -22,7 +22,7 @@ def test_llava_13b_scores_as_published_to_the_last_digit(reference_data):
     assert [scores["accuracy"][name] for name in COLUMNS] == [
         90.36, 95.95, 88.00, 89.49, 88.00, 90.66, 90.93, 90.90, 90.92,
     ]  # fmt: skip
-    (row,) = scienceqa_rows(("LLaVA-13B",))
+    (row,) = (row for row in SCIENCEQA if row.model == "LLaVA-13B")
     assert scores["accuracy"] == dict(zip(COLUMNS, row.values, strict=True))
 
 
