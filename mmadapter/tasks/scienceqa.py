@@ -94,7 +94,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
 
     def questions(self) -> dict[str, Mapping[str, Any]]:
         """All questions of the split that the problems file holds, by id; neither prompts nor pictures are wanted."""
-        reader = replace(self.settings.as_reader(), limit=None, captions=None, prompt_format="QCM-A")
+        reader = replace(self.settings, limit=None, captions=None, prompt_format="QCM-A").as_reader()
         samples = read(reader, self.data_root, source=self.settings.name, training=False, images=False, key="task")
         return {sample.id: sample.meta for sample in samples}
 
@@ -104,10 +104,10 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         With another file named, the longer list counts, so that a file of fewer questions is known as a subset.
         """
         settings, sizes = self.settings, []
-        folder = settings.root or self.data_root or (settings.problems and Path(settings.problems).parent)
+        folder = settings.root or self.data_root or (settings.problems and str(Path(settings.problems).parent))
         for named in dict.fromkeys((settings.pid_splits, None)) if folder else ():
             with suppress(InputError):
-                splits = read_splits(find_file(Path(folder), named, "pid_splits.json"))
+                splits = read_splits(find_file(Path(str(folder)), named, "pid_splits.json"))
                 sizes += [len(splits[settings.split])] if settings.split in splits else []
         return max(sizes, default=None)
 

@@ -146,7 +146,7 @@ def test_a_task_of_ones_own_is_evaluated_shown_and_reported(done, capsys):
 def typed_eval(content):
     from mmadapter.settings import typed
 
-    return typed(EvalConf, content, "", "eval.py")
+    return typed(EvalConf, content)
 
 
 def test_a_key_that_a_task_does_not_have_is_refused_by_name():
