@@ -68,8 +68,9 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         is_whole = not settings.limit and settings.missing_image != "skip"
         size = self.size_of_split() or (len(samples) if is_whole else None)
         metrics = self.metrics(questions, predictions, size)
-        likely = dict(zip(questions, answers.options or [None] * len(samples), strict=True))
+        likely: dict[str, int | None] = dict.fromkeys(questions)
         if answers.options is not None:
+            likely = dict(zip(questions, answers.options, strict=True))
             scores = score(questions, likely, split=settings.split, split_size=size)
             metrics["likelihood_accuracy"] = scores["accuracy"]
         rows = []
