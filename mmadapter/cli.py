@@ -32,7 +32,7 @@ from mmadapter.settings import explained, nearest, open_defaults, to_plain
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import PlannedRun
 from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
-from mmadapter.tasks import scores_of
+from mmadapter.tasks import task_of
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 Act = Callable[[Any], Any]
@@ -177,7 +177,7 @@ def _refuse_what_no_host_carries(conf: RunConf) -> None:
 
 
 def _metric(conf: RunConf) -> str | None:
-    scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate}
+    scores = {name: task_of(conf.tasks[name]).scores() for name in conf.evaluate}
     return metric_of(conf.sweep.metric, scores, validated=bool(conf.data.validation))
 
 

@@ -43,8 +43,8 @@ from mmadapter.settings import (
     with_overrides,
 )
 from mmadapter.sweeps.settings import ClusterConf, SweepConf, cluster_problems, metric_problems
-from mmadapter.tasks import TASKS, scores_of, task_of
-from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings, missing_file
+from mmadapter.tasks import TASKS, task_of
+from mmadapter.tasks.settings import ScienceqaTaskSettings, TaskSettings
 from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, TrainingConf
 from mmadapter.vision import ENCODERS
 from mmadapter.vision.settings import OpenClipSettings, VisionSettings
@@ -129,13 +129,11 @@ class EvalConf:
     vision: VisionOverride = field(default_factory=VisionOverride)
 
     def contradictions(self, key: str) -> Iterator[str]:
-        if self.predictions is None:
-            yield from self.task.only_for_predictions("task")
-            return
-        if self.run is not None:
+        yield from self.task.prediction_problems("task", self.predictions is not None)
+        if self.predictions is not None and self.run is not None:
             yield "run= (a model to ask) or predictions= (answers to score): both are given. Give one of them."
-        yield from missing_file("predictions", self.predictions)
-        yield from self.task.missing_for_predictions("task")
+        if self.predictions is not None and not Path(self.predictions).expanduser().is_file():
+            yield f"predictions={self.predictions}: no such file."
 
 
 Conf = TypeVar("Conf", RunConf, EvalConf)
@@ -229,9 +227,10 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     yield from cluster_problems(
         conf.cluster, resume=conf.resume, engine=conf.engine.name, processes=conf.launch.processes
     )
-    scores = {name: scores_of(conf.tasks[name]) for name in conf.evaluate if name in conf.tasks}
+    tasks = {name: task_of(conf.tasks[name]) for name in conf.evaluate if name in conf.tasks}
+    scores = {name: task.scores() for name, task in tasks.items()}
     yield from metric_problems(
-        conf.sweep.metric, scores, lambda name, score: task_of(conf.tasks[name]).why_no_score(score, f"tasks.{name}")
+        conf.sweep.metric, scores, lambda name, score: tasks[name].why_no_score(score, f"tasks.{name}")
     )
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]

@@ -21,6 +21,9 @@ from mmadapter.tasks.settings import TaskSettings
 from mmadapter.tasks.task import evaluate, with_versions
 from mmadapter.terminal import Display
 
+# keys of a task that change no result, or have a place of their own in the name of the results
+SAME_RESULTS = ("root", "problems", "batch_size", "split", "limit")
+
 
 def run_evaluation(conf: EvalConf) -> dict[str, Any]:
     """What eval.py does: ask the model of a run, or score a file of predictions. Returns the metrics."""
@@ -31,7 +34,7 @@ def run_evaluation(conf: EvalConf) -> dict[str, Any]:
 def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
     """Score a file of predictions without a model; write into `conf.output` where it is set."""
     task = task_of(conf.task)
-    scored = task.score_file(Path(str(conf.predictions)))
+    scored = task.score_file(Path(str(conf.predictions)).expanduser())
     scored = replace(scored, metrics=with_versions(task, scored.metrics))
     if conf.output:
         scored.write(Path(conf.output))
@@ -142,6 +145,6 @@ def results_name(settings: TaskSettings, own: TaskSettings | None, given: Sequen
     if settings.limit and (own is None or settings.limit != own.limit):
         name += f"-first-{settings.limit}"
     for key in given:
-        if key not in settings.SAME_RESULTS and (value := value_of(settings, key)) != value_of(own, key):
+        if key not in SAME_RESULTS and (value := value_of(settings, key)) != value_of(own, key):
             name += f"-{key.rpartition('.')[2]}-{value}"
     return name

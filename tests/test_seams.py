@@ -310,7 +310,7 @@ def test_the_score_stands_in_summary_terminal_report_and_list(done, place):
 
 def test_eval_takes_the_run_and_its_settings(done, place, capsys):
     folder, summary, *_ = done
-    asked = typed(EvalConf, {"task": {"name": "talk", "longest": 1}, "runs_root": str(folder.parent)}, "", "eval.py")
+    asked = typed(EvalConf, {"task": {"name": "talk", "longest": 1}, "runs_root": str(folder.parent)})
     asked.given = ["longest"]
     validate(asked)
     metrics = run_evaluation(asked)

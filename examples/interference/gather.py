@@ -18,10 +18,9 @@ from markupsafe import Markup
 from safetensors.numpy import load_file
 
 from mmadapter.errors import InputError
-from mmadapter.files import write_atomically
+from mmadapter.files import read_json, write_atomically
 from mmadapter.reports.charts import Scale, figure, row_rule, rule, svg, tick_text
-from mmadapter.reports.page import render
-from mmadapter.reports.run import ReportedRun
+from mmadapter.reports.page import ReportedRun, render
 from mmadapter.tasks.section import Row, Table
 from mmadapter.terminal import number_text
 
@@ -119,7 +118,7 @@ def values_of(runs: Mapping[int, ReportedRun], arm: Arm, measure: Measure) -> Va
 
 def metric(run: ReportedRun, measure: Measure) -> float | None:
     """The number in the run's eval/TASK/metrics.json, None where it is not there."""
-    value: Any = run.evaluations.get(measure.task)
+    value: Any = read_json(run.folder / "eval" / measure.task / "metrics.json")
     for key in measure.keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return None if value is None else float(value)

@@ -20,6 +20,7 @@ WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
 MOST_POINTS = 300
 SMALL_WIDTH, SMALL_HEIGHT, SMALL_LEFT, SMALL_POINTS = 200, 104, 34, 60
+CURSOR = Markup('<g class="cursor" hidden><line y1="{}" y2="{}"/></g>')  # the line under the pointer
 
 
 @dataclass(frozen=True)
@@ -84,24 +85,17 @@ def round_step(rough: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
 
 
-def smoothed(points: Sequence[Point], window: int = 21) -> list[Point]:
-    """The average over `window` points around each one (those that exist at both ends): it does not lag behind."""
-    sums = [0.0]
-    for _, y in points:
-        sums.append(sums[-1] + y)
-    reach = min(window, 1 + len(points) // 10) // 2
-    found = []
-    for place, (x, _) in enumerate(points):
-        start, end = max(0, place - reach), min(len(points), place + reach + 1)
-        found.append((x, (sums[end] - sums[start]) / (end - start)))
-    return found
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """The average over up to 21 points around each one (those that exist at both ends): it does not lag behind."""
+    reach = min(21, 1 + len(points) // 10) // 2
+    around = (points[max(0, place - reach) : place + reach + 1] for place in range(len(points)))
+    return [(x, math.fsum(y for _, y in near) / len(near)) for (x, _), near in zip(points, around, strict=True)]
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+def thinned(points: Sequence[Point], most: int) -> list[Point]:
     """At most about `most` points, the last one included."""
-    stride = max(1, math.ceil(len(points) / most))
-    kept = list(points[::stride])
-    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+    kept = list(points[:: max(1, math.ceil(len(points) / most))])
+    return kept if kept[-1:] == points[-1:] else [*kept, points[-1]]
 
 
 def finite(points: Iterable[tuple[float, float | None]]) -> list[Point]:
@@ -152,32 +146,6 @@ def axes(y: Scale, x_ticks: Iterable[Tick], x_label: str = "") -> Markup:
     return joined(parts)
 
 
-def drawn_line(series: Series, x: Scale, y: Scale) -> Markup:
-    """One line, with dots where wanted or where it is a single point."""
-    places = [(x(point[0]), min(max(y(point[1]), TOP), HEIGHT - BOTTOM)) for point in series.points]
-    kind = " faint" if series.faint else " dashed" if series.dashed else ""
-    drawn = path(places, f"c{series.colour}{kind}")
-    if series.dots or len(places) == 1:
-        dot = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="3.5"/>')
-        drawn += joined(dot.format(series.colour, left, top) for left, top in places)
-    return drawn
-
-
-def scales_of(series: Sequence[Series], from_zero: bool) -> tuple[Scale, Scale]:
-    """Both axes' scales, with a little room around the lines that matter."""
-    xs = [point[0] for one in series for point in one.points]
-    ys = [point[1] for one in series if not one.faint for point in one.points]
-    ys = ys or [point[1] for one in series for point in one.points]
-    low, high = min(ys), max(ys)
-    log = not from_zero and low > 0 and high / low > 30
-    if from_zero:
-        low = min(0.0, low)
-    room = 0.05 * ((high - low) or abs(high) or 1.0)
-    bottom, top = (low / 1.15, high * 1.15) if log else (low if from_zero else low - room, high + room)
-    x = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
-    return x, Scale(bottom, top, HEIGHT - BOTTOM, TOP, log)
-
-
 def figure(caption: Markup, drawing: Markup, hover: str = "", kind: str = "chart") -> Markup:
     """A drawing under its caption; `hover`: what the page's script needs to show values under the pointer."""
     data = Markup(' data-chart="{}"').format(hover) if hover else ""
@@ -194,11 +162,6 @@ def hover_data(series: Sequence[Series], x: Scale, x_label: str, width: int) -> 
     return json.dumps({"x": x_label, "scale": scale, "width": width, "lines": lines}, separators=(",", ":"))
 
 
-def cursor(top: float, bottom: float) -> Markup:
-    """The line under the pointer."""
-    return Markup('<g class="cursor" hidden><line y1="{}" y2="{}"/></g>').format(top, bottom)
-
-
 # ---- charts
 
 
@@ -207,14 +170,32 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, from_zer
 
     The vertical axis is logarithmic where the values span more than a factor of 30.
     """
-    drawn = [replace(one, points=points) for one in series if (points := thinned(finite(one.points)))]
+    drawn = [replace(one, points=thinned(points, MOST_POINTS)) for one in series if (points := finite(one.points))]
     if not drawn:
         return Markup("")
-    x, y = scales_of(drawn, from_zero)
-    ticks = [(x(tick), number_text(tick)) for tick in x.ticks()]
-    lines = [drawn_line(one, x, y) for one in drawn]
-    drawing = svg(WIDTH, HEIGHT, y_label, [axes(y, ticks, x_label), *lines, cursor(TOP, HEIGHT - BOTTOM)])
     shown = [one for one in drawn if not one.faint]
+
+    # Both axes' scales, with a little room around the lines that matter.
+    xs = [place for one in drawn for place, _ in one.points]
+    ys = [value for one in shown or drawn for _, value in one.points]
+    low, high = min(ys), max(ys)
+    log = not from_zero and low > 0 and high / low > 30
+    if from_zero:
+        low = min(0.0, low)
+    room = 0.05 * ((high - low) or abs(high) or 1.0)
+    bottom, top = (low / 1.15, high * 1.15) if log else (low if from_zero else low - room, high + room)
+    x = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
+    y = Scale(bottom, top, HEIGHT - BOTTOM, TOP, log)
+
+    # The lines, with dots where wanted or where one is a single point.
+    parts = [axes(y, [(x(tick), number_text(tick)) for tick in x.ticks()], x_label)]
+    dot = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="3.5"/>')
+    for one in drawn:
+        places = [(x(place), min(max(y(value), TOP), HEIGHT - BOTTOM)) for place, value in one.points]
+        parts.append(path(places, f"c{one.colour}{' faint' if one.faint else ' dashed' if one.dashed else ''}"))
+        parts += [dot.format(one.colour, *place) for place in places if one.dots or len(places) == 1]
+    drawing = svg(WIDTH, HEIGHT, y_label, [*parts, CURSOR.format(TOP, HEIGHT - BOTTOM)])
+
     caption = Markup('<span class="what">{}</span>').format(y_label)
     if len(shown) > 1:
         key = Markup('<span class="key"><i class="c{}"></i>{}</span>')
@@ -255,7 +236,7 @@ def small_multiples(panels: Sequence[tuple[str, Sequence[Series]]], *, x_label: 
     for title, series in panels:
         drawn = [replace(one, points=thinned(one.points, SMALL_POINTS)) for one in series]
         lines = [path([(x(a), y(b)) for a, b in one.points], f"thin c{one.colour}") for one in drawn]
-        drawing = svg(SMALL_WIDTH, SMALL_HEIGHT, title, [*rules, *lines, cursor(6, SMALL_HEIGHT - 6)])
+        drawing = svg(SMALL_WIDTH, SMALL_HEIGHT, title, [*rules, *lines, CURSOR.format(6, SMALL_HEIGHT - 6)])
         figures.append(figure(Markup.escape(title), drawing, hover_data(drawn, x, x_label, SMALL_WIDTH), "chart small"))
     return Markup('<div class="multiples">{}</div>').format(joined(figures))
 
@@ -284,30 +265,3 @@ def heat_map(values: Sequence[Sequence[float | None]], row_names: Sequence[str],
         '<span class="key"><i class="swatch above" style="--share:100%"></i>{}</span></figcaption>'
     ).format(f"{column_name}s", f"{-most:.3g}", f"+{most:.3g}")
     return Markup('<figure class="heat"><table>{}</table>{}</figure>').format(joined(rows), legend)
-
-
-def standalone(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """The line chart as an SVG file of its own: fixed colours, legend inside."""
-    drawn = [replace(one, points=points) for one in series if (points := thinned(finite(one.points)))]
-    parts = [Markup("<style>{}</style>").format(Markup(STANDALONE_STYLE))]
-    if drawn:
-        x, y = scales_of(drawn, False)
-        parts.append(axes(y, [(x(tick), number_text(tick)) for tick in x.ticks()], x_label))
-        parts += [drawn_line(one, x, y) for one in drawn]
-        left, text = WIDTH - RIGHT - 150, Markup('<text x="{}" y="{}">{}</text>')
-        for number, one in enumerate(one for one in drawn if not one.faint):
-            height = TOP + 12 + 16 * number
-            parts.append(rule(f"line c{one.colour}", left, left + 18, height, height))
-            parts.append(text.format(left + 24, height + 4, one.name))
-    parts.append(Markup('<text x="{}" y="{}">{}</text>').format(LEFT, HEIGHT - 3, y_label))
-    opened = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" height="{}">'
-    return Markup(opened).format(WIDTH, HEIGHT, 2 * WIDTH, 2 * HEIGHT) + Markup("\n").join(parts) + Markup("</svg>\n")
-
-
-STANDALONE_STYLE = """
-svg { font: 12px system-ui, sans-serif; background: #fcfcfb }
-.grid { stroke: #e4e3df } .axis { stroke: #b5b4ad } text { fill: #52514e }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round } .faint { stroke-width: 1; opacity: .25 }
-.c1 { stroke: #2a78d6 } .c2 { stroke: #1baf7a } .c3 { stroke: #c98500 }
-.c4 { stroke: #4a3aa7 } .c5 { stroke: #008300 } .c6 { stroke: #e34948 }
-"""

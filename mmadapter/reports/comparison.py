@@ -8,9 +8,8 @@ from pathlib import Path
 from mmadapter.files import write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Series, finite, smoothed
-from mmadapter.reports.page import render, sections_of
-from mmadapter.reports.run import ReportedRun
-from mmadapter.tasks.section import Row, Table
+from mmadapter.reports.page import ReportedRun, render
+from mmadapter.tasks.section import Row, Table, sections_of
 
 LAST_STEPS = 20
 ABOUT_PAPER = ["LLaMA-Adapter (Zhang et al. 2023), LLaMA-7B on ScienceQA's validation split."]
@@ -41,14 +40,12 @@ PAPER_TABLES = {  # V1, tables 4 to 6; 32 layers: arXiv v3 only; arXiv v1 prints
 
 
 def write_comparison(run: ReportedRun) -> Path:
-    """Writes RUN/report.html and RUN/loss_curves.svg about the runs in RUN/variants/.
+    """Writes RUN/report.html about the runs in RUN/variants/.
 
     Training and validation curves overlaid, final numbers, the paper's table where there is one.
     """
     title = run.config.get("experiment") or run.folder.name
     training, validation = loss_lines(run.variants, "train"), loss_lines(run.variants, "validation")
-    curves = charts.standalone(training, x_label="step", y_label="training loss per token")
-    write_atomically(run.folder / "loss_curves.svg", curves)
     page = render(
         "comparison.html.jinja",
         title=title,
@@ -81,7 +78,7 @@ def loss_lines(runs: Mapping[str, ReportedRun], kind: str) -> list[Series]:
 
 def numbers_of(runs: Mapping[str, ReportedRun]) -> Table:
     """Final numbers, one row a run: size, steps, losses, and what the tasks show at the top of a run's page."""
-    sections = {label: sections_of(run) for label, run in runs.items()}
+    sections = {label: sections_of(run.folder, run.config) for label, run in runs.items()}
     scores = {
         label: {tile.name: tile.value for section in own.values() for tile in section.tiles}
         for label, own in sections.items()

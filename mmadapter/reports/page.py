@@ -1,10 +1,10 @@
-"""What all pages share: templates, pictures inside the page, the sections of tasks."""
+"""What all pages share: the files of a run folder, templates, pictures inside the page."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,43 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from mmadapter.errors import InputError
-from mmadapter.reports.run import ReportedRun
-from mmadapter.tasks import TASKS
-from mmadapter.tasks.section import LABELS, Result, Section, own_label
+from mmadapter.files import read_json
+from mmadapter.runs.state import Record, RunFolder
 from mmadapter.terminal import number_text
 from mmadapter.vision.images import read_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_SIDE = 288
+
+
+class ReportedRun(RunFolder):
+    """A run folder as pages show it; what is missing (unfinished run) reads as empty."""
+
+    @cached_property
+    def config_text(self) -> str:
+        file = self.folder / "config.yaml"
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    @cached_property
+    def summary(self) -> Record:
+        """summary.json, which is there before the report is written and the run counts as finished."""
+        return read_json(self.folder / "summary.json") or read_json(self.folder / "finished.json") or {}
+
+    @cached_property
+    def versions(self) -> Record:
+        return read_json(self.folder / "versions.json") or {}
+
+    @cached_property
+    def trainable(self) -> list[Record]:
+        """The rows of the table of what trains."""
+        return read_json(self.folder / "trainable.json") or []
+
+    @cached_property
+    def variants(self) -> dict[str, ReportedRun]:
+        """The runs inside it by name, in the order of the settings."""
+        found = {path.name: path for path in sorted(self.folder.glob("variants/*")) if path.is_dir()}
+        named = [name for name in self.config.get("variants") or () if name in found]
+        return {name: ReportedRun(found[name]) for name in dict.fromkeys([*named, *found])}
 
 
 def render(template: str, *folders: Path, **content: Any) -> str:
@@ -49,27 +78,3 @@ def data_uri(file: str) -> str | None:
         encoded[kind] = buffer.getvalue()
     kind = min(encoded, key=lambda name: len(encoded[name]))
     return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
-
-
-def sections_of(run: ReportedRun) -> dict[str, Section]:
-    """What the tasks show of a run, beside the runs in its comparison/: task's name -> section, in the tasks' order.
-
-    Left out: evaluations that the run did not ask for by that name (eval/scienceqa-first-20).
-    """
-    named = run.config.get("tasks") or {}
-    order = [*LABELS, *(name for name in run.comparison if name not in LABELS)]
-    compared = [(LABELS.get(name, name), run.comparison[name]) for name in order if name in run.comparison]
-    own = own_label(bool((run.config.get("vision") or {}).get("enabled")))
-    found = {}
-    for kind in TASKS.names():
-        for name, metrics in run.evaluations.items():
-            if metrics.get("task", name) != kind or (name != kind and name not in named):
-                continue
-            results = [
-                Result(label, one.evaluations[name], one.predictions(name))
-                for label, one in [*compared, (own, run)]
-                if name in one.evaluations
-            ]
-            section = TASKS.load(kind).section(results, made_world=bool((run.config.get("data") or {}).get("made")))
-            found[name] = section if name == kind else replace(section, title=f"{section.title}: {name}")
-    return found

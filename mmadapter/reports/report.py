@@ -13,10 +13,9 @@ from mmadapter.files import write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Point, Series, finite, smoothed
 from mmadapter.reports.comparison import write_comparison
-from mmadapter.reports.page import render, sections_of
-from mmadapter.reports.run import ReportedRun
+from mmadapter.reports.page import ReportedRun, render
 from mmadapter.runs.state import Record
-from mmadapter.tasks.section import Tile
+from mmadapter.tasks.section import Tile, sections_of
 from mmadapter.terminal import duration, readable_bytes
 
 GATE_LAYERS_SHOWN = 32
@@ -33,7 +32,7 @@ def write_report(folder: Path) -> Path:
         for variant in run.variants.values():
             write_report(variant.folder)
         return write_comparison(run)
-    sections = list(sections_of(run).values())
+    sections = list(sections_of(run.folder, run.config).values())
     page = render(
         "report.html.jinja",
         title=run.config.get("experiment") or run.folder.name,

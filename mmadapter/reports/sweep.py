@@ -23,16 +23,13 @@ from mmadapter.terminal import duration, number_text, readable_bytes
 MOST_CELLS = 12  # rows and columns of a map
 NAMED_CURVES = 6  # page colours
 TEXT_LETTERS = 12
-COST = ("best validation loss", "last validation loss", "steps", "training", "wall time", "peak memory", "peak GPU")
 
 
 def page_of(sweep: Sweep) -> str:
     """The page's text."""
-    rows = [table_row(sweep, job) for job in sweep.jobs]
-    names = [*sweep.keys, *sweep.score_names, *COST]
-    used = [place for place, _ in enumerate(names) if any(row["cells"][place].order is not None for row in rows)]
-    for row in rows:
-        row["cells"] = [row["cells"][place] for place in used]
+    cells = [cells_of(sweep, job) for job in sweep.jobs]
+    used = {name for of_job in cells for name, one in of_job.items() if one.order is not None}
+    columns = [name for name in cells[0] if name in used] if cells else []
     keys = [key for key in sweep.keys if key != SEED] or sweep.keys
     is_shown = len(sweep.jobs) > 1 and bool(sweep.valued)
     is_map = (
@@ -58,8 +55,21 @@ def page_of(sweep: Sweep) -> str:
         many=len(sweep.jobs) > NAMED_CURVES,
         seeds=[(list(group.settings.values()), group.text) for group in sweep.over_seeds],
         seed_keys=[breakable(key) for key in sweep.keys if key != SEED],
-        columns=[breakable(names[place]) for place in used],
-        rows=rows,
+        columns=[breakable(name) for name in columns],
+        rows=[
+            {
+                "number": job.number,
+                "state": job.state.state,
+                "cells": [of_job[name] for name in columns],
+                "best": job is sweep.best,
+                "run": job.state.folder.name,
+                # relative, so that runs and sweep may be moved together
+                "report": quote(os.fsencode(os.path.relpath(job.state.folder / "report.html", sweep.folder)))
+                if job.finished
+                else None,
+            }
+            for job, of_job in zip(sweep.jobs, cells, strict=True)
+        ],
         troubles=[(job.number, job.state.state, job.state.reason) for job in sweep.jobs if job.state.reason],
     )
 
@@ -81,7 +91,7 @@ def tiles(sweep: Sweep) -> list[Tile]:
 
 def breakable(key: str) -> Markup:
     """A dotted key that may break after its dots."""
-    return Markup("<wbr>").join(escape(part) for part in key.replace(".", ".\0").split("\0"))
+    return Markup(str(escape(key)).replace(".", ".<wbr>"))
 
 
 # ---- the table
@@ -95,32 +105,22 @@ class Cell:
     order: float | str | None
 
 
-def table_row(sweep: Sweep, job: SweepJob) -> dict[str, Any]:
-    """One row of the table; a dash where the run has no such number."""
-    scores = job.run.scores(main=True)
-    summary, validation = job.run.summary, job.run.validation
+def cells_of(sweep: Sweep, job: SweepJob) -> dict[str, Cell]:
+    """One row of the table by columns; a dash where the run has no such number."""
+    scores, summary, validation = job.run.scores(main=True), job.run.summary, job.run.validation
     training, peak = summary.get("training") or {}, summary.get("peak") or {}
     step, steps = job.state.step, job.state.steps
     step_text = "–" if step is None else f"{step:,}" + (f" of {steps:,}" if steps and step < steps else "")
-    report = job.state.folder / "report.html"
     return {
-        "number": job.number,
-        "state": job.state.state,
-        "cells": [
-            *(setting_cell(job.settings.get(key)) for key in sweep.keys),
-            *(cell(scores.get(name), "{:.2f}".format) for name in sweep.score_names),
-            cell(job.run.best_validation_loss, "{:.4f}".format),
-            cell(validation[-1]["loss"] if validation else None, "{:.4f}".format),
-            Cell(step_text, step),
-            cell(training.get("seconds", job.state.seconds), duration),
-            cell(summary.get("wall_seconds"), duration),
-            cell(peak.get("host_bytes"), readable_bytes),
-            cell(peak.get("gpu_bytes"), readable_bytes),
-        ],
-        "best": job is sweep.best,
-        "run": job.state.folder.name,
-        # relative, so that runs and sweep may be moved together
-        "report": quote(os.fsencode(os.path.relpath(report, sweep.folder))) if job.finished else None,
+        **{key: setting_cell(job.settings.get(key)) for key in sweep.keys},
+        **{name: cell(scores.get(name), "{:.2f}".format) for name in sweep.score_names},
+        "best validation loss": cell(job.run.best_validation_loss, "{:.4f}".format),
+        "last validation loss": cell(validation[-1]["loss"] if validation else None, "{:.4f}".format),
+        "steps": Cell(step_text, step),
+        "training": cell(training.get("seconds", job.state.seconds), duration),
+        "wall time": cell(summary.get("wall_seconds"), duration),
+        "peak memory": cell(peak.get("host_bytes"), readable_bytes),
+        "peak GPU": cell(peak.get("gpu_bytes"), readable_bytes),
     }
 
 
@@ -131,10 +131,8 @@ def cell(value: float | None, text_of: Callable[[float], str]) -> Cell:
 def setting_cell(text: str | None) -> Cell:
     if text is None:
         return Cell("–", None)
-    try:
-        return Cell(short(text), float(text))
-    except ValueError:
-        return Cell(text, text)
+    number = as_number(text)
+    return Cell(text, text) if number is None else Cell(short(text), number)
 
 
 # ---- the metric by setting

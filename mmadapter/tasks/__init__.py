@@ -37,14 +37,3 @@ def task_class(metrics: Mapping[str, Any], name: str) -> type[Task[Any]] | None:
     """The class of the task that wrote a metrics.json into eval/NAME; None for a task that is not registered here."""
     kind = metrics.get("task", name)
     return TASKS.load(kind) if kind in TASKS else None
-
-
-def scores_of(settings: TaskSettings) -> list[str]:
-    """The scores that a task under these settings will have, the main ones first; none where nothing is scored."""
-    return task_of(settings).scores()
-
-
-def score(metrics: Mapping[str, Any], name: str) -> float | None:
-    """The score `name` of a metrics.json; None where it has no such score."""
-    found = task_class(metrics, "")
-    return None if found is None else found.values(metrics).get(name)

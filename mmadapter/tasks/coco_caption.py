@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.readers.coco import scored_captions
+from mmadapter.data.readers.defects import BadEntry, entry_field
+from mmadapter.data.readers.json_file import read_json
 from mmadapter.data.samples import Sample
+from mmadapter.errors import InputError
 from mmadapter.settings import to_plain
-from mmadapter.tasks.caption_files import read_annotations, read_results
 from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_scores
 from mmadapter.tasks.papers import CAPTION_ROWS
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task
+from mmadapter.tasks.task import CARDS, Answers, Scored, Task
 
 CAPTIONS_FILE = "captions.json"
-CARDS, REFERENCES = 6, 5
+REFERENCES = 5  # of a caption that are shown
 ABOUT_PAPERS = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
 MADE_WORLD = (
     "Our rows are scores on the made-up world. The papers' rows are on COCO, Karpathy's test split: they stand here "
@@ -63,11 +68,11 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
 
     def score_file(self, file: Path) -> Scored:
         settings = self.settings
-        split_list = Path(settings.split_list) if settings.split_list else None
-        annotated = read_annotations(Path(str(settings.annotations)), settings.split, split_list)
-        captions = read_results(file, annotated, allow_subset=settings.allow_subset)
-        references = {id: annotated.references[id] for id in captions}
-        metrics = self.metrics(references, captions, annotated.split, len(annotated.references))
+        split_list = Path(settings.split_list).expanduser() if settings.split_list else None
+        annotated, split = read_annotations(Path(str(settings.annotations)).expanduser(), settings.split, split_list)
+        captions = read_results(file, annotated, split, settings.allow_subset)
+        references = {id: annotated[id] for id in captions}
+        metrics = self.metrics(references, captions, split, len(annotated))
         metrics["predictions"] = {"file": str(file), "annotations": str(settings.annotations)}
         rows = [
             {"id": str(id), "image_id": id, "prompt": None, "output": caption, "references": references[id]}
@@ -99,17 +104,10 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         }
 
     def scores(self) -> list[str]:
-        if self.is_unscored_part():
-            return []
-        left_out = () if self.settings.java_metrics else JAVA_SCORES
-        return [name for name in super().scores() if name not in left_out]
-
-    def is_unscored_part(self) -> bool:
-        """Whether `limit` makes the captions a part of the split, which nobody asked to score."""
-        return bool(self.settings.limit) and not self.settings.allow_subset
+        return [name for name in super().scores() if self.why_no_score(name, "") is None]
 
     def why_no_score(self, score: str, key: str) -> str | None:
-        if self.is_unscored_part():
+        if self.settings.limit and not self.settings.allow_subset:
             return (
                 f"{key}.limit={self.settings.limit} leaves a part of the split, which is not scored. "
                 f"Set {key}.allow_subset=true, or {key}.limit=null"
@@ -141,8 +139,16 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             coverage=metrics.get("label", ""),
             tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes)] if scored else [],
             notes=notes,
-            cards=caption_cards(own.rows),
+            cards=[cls.card(row) for row in own.rows[:CARDS]],
         )
+
+    @classmethod
+    def card(cls, row: Mapping[str, Any]) -> Card:
+        references = [shortened(text, 120) for text in row.get("references") or ()]
+        foot = ["references:", *(f"– {text}" for text in references[:REFERENCES])]
+        if len(references) < 2:
+            foot = [f"reference: {text}" for text in references]
+        return Card(answer=row.get("output") or "", picture=row.get("image"), foot=foot)
 
 
 def remarks(metrics: Mapping[str, Any]) -> list[str]:
@@ -160,12 +166,94 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     return found + [f"{' and '.join(names)}: not computed, {reason}." for reason, names in by_reason.items()]
 
 
-def caption_cards(rows: Sequence[Mapping[str, Any]]) -> list[Card]:
-    cards = []
-    for row in rows[:CARDS]:
-        references = [shortened(text, 120) for text in row.get("references") or ()]
-        foot = ["references:", *(f"– {text}" for text in references[:REFERENCES])]
-        if len(references) < 2:
-            foot = [f"reference: {text}" for text in references]
-        cards.append(Card(answer=row.get("output") or "", picture=row.get("image"), foot=foot))
-    return cards
+# Files, read for scoring. Captions are taken word for word: readers of training data leave empty ones out, which the
+# reference scorers count.
+
+
+def read_annotations(file: Path, split: str, split_list: Path | None = None) -> tuple[dict[int, list[str]], str]:
+    """The captions of each image that belongs to the split, in the file's order, and the split's name.
+
+    Of an official captions_*.json all images, or those of `split_list`; of dataset_coco.json Karpathy's `split`.
+    """
+    found = scored_captions(file, split)
+    references: dict[int, list[str]] = {}
+    for one in found.splits.get(split, []):
+        if not isinstance(one.image_id, int):
+            raise InputError(f"{file}: the image id {one.image_id!r} is no number, so that no result can name it.")
+        references[one.image_id] = [text for _, text in one.captions]
+    name = split if found.has_splits else file.stem
+    if split_list is not None:
+        references, name = of_list(file, references, split_list), split_list.stem
+    bare = [id for id, captions in references.items() if not captions]
+    if bare or not references:
+        what = f"{len(bare)} images have no caption: {some(bare)}" if bare else "there is no image in this split"
+        raise InputError(f"{file}, {name}: {what}; nothing can be scored against them. Check the file and task.split.")
+    return references, name
+
+
+def of_list(file: Path, references: Mapping[int, list[str]], split_list: Path) -> dict[int, list[str]]:
+    """The images that a split list names: lines such as "val2014/COCO_val2014_000000391895.jpg 391895" (the id is what
+    counts), a file name, or an id alone."""
+    wanted = []
+    try:
+        lines = split_list.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{split_list}: the list of images cannot be read ({error}). Check task.split_list."
+        ) from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            digits = re.search(r"(\d+)(?:\.\w+)?\s*$", line)
+            if digits is None:
+                raise InputError(f"{split_list}, line {number}: {line[:80]!r} names no image id.")
+            wanted.append(int(digits[1]))
+    refuse_twice(split_list, wanted)
+    if absent := [id for id in wanted if id not in references]:
+        raise InputError(
+            f"{split_list}: {len(absent)} of its {len(wanted)} images are not in {file}: {some(absent)}. "
+            "Give the annotations that hold them all (Karpathy's splits lie in captions_val2014.json)."
+        )
+    return {id: references[id] for id in wanted}
+
+
+def read_results(
+    file: Path, references: Mapping[int, Sequence[str]], split: str, allow_subset: bool = False
+) -> dict[int, str]:
+    """The caption of each image of COCO's list of {"image_id": int, "caption": str}, in the order of `references`;
+    every image must have one, unless a subset is allowed."""
+    entries = read_json(file)
+    if not isinstance(entries, list) or not entries:
+        got = "an empty list" if entries == [] else f"a JSON {type(entries).__name__}"
+        raise InputError(f'{file}: holds {got}; it must be a list of {{"image_id": 42, "caption": "a dog"}}.')
+    captions: list[tuple[int, str]] = []
+    for number, entry in enumerate(entries):
+        where = f"{file}, entry {number}"
+        try:
+            id, caption = entry_field(entry, "image_id", int), entry_field(entry, "caption", str)
+        except BadEntry as error:
+            raise InputError(f"{where}: {error}.") from error
+        if id not in references:
+            raise InputError(
+                f"{where}: image_id {id} is not among the {len(references)} images of {split}. "
+                "Check task.annotations, task.split and task.split_list."
+            )
+        captions.append((id, caption))
+    refuse_twice(file, [id for id, _ in captions])
+    of_image = dict(captions)
+    missing = [id for id in references if id not in of_image]
+    if missing and not allow_subset:
+        raise InputError(
+            f"{file}: {len(missing)} of the {len(references)} images of {split} have no caption: {some(missing)}. "
+            "One caption an image is scored; task.split_list=FILE or task.split choose the images, "
+            "task.allow_subset=true scores a part and labels it so."
+        )
+    return {id: of_image[id] for id in references if id in of_image}
+
+
+def refuse_twice(file: Path, ids: Sequence[int]) -> None:
+    if twice := [id for id, count in Counter(ids).items() if count > 1]:
+        raise InputError(f"{file}: {len(twice)} image ids stand there more than once: {some(twice)}.")
+
+
+def some(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")

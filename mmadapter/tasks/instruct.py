@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from mmadapter.data.samples import Sample
 from mmadapter.settings import to_plain
-from mmadapter.tasks.section import Card, Result, Section, percent, shortened
+from mmadapter.tasks.section import Card, percent, shortened
 from mmadapter.tasks.settings import InstructTaskSettings
 from mmadapter.tasks.task import Answers, Scored, Task
-
-CARDS = 6
 
 
 class Instruct(Task[InstructTaskSettings]):
@@ -48,26 +45,22 @@ class Instruct(Task[InstructTaskSettings]):
         return Scored(metrics, rows)
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
-        metrics = results[-1].metrics
-        remark = ""
-        if counts := metrics.get("counts"):
-            remark = (
-                f"{counts['exact']} of {counts['answers']} answers ({percent(metrics['exact_match'])} %) equal their "
-                "reference up to whitespace. That is a score where answers are exact, and no measure of free texts."
-            )
-            remark += f" {counts['empty']} are empty." if counts["empty"] else ""
-        return replace(super().section(results), cards_remark=remark)
+    def remark(cls, metrics: Mapping[str, Any]) -> str:
+        counts = metrics.get("counts")
+        if not counts:
+            return ""
+        empty = f" {counts['empty']} are empty." if counts["empty"] else ""
+        return (
+            f"{counts['exact']} of {counts['answers']} answers ({percent(metrics['exact_match'])} %) equal their "
+            f"reference up to whitespace. That is a score where answers are exact, and no measure of free texts.{empty}"
+        )
 
     @classmethod
-    def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:
-        return [
-            Card(
-                question=shortened(row.get("instruction"), 300),
-                context=shortened(row.get("input"), 300),
-                answer=shortened(row.get("output"), 500),
-                verdict="✓ equal to the reference" if row.get("exact") else "",
-                foot=[] if row.get("exact") else [f"reference: {shortened(row.get('reference'), 300)}"],
-            )
-            for row in rows[:CARDS]
-        ]
+    def card(cls, row: Mapping[str, Any]) -> Card:
+        return Card(
+            question=shortened(row.get("instruction"), 300),
+            context=shortened(row.get("input"), 300),
+            answer=shortened(row.get("output"), 500),
+            verdict="✓ equal to the reference" if row.get("exact") else "",
+            foot=[] if row.get("exact") else [f"reference: {shortened(row.get('reference'), 300)}"],
+        )

@@ -179,10 +179,8 @@ RULES = tuple(
 )
 """The longest match is the next token, of equally long ones the first rule's; what is only looked at counts too."""
 
-_PLAIN = re.compile(r"([A-Za-z]+)(?:[.,](?=\n)|,(?= ))?(?=[ \n])")
-_SPLIT_WORDS = frozenset(["cannot", "gonna", "wanna", "gotta", "lemme", "gimme"])
-_KEEPS_STOP = re.compile(f"{A}|(?i:{ABBREVIATIONS}|{BEFORE_NUMBERS}){CAPITALISED}{NOT_IN_CAPITALS}")
-_BLANK = re.compile(" +")
+# Most of a caption, sparing the rules (and most of the time): ASCII words, but for those that are two tokens.
+_PLAIN = re.compile(r"(?!(?i:cannot|gonna|wanna|gotta|lemme|gimme)[ \n])[A-Za-z]+(?=[ \n])")
 _DASHES = re.compile("--+|[\\u2013-\\u2015\\u0096\\u0097\\u00AD]")
 _ELLIPSES = re.compile(r"\.\.\.+|\u2026|\. \. \.")
 _QUOTES = re.compile(f"{QUOTES}{{1,2}}")
@@ -222,38 +220,22 @@ def _tokens(text: str) -> Iterator[str]:
     """All tokens of a text in order, "\\n" for each line end; characters that no rule knows are dropped."""
     place = 0
     while place < len(text):
-        blank = _BLANK.match(text, place)
-        if blank:
-            place = blank.end()
-            continue
-        if text[place] == "\n":
+        if text[place] in " \n":
+            if text[place] == "\n":
+                yield "\n"
             place += 1
-            yield "\n"
-            continue
-        plain = _PLAIN.match(text, place)  # most of a caption: spares the rules
-        if plain and plain[1].lower() not in _SPLIT_WORDS and (plain.end() == plain.end(1) or _stop_parts(plain[0])):
+        elif plain := _PLAIN.match(text, place):
+            yield plain[0].lower()
             place = plain.end()
-            yield plain[1].lower()
-            continue
-        end = _longest(text, place)
-        if end > place:
-            yield _written(text[place:end])
-        place = max(end, place + 1)
-
-
-def _stop_parts(word: str) -> bool:
-    """Whether the sign at a plain word's end is a token of its own."""
-    return word[-1] == "," or not _KEEPS_STOP.fullmatch(word[:-1])
-
-
-def _longest(text: str, place: int) -> int:
-    """Where the token ends that starts at `place`; `place` itself where there is none."""
-    longest, end = place, place
-    for rule in RULES:
-        match = rule.match(text, place)
-        if match and match.end() > longest:
-            longest, end = match.end(), match.end(rule.groups)
-    return end
+        else:
+            longest, end = place, place
+            for rule in RULES:
+                match = rule.match(text, place)
+                if match and match.end() > longest:
+                    longest, end = match.end(), match.end(rule.groups)
+            if end > place:
+                yield _written(text[place:end])
+            place = max(end, place + 1)
 
 
 def _written(token: str) -> str:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmadapter.data.readers import read
+from mmadapter.data.readers.scienceqa import find_file, read_splits
 from mmadapter.data.samples import Sample
-from mmadapter.tasks.papers import SCIENCEQA, PaperRow, scienceqa_rows
-from mmadapter.tasks.scienceqa_files import read_predictions
+from mmadapter.errors import InputError
+from mmadapter.tasks.papers import BESIDE_OURS, SCIENCEQA, PaperRow
 from mmadapter.tasks.scienceqa_scores import (
     COLUMNS,
     Question,
+    Questions,
     parse_answer,
-    questions_of_samples,
     random_choice,
-    read_questions,
+    read_predictions,
     score,
-    split_size,
     topic_accuracy,
 )
 from mmadapter.tasks.section import Bars, Card, Choice, Result, Row, Section, Table, Tile, percent, shortened
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from mmadapter.model import AdaptedModel
 
 CARDS = 12
+HEADER = ("accuracy, %", *COLUMNS)
 ABOUT_COLUMNS = (
     "NAT, SOC, LAN: natural, social and language science. TXT: the question has a textual context; IMG: it has a "
     "picture; NO: neither (a question with both counts in TXT and in IMG)."
@@ -56,98 +60,92 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         return Answers(texts, most_likely_options(model, samples, options, self.settings, ranks, progress))
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
-        questions = questions_of_samples(samples)
-        ids = [sample.id for sample in samples]
-        outputs = dict(zip(ids, answers.texts, strict=True))
-        predictions = {id: parse_answer(output, questions[id].choices) for id, output in outputs.items()}
-        size = self.size_of_split(len(samples))
+        questions, settings = {sample.id: sample.meta for sample in samples}, self.settings
+        predictions = {
+            sample.id: parse_answer(output, sample.meta["choices"])
+            for sample, output in zip(samples, answers.texts, strict=True)
+        }
+        is_whole = not settings.limit and settings.missing_image != "skip"
+        size = self.size_of_split() or (len(samples) if is_whole else None)
         metrics = self.metrics(questions, predictions, size)
-        likely: dict[str, int | None] = {}
+        likely: dict[str, int | None] = dict.fromkeys(questions)
         if answers.options is not None:
-            likely = dict(zip(ids, answers.options, strict=True))
-            likelihood = score(questions, likely, split=self.settings.split, split_size=size)
-            metrics["likelihood_accuracy"] = likelihood.accuracy
+            likely = dict(zip(questions, answers.options, strict=True))
+            scores = score(questions, likely, split=settings.split, split_size=size)
+            metrics["likelihood_accuracy"] = scores["accuracy"]
         rows = []
-        for sample in samples:
-            row = self.row(questions[sample.id], outputs[sample.id], predictions[sample.id])
-            row["likelihood_prediction"] = likely.get(sample.id)
+        for sample, output in zip(samples, answers.texts, strict=True):
+            row = self.row(sample.id, sample.meta, output, predictions[sample.id])
+            row["likelihood_prediction"] = likely[sample.id]
             row["prompt"] = sample.prompt
-            row["hint"] = sample.meta.get("hint", "")
+            row["hint"] = sample.meta["hint"]
             row["image"] = None if sample.image is None else str(sample.image)
             rows.append(row)
         return Scored(metrics, rows)
 
     def score_file(self, file: Path) -> Scored:
-        settings = self.settings
-        named = {name: getattr(settings, name) for name in ("root", "problems", "pid_splits")}
-        places = {name: Path(value) for name, value in named.items() if value}
-        questions, size = read_questions(settings.split, **places)
-        predictions = read_predictions(file, questions, predictions_from=settings.predictions_from)
-        chosen = set(list(questions)[: settings.limit])
-        indices = {id: index for id, index in predictions.indices.items() if id in chosen}
-        metrics = self.metrics(questions, indices, size)
+        settings, questions = self.settings, self.questions()
+        indices, outputs, remarks = read_predictions(file, questions, settings.predictions_from)
+        wanted = set(list(questions)[: settings.limit])
+        indices = {id: index for id, index in indices.items() if id in wanted}
+        metrics = self.metrics(questions, indices, self.size_of_split() or len(questions))
         metrics["predictions"] = {"file": str(file), "scored": settings.predictions_from}
-        metrics["remarks"] = list(predictions.remarks)
-        return Scored(
-            metrics, [self.row(questions[id], predictions.outputs.get(id), index) for id, index in indices.items()]
-        )
+        metrics["remarks"] = remarks
+        return Scored(metrics, [self.row(id, questions[id], outputs.get(id), index) for id, index in indices.items()])
 
-    def size_of_split(self, samples: int) -> int | None:
-        """How many questions the whole split has: from pid_splits.json; without one all samples that were read, unless
-        the settings leave some out."""
-        settings = self.settings
+    def questions(self) -> dict[str, Mapping[str, Any]]:
+        """All questions of the split that the problems file holds, by id; neither prompts nor pictures are wanted."""
+        reader = replace(self.settings, limit=None, captions=None, prompt_format="QCM-A").as_reader()
+        samples = read(reader, self.data_root, source=self.settings.name, training=False, images=False, key="task")
+        return {sample.id: sample.meta for sample in samples}
+
+    def size_of_split(self) -> int | None:
+        """How many questions pid_splits.json lists for the split; None where there is no such file or list.
+
+        With another file named, the longer list counts, so that a file of fewer questions is known as a subset.
+        """
+        settings, sizes = self.settings, []
         folder = settings.root or self.data_root or (settings.problems and str(Path(settings.problems).parent))
-        named = Path(settings.pid_splits) if settings.pid_splits else None
-        listed = split_size(settings.split, Path(folder), named) if folder else None
-        if listed is not None:
-            return listed
-        return None if settings.limit or settings.missing_image == "skip" else samples
+        for named in dict.fromkeys((settings.pid_splits, None)) if folder else ():
+            with suppress(InputError):
+                splits = read_splits(find_file(Path(str(folder)), named, "pid_splits.json"))
+                sizes += [len(splits[settings.split])] if settings.split in splits else []
+        return max(sizes, default=None)
 
-    def metrics(
-        self, questions: Mapping[str, Question], predictions: Mapping[str, int | None], size: int | None
-    ) -> dict[str, Any]:
+    def metrics(self, questions: Questions, predictions: Mapping[str, int | None], size: int | None) -> dict[str, Any]:
         """The content of metrics.json; `size` is the number of questions in the whole split."""
         settings = self.settings
         seed = settings.seed if settings.fallback == "random" else None
-        scores = score(questions, predictions, split=settings.split, split_size=size, fallback_seed=seed)
         return {
             "split": settings.split,
-            **scores.as_json(),
+            **score(questions, predictions, split=settings.split, split_size=size, fallback_seed=seed),
             "fallback": "none" if seed is None else f"random, seed {seed}",
             "by_topic": topic_accuracy(questions, predictions),
             "prompt_format": settings.prompt_format,
         }
 
-    def row(self, question: Question, output: str | None, prediction: int | None) -> dict[str, Any]:
+    def row(self, id: str, question: Question, output: str | None, prediction: int | None) -> dict[str, Any]:
         """One line of predictions.jsonl; `correct` says what was scored, the guess of the fallback included."""
         guessed = prediction is None and self.settings.fallback == "random"
-        scored = random_choice(question, self.settings.seed) if guessed else prediction
+        scored = random_choice(id, question, self.settings.seed) if guessed else prediction
         return {
-            "id": question.id,
-            "question": question.question,
+            "id": id,
+            "question": question["question"],
             "prompt": None,
-            "choices": list(question.choices),
-            "answer": question.answer,
+            "choices": question["choices"],
+            "answer": question["answer"],
             "output": output,
             "prediction": prediction,
             "likelihood_prediction": None,
-            "correct": scored == question.answer,
+            "correct": scored == question["answer"],
             "guessed": guessed,
             "image": None,
-            "subject": question.subject,
-            "grade": question.grade,
-            "topic": question.topic,
-            "has_hint": question.has_hint,
-            "has_image": question.has_image,
+            **{name: question[name] for name in ("subject", "grade", "topic", "has_hint", "has_image")},
         }
 
     @classmethod
-    def holder_of_scores(cls, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-        return metrics.get("accuracy") or {}
-
-    @classmethod
-    def summary(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: metrics[name] for name in cls.IN_SUMMARY if name in metrics}
+    def values(cls, metrics: Mapping[str, Any]) -> dict[str, float]:
+        return super().values(metrics.get("accuracy") or {})
 
     @classmethod
     def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
@@ -163,22 +161,20 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
                 rows.append(accuracy_row("– by option likelihood", likelihood))
         if counts := metrics.get("counts"):
             rows.append(Row(["questions", *(str(counts[name]) for name in COLUMNS)], "count"))
-        notes, papers = [*remarks(metrics), ABOUT_COLUMNS], []
+        notes = [*remarks(metrics), ABOUT_COLUMNS]
+        papers: list[PaperRow] = []
         if with_papers:
-            papers = scienceqa_rows()
+            papers = [row for row in SCIENCEQA if row.model in BESIDE_OURS]
             rows += [Row(["The papers, on the real ScienceQA test split"], "between"), *map(paper_row, papers)]
             notes = [*([MADE_WORLD] if made_world else []), *notes, *paper_notes(papers)]
-        tables = (
-            [accuracy_table(f"By subject, context and grade: {metrics.get('label', '')}", rows, notes=notes)]
-            if scored
-            else []
-        )
+        title = f"By subject, context and grade: {metrics.get('label', '')}"
+        tables = [Table(HEADER, rows, title, notes=notes)] if scored else []
 
         # Everything published, and topics, for those who want to see it.
         if papers:
             sources = f"Sources: {'; '.join(dict.fromkeys(row.source for row in SCIENCEQA))}."
             published, notes = [paper_row(row) for row in SCIENCEQA], [*paper_notes(SCIENCEQA), sources]
-            tables.append(accuracy_table("All published rows, with sources", published, is_folded=True, notes=notes))
+            tables.append(Table(HEADER, published, "All published rows, with sources", is_folded=True, notes=notes))
         tables += topic_tables(results)
 
         bars = []
@@ -212,10 +208,6 @@ MADE_WORLD = (
 def letter(index: int) -> str:
     """A, B, C, ... of an option's index."""
     return chr(ord("A") + index)
-
-
-def accuracy_table(title: str, rows: Sequence[Row], **options: Any) -> Table:
-    return Table(["accuracy, %", *COLUMNS], rows, title, **options)
 
 
 def accuracy_row(label: str, accuracy: Mapping[str, float | None], kind: Any = "") -> Row:

@@ -1,98 +1,34 @@
-"""ScienceQA's questions, one parser of answers, accuracy by nine columns (Lu et al. 2022, table 3). No torch."""
+"""ScienceQA's answers: one parser, files of predictions, accuracy by nine columns (Lu et al. 2022, table 3). No torch.
+
+A question is what the ScienceQA reader puts into `Sample.meta`: question, choices, answer, subject, grade, topic,
+has_hint, has_image.
+"""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.scienceqa import checked_problems, find_file, read_problems, read_splits, split_ids
-from mmadapter.data.samples import Sample
+from mmadapter.data.readers.defects import described
+from mmadapter.data.readers.json_file import read_json, read_json_lines
 from mmadapter.errors import InputError
 
-
-@dataclass(frozen=True)
-class Question:
-    """One multiple-choice question: its options, the right one, and the flags that decide its score columns."""
-
-    id: str
-    question: str
-    choices: tuple[str, ...]
-    answer: int
-    subject: str
-    grade: str
-    has_hint: bool
-    has_image: bool
-    topic: str = ""
-
-
-def question_of_problem(id: str, problem: Mapping[str, Any]) -> Question:
-    """From a checked upstream problem; it has a hint where that is not empty, an image where that is not null."""
-    return Question(
-        id,
-        choices=tuple(problem["choices"]),
-        topic=problem.get("topic", ""),
-        has_hint=bool(problem["hint"]),
-        has_image=problem["image"] is not None,
-        **{name: problem[name] for name in ("question", "answer", "subject", "grade")},
-    )
-
-
-def questions_of_samples(samples: Iterable[Sample]) -> dict[str, Question]:
-    """The questions behind samples that the ScienceQA reader made, by id."""
-    found = {}
-    for sample in samples:
-        meta = sample.meta
-        known = {name: meta[name] for name in ("question", "answer", "subject", "grade", "has_hint", "has_image")}
-        found[sample.id] = Question(sample.id, choices=tuple(meta["choices"]), topic=meta.get("topic", ""), **known)
-    return found
-
-
-def read_questions(
-    split: str, *, root: Path | None = None, problems: Path | None = None, pid_splits: Path | None = None
-) -> tuple[dict[str, Question], int]:
-    """The questions of one split that the problems file holds, and how many questions the whole split has.
-
-    The split's list of ids is pid_splits.json (named, or found beside the problems or under the root); without it the
-    problems' own `split` fields decide.
-    """
-    if root is None and problems is None:
-        raise InputError("task=scienceqa needs the questions: set task.problems=FILE or task.root=FOLDER.")
-    root = Path(problems).parent if root is None else Path(root)  # type: ignore[arg-type]
-    file = find_file(root, problems, "problems.json")
-    content = read_problems(file)
-    ids = split_ids(root, file, content, split, pid_splits)
-    checked = checked_problems(file, content, ids, "QCM-A")
-    questions = {id: question_of_problem(id, problem) for id, problem in checked.items()}
-    return questions, split_size(split, root, pid_splits) or len(ids)
-
-
-def split_size(split: str, root: Path, pid_splits: Path | None = None) -> int | None:
-    """How many questions the splits list for a split; None where there is no such file or list.
-
-    With another file named, the longer list counts, so that a file of fewer questions is known as a subset.
-    """
-    sizes = []
-    for named in dict.fromkeys((pid_splits, None)):
-        with suppress(InputError):
-            splits = read_splits(find_file(root, named, "pid_splits.json"))
-            sizes += [len(splits[split])] if split in splits else []
-    return max(sizes, default=None)
-
+Question = Mapping[str, Any]
+Questions = Mapping[str, Question]
+"""By id."""
 
 COLUMNS: dict[str, Callable[[Question], bool]] = {
-    "NAT": lambda question: question.subject == "natural science",
-    "SOC": lambda question: question.subject == "social science",
-    "LAN": lambda question: question.subject == "language science",
-    "TXT": lambda question: question.has_hint,
-    "IMG": lambda question: question.has_image,
-    "NO": lambda question: not question.has_hint and not question.has_image,
-    "G1-6": lambda question: 1 <= int(question.grade.removeprefix("grade")) <= 6,
-    "G7-12": lambda question: 7 <= int(question.grade.removeprefix("grade")) <= 12,
+    "NAT": lambda question: question["subject"] == "natural science",
+    "SOC": lambda question: question["subject"] == "social science",
+    "LAN": lambda question: question["subject"] == "language science",
+    "TXT": lambda question: question["has_hint"],
+    "IMG": lambda question: question["has_image"],
+    "NO": lambda question: not question["has_hint"] and not question["has_image"],
+    "G1-6": lambda question: 1 <= int(question["grade"].removeprefix("grade")) <= 6,
+    "G7-12": lambda question: 7 <= int(question["grade"].removeprefix("grade")) <= 12,
     "Avg": lambda question: True,
 }
 
@@ -158,92 +94,131 @@ def _names_another(rest: str, index: int, choices: Sequence[str]) -> bool:
     return second is not None and second != index
 
 
-def random_choice(question: Question, seed: int) -> int:
+LAYOUTS = """recognised layouts:
+  1. JSON {"results": {id: option index}, "outputs": {id: text}, ...}: ScienceQA's and LLaVA's result files
+     (either map may be missing)
+  2. JSON lines {"question_id": id, "text": ...}: LLaVA's answers
+  3. JSON lines {"id": id, "prediction": index or null, "output": text}: mmadapter's predictions.jsonl"""
+
+
+def read_predictions(
+    path: Path, questions: Questions, predictions_from: str = "results"
+) -> tuple[dict[str, int | None], dict[str, str], list[str]]:
+    """Option index by question id (None: unanswered), the texts they came from, and remarks; a file in any of LAYOUTS.
+
+    Indices in the file are scored as they stand; `predictions_from="outputs"` parses the texts instead. An id that is
+    not among `questions`, an id that comes twice, or an index out of range is an InputError with file and id; -1 and
+    null mean unanswered.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; predictions= takes a file; {LAYOUTS}")
+    content = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
+    indices: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
+    remarks = []
+    if isinstance(content, list):
+        for number, item in enumerate(content, start=1):
+            match item:
+                case {"question_id": id, "text": text}:
+                    pass
+                case {"id": id, "prediction": index}:
+                    indices[str(id)], text = index, item.get("output")
+                case _:
+                    raise InputError(f"{path}, item {number}: the layout of {described(item)} is not known; {LAYOUTS}")
+            if str(id) in outputs:
+                raise InputError(f"{path}, item {number}: the id {str(id)!r} comes twice; every id may come once.")
+            outputs[str(id)] = text or ""
+    else:
+        maps = [content.get(name) or {} for name in ("results", "outputs")] if isinstance(content, dict) else []
+        if not maps or not content.keys() & {"results", "outputs"} or not all(isinstance(one, dict) for one in maps):
+            raise InputError(f"{path}: the layout of {described(content)} is not known; {LAYOUTS}")
+        indices, outputs = maps
+        if "acc" in content:
+            remarks.append(f"the file's own acc field says {content['acc']}; it is not used")
+
+    # What is scored: indices, or texts.
+    is_parsed = predictions_from == "outputs"
+    if outputs and not indices and not is_parsed:
+        is_parsed = True
+        remarks.append("the file holds texts and no indices: the texts were parsed")
+    chosen = outputs if is_parsed else indices
+    if not chosen:
+        raise InputError(
+            f"{path}: holds no {predictions_from}, but task.predictions_from={predictions_from}; {LAYOUTS}"
+        )
+    if unknown := [id for id in chosen if id not in questions]:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise InputError(
+            f"{path}: {len(unknown)} of its ids are not among the {len(questions)} questions of this split that the "
+            f"problems file holds: {shown}. Check task.split and task.problems, or remove them."
+        )
+    for id, text in outputs.items():
+        if not isinstance(text, str):
+            raise InputError(f"{path}, id {id}: the output is {described(text)}, allowed: a text.")
+    if is_parsed:
+        return {id: parse_answer(text, questions[id]["choices"]) for id, text in outputs.items()}, outputs, remarks
+    for id, index in indices.items():
+        most = len(questions[id]["choices"]) - 1
+        if index is not None and (not isinstance(index, int) or isinstance(index, bool) or not -1 <= index <= most):
+            raise InputError(
+                f"{path}, id {id}: the prediction is {index!r}, allowed: an option's index from 0 to {most}, or -1 or "
+                "null for unanswered."
+            )
+    return {id: None if index == -1 else index for id, index in indices.items()}, outputs, remarks
+
+
+def random_choice(id: str, question: Question, seed: int) -> int:
     """The guess of `fallback=random`: drawn from Python's generator seeded with the text "SEED:ID", so that it
     depends on the question and the seed only, not on which other questions are scored, or in what order."""
-    return random.Random(f"{seed}:{question.id}").randrange(len(question.choices))
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Accuracy in percent, two decimals, by column (None where no question falls in it), with the counts behind it."""
-
-    accuracy: dict[str, float | None]
-    counts: dict[str, int]
-    correct: dict[str, int]
-    unanswered: int
-    split: str
-    split_size: int | None  # None: not known
-    guessed: int = 0
-
-    @property
-    def scored(self) -> int:
-        return self.counts["Avg"]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every question of the split was scored: only then may this be called the split's score."""
-        return self.scored == self.split_size
-
-    @property
-    def label(self) -> str:
-        """What the numbers are: "test split, all 4241 questions" or "subset: 52 of the 4241 questions of test"."""
-        if self.complete:
-            return f"{self.split} split, all {self.split_size} questions"
-        of = f"of the {self.split_size} questions of" if self.split_size else "questions of"
-        return f"subset: {self.scored} {of} {self.split}, not the {self.split} score"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "accuracy": self.accuracy,
-            "counts": self.counts,
-            "correct": self.correct,
-            "unanswered": self.unanswered,
-            "guessed": self.guessed,
-            "coverage": {"scored": self.scored, "split": self.split_size, "complete": self.complete},
-            "label": self.label,
-        }
+    return random.Random(f"{seed}:{id}").randrange(len(question["choices"]))
 
 
 def score(
-    questions: Mapping[str, Question],
+    questions: Questions,
     predictions: Mapping[str, int | None],
     *,
     split: str = "test",
     split_size: int | None = None,
     fallback_seed: int | None = None,
-) -> Scores:
-    """Scores the questions that `predictions` has an entry for; None is unanswered: counted, and wrong.
+) -> dict[str, Any]:
+    """Accuracy in percent, two decimals, by column (None where no question falls in it), with the counts behind it and
+    what they cover, as metrics.json has them.
 
-    A question with hint and image counts in TXT and in IMG, as in the official script. `split_size` is the number of
-    questions in the whole split, None where it is not known. With `fallback_seed`, unanswered questions get a
-    `random_choice` instead: only for comparison with old tables.
+    Scores the questions that `predictions` has an entry for; None is unanswered: counted, and wrong. A question with
+    hint and image counts in TXT and in IMG, as in the official script. `split_size` is the number of questions in the
+    whole split, None where it is not known: only when all of them are scored are the numbers called the split's.
+    With `fallback_seed`, unanswered questions get a `random_choice` instead: only for comparison with old tables.
     """
     counts, correct = dict.fromkeys(COLUMNS, 0), dict.fromkeys(COLUMNS, 0)
-    unanswered = 0
     for id, prediction in predictions.items():
         question = questions[id]
-        if prediction is None:
-            unanswered += 1
-            if fallback_seed is not None:
-                prediction = random_choice(question, fallback_seed)
+        if prediction is None and fallback_seed is not None:
+            prediction = random_choice(id, question, fallback_seed)
         for column, belongs in COLUMNS.items():
             if belongs(question):
                 counts[column] += 1
-                correct[column] += prediction == question.answer
-    accuracy = {name: round(100 * correct[name] / counts[name], 2) if counts[name] else None for name in COLUMNS}
-    guessed = unanswered if fallback_seed is not None else 0
-    return Scores(accuracy, counts, correct, unanswered, split, split_size, guessed)
+                correct[column] += prediction == question["answer"]
+    unanswered, scored = list(predictions.values()).count(None), len(predictions)
+    is_complete = scored == split_size
+    of = f"of the {split_size} questions of" if split_size else "questions of"
+    subset = f"subset: {scored} {of} {split}, not the {split} score"
+    return {
+        "accuracy": {name: round(100 * correct[name] / counts[name], 2) if counts[name] else None for name in COLUMNS},
+        "counts": counts,
+        "correct": correct,
+        "unanswered": unanswered,
+        "guessed": 0 if fallback_seed is None else unanswered,
+        "coverage": {"scored": scored, "split": split_size, "complete": is_complete},
+        "label": f"{split} split, all {split_size} questions" if is_complete else subset,
+    }
 
 
-def topic_accuracy(
-    questions: Mapping[str, Question], predictions: Mapping[str, int | None]
-) -> dict[str, dict[str, float | int]]:
+def topic_accuracy(questions: Questions, predictions: Mapping[str, int | None]) -> dict[str, dict[str, float | int]]:
     """Accuracy in percent and count by upstream's `topic` field, for the questions that have one."""
     marks: dict[str, list[bool]] = {}
     for id, prediction in predictions.items():
-        if questions[id].topic:
-            marks.setdefault(questions[id].topic, []).append(prediction == questions[id].answer)
+        if topic := questions[id]["topic"]:
+            marks.setdefault(topic, []).append(prediction == questions[id]["answer"])
     return {
         topic: {"accuracy": round(100 * sum(right) / len(right), 2), "count": len(right)}
         for topic, right in sorted(marks.items())

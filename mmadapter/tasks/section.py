@@ -6,15 +6,16 @@ A task gives one `Section`: `show_section` prints it at a terminal, a run's repo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mmadapter.files import read_json, read_json_lines
+from mmadapter.tasks import TASKS
 from mmadapter.terminal import Display
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
-"""Names of runs in RUN/comparison, as tables and charts show them, in this order."""
+"""Names of runs in RUN/comparison, as tables and charts show them."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,6 @@ class Section:
     cards_remark: str = ""
 
 
-def own_label(images: bool) -> str:
-    """The name of the run itself beside those of `LABELS`."""
-    return "Adapter with images" if images else "Adapter"
-
-
 def percent(value: float | None) -> str:
     """Two decimals, or "n/a" where there was nothing to score."""
     return "n/a" if value is None else f"{value:.2f}"
@@ -117,13 +113,29 @@ def shortened(text: str | None, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3].rsplit(' ', 1)[0]}..."
 
 
-def results_of(folder: Path) -> dict[str, Result]:
-    """Task's name -> what RUN/eval/NAME holds, of all evaluations of a run folder."""
-    found = {}
-    for file in sorted(folder.glob("eval/*/metrics.json")):
-        if (metrics := read_json(file)) is not None:
-            found[file.parent.name] = Result("", metrics, read_json_lines(file.with_name("predictions.jsonl")))
-    return found
+def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = True) -> dict[str, Section]:
+    """What the tasks show of a run folder: evaluation's name -> its section, in the tasks' order.
+
+    Beside the run's own results, which come last, stand those of the runs in its comparison/ and variants/. `config`:
+    the content of its config.yaml. Left out: evaluations that the run did not ask for by that name
+    (eval/scienceqa-first-20).
+    """
+    beside = sorted(path for part in ("comparison", "variants") for path in folder.glob(f"{part}/*") if path.is_dir())
+    own = "Adapter with images" if (config.get("vision") or {}).get("enabled") else "Adapter"
+    runs = [*((LABELS.get(path.name, path.name), path) for path in beside), (own, folder)]
+    is_made = bool((config.get("data") or {}).get("made"))
+    found: dict[str, list[tuple[str, Section]]] = {kind: [] for kind in TASKS.names()}
+    for name in sorted({file.parent.name for _, path in runs for file in path.glob("eval/*/metrics.json")}):
+        results = [
+            Result(label, metrics, read_json_lines(path / "eval" / name / "predictions.jsonl"))
+            for label, path in runs
+            if (metrics := read_json(path / "eval" / name / "metrics.json"))
+        ]
+        kind = results[-1].metrics.get("task", name) if results else None
+        if kind in found and (name == kind or name in (config.get("tasks") or ())):
+            section = TASKS.load(kind).section(results, with_papers, is_made)
+            found[kind].append((name, section if name == kind else replace(section, title=f"{section.title}: {name}")))
+    return dict(pair for pairs in found.values() for pair in pairs)
 
 
 SHOWN_CARDS, SHOWN_CHARACTERS = 3, 120  # at a terminal

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import ClassVar
 
 from mmadapter.data.settings import (
     READERS,
@@ -31,9 +29,6 @@ class TaskSettings(ReaderSettings):
     seed: int = number(0, at_least=0)  # of what is drawn
     attach_images: str | None = input_path()  # folder; every sample without a picture gets one of it, by its id
 
-    # keys that change no result, or have a place of their own in the name of the results
-    SAME_RESULTS: ClassVar[tuple[str, ...]] = ("root", "batch_size", "split", "limit")
-
     @property
     def uses_pictures(self) -> bool:
         return self.images and self.reader in READERS and READERS.settings(self.reader).has_pictures
@@ -50,13 +45,10 @@ class TaskSettings(ReaderSettings):
         own = {item.name: getattr(self, item.name) for item in fields(reader) if hasattr(self, item.name)}
         return reader(**{name: value for name, value in own.items() if value is not None})
 
-    def missing_for_predictions(self, key: str) -> Iterator[str]:
-        """What is missing for scoring a file of predictions without a model."""
-        yield f"predictions= cannot be scored for task={self.name}: it needs a model. Give run=RUN_FOLDER instead."
-
-    def only_for_predictions(self, key: str) -> Iterator[str]:
-        """What is set though it means something for a file of predictions only."""
-        yield from ()
+    def prediction_problems(self, key: str, has_predictions: bool) -> Iterator[str]:
+        """What lacks for scoring a file of predictions without a model; where there is none, what is set in vain."""
+        if has_predictions:
+            yield f"predictions= cannot be scored for task={self.name}: it needs a model. Give run=RUN_FOLDER instead."
 
 
 @dataclass
@@ -67,16 +59,10 @@ class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
     fallback: str = choice("none", "random")  # unanswered = wrong; random = guessed, to compare with old tables
     predictions_from: str = choice("results", "outputs")  # of a file with both: its indices, or its texts parsed anew
 
-    SAME_RESULTS: ClassVar[tuple[str, ...]] = (*TaskSettings.SAME_RESULTS, "problems")
-
-    def missing_for_predictions(self, key: str) -> Iterator[str]:
-        if self.problems is None and self.root is None:
+    def prediction_problems(self, key: str, has_predictions: bool) -> Iterator[str]:
+        if has_predictions and self.problems is None and self.root is None:
             places = f"{key}.problems=problems.json or {key}.root=FOLDER"
             yield f"predictions= needs the questions they answer: give {places}"
-        folder = self.root or (self.problems and str(Path(self.problems).parent))
-        for name in ("problems", "pid_splits", "captions"):
-            if (file := getattr(self, name)) is not None and not (folder and lies_below(folder, file)):
-                yield from missing_file(f"{key}.{name}", file)
 
 
 @dataclass
@@ -88,19 +74,13 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
     allow_subset: bool = False  # score a part of the images too, labelled so; false = one caption each
     java_metrics: bool = False  # METEOR and SPICE too (slow), where Java and their files are there
 
-    SAME_RESULTS: ClassVar[tuple[str, ...]] = (*TaskSettings.SAME_RESULTS, "annotations")
-
-    def missing_for_predictions(self, key: str) -> Iterator[str]:
-        if self.annotations is None:
+    def prediction_problems(self, key: str, has_predictions: bool) -> Iterator[str]:
+        if has_predictions and self.annotations is None:
             yield (
                 f"predictions= needs the captions that they are scored against: give {key}.annotations=FILE "
                 f"(captions_val2014.json, or dataset_coco.json with {key}.split=test)"
             )
-        yield from missing_file(f"{key}.annotations", self.annotations)
-        yield from missing_file(f"{key}.split_list", self.split_list)
-
-    def only_for_predictions(self, key: str) -> Iterator[str]:
-        if self.annotations is not None or self.split_list is not None:
+        if not has_predictions and (self.annotations is not None or self.split_list is not None):
             yield f"{key}.annotations and {key}.split_list go with predictions=; a run reads {key}.root, or {key}.path."
 
 
@@ -123,15 +103,3 @@ class InstructTaskSettings(TaskSettings, InstructionSettings):
 class VisualInstructTaskSettings(TaskSettings, VisualInstructionsSettings):
     name: str = "visual_instruct"
     reader: str = choice("visual_instructions")
-
-
-def lies_below(folder: str, value: str) -> bool:
-    """Whether a file is named as it lies in the folder that is read (upstream's data/scienceqa included)."""
-    below = [Path(folder).expanduser() / upstream / value for upstream in ("", "data/scienceqa", "scienceqa", "data")]
-    return any(path.exists() for path in below)
-
-
-def missing_file(key: str, path: str | None) -> Iterator[str]:
-    """The message for a file that is named but not there."""
-    if path is not None and not Path(path).expanduser().is_file():
-        yield f"{key}={path}: no such file."

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", bound=TaskSettings)
 Progress = Callable[[str, int, int], None]
 """Called as progress("what is going on", done, total)."""
+CARDS = 6  # samples that are shown
 PACKAGES = ("mmadapter", "torch", "transformers", "open_clip_torch")
 
 
@@ -118,14 +119,8 @@ class Task(Generic[Settings]):
     @classmethod
     def values(cls, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The scores that a metrics.json has, the main ones first."""
-        holder = cls.holder_of_scores(metrics)
-        names = dict.fromkeys([*cls.MAIN_SCORES, *cls.SCORES])
-        return {name: holder[name] for name in names if is_number(holder.get(name))}
-
-    @classmethod
-    def holder_of_scores(cls, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of metrics.json that holds the scores."""
-        return metrics
+        found = {name: metrics.get(name) for name in dict.fromkeys([*cls.MAIN_SCORES, *cls.SCORES])}
+        return {name: one for name, one in found.items() if isinstance(one, int | float) and math.isfinite(one)}
 
     @classmethod
     def summary(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,19 +137,23 @@ class Task(Generic[Settings]):
         names = [name for name in cls.SCORES if any(name in values for values in scored.values())]
         rows = [Row([label, *(percent(values.get(name)) for name in names)]) for label, values in scored.items()]
         tables = [Table(["", *names], rows)] if names else []
-        return Section(cls.TITLE, tables=tables, cards=cls.cards(results[-1].rows))
+        cards = [cls.card(row) for row in results[-1].rows[:CARDS]]
+        return Section(cls.TITLE, tables=tables, cards=cards, cards_remark=cls.remark(results[-1].metrics))
 
     @classmethod
-    def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:
-        """Some samples with their answers."""
-        return [
-            Card(
-                question=shortened(str(row.get("instruction") or row["id"]), 300),
-                answer=shortened(row.get("output"), 500),
-                foot=[f"reference: {shortened(str(row['reference']), 300)}"] if row.get("reference") else [],
-            )
-            for row in rows[:6]
-        ]
+    def card(cls, row: Mapping[str, Any]) -> Card:
+        """A sample with its answer, of a line of predictions.jsonl."""
+        return Card(
+            question=shortened(str(row.get("instruction") or row["id"]), 300),
+            picture=row.get("image"),
+            answer=shortened(row.get("output"), 500),
+            foot=[f"reference: {shortened(str(row['reference']), 300)}"] if row.get("reference") else [],
+        )
+
+    @classmethod
+    def remark(cls, metrics: Mapping[str, Any]) -> str:
+        """What should be known of the samples that are shown."""
+        return ""
 
 
 def evaluate(
@@ -209,7 +208,3 @@ def with_versions(task: Task[Any], metrics: Mapping[str, Any]) -> dict[str, Any]
     """The metrics with the task's name, and what the numbers depend on: Python and packages, none of it imported."""
     found = {"python": platform.python_version()} | package_versions((*PACKAGES, *task.PACKAGES))
     return {"task": task.settings.name, **metrics, "versions": found}
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

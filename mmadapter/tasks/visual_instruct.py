@@ -10,11 +10,9 @@ from typing import Any
 
 from mmadapter.data.samples import Sample
 from mmadapter.settings import to_plain
-from mmadapter.tasks.section import Card, Result, Section, percent, shortened
+from mmadapter.tasks.section import Card, percent
 from mmadapter.tasks.settings import VisualInstructTaskSettings
 from mmadapter.tasks.task import Answers, Scored, Task
-
-CARDS = 6
 
 
 class VisualInstruct(Task[VisualInstructTaskSettings]):
@@ -53,25 +51,16 @@ class VisualInstruct(Task[VisualInstructTaskSettings]):
         return Scored(metrics, rows)
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
-        metrics = results[-1].metrics
-        remark = (
+    def remark(cls, metrics: Mapping[str, Any]) -> str:
+        return (
             f"{percent(metrics['followed'])} % of {metrics['counts']['answers']} instructions were followed; "
             f"{percent(metrics['named'])} % of the answers name the right word."
         )
-        return replace(super().section(results), cards_remark=remark)
 
     @classmethod
-    def cards(cls, rows: Sequence[Mapping[str, Any]]) -> list[Card]:
-        return [
-            Card(
-                question=shortened(row.get("instruction"), 300),
-                picture=row.get("image"),
-                answer=shortened(row.get("output"), 500),
-                foot=[f"asked for: {row.get('reference')}", f"judged as: {row.get('outcome')}"],
-            )
-            for row in rows[:CARDS]
-        ]
+    def card(cls, row: Mapping[str, Any]) -> Card:
+        foot = [f"asked for: {row.get('reference')}", f"judged as: {row.get('outcome')}"]
+        return replace(super().card(row), foot=foot)
 
 
 def outcome(output: str, item: Mapping[str, Any]) -> str:

@@ -49,7 +49,6 @@ from mmadapter.runs.folder import (
 from mmadapter.runs.journal import Journal, NoJournal
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
-from mmadapter.tasks.section import results_of
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
@@ -317,7 +316,8 @@ def train_and_evaluate(
         progress = partial(lambda task, what, *counts: display.report(f"{task}: {what}", *counts), name)
         with explained, deterministic(conf.engine.deterministic, strictly=False):  # top_p has no such algorithm
             evaluate(model, tasks[name], asked, folder / "eval" / name, ranks, progress)
-    results = {name: one.metrics for name, one in results_of(folder).items() if name in tasks}
+    files = {name: folder / "eval" / name / "metrics.json" for name in sorted(tasks)}  # earlier attempts' too
+    results = ranks.decide(lambda: {name: read_json(file) for name, file in files.items()})
     return {"training": training, "evaluation": {name: tasks[name].summary(one) for name, one in results.items()}}
 
 

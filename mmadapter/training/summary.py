@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmadapter.tasks import task_class
-from mmadapter.tasks.section import LABELS, own_label, results_of, show_section
+from mmadapter.runs.state import RunFolder
+from mmadapter.tasks.section import sections_of, show_section
 from mmadapter.terminal import Display, duration, readable_bytes
 
 
 def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
-    """Prints what a run folder holds: the tasks' scores and answers, time and memory, the report, two next commands."""
-    show_scores(folder, summary, display)
+    """Prints what a run folder holds: the tasks' scores and answers beside those of the runs in it, time and memory,
+    the report, two next commands."""
+    for section in sections_of(folder, RunFolder(folder).config, with_papers=False).values():
+        show_section(section, display)
     display.say(facts_line(summary))
     report = folder / "report.html"
     if report.is_file():
         display.say(f"report: {report}")
     if commands := next_commands(folder, summary):
         display.say("next:\n  " + "\n  ".join(commands))
-
-
-def show_scores(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
-    """What each task shows of this run's results beside those of the runs in its folder."""
-    runs = [(label, results_of(path)) for label, path in compared_runs(folder, summary)]
-    for name in dict.fromkeys(name for _, results in runs for name in results):
-        results = [replace(results[name], label=label) for label, results in runs if name in results]
-        kind = task_class(results[-1].metrics, name)
-        if kind is not None and name in summary.get("evaluation", {name: None}):
-            show_section(kind.section(results, with_papers=False), display)
-
-
-def compared_runs(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Path]]:
-    """Label and folder of every run whose scores belong into the table; the run itself comes last."""
-    comparison = sorted(path for path in folder.glob("comparison/*") if path.is_dir())
-    variants = sorted(path for path in folder.glob("variants/*") if path.is_dir())
-    runs = [(LABELS.get(path.name, path.name), path) for path in (*comparison, *variants)]
-    return [*runs, (own_label(bool(summary.get("images"))), folder)]
 
 
 def facts_line(summary: Mapping[str, Any]) -> str:
@@ -60,7 +43,8 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     """The next commands to try."""
     variants = sorted((folder / "variants").glob("*"))
     folder = variants[0] if variants else folder
-    evaluated = next(iter(summary.get("evaluation") or results_of(folder)), None)
+    results = sorted(file.parent.name for file in folder.glob("eval/*/metrics.json"))
+    evaluated = next(iter(summary.get("evaluation") or results), None)
     commands = [f"python eval.py task={evaluated} run={folder}"] if evaluated else []
     if summary.get("experiment") == "quickstart":
         real = "host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai"

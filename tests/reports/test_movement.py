@@ -2,8 +2,8 @@
 
 import re
 
+from mmadapter.reports.page import ReportedRun
 from mmadapter.reports.report import group_colours, movement_records
-from mmadapter.reports.run import ReportedRun
 from tests.reports.test_report import lines, page_of, put
 
 

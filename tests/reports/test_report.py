@@ -2,7 +2,6 @@
 
 import json
 import re
-import xml.dom.minidom
 from html.parser import HTMLParser
 
 import pytest
@@ -161,7 +160,7 @@ def test_a_picture_that_is_gone_leaves_the_question(run):
     assert "Which?" in page and "picture not found" in page
 
 
-def test_variants_are_compared_on_one_page_and_in_an_svg_file(tmp_path):
+def test_variants_are_compared_on_one_page(tmp_path):
     put(tmp_path / "config.yaml", "experiment: ablation_init\nvariants: {zero_init: [], joint: []}\n")
     for name, offset in (("zero_init", 0.0), ("joint", 0.5)):
         add_training(tmp_path / "variants" / name, offset=offset)
@@ -170,9 +169,7 @@ def test_variants_are_compared_on_one_page_and_in_an_svg_file(tmp_path):
     for text in ("zero_init", "joint", "80.00", "60.00", "0.7500", "40.77", "83.85"):
         assert text in page
     assert page.index("<td>zero_init") < page.index("<td>joint")  # as the experiment lists them
-    svg = xml.dom.minidom.parse(str(tmp_path / "loss_curves.svg"))
-    assert len(svg.getElementsByTagName("polyline")) == 4
-    assert "zero_init" in (tmp_path / "loss_curves.svg").read_text()
+    assert page.count("<polyline") == 6  # two training losses over their raw values, two of validation
 
 
 def test_a_variant_that_has_not_begun_is_a_row_and_names_are_escaped(tmp_path):

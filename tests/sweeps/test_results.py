@@ -13,7 +13,7 @@ import pytest
 from mmadapter.runs.sweep import begin_sweep, note_jobs, read_results, read_sweep
 from mmadapter.sweeps.results import write_sweep
 from mmadapter.sweeps.settings import direction_of, metric_of, metric_problems, sweep_name
-from mmadapter.tasks import TASKS, scores_of, task_of
+from mmadapter.tasks import TASKS, task_of
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
 from tests.made_runs import made_sweep
 from tests.sweeps.sweep_output import GRID, page_of, rows_of
@@ -116,7 +116,7 @@ def test_the_folders_name_depends_on_what_is_swept_and_not_on_where():
 
 
 def problems(metric, tasks):
-    scores = {name: scores_of(task) for name, task in tasks.items()}
+    scores = {name: task_of(task).scores() for name, task in tasks.items()}
     return list(
         metric_problems(metric, scores, lambda name, score: task_of(tasks[name]).why_no_score(score, f"tasks.{name}"))
     )
@@ -141,10 +141,10 @@ def test_captions_of_a_part_of_the_split_are_no_metric_unless_they_are_to_be_sco
     part = CocoCaptionTaskSettings(limit=4)
     (problem,) = problems("c.CIDEr", {"c": part})
     assert "tasks.c.allow_subset=true" in problem
-    assert metric_of(None, {"c": scores_of(part)}, validated=False) is None
+    assert metric_of(None, {"c": task_of(part).scores()}, validated=False) is None
     part.allow_subset = True
     assert not problems("c.CIDEr", {"c": part})
-    assert metric_of(None, {"c": scores_of(part)}, validated=False) == "c.CIDEr"
+    assert metric_of(None, {"c": task_of(part).scores()}, validated=False) == "c.CIDEr"
 
 
 def test_without_a_metric_jobs_are_compared_by_the_first_score_else_by_the_validation_loss():

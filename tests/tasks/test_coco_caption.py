@@ -8,8 +8,8 @@ from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation import run_evaluation
 from mmadapter.reports.report import write_report
-from mmadapter.tasks.caption_files import read_annotations, read_results
 from mmadapter.tasks.caption_scores import CAPTION_SCORES as SCORES
+from mmadapter.tasks.coco_caption import read_annotations, read_results
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
 from tests.config.composing import eval_conf
 from tests.data.small_files import write_karpathy
@@ -77,7 +77,7 @@ def test_a_whole_results_file_is_scored_in_any_order(files, tmp_path):
         ([{"image_id": 1}], ["entry 0", "`caption` is missing"]),
         (["a dog"], ["entry 0", "expected an object, got str"]),
         ([*RESULTS, {"image_id": 9, "caption": "a"}], ["entry 3", "9 is not among the 3 images", "task.annotations"]),
-        ([*RESULTS, RESULTS[0]], ["more than once in the results: 1"]),
+        ([*RESULTS, RESULTS[0]], ["results.json: 1 image ids stand there more than once: 1"]),
         (RESULTS[:1], ["2 of the 3 images", "have no caption: 2, 3", "task.allow_subset=true"]),
     ],
 )
@@ -124,14 +124,16 @@ def test_a_split_list_chooses_the_images(files, tmp_path):
     listed.write_text("1\nno image\n")
     with pytest.raises(InputError, match="line 2: 'no image' names no image id"):
         read_annotations(notes, "test", listed)
+    with pytest.raises(InputError, match="none.txt: the list of images cannot be read .*Check task.split_list"):
+        read_annotations(notes, "test", tmp_path / "none.txt")
 
 
 def test_karpathys_file_gives_the_images_of_a_split(tmp_path):
     file = write_karpathy(tmp_path) / "dataset_coco.json"
-    assert list(read_annotations(file, "test").references) == [4]
-    assert list(read_annotations(file, "train").references) == [1, 2]
+    assert list(read_annotations(file, "test")[0]) == [4]
+    assert list(read_annotations(file, "train")[0]) == [1, 2]
     (tmp_path / "results.json").write_text(json.dumps([{"image_id": 4, "caption": "x"}]))
-    assert read_results(tmp_path / "results.json", read_annotations(file, "test")) == {4: "x"}
+    assert read_results(tmp_path / "results.json", *read_annotations(file, "test")) == {4: "x"}
     with pytest.raises(InputError, match="no split 'dev'; allowed: train, restval"):
         read_annotations(file, "dev")
 

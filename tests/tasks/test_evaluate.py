@@ -10,8 +10,6 @@ from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import most_likely_options
-from mmadapter.tasks.scienceqa_files import read_predictions
-from mmadapter.tasks.scienceqa_scores import read_questions
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, ScienceqaTaskSettings
 from mmadapter.tasks.task import evaluate
 from tests.assistants import assistant_on
@@ -103,8 +101,9 @@ def test_the_random_fallback_is_labelled_and_kept_apart(root, tmp_path):
 
 def test_what_was_written_can_be_scored_again_without_the_model(root, tmp_path):
     evaluated(Parrot({"5": "A", "6": "", "7": "B"}), task(root), tmp_path / "out")
-    questions, _ = read_questions("test", root=root)
-    assert read_predictions(tmp_path / "out" / "predictions.jsonl", questions).indices == {"5": 0, "6": None, "7": 1}
+    again = task_of(task(root)).score_file(tmp_path / "out" / "predictions.jsonl")
+    assert {row["id"]: row["prediction"] for row in again.rows} == {"5": 0, "6": None, "7": 1}
+    assert again.metrics["accuracy"]["Avg"] == 33.33
 
 
 def test_the_first_of_equally_likely_options_is_taken(root):

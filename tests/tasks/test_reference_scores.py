@@ -6,24 +6,24 @@ import sys
 
 import pytest
 
-from mmadapter.tasks.papers import scienceqa_rows
-from mmadapter.tasks.scienceqa_files import read_predictions
-from mmadapter.tasks.scienceqa_scores import COLUMNS, read_questions, score
+from mmadapter.tasks import task_of
+from mmadapter.tasks.papers import SCIENCEQA
+from mmadapter.tasks.scienceqa_scores import COLUMNS
+from mmadapter.tasks.settings import ScienceqaTaskSettings
 
 pytestmark = pytest.mark.reference_data
 
 
 def test_llava_13b_scores_as_published_to_the_last_digit(reference_data):
     folder = reference_data / "scienceqa"
-    questions, size = read_questions("test", problems=folder / "problems_test.json")
-    predictions = read_predictions(folder / "results_llava_13b_v0.json", questions)
-    scores = score(questions, predictions.indices, split_size=size)
-    assert scores.complete and scores.counts["Avg"] == 4241
-    assert [scores.accuracy[name] for name in COLUMNS] == [
+    task = task_of(ScienceqaTaskSettings(problems=str(folder / "problems_test.json")))
+    scores = task.score_file(folder / "results_llava_13b_v0.json").metrics
+    assert scores["coverage"]["complete"] and scores["counts"]["Avg"] == 4241
+    assert [scores["accuracy"][name] for name in COLUMNS] == [
         90.36, 95.95, 88.00, 89.49, 88.00, 90.66, 90.93, 90.90, 90.92,
     ]  # fmt: skip
-    (row,) = scienceqa_rows(("LLaVA-13B",))
-    assert scores.accuracy == dict(zip(COLUMNS, row.values, strict=True))
+    (row,) = (row for row in SCIENCEQA if row.model == "LLaVA-13B")
+    assert scores["accuracy"] == dict(zip(COLUMNS, row.values, strict=True))
 
 
 def test_the_command_writes_the_metrics_file(reference_data, checkout, tmp_path):

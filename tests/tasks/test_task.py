@@ -17,7 +17,7 @@ from mmadapter.evaluation import run_evaluation
 from mmadapter.reports.report import write_report
 from mmadapter.runs.state import RunFolder
 from mmadapter.settings import plain
-from mmadapter.tasks import TASKS, score, scores_of, task_of
+from mmadapter.tasks import TASKS, task_class, task_of
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, InstructTaskSettings, ScienceqaTaskSettings, TaskSettings
 from mmadapter.tasks.task import Scored, Task
 from mmadapter.training.run import run
@@ -123,7 +123,7 @@ def test_what_lists_runs_finds_every_tasks_scores(done):
     assert {"scienceqa.Avg", "coco_caption.CIDEr", "coco_caption.BLEU-4", "instruct.exact_match"} <= found.keys()
     assert {"visual_instruct.followed", "visual_instruct.named", "count.letters"} <= found.keys()
     assert "scienceqa.NAT" not in found and "coco_caption.BLEU-1" in RunFolder(folder).scores(main=False)
-    assert found["count.letters"] == score(metrics_of(folder, "count"), "letters")
+    assert found["count.letters"] == metrics_of(folder, "count")["letters"]
     conf.sweep.metric = "count.letters"
     validate(conf)
     conf.sweep.metric = "count.words"
@@ -146,7 +146,7 @@ def test_a_task_of_ones_own_is_evaluated_shown_and_reported(done, capsys):
 def typed_eval(content):
     from mmadapter.settings import typed
 
-    return typed(EvalConf, content, "", "eval.py")
+    return typed(EvalConf, content)
 
 
 def test_a_key_that_a_task_does_not_have_is_refused_by_name():
@@ -163,18 +163,27 @@ def test_a_key_that_a_task_does_not_have_is_refused_by_name():
 
 
 def test_the_scores_that_settings_give_are_known_before_the_run():
-    assert scores_of(ScienceqaTaskSettings())[:3] == ["Avg", "IMG", "NAT"]
-    assert scores_of(CocoCaptionTaskSettings())[:3] == ["CIDEr", "BLEU-4", "BLEU-1"]
-    assert "SPICE" in scores_of(CocoCaptionTaskSettings(java_metrics=True)) != scores_of(CocoCaptionTaskSettings())
+    assert task_of(ScienceqaTaskSettings()).scores()[:3] == ["Avg", "IMG", "NAT"]
+    assert task_of(CocoCaptionTaskSettings()).scores()[:3] == ["CIDEr", "BLEU-4", "BLEU-1"]
+    assert (
+        "SPICE"
+        in task_of(CocoCaptionTaskSettings(java_metrics=True)).scores()
+        != task_of(CocoCaptionTaskSettings()).scores()
+    )
     part = CocoCaptionTaskSettings(limit=4)
-    assert scores_of(part) == [] and "tasks.c.allow_subset=true" in task_of(part).why_no_score("CIDEr", "tasks.c")
-    assert scores_of(CocoCaptionTaskSettings(limit=4, allow_subset=True))
+    assert task_of(part).scores() == [] and "tasks.c.allow_subset=true" in task_of(part).why_no_score(
+        "CIDEr", "tasks.c"
+    )
+    assert task_of(CocoCaptionTaskSettings(limit=4, allow_subset=True)).scores()
 
 
 def test_a_score_that_is_no_number_is_left_out():
-    assert score({"task": "scienceqa", "accuracy": {"Avg": 50.0, "IMG": None}}, "IMG") is None
-    assert score({"task": "coco_caption", "CIDEr": float("nan")}, "CIDEr") is None
-    assert score({"task": "vqa", "x": 1.0}, "x") is None
+    def scores(metrics):
+        return task_class(metrics, "").values(metrics)
+
+    assert scores({"task": "scienceqa", "accuracy": {"Avg": 50.0, "IMG": None}}) == {"Avg": 50.0}
+    assert scores({"task": "coco_caption", "CIDEr": float("nan"), "BLEU-1": 0.5}) == {"BLEU-1": 0.5}
+    assert task_class({"task": "vqa", "x": 1.0}, "") is None
 
 
 def test_every_setting_of_a_task_is_commented_where_it_is_declared():
