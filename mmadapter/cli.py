@@ -27,7 +27,6 @@ from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, st
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.runs.folder import is_finished, run_folder, settings_digest
 from mmadapter.runs.state import RunFolder
-from mmadapter.runs.sweep import metric_value
 from mmadapter.settings import composed_node, explained, nearest, to_plain
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import PlannedRun
@@ -113,7 +112,7 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
                 result = act(conf)
             if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := _metric(conf)) is None:
                 return None
-            return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
+            return RunFolder(result["folder"]).metric(metric)  # other sweepers than ours go by it
         except InputError as error:  # here, because Hydra would print a line of its own
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise  # the other jobs of the sweep go on

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.runs.state import RunFolder, jobs_in_queue
-from mmadapter.runs.sweep import located_run, metric_value, note_jobs, read_sweep, sweeps_in
+from mmadapter.runs.sweep import located_run, note_jobs, read_sweep, sweeps_in
 from mmadapter.sweeps.job import Job, job_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -223,6 +223,6 @@ def _failure(job: Job) -> Exception | None:
 def _result(job: Job, error: Exception | None) -> JobReturn:
     """What the launcher returns of a job: its metric, for other sweepers than ours, or its error."""
     result = JobReturn(overrides=job.words, status=JobStatus.COMPLETED if error is None else JobStatus.FAILED)
-    value = None if job.run.metric is None else metric_value(RunFolder(job.run.folder), job.run.metric)
+    value = None if job.run.metric is None else RunFolder(job.run.folder).metric(job.run.metric)
     result.return_value = value if error is None else error
     return result

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter.errors import InputError
 from mmadapter.runs.state import RunFolder, jobs_in_queue
-from mmadapter.runs.sweep import begin_sweep, metric_value, note_jobs
+from mmadapter.runs.sweep import begin_sweep, note_jobs
 from mmadapter.sweeps.job import Job, PlannedRun, job_of
 from mmadapter.sweeps.results import sweep_text, write_sweep
 from mmadapter.sweeps.search import Search, Space, Span, ends_of, listed_values, only_search, spaces_of
@@ -134,7 +134,7 @@ class Sweeps(Sweeper):
         values: dict[int, float | None] = {}
         for job in jobs:
             ran = job.run.error is None and first[job.run.folder].number not in self.errors
-            values[job.number] = metric_value(RunFolder(job.run.folder), metric) if ran else None
+            values[job.number] = RunFolder(job.run.folder).metric(metric) if ran else None
             if ran and values[job.number] is None:
                 self._failed(job, InputError(f"the run has no {metric}"))
         return values
