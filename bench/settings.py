@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 
 from mmadapter.cli import register_schemas, version_base
-from mmadapter.config import RunConf, typed, with_methods
+from mmadapter.config import RunConf, typed
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -17,4 +17,4 @@ def composed(overrides: Sequence[str]) -> RunConf:
     """What `python train.py OVERRIDES` would run with."""
     register_schemas()
     with hydra.initialize_config_dir(str(CONF), **version_base()):
-        return typed(hydra.compose("train", with_methods(overrides)), RunConf)
+        return typed(hydra.compose("train", list(overrides)), RunConf)
