@@ -21,7 +21,7 @@ from mmadapter import __version__
 from mmadapter.distributed.launchers import own_job
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.distributed.start import signal_of
-from mmadapter.errors import InputError
+from mmadapter.errors import text_of
 from mmadapter.files import LEFTOVERS, locked, package_versions, read_json, write_json
 from mmadapter.methods.folder import recover_adapter
 from mmadapter.runs.folder import ATTEMPT_FILE
@@ -104,8 +104,7 @@ def ending(error: BaseException) -> dict[str, Any]:
         code = error.code if isinstance(error.code, int) else 0
         name = signal.Signals(code - 128).name if code - 128 in set(signal.Signals) else None
         return {"state": "stopped", "signal": name}
-    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return {"state": "failed", "message": text}
+    return {"state": "failed", "message": text_of(error)}
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -151,8 +151,13 @@ def state_of(run: RunFolder, *, slurm_job: str | None = None, queue: Queue = Non
         state, reason = "failed", last.get("message")
     elif last.get("state") == "stopped":
         state, reason = "stopped", last.get("signal") or signal
-    elif last.get("state") == "running":
-        state, reason = _living(last, changed)
+    elif last.get("state") == "running" and last.get("host") == socket.gethostname():
+        alive = is_alive(last.get("pid"), last.get("pid_start"))
+        state, reason = ("running", None) if alive else ("killed", "its process is gone and left no message")
+    elif last.get("state") == "running":  # on another machine: nothing is certain
+        silence = max(0.0, time.time() - (changed or last.get("started") or 0))
+        state = "running" if silence < SILENT_SECONDS else "silent"
+        reason = f"on {last.get('host')}, last sign of life {duration(silence)} ago"
     elif last or run.config:
         state, reason = "stopped", signal or "how is not known: no attempt.json"
 
@@ -181,16 +186,6 @@ def state_of(run: RunFolder, *, slurm_job: str | None = None, queue: Queue = Non
         slurm_job=slurm_job,
         attempts=attempts,
     )
-
-
-def _living(last: Record, changed: float | None) -> tuple[str, str | None]:
-    """State and reason of an attempt that has not said how it ended; certain only on the machine it runs on."""
-    if last.get("host") == socket.gethostname():
-        alive = is_alive(last.get("pid"), last.get("pid_start"))
-        return ("running", None) if alive else ("killed", "its process is gone and left no message")
-    silence = max(0.0, time.time() - (changed or last.get("started") or 0))
-    said = f"on {last.get('host')}, last sign of life {duration(silence)} ago"
-    return ("running" if silence < SILENT_SECONDS else "silent"), said
 
 
 def process_start(pid: int) -> int | None:

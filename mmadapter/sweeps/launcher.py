@@ -24,7 +24,7 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import OmegaConf
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, text_of
 from mmadapter.files import read_json, write_json
 from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import SWEEP_FILE, begin_sweep, located_run, note_jobs, read_sweep, sweeps_in
@@ -97,8 +97,7 @@ class SlurmJobs(SlurmLauncher):
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
-        message = str(error) if bad_input else f"{type(error).__name__}: {error}"
-        left = {"message": message, "bad_input": bad_input}
+        left = {"message": text_of(error), "bad_input": bad_input}
         write_json(JobEnvironment().paths.folder / FAILED_FILE, left)
         sys.exit(2 if bad_input else 1)
 

@@ -29,11 +29,11 @@ def spaces_of(overrides: Sequence[Override]) -> dict[str, BaseDistribution]:
     spaces: dict[str, BaseDistribution] = {}
     for override in (one for one in overrides if one.is_sweep_override()):
         key, sweep, step = override.get_key_element(), override.value(), None
-        log = "log" in sweep.tags
+        log = isinstance(sweep, IntervalSweep) and "log" in sweep.tags
         if isinstance(sweep, IntervalSweep):
             low, high = sweep.start, sweep.end
             whole = "int" in sweep.tags or isinstance(low, int)
-        elif isinstance(sweep, RangeSweep) and not log:
+        elif isinstance(sweep, RangeSweep) and "log" not in sweep.tags:
             numbers = list(sweep.range())
             low, high, step = numbers[0], numbers[-1], sweep.step
             whole = all(isinstance(number, int) for number in numbers)
@@ -86,7 +86,7 @@ class Search:
         self.study = optuna.create_study(
             storage=f"sqlite:///{(folder / STUDY_FILE).resolve()}",
             study_name="search",
-            direction=direction,
+            direction=optuna.study.StudyDirection[direction.upper()],
             load_if_exists=True,
         )
 

@@ -26,7 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, text_of
 from mmadapter.files import locked
 from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import begin_sweep, note_jobs
@@ -212,9 +212,8 @@ class Sweeps(Sweeper):
 
     def _failed(self, job: Job, error: Exception) -> None:
         self.errors[job.number] = error
-        text = str(error)
+        text = text_of(error)
         if not isinstance(error, InputError):
-            text = f"{type(error).__name__}: {error}"
             traceback.print_exception(error)
         print(f"error: job {job.number} ({self._own(job)}): {text}", file=sys.stderr)
         if not self.config.dry_run:
