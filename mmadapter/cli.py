@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,14 +25,11 @@ from mmadapter.config import Conf, EvalConf, RunConf, renamed_message, typed, va
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
 from mmadapter.errors import InputError, disk_trouble
-from mmadapter.runs.folder import is_finished, run_folder, settings_digest
 from mmadapter.runs.state import RunFolder
-from mmadapter.runs.sweep import metric_value
 from mmadapter.settings import explained, nearest, open_defaults, to_plain
 from mmadapter.sweeps import register_plugins
-from mmadapter.sweeps.job import PlannedRun
-from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
-from mmadapter.tasks import task_of
+from mmadapter.sweeps.job import metric_of
+from mmadapter.sweeps.settings import sweep_name
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 Act = Callable[[Any], Any]
@@ -109,9 +106,9 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
                 result = getattr(importlib.import_module(module), function)(conf)
             else:
                 result = act(conf)
-            if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := _metric(conf)) is None:
+            if isinstance(conf, EvalConf) or conf.dry_run or not result or (metric := metric_of(conf)) is None:
                 return None
-            return metric_value(RunFolder(result["folder"]), metric)  # other sweepers than ours go by it
+            return RunFolder(result["folder"]).metric(metric)  # other sweepers than ours go by it
         except InputError as error:  # here, because Hydra would print a line of its own
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise  # the other jobs of the sweep go on
@@ -124,7 +121,6 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
                 raise InputError(message) from error
             _stop(message, error, wants_trace)
 
-    vars(job)["planned_run"] = planned_run  # what a sweep asks about a run before it starts
     try:
         with interrupts():
             hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
@@ -140,45 +136,6 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
         sys.exit(128 + number)
     finally:
         ignore_signals()  # Python takes a second to end
-
-
-def planned_run(composed: DictConfig) -> PlannedRun:
-    """What a sweep must know of the run of these settings. Raises InputError for an unknown key, and for `run=` of a
-    folder that holds something else."""
-    conf = typed(composed, RunConf)
-    error = None
-    try:
-        validate(conf)
-        _refuse_what_no_host_carries(conf)
-    except InputError as refusal:
-        error = refusal
-    folder, metric = run_folder(conf), _metric(conf) if error is None else None
-    direction, finished = direction_of(metric, conf.sweep.direction), partial(is_finished, folder, conf)
-    return PlannedRun(folder, settings_digest(conf), metric, direction, finished, error)
-
-
-_built: dict[str, InputError | None] = {}  # host, encoder and adapter -> why they cannot be put together
-
-
-def _refuse_what_no_host_carries(conf: RunConf) -> None:
-    """Builds each distinct model of a sweep once on the meta device: its jobs are refused here, not in the queue."""
-    from mmadapter.model import AdaptedModel  # loads torch, which `train.py --help` does without
-
-    parts = conf.host, conf.vision, conf.adapter
-    key = repr(parts)
-    if key not in _built:
-        _built[key] = None
-        try:
-            AdaptedModel.build(*parts, device="meta")
-        except InputError as error:
-            _built[key] = error
-    if (refusal := _built[key]) is not None:
-        raise refusal
-
-
-def _metric(conf: RunConf) -> str | None:
-    scores = {name: task_of(conf.tasks[name]).scores() for name in conf.evaluate}
-    return metric_of(conf.sweep.metric, scores, validated=bool(conf.data.validation))
 
 
 def starts_processes(conf: RunConf) -> bool:

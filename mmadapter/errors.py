@@ -14,6 +14,11 @@ class InputError(Exception):
     """
 
 
+def text_of(error: BaseException) -> str:
+    """An error in one message; one that is not the user's to mend says its kind, too."""
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, MemoryError):

@@ -29,7 +29,7 @@ from mmadapter.evaluation import run_evaluation
 from mmadapter.hosts.families import FAMILIES
 from mmadapter.methods import METHODS
 from mmadapter.methods.fold import fold
-from mmadapter.runs.listing import as_text, list_runs
+from mmadapter.runs.__main__ import as_text, list_runs
 from mmadapter.settings import typed
 from mmadapter.tasks import TASKS
 from mmadapter.training.run import run

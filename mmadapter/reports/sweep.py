@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from mmadapter.reports import charts
 from mmadapter.reports.charts import LEFT, RIGHT, WIDTH, Dot, Point, Scale, Series, finite, smoothed
 from mmadapter.reports.page import render
-from mmadapter.runs.listing import counts
+from mmadapter.runs.state import counts
 from mmadapter.runs.sweep import SEED, Sweep, SweepJob
 from mmadapter.tasks.section import Tile
 from mmadapter.terminal import duration, number_text, readable_bytes

@@ -9,11 +9,10 @@ from typing import Any
 
 from mmadapter.config import CONFIG_FILE, RunConf, load_run_config, save_config
 from mmadapter.errors import InputError
-from mmadapter.files import write_json
 from mmadapter.hosts.settings import TINY
 from mmadapter.settings import leaves
 
-FINISHED_FILE = "finished.json"
+FINISHED_FILE = "finished.json"  # the summary, once the run came to its end
 ATTEMPT_FILE = "attempt.json"  # the first file that a run writes
 
 
@@ -38,29 +37,23 @@ def run_folder(conf: RunConf) -> Path:
             number += 1
         return unused
     folder = Path(conf.run).expanduser() if "/" in conf.run else Path(conf.runs_root) / conf.run
-    _refuse_other_content(folder, conf)
-    return folder
-
-
-def _refuse_other_content(folder: Path, conf: RunConf) -> None:
-    """Raises InputError where the folder that `run=` names is no run folder, or one of other settings."""
     if folder.is_file():
         raise InputError(f"run={conf.run}: {folder} is a file. Name a folder.")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if all(name == ATTEMPT_FILE or name.startswith(".") for name in names):  # empty, or an attempt that ended at once
-        return
+        return folder
     if CONFIG_FILE not in names:
         raise InputError(f"run={conf.run}: {folder} holds other files and is no run folder. Name another one.")
     if conf.resume == "never":
         raise InputError(f"run={conf.run}: {folder} holds a run, but resume=never. Name another, or set resume=auto")
-    differing = [] if conf.resume == "changed" else changed_settings(folder, conf)
-    if differing:
+    if conf.resume != "changed" and (differing := changed_settings(folder, conf)):
         lines = "\n".join(f"  {line}" for line in differing)
         raise InputError(
             f"run={conf.run}: {folder} holds a run of other settings (there -> now):\n{lines}\n"
             "Leave run= away for a folder of its own, name another one, or give the settings that it has. To go on in "
             "it under the new settings all the same: resume=changed"
         )
+    return folder
 
 
 def find_run(run: str, runs_root: str) -> Path:
@@ -75,9 +68,9 @@ def find_run(run: str, runs_root: str) -> Path:
     )
 
 
-def is_finished(folder: Path, conf: RunConf | None = None) -> bool:
-    """Whether the run of this folder came to its end; with `conf`, also: under these settings."""
-    return (folder / FINISHED_FILE).is_file() and (conf is None or not changed_settings(folder, conf))
+def is_finished(folder: Path, conf: RunConf) -> bool:
+    """Whether the run of this folder came to its end under these settings."""
+    return (folder / FINISHED_FILE).is_file() and not changed_settings(folder, conf)
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -98,11 +91,6 @@ def take_over(folder: Path, conf: RunConf) -> list[str]:
             stale.unlink(missing_ok=True)
     save_config(conf, folder)
     return changed
-
-
-def mark_finished(folder: Path, summary: dict[str, Any]) -> None:
-    """Record that the run came to its end, with its summary."""
-    write_json(folder / FINISHED_FILE, summary)
 
 
 # The settings that make a run the run it is.

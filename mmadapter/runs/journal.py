@@ -7,9 +7,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mmadapter.errors import InputError
 from mmadapter.files import make_folder, sync
@@ -19,16 +19,23 @@ SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "perplexity")
 
 
 class Journal:
-    """One JSON object a line, flushed at once; a continued run cuts the file back to its checkpoint first."""
+    """One JSON object a line, flushed at once; a continued run cuts the file back to its checkpoint first.
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False, wandb: bool = False, name: str = "run") -> None:
-        make_folder(folder)
+    With `writes=False`, on ranks other than 0, nothing is written.
+    """
+
+    def __init__(
+        self, folder: Path, *, writes: bool = True, tensorboard: bool = False, wandb: bool = False, name: str = "run"
+    ) -> None:
         self.folder, self.path, self.name = folder, folder / METRICS_FILE, name
-        self.wants_tensorboard, self.wants_wandb = tensorboard, wandb
-        self._file = open(self.path, "ab")  # noqa: SIM115 (open as long as the run lasts)
-        sync(folder)  # checkpoints count its bytes: after a power cut it must be there
+        self.wants_tensorboard, self.wants_wandb = writes and tensorboard, writes and wandb
         self._tensorboard: Any = None
         self._wandb: Any = None
+        self._file: BinaryIO | None = None
+        if writes:
+            make_folder(folder)
+            self._file = open(self.path, "ab")  # noqa: SIM115 (open as long as the run lasts)
+            sync(folder)  # checkpoints count its bytes: after a power cut it must be there
 
     def open_boards(self, step: int) -> None:
         """Opens TensorBoard and W&B, where wanted; points that a killed attempt wrote after `step` are purged."""
@@ -49,13 +56,14 @@ class Journal:
 
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
         """Appends one line {"kind": ..., **record} and passes its numbers on to the boards."""
+        if self._file is None:
+            return
         record = finite_or_null(record)
         line = json.dumps({"kind": kind, **record}, default=str)
         self._file.write(line.encode() + b"\n")
         self._file.flush()
-        step = record.get("step")
-        if step is not None and kind in ("train", "validation"):
-            self._write_boards(kind, step, record)
+        if kind in ("train", "validation") and (self._tensorboard is not None or self._wandb is not None):
+            self._write_boards(kind, record)
 
     def event(self, event: str, **record: Any) -> None:
         """Appends a line about something that happened: resumed, skipped, saved, stopped, ..."""
@@ -63,6 +71,8 @@ class Journal:
 
     def position(self) -> int:
         """Length in bytes; all of it is on the disk when this returns."""
+        if self._file is None:
+            return 0
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
@@ -70,62 +80,47 @@ class Journal:
     def cut_back(self, position: int, step: int) -> list[str]:
         """Removes what came after the last checkpoint (of `step`, when the file was `position` bytes long).
 
-        A file that is shorter than it was then (edited, or lost) keeps what is left of the steps before. Returns
-        messages that say so.
+        A file that is shorter than it was then (edited, or lost) keeps its leading whole lines of steps up to `step`.
+        Returns messages that say so.
         """
-        self._file.flush()
+        if self._file is None:
+            return []
         size, messages = self.path.stat().st_size, []
         if size < position:
             messages = [f"{self.path} has {size:,} bytes, {position:,} at step {step}: lines of earlier steps are lost"]
-            position = whole_lines_until(self.path, step)
+            position = 0
+            for line in self.path.read_bytes().splitlines(keepends=True):
+                record = parse_line(line)
+                if record is None or record.get("step", 0) > step:
+                    break
+                position += len(line)
         self._file.truncate(position)
         self._file.seek(position)
         return messages
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported when the line was written
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         if self._tensorboard is not None:
             with contextlib.suppress(OSError):
                 self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
-    def _write_boards(self, kind: str, step: int, record: Mapping[str, Any]) -> None:
+    def _write_boards(self, kind: str, record: Mapping[str, Any]) -> None:
         values = {f"{kind}/{key}": record[key] for key in SCALARS if isinstance(record.get(key), (int, float))}
         values |= {
             f"{kind}/loss/{name}": loss for name, loss in record.get("loss_by_source", {}).items() if loss is not None
         }
         values |= {f"movement/{name}": moved["distance"] for name, moved in record.get("movement", {}).items()}
-        gates = record.get("gates")
-        values |= {f"gates/layer_{number}": mean_size(row) for number, row in enumerate(gates or ())}
+        for layer, gates in enumerate(record.get("gates") or ()):
+            values[f"gates/layer_{layer}"] = sum(abs(gate) for gate in gates if gate is not None) / max(1, len(gates))
         if self._tensorboard is not None:
             for key, value in values.items():
-                self._tensorboard.add_scalar(key, value, step)
+                self._tensorboard.add_scalar(key, value, record["step"])
         if self._wandb is not None:
-            self._wandb.log(values, step=step)
-
-
-class NoJournal(Journal):
-    """The journal of a rank other than 0: nothing is written."""
-
-    def __init__(self) -> None:
-        return
-
-    def open_boards(self, step: int) -> None:
-        return
-
-    def write(self, kind: str, record: Mapping[str, Any]) -> None:
-        return
-
-    def position(self) -> int:
-        return 0
-
-    def cut_back(self, position: int, step: int) -> list[str]:
-        return []
-
-    def close(self) -> None:
-        return
+            self._wandb.log(values, step=record["step"])
 
 
 def finite_or_null(value: Any) -> Any:
@@ -139,29 +134,10 @@ def finite_or_null(value: Any) -> Any:
     return value
 
 
-def mean_size(row: list[float | None]) -> float:
-    """Mean absolute value; null counts as nothing."""
-    return sum(abs(value) for value in row if value is not None) / max(1, len(row))
-
-
-def whole_lines_until(path: Path, step: int) -> int:
-    """Bytes of the leading lines that are whole and not later than `step`; a torn line ends them."""
-    length = 0
-    with open(path, "rb") as file:
-        for line in file:
-            record = parse_line(line)
-            if record is None or record.get("step", 0) > step:
-                break
-            length += len(line)
-    return length
-
-
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """The record of one line, None where it is torn."""
-    if not line.endswith(b"\n"):
-        return None
     try:
-        record = json.loads(line)
+        record = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
@@ -169,26 +145,20 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """All whole lines of a metrics file, or those of one kind; none where there is no such file."""
-    return [record for line in _lines(path, kind) if (record := _of_kind(line, kind)) is not None]
+    return list(_records(path, kind))
 
 
 def last_record(path: Path, kind: str) -> dict[str, Any]:
     """The last whole line of one kind, empty where there is none; only this line is parsed."""
-    return next((record for line in reversed(_lines(path, kind)) if (record := _of_kind(line, kind))), {})
+    return next(_records(path, kind, backwards=True), {})
 
 
-def _lines(path: Path, kind: str | None) -> list[bytes]:
-    """The lines that may be of this kind."""
-    if not path.is_file():
-        return []
-    named = b"" if kind is None else f'"{kind}"'.encode()
-    with open(path, "rb") as file:
-        return [line for line in file if named in line]
-
-
-def _of_kind(line: bytes, kind: str | None) -> dict[str, Any] | None:
-    record = parse_line(line)
-    return record if record is not None and kind in (None, record.get("kind")) else None
+def _records(path: Path, kind: str | None, backwards: bool = False) -> Iterator[dict[str, Any]]:
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    named = b"" if kind is None else f'"{kind}"'.encode()  # other lines need not be parsed
+    for line in reversed(lines) if backwards else lines:
+        if named in line and (record := parse_line(line)) is not None and kind in (None, record.get("kind")):
+            yield record
 
 
 def perplexity(loss: float) -> float:

@@ -12,7 +12,7 @@ from mmadapter.config import EvalConf, RunConf, load_run_config
 from mmadapter.errors import InputError
 from mmadapter.hosts.families import family_of
 from mmadapter.hosts.settings import HostConf
-from mmadapter.methods.folder import CARD, Card, read_card, settings_of_card
+from mmadapter.methods.folder import CARD, read_card, settings_of_card
 from mmadapter.model import AdaptedModel
 from mmadapter.settings import problems_of, typed
 from mmadapter.vision import ENCODERS
@@ -35,7 +35,15 @@ def open_folder(
             f"{folder}: neither a run folder (with config.yaml) nor an adapter folder (with adapter.json). "
             "Name one of them, e.g. runs/NAME or runs/NAME/adapter."
         )
-    conf = _settings_of_moved_run(folder, host, vision) if is_run else settings_of_adapter(folder, host, vision)
+    if is_run:
+        conf = load_run_config(folder)
+        conf.host.path = host or conf.host.path
+        if vision is not None and not conf.vision.enabled:
+            raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
+        if vision is not None:
+            conf.vision.take_weights(vision)
+    else:
+        conf = settings_of_adapter(folder, host, vision)
     conf.host.dtype = dtype or conf.host.dtype
     if wrong := [problem for problem in problems_of(conf.host, "host") if "dtype" in problem]:
         raise InputError(wrong[0].removeprefix("host."))
@@ -86,14 +94,12 @@ def load_checkpoint(model: AdaptedModel, folder: Path) -> None:
     start = pointer.with_name("start.safetensors")
     tensors = (load_file(start) if start.is_file() else {}) | load_file(file)
     parameters = {item.name: item.parameter for item in model.trainable_parameters()}
-    if tensors.keys() != parameters.keys():
-        differing = ", ".join(sorted(tensors.keys() ^ parameters.keys())[:5])
-        raise InputError(f"{file} does not fit the run's settings; only one of the two has: {differing}.")
+    stored, wanted = ({name: tuple(one.shape) for name, one in of.items()} for of in (tensors, parameters))
+    if differing := [name for name in sorted({*stored, *wanted}) if stored.get(name) != wanted.get(name)]:
+        each = (f"{name} {stored.get(name, 'absent')} -> {wanted.get(name, 'absent')}" for name in differing[:5])
+        raise InputError(f"{file} does not fit the run's settings. Shapes there -> by the settings: {', '.join(each)}.")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            if tensors[name].shape != parameter.shape:
-                stored, wanted = tuple(tensors[name].shape), tuple(parameter.shape)
-                raise InputError(f"{file}, {name}: its shape is {stored}, the run's settings give {wanted}.")
             parameter.copy_(tensors[name])
 
 
@@ -103,41 +109,16 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
     A card says what its host and encoder are, not where they lie. Raises InputError that names what is not given.
     """
     card = read_card(folder)
-    conf, encoder = RunConf(adapter=settings_of_card(folder, card)), card.get("encoder")
+    conf, encoder, told = RunConf(adapter=settings_of_card(folder, card)), card.get("encoder"), card["host"]
     conf.vision = VisionSettings(enabled=False)
     if encoder is not None:
         conf.vision = typed(ENCODERS.settings(encoder["encoder"]), encoder, "vision")
-    _refuse_missing_places(folder, card, conf.vision, host, vision)
-    kernels = family_of(card["host"]["model_type"]).kernels
-    conf.host = HostConf(
-        path=host,
-        attention="sdpa" if "sdpa" in kernels else kernels[0],
-        max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS),
-    )
-    if vision is not None:
-        conf.vision.take_weights(vision)
-    return conf
 
-
-def _settings_of_moved_run(folder: Path, host: str | None, vision: str | None) -> RunConf:
-    """The run's settings, with host and CLIP weights where they are now."""
-    conf = load_run_config(folder)
-    conf.host.path = host or conf.host.path
-    if vision is not None and not conf.vision.enabled:
-        raise InputError(f"{folder}: vision={vision} is given, but this run is text only. Leave vision= away.")
-    if vision is not None:
-        conf.vision.take_weights(vision)
-    return conf
-
-
-def _refuse_missing_places(
-    folder: Path, card: Card, encoder: VisionSettings, host: str | None, vision: str | None
-) -> None:
-    missing, told = [], card["host"]
+    missing = []
     if host is None:
         shape = f"{told['layers']} layers, width {told['width']}, {told['vocabulary']} tokens"
         missing.append(f"host= (its card says: {told['model_type']}, {shape})")
-    if vision is None and encoder.enabled and (weights := encoder.weights_to_name()) is not None:
+    if vision is None and conf.vision.enabled and (weights := conf.vision.weights_to_name()) is not None:
         missing.append(f"vision= (its card says: {weights})")
     if missing:
         raise InputError(
@@ -146,3 +127,10 @@ def _refuse_missing_places(
         )
     if vision is not None and card.get("vision") is None:
         raise InputError(f"{folder}: vision={vision} is given, but this adapter is text only. Leave vision= away.")
+
+    kernels = family_of(told["model_type"]).kernels
+    attention = "sdpa" if "sdpa" in kernels else kernels[0]
+    conf.host = HostConf(path=host, attention=attention, max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS))
+    if vision is not None:
+        conf.vision.take_weights(vision)
+    return conf

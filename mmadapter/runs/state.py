@@ -7,8 +7,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 
 from mmadapter.files import read_json
 from mmadapter.runs.journal import METRICS_FILE, last_record, read_metrics
+from mmadapter.sweeps.settings import VALIDATION_LOSS
 from mmadapter.tasks import task_class
 from mmadapter.terminal import duration
 
@@ -44,19 +45,17 @@ class RunFolder:
 
     @cached_property
     def attempt(self) -> Record:
-        return _read_json(self.folder / "attempt.json")
+        return self._json("attempt.json")
 
     @cached_property
     def summary(self) -> Record:
         """finished.json; until the run is finished empty."""
-        return _read_json(self.folder / "finished.json")
+        return self._json("finished.json")
 
     @cached_property
     def evaluations(self) -> dict[str, Record]:
         """Task -> metrics.json, of the run's own tasks."""
-        found = {
-            name: _read_json(self.folder / "eval" / name / "metrics.json") for name in self.config.get("evaluate") or ()
-        }
+        found = {name: self._json(f"eval/{name}/metrics.json") for name in self.config.get("evaluate") or ()}
         return {name: metrics for name, metrics in found.items() if metrics}
 
     @cached_property
@@ -75,7 +74,7 @@ class RunFolder:
     def events(self) -> list[Record]:
         return read_metrics(self.folder / METRICS_FILE, "event")
 
-    @property
+    @cached_property
     def best_validation_loss(self) -> float | None:
         losses = [record["loss"] for record in self.validation if record.get("loss") is not None]  # null: not finite
         return min(losses, default=None)
@@ -90,6 +89,10 @@ class RunFolder:
                     (mains if score in task.MAIN_SCORES else others)[f"{name}.{score}"] = value
         return mains if main else mains | others
 
+    def metric(self, name: str) -> float | None:
+        """TASK.SCORE, or the lowest validation loss; None where the run does not have it (yet)."""
+        return self.best_validation_loss if name == VALIDATION_LOSS else self.scores(main=False).get(name)
+
     @property
     def last_change(self) -> float | None:
         """When the run last wrote something (UNIX time), the progress of its parts and of its evaluation included."""
@@ -97,10 +100,9 @@ class RunFolder:
         files = [path for name in names for base in (name, f"*/*/{name}") for path in self.folder.glob(base)]
         return max((path.stat().st_mtime for path in files if path.exists()), default=None)
 
-
-def _read_json(file: Path) -> Record:
-    content = read_json(file)
-    return content if isinstance(content, dict) else {}
+    def _json(self, name: str) -> Record:
+        content = read_json(self.folder / name)
+        return content if isinstance(content, dict) else {}
 
 
 @dataclass
@@ -120,13 +122,16 @@ class RunState:
     host: str | None
     slurm_job: str | None
     attempts: int | None  # how often it has been started
+    sweep: str | None = None  # the name of the sweep that it is job number `job` of
+    job: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.sweep}#{self.job} {self.folder}" if self.sweep else str(self.folder)
 
     @property
     def percent(self) -> float | None:
         return 100 * self.step / self.steps if self.step is not None and self.steps else None
-
-    def as_json(self) -> Record:
-        return {**asdict(self), "folder": str(self.folder), "percent": self.percent}
 
 
 def state_of(run: RunFolder, *, slurm_job: str | None = None, queue: Queue = None) -> RunState:
@@ -146,8 +151,13 @@ def state_of(run: RunFolder, *, slurm_job: str | None = None, queue: Queue = Non
         state, reason = "failed", last.get("message")
     elif last.get("state") == "stopped":
         state, reason = "stopped", last.get("signal") or signal
-    elif last.get("state") == "running":
-        state, reason = _living(last, changed)
+    elif last.get("state") == "running" and last.get("host") == socket.gethostname():
+        alive = is_alive(last.get("pid"), last.get("pid_start"))
+        state, reason = ("running", None) if alive else ("killed", "its process is gone and left no message")
+    elif last.get("state") == "running":  # on another machine: nothing is certain
+        silence = max(0.0, time.time() - (changed or last.get("started") or 0))
+        state = "running" if silence < SILENT_SECONDS else "silent"
+        reason = f"on {last.get('host')}, last sign of life {duration(silence)} ago"
     elif last or run.config:
         state, reason = "stopped", signal or "how is not known: no attempt.json"
 
@@ -176,16 +186,6 @@ def state_of(run: RunFolder, *, slurm_job: str | None = None, queue: Queue = Non
         slurm_job=slurm_job,
         attempts=attempts,
     )
-
-
-def _living(last: Record, changed: float | None) -> tuple[str, str | None]:
-    """State and reason of an attempt that has not said how it ended; certain only on the machine it runs on."""
-    if last.get("host") == socket.gethostname():
-        alive = is_alive(last.get("pid"), last.get("pid_start"))
-        return ("running", None) if alive else ("killed", "its process is gone and left no message")
-    silence = max(0.0, time.time() - (changed or last.get("started") or 0))
-    said = f"on {last.get('host')}, last sign of life {duration(silence)} ago"
-    return ("running" if silence < SILENT_SECONDS else "silent"), said
 
 
 def process_start(pid: int) -> int | None:
@@ -221,3 +221,9 @@ def jobs_in_queue() -> Queue:
         return None
     rows = [line.split("|") for line in answer.stdout.splitlines() if line.count("|") == 2]
     return {number.strip(): (state.strip(), reason.strip()) for number, state, reason in rows}
+
+
+def counts(runs: Iterable[RunState]) -> str:
+    """How many runs are in which state: "3 finished, 1 failed"; one that is a job of two sweeps counts once."""
+    states = list({run.folder.resolve(): run.state for run in runs}.values())
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.errors import InputError
-from mmadapter.files import write_atomically
+from mmadapter.files import write_json
 from mmadapter.runs.state import Queue, Record, RunFolder, RunState, state_of
 from mmadapter.sweeps.settings import VALIDATION_LOSS
 from mmadapter.terminal import number_text
@@ -60,7 +60,8 @@ def begin_sweep(folder: Path, command: str, swept: Sequence[str], **facts: Any) 
     """Writes the sweep's file, or updates the one that is there; `swept`: the keys that differ between jobs."""
     known = read_sweep(folder) if (folder / SWEEP_FILE).is_file() else {}
     created = known.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-    _write(folder, {"jobs": [], **known, "command": command, "created": created, "swept": list(swept), **facts})
+    content = {"jobs": [], **known, "command": command, "created": created, "swept": list(swept), **facts}
+    write_json(folder / SWEEP_FILE, content)
 
 
 def note_jobs(folder: Path, jobs: Mapping[int, Record]) -> None:
@@ -70,11 +71,7 @@ def note_jobs(folder: Path, jobs: Mapping[int, Record]) -> None:
     for number, facts in jobs.items():
         before = known.get(number, {"number": number, "slurm_job": None, "failed": None})
         known[number] = {**before, **facts}
-    _write(folder, {**content, "jobs": [known[number] for number in sorted(known)]})
-
-
-def _write(folder: Path, content: Record) -> None:
-    write_atomically(folder / SWEEP_FILE, json.dumps(content, indent=2) + "\n")
+    write_json(folder / SWEEP_FILE, {**content, "jobs": [known[number] for number in sorted(known)]})
 
 
 def located_run(folder: Path, run: str | None) -> Path | None:
@@ -100,24 +97,11 @@ class SweepJob:
     settings: dict[str, str]  # key -> value of all its overrides
     state: RunState
     run: RunFolder
+    value: float | None  # the sweep's metric; a run that goes on has none yet
 
     @property
     def finished(self) -> bool:
         return self.state.state == "finished"
-
-
-def jobs_of(folder: Path, queue: Queue = None) -> list[SweepJob]:
-    """The jobs of a sweep, those included that never started. Raises InputError where `folder` holds no sweep."""
-    jobs = []
-    for job in read_sweep(folder)["jobs"]:
-        run = RunFolder(located_run(folder, job.get("run")) or folder / f"job-{job['number']}")
-        state = state_of(run, slurm_job=job.get("slurm_job"), queue=queue)
-        if job.get("failed") and state.state in ("never started", "running", "killed"):
-            state.state, state.reason = "failed", job["failed"]  # an error before the run had a folder
-        words = [word.partition("=") for word in job.get("overrides") or ()]
-        settings = {key.lstrip("+~"): value if sign else "(removed)" for key, sign, value in words}
-        jobs.append(SweepJob(job["number"], settings, state, run))
-    return jobs
 
 
 @dataclass
@@ -129,23 +113,16 @@ class OverSeeds:
     jobs: int
 
     @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.values) if self.values else None
-
-    @property
-    def deviation(self) -> float | None:
-        """The sample's standard deviation; None for less than two values."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
     def text(self) -> str:
-        """ "61.2 ± 0.8, 60.3 to 62 (3 of 3 seeds)"."""
+        """Mean, sample's standard deviation, and range: "61.2 ± 0.8, 60.3 to 62 (3 of 3 seeds)"."""
         count = f"({len(self.values)} of {self.jobs} seeds)"
-        if self.mean is None:
+        if not self.values:
             return f"no value yet {count}"
-        spread = "" if self.deviation is None else f" ± {self.deviation:.2g}"
-        reach = f", {number_text(min(self.values))} to {number_text(max(self.values))}" if spread else ""
-        return f"{number_text(self.mean)}{spread}{reach} {count}"
+        mean = number_text(statistics.fmean(self.values))
+        if len(self.values) == 1:
+            return f"{mean} {count}"
+        low, high = number_text(min(self.values)), number_text(max(self.values))
+        return f"{mean} ± {statistics.stdev(self.values):.2g}, {low} to {high} {count}"
 
 
 @dataclass
@@ -161,13 +138,9 @@ class Sweep:
     direction: str  # "minimize" or "maximize"
     trials: int | None  # of a search
 
-    def value(self, job: SweepJob) -> float | None:
-        """The metric of a finished job; a run that goes on has none yet."""
-        return metric_value(job.run, self.metric) if job.finished else None
-
     @property
     def valued(self) -> list[tuple[SweepJob, float]]:
-        return [(job, value) for job in self.jobs if (value := self.value(job)) is not None]
+        return [(job, job.value) for job in self.jobs if job.value is not None]
 
     @property
     def best(self) -> SweepJob | None:
@@ -189,26 +162,36 @@ class Sweep:
             settings = {key: job.settings.get(key, "") for key in self.keys if key != SEED}
             group = groups.setdefault(tuple(settings.values()), OverSeeds(settings, [], 0))
             group.jobs += 1
-            if (value := self.value(job)) is not None:
-                group.values.append(value)
+            if job.value is not None:
+                group.values.append(job.value)
         return list(groups.values())
 
 
 def read_results(folder: Path, queue: Queue = None) -> Sweep:
-    """Reads a sweep and its runs. Raises InputError where `folder` holds no sweep."""
+    """Reads a sweep and its runs; jobs that never started are among them.
+
+    Raises InputError where `folder` holds no sweep, or a damaged one.
+    """
     content = read_sweep(folder)
+    metric = content.get("metric") or VALIDATION_LOSS
+    jobs = []
+    for job in content["jobs"]:
+        run = RunFolder(located_run(folder, job.get("run")) or folder / f"job-{job['number']}")
+        state = state_of(run, slurm_job=job.get("slurm_job"), queue=queue)
+        state.sweep, state.job = folder.name, job["number"]
+        if job.get("failed") and state.state in ("never started", "running", "killed"):
+            state.state, state.reason = "failed", job["failed"]  # an error before the run had a folder
+        words = [word.partition("=") for word in job.get("overrides") or ()]
+        settings = {key.lstrip("+~"): value if sign else "(removed)" for key, sign, value in words}
+        value = run.metric(metric) if state.state == "finished" else None
+        jobs.append(SweepJob(job["number"], settings, state, run, value))
     return Sweep(
         folder=folder,
         command=content.get("command", ""),
         created=content.get("created", ""),
-        jobs=jobs_of(folder, queue),
+        jobs=jobs,
         keys=[key.lstrip("+~") for key in content.get("swept", ())],
-        metric=content.get("metric") or VALIDATION_LOSS,
+        metric=metric,
         direction=content.get("direction") or "minimize",
         trials=content.get("trials"),
     )
-
-
-def metric_value(run: RunFolder, metric: str) -> float | None:
-    """TASK.SCORE, or the lowest validation loss, of a run; None where the run does not have it (yet)."""
-    return run.best_validation_loss if metric == VALIDATION_LOSS else run.scores(main=False).get(metric)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 def register_plugins() -> None:
     """Makes the sweeper and the SLURM launcher known to Hydra, under the names that conf/ gives them.
 
-    Both ask the task function that Hydra runs what they must know of a run, by its attribute `planned_run`.
     `Plugins.register` alone does not do: Hydra makes only plugins whose name begins with "hydra_plugins.".
     """
     from hydra.core.plugins import Plugins

@@ -1,44 +1,69 @@
-"""One job of a sweep: its command line, and what the sweep must know of the run that it is."""
+"""One job of a sweep: its command line, and what a sweep must know of its run before it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from mmadapter.config import RunConf, typed, validate
 from mmadapter.errors import InputError
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """What a sweep must know of a run before it starts; the command tells it: no sweep knows the settings of a run."""
-
-    folder: Path
-    digest: str  # of the settings that change the result
-    metric: str | None  # what it is compared by; None where it will have no such number, or cannot run
-    direction: str  # "minimize" or "maximize"
-    is_finished: Callable[[], bool]
-    error: InputError | None  # why its settings cannot be used
+from mmadapter.runs.folder import is_finished, run_folder
+from mmadapter.sweeps.settings import VALIDATION_LOSS
+from mmadapter.tasks import task_of
 
 
 @dataclass
 class Job:
     number: int
     words: list[str]  # its command line: key=value
-    run: PlannedRun
+    folder: Path  # of its run
+    is_finished: Callable[[], bool]
+    metric: str | None = None  # what it is compared by; None where it will have no such number, or cannot run
+    error: InputError | None = None  # why its settings cannot be used
     slurm_job: str | None = None  # its number in SLURM, once it is submitted
     log: Path | None = None
 
 
-def job_of(
-    number: int, words: list[str], task_function: TaskFunction, context: HydraContext, config: DictConfig
-) -> Job:
-    """Composes the settings of a job and asks the task function's `planned_run` about them.
+_refusals: dict[str, InputError | None] = {}  # host, encoder and adapter -> why they cannot be put together
 
-    Raises InputError, or what Hydra raises, for a key or a value that no setting has.
+
+def job_of(number: int, words: list[str], context: HydraContext, config: DictConfig) -> Job:
+    """Composes the settings of a job and checks them; each distinct model is built once, on the meta device.
+
+    Raises InputError, or what Hydra raises, for a key or a value that no setting has, and for `run=` of a folder that
+    holds something else.
     """
-    planned_run: Callable[[DictConfig], PlannedRun] = vars(task_function)["planned_run"]
-    return Job(number, words, planned_run(context.config_loader.load_sweep_config(config, words)))
+    conf = typed(context.config_loader.load_sweep_config(config, words), RunConf)
+    error = None
+    try:
+        validate(conf)
+        parts = conf.host, conf.vision, conf.adapter
+        if (model := repr(parts)) not in _refusals:
+            from mmadapter.model import AdaptedModel  # loads torch, which `train.py --help` does without
+
+            _refusals[model] = None
+            try:
+                AdaptedModel.build(*parts, device="meta")
+            except InputError as refusal:
+                _refusals[model] = refusal
+        error = _refusals[model]
+    except InputError as refusal:
+        error = refusal
+    folder, metric = run_folder(conf), metric_of(conf) if error is None else None
+    return Job(number, words, folder, partial(is_finished, folder, conf), metric, error)
+
+
+def metric_of(conf: RunConf) -> str | None:
+    """`sweep.metric`; not set: the first score of the first task that has one, else the validation loss.
+
+    None for a run that will have no such number.
+    """
+    if conf.sweep.metric is not None:
+        return conf.sweep.metric
+    scores = [f"{name}.{score}" for name in conf.evaluate for score in task_of(conf.tasks[name]).scores()]
+    return next(iter(scores), VALIDATION_LOSS if conf.data.validation else None)

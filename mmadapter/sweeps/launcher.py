@@ -24,10 +24,10 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import OmegaConf
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, text_of
 from mmadapter.files import read_json, write_json
 from mmadapter.runs.state import RunFolder, jobs_in_queue
-from mmadapter.runs.sweep import located_run, metric_value, note_jobs, read_sweep, sweeps_in
+from mmadapter.runs.sweep import SWEEP_FILE, begin_sweep, located_run, note_jobs, read_sweep, sweeps_in
 from mmadapter.sweeps.job import Job, job_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -47,16 +47,18 @@ class SlurmJobs(SlurmLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits what is neither finished nor queued; waits for all, unless cluster.wait=false."""
-        config, context, task_function = self.config, self.hydra_context, self.task_function
-        assert config is not None and context is not None and task_function is not None
+        config, context = self.config, self.hydra_context
+        assert config is not None and context is not None
         if config.dry_run:
             raise InputError("dry_run=true submits nothing. Add cluster=local.")
         sweep, runs_root = Path(str(config.hydra.sweep.dir)), Path(str(config.runs_root))
         numbered = enumerate(job_overrides, initial_job_idx)
-        jobs = [job_of(number, list(words), task_function, context, config) for number, words in numbered]
-        finished = {job.number for job in jobs if job.run.is_finished()}
+        jobs = [job_of(number, list(words), context, config) for number, words in numbered]
+        finished = {job.number for job in jobs if job.is_finished()}
         open_jobs = [job for job in jobs if job.number not in finished]
 
+        if not (sweep / SWEEP_FILE).is_file():  # a sweeper of somebody else writes none
+            begin_sweep(sweep, shlex.join(["python", *sys.argv]), [])
         find_in_queue(sweep, runs_root, open_jobs)
         self._submit([job for job in open_jobs if job.slurm_job is None])
         note_slurm_jobs(sweep, open_jobs)
@@ -65,13 +67,20 @@ class SlurmJobs(SlurmLauncher):
         for job in jobs:
             own = " ".join(word for word in job.words if word not in common)
             state = "finished" if job.number in finished else f"SLURM job {job.slurm_job}"
-            print("  ".join(word for word in (f"job {job.number}: {state}", own, str(job.run.folder)) if word))
+            print("  ".join(word for word in (f"job {job.number}: {state}", own, str(job.folder)) if word))
         if not config.cluster.wait:
             print("Not waiting: the same command again waits, shows what is finished, and submits what is missing.")
             return [JobReturn(overrides=job.words, status=JobStatus.COMPLETED) for job in jobs]
         sys.stdout.flush()
-        failed = wait_for(open_jobs)
-        return [_result(job, failed.get(job.number)) for job in jobs]
+        failed, results = wait_for(open_jobs), []
+        for job in jobs:
+            error = failed.get(job.number)
+            result = JobReturn(overrides=job.words, status=JobStatus.COMPLETED if error is None else JobStatus.FAILED)
+            result.return_value = error
+            if error is None and job.metric is not None:  # for other sweepers than ours
+                result.return_value = RunFolder(job.folder).metric(job.metric)
+            results.append(result)
+        return results
 
     def __call__(self, sweep_overrides: list[str], *rest: Any) -> JobReturn:
         """One job, on the cluster. One that fails ends with status 2 (bad input) or 1, and leaves its message."""
@@ -88,8 +97,7 @@ class SlurmJobs(SlurmLauncher):
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
-        message = str(error) if bad_input else f"{type(error).__name__}: {error}"
-        left = {"message": message, "bad_input": bad_input}
+        left = {"message": text_of(error), "bad_input": bad_input}
         write_json(JobEnvironment().paths.folder / FAILED_FILE, left)
         sys.exit(2 if bad_input else 1)
 
@@ -150,7 +158,7 @@ def find_in_queue(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
         for entry in noted:
             if (run := located_run(folder, entry.get("slurm_run"))) is not None:
                 submitted.setdefault(run.resolve(), []).append((entry["slurm_job"], entry.get("slurm_log")))
-    known = [job for job in jobs if job.run.folder.resolve() in submitted]
+    known = [job for job in jobs if job.folder.resolve() in submitted]
     if not known:
         return
     queue = jobs_in_queue()
@@ -160,7 +168,7 @@ def find_in_queue(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
             f"{len(known)} of the {len(jobs)} open jobs were submitted before, and may still wait or run."
         )
     for job in known:
-        for slurm_job, log in submitted[job.run.folder.resolve()]:
+        for slurm_job, log in submitted[job.folder.resolve()]:
             if slurm_job in queue:
                 job.slurm_job, job.log = slurm_job, None if log is None else Path(log)
 
@@ -168,10 +176,9 @@ def find_in_queue(sweep: Path, runs_root: Path, jobs: list[Job]) -> None:
 def note_slurm_jobs(sweep: Path, jobs: list[Job]) -> None:
     """Writes the SLURM jobs, the run folders that they work for, and their logs into the sweep's file."""
     facts = {}
-    for job in jobs:
+    for job in (one for one in jobs if one.slurm_job is not None):
         log = None if job.log is None else str(job.log)
-        if job.slurm_job is not None:
-            facts[job.number] = {"slurm_job": job.slurm_job, "slurm_run": str(job.run.folder), "slurm_log": log}
+        facts[job.number] = {"slurm_job": job.slurm_job, "slurm_run": str(job.folder), "slurm_log": log}
     note_jobs(sweep, facts)
 
 
@@ -190,16 +197,17 @@ def wait_for(jobs: list[Job]) -> dict[int, Exception]:
                     still_gone = [job.number for job in waiting if job.slurm_job not in queue]
                     gone_since = {number: gone_since.get(number, asked) for number in still_gone}
             for job in list(waiting):
-                error: Exception | None = None
-                if not job.run.is_finished():
-                    error = _failure(job)
-                    if error is None and asked - gone_since.get(job.number, asked) < LATE_SECONDS:
+                ended = f"is finished: {job.folder}"
+                if not job.is_finished():
+                    ended = "failed"
+                    if job.log is not None and (left := read_json(job.log.with_name(FAILED_FILE))) is not None:
+                        failed[job.number] = (InputError if left["bad_input"] else RuntimeError)(left["message"])
+                    elif asked - gone_since.get(job.number, asked) >= LATE_SECONDS:
+                        lost = "it left the queue without a result: cancelled, or killed from outside"
+                        failed[job.number] = RuntimeError(lost)
+                    else:
                         continue
-                    failed[job.number] = error or RuntimeError(
-                        "it left the queue without a result: cancelled, or killed from outside"
-                    )
                 waiting.remove(job)
-                ended = "failed" if job.number in failed else f"is finished: {job.run.folder}"
                 print(f"job {job.number} {ended}; its log: {job.log}", flush=True)
             if waiting:
                 time.sleep(FILE_SECONDS)
@@ -209,20 +217,3 @@ def wait_for(jobs: list[Job]) -> dict[int, Exception]:
         print(f"To end them: scancel {' '.join(numbers)}", flush=True)
         raise
     return failed
-
-
-def _failure(job: Job) -> Exception | None:
-    """The error that a job has left, if any."""
-    file = None if job.log is None else job.log.with_name(FAILED_FILE)
-    left = None if file is None else read_json(file)
-    if left is None:
-        return None
-    return InputError(left["message"]) if left["bad_input"] else RuntimeError(left["message"])
-
-
-def _result(job: Job, error: Exception | None) -> JobReturn:
-    """What the launcher returns of a job: its metric, for other sweepers than ours, or its error."""
-    result = JobReturn(overrides=job.words, status=JobStatus.COMPLETED if error is None else JobStatus.FAILED)
-    value = None if job.run.metric is None else metric_value(RunFolder(job.run.folder), job.run.metric)
-    result.return_value = value if error is None else error
-    return result

@@ -10,7 +10,7 @@ from typing import Any
 from mmadapter.files import write_atomically
 from mmadapter.reports.sweep import page_of
 from mmadapter.runs.state import Queue
-from mmadapter.runs.sweep import Sweep, SweepJob, read_results
+from mmadapter.runs.sweep import Sweep, read_results
 from mmadapter.terminal import format_table, number_text
 
 
@@ -23,8 +23,32 @@ def write_sweep(folder: Path, queue: Queue = None) -> Sweep:
 
 
 def csv_of(sweep: Sweep) -> str:
-    """One line a job; an empty cell where there is no number."""
-    rows = [_csv_row(sweep, job) for job in sweep.jobs]
+    """One line a job: what it differs in, its state, scores, cost; an empty cell where there is no number."""
+    rows: list[dict[str, Any]] = []
+    for job in sweep.jobs:
+        summary, validation = job.run.summary, job.run.validation
+        training, peak = summary.get("training") or {}, summary.get("peak") or {}
+        rows.append(
+            {
+                "job": job.number,
+                **{key: job.settings.get(key) for key in sweep.keys},
+                "state": job.state.state,
+                "reason": job.state.reason,
+                "metric": sweep.metric,
+                "value": job.value,
+                **job.run.scores(main=False),
+                "best_validation_loss": job.run.best_validation_loss,
+                "final_validation_loss": validation[-1]["loss"] if validation else None,
+                "step": job.state.step,
+                "steps": job.state.steps,
+                "training_seconds": training.get("seconds", job.state.seconds),
+                "wall_seconds": summary.get("wall_seconds"),
+                "peak_host_bytes": peak.get("host_bytes"),
+                "peak_gpu_bytes": peak.get("gpu_bytes"),
+                "slurm_job": job.state.slurm_job,
+                "run": str(job.state.folder),
+            }
+        )
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
@@ -32,38 +56,12 @@ def csv_of(sweep: Sweep) -> str:
     return out.getvalue()
 
 
-def _csv_row(sweep: Sweep, job: SweepJob) -> dict[str, Any]:
-    """The job, what it differs in, its state, its scores, what it cost."""
-    summary, validation = job.run.summary, job.run.validation
-    training, peak = summary.get("training") or {}, summary.get("peak") or {}
-    return {
-        "job": job.number,
-        **{key: job.settings.get(key) for key in sweep.keys},
-        "state": job.state.state,
-        "reason": job.state.reason,
-        "metric": sweep.metric,
-        "value": sweep.value(job),
-        **job.run.scores(main=False),
-        "best_validation_loss": job.run.best_validation_loss,
-        "final_validation_loss": validation[-1]["loss"] if validation else None,
-        "step": job.state.step,
-        "steps": job.state.steps,
-        "training_seconds": training.get("seconds", job.state.seconds),
-        "wall_seconds": summary.get("wall_seconds"),
-        "peak_host_bytes": peak.get("host_bytes"),
-        "peak_gpu_bytes": peak.get("gpu_bytes"),
-        "slurm_job": job.state.slurm_job,
-        "run": str(job.state.folder),
-    }
-
-
 def sweep_text(sweep: Sweep) -> str:
     """The sweep for the terminal: jobs, means over seeds, the best, the failures, the files."""
     rows = []
     for job in sweep.jobs:
-        value = sweep.value(job)
         own = (job.settings.get(key, "-") for key in sweep.keys)
-        rows.append([str(job.number), *own, job.state.state, "-" if value is None else number_text(value)])
+        rows.append([str(job.number), *own, job.state.state, "-" if job.value is None else number_text(job.value)])
     lines = [format_table(["job", *sweep.keys, "state", sweep.metric], rows)] if rows else ["no jobs"]
     for group in sweep.over_seeds:
         named = " ".join(f"{key}={value}" for key, value in group.settings.items()) or "all"

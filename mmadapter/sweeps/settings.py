@@ -13,8 +13,10 @@ from typing import Any
 from mmadapter.settings import choice, listing, nearest, number, plain
 
 # where and how the jobs run, and how long a search goes on: these do not make it another sweep
-PLACES = ("cluster", "engine", "launch", "hydra", "runs_root", "threads", "dry_run", "resume")
-NOT_THE_SWEEP = (*PLACES, "sweep.trials", "sweep.parallel")
+NOT_THE_SWEEP = (
+    *("cluster", "engine", "launch", "hydra", "runs_root", "threads", "dry_run", "resume"),
+    *("sweep.trials", "sweep.parallel"),
+)
 
 VALIDATION_LOSS = "validation_loss"  # the lowest one of a run, where runs are compared
 
@@ -99,17 +101,6 @@ def metric_problems(
         meant = f"Did you mean {near[0]}? " if near else ""
         why = why_missing(task, score) or f"{task} has no such score. {meant}It has: {', '.join(names)}"
         yield f"sweep.metric={metric}: {why}"
-
-
-def metric_of(metric: str | None, scores: Mapping[str, Sequence[str]], *, validated: bool) -> str | None:
-    """`sweep.metric`; not set: the first score of the first task that has one, else the validation loss.
-
-    None for a run that will have no such number; `validated`: whether it has validation data.
-    """
-    if metric is not None:
-        return metric
-    main = next((f"{task}.{names[0]}" for task, names in scores.items() if names), None)
-    return main or (VALIDATION_LOSS if validated else None)
 
 
 def direction_of(metric: str | None, asked: str | None) -> str:

@@ -26,14 +26,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, text_of
+from mmadapter.files import locked
 from mmadapter.runs.state import RunFolder, jobs_in_queue
-from mmadapter.runs.sweep import begin_sweep, metric_value, note_jobs
-from mmadapter.sweeps.job import Job, PlannedRun, job_of
+from mmadapter.runs.sweep import begin_sweep, note_jobs
+from mmadapter.sweeps.job import Job, job_of
 from mmadapter.sweeps.results import sweep_text, write_sweep
-from mmadapter.sweeps.search import Search, Space, Span, ends_of, listed_values, only_search, spaces_of
+from mmadapter.sweeps.settings import direction_of
 
-Words = list[str]  # the command line of one job: key=value
+LOCK_FILE = ".searching"
 
 
 class Sweeps(Sweeper):
@@ -47,7 +48,7 @@ class Sweeps(Sweeper):
         self.errors: dict[int, Exception] = {}  # by job number
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config, self.context, self.task_function = config, hydra_context, task_function
+        self.config, self.context = config, hydra_context
         self.folder = Path(str(config.hydra.sweep.dir))
         quoted = str(self.folder).replace("'", "\\'")
         with read_write(config), open_dict(config):  # a job has another command line: it must not compute another name
@@ -64,11 +65,15 @@ class Sweeps(Sweeper):
         """Runs all jobs. Raises SystemExit with status 2 (bad input) or 1 where one failed."""
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(words)
-        self.swept = [one.get_key_element().lstrip("+") for one in overrides if one.is_sweep_override()]
+        swept = [one for one in overrides if one.is_sweep_override()]
+        self.swept = [one.get_key_element().lstrip("+") for one in swept]
+        for key, one in zip(self.swept, swept, strict=True):
+            if not one.is_interval_sweep() and not list(one.sweep_string_iterator()):
+                raise InputError(f"{key}: this range holds no value: {one.input_line}")
         if self.config.sweep.trials is None or self.config.dry_run:
-            self._grid([self._job(number, job) for number, job in enumerate(combinations(overrides))])
+            self._grid([self._job(number, words) for number, words in enumerate(combinations(overrides))])
         else:
-            self._search(fixed_words(overrides), spaces_of(overrides))
+            self._search(overrides)
         if self.errors:
             sys.exit(2 if all(isinstance(error, InputError) for error in self.errors.values()) else 1)
 
@@ -76,50 +81,73 @@ class Sweeps(Sweeper):
         """Runs all combinations. Jobs that the checks refuse fail; where jobs are submitted, nothing is submitted."""
         if self.config.dry_run:
             return self._launch(jobs)
-        refused = [job for job in jobs if job.run.error is not None]
+        refused = [job for job in jobs if job.error is not None]
         if refused and not self.here:
-            said = [f"job {job.number} ({self._own(job)}): {job.run.error}" for job in refused]
+            said = [f"job {job.number} ({self._own(job)}): {job.error}" for job in refused]
             raise InputError("\n".join([*said, "  Nothing was submitted."]))
-        usable = [job for job in jobs if job.run.error is None]
+        usable = [job for job in jobs if job.error is None]
         self._refuse_shared_folders(usable)
-        metric = one_metric({f"job {job.number} ({self._own(job)})": job.run.metric for job in usable})
-        self._begin(metric, (usable or jobs)[0].run.direction)
+        self._begin(one_metric({f"job {job.number} ({self._own(job)})": job for job in usable}))
         self._note(jobs)
         try:
             self._launch(usable)
         finally:
             self._show()
 
-    def _search(self, fixed: Words, spaces: Mapping[str, Space]) -> None:
+    def _search(self, overrides: Sequence[Override]) -> None:
         """Runs trials until there are sweep.trials of them, sweep.parallel at a time; those of a killed search first.
 
-        The metric is that of the search's corners. Raises InputError where no trial could run, where trials would have
-        no metric or different ones, and where a searched key changes no result.
+        Raises InputError where no trial could run, where a setting does not take its values, and where trials would
+        have no metric or different ones.
         """
-        if not getattr(self.config.cluster, "wait", True):
+        try:  # Optuna is an extra, and takes a second to import
+            from optuna.distributions import FloatDistribution
+
+            from mmadapter.sweeps.search import Search, corners_of, spaces_of
+        except ImportError as error:
+            raise InputError(
+                "sweep.trials searches with Optuna, which is not installed: pip install -e '.[search]'. Without it, "
+                "leave sweep.trials away and name the values: optimizer.base_lr=3e-3,9e-3"
+            ) from error
+        if not self.config.cluster.wait:
             raise InputError("cluster.wait=false: a search must wait for results to go on. Set cluster.wait=true")
-        corners = self._corners(fixed, spaces)
-        usable = {name: run for name, run in corners.items() if run.error is None}
+
+        # What it searches in, and the metric: that of the runs at the ends of all spaces.
+        fixed, spaces = fixed_words(overrides), spaces_of(overrides)
+        corners: dict[str, Job] = {}
+        for name, words in corners_of(spaces).items():
+            try:
+                corners[name] = self._job(0, [*fixed, *words])
+            except (InputError, HydraException, OmegaConfBaseException) as error:
+                for key, space in spaces.items():
+                    plain = key.lstrip("+")
+                    if isinstance(space, FloatDistribution) and plain in str(error):
+                        whole = f"'{plain}=tag(int,interval({space.low:g},{space.high:g}))'"
+                        raise InputError(f"{error}\n  To search among whole numbers: {whole}") from error
+                raise
+        usable = {name: job for name, job in corners.items() if job.error is None}
         if not usable:
-            raise next(run.error for run in corners.values() if run.error is not None)
-        metric = one_metric({name: run.metric for name, run in usable.items()})
+            raise next(job.error for job in corners.values() if job.error is not None)
+        metric = one_metric(usable)
         if metric is None:
             raise InputError("sweep.trials: the run has no scored task and no validation data: set sweep.metric.")
-        refuse_idle_keys(corners, spaces)
-        direction = next(iter(usable.values())).direction
+
+        # The trials.
         wanted, parallel = self.config.sweep.trials, self.config.sweep.parallel
-        with only_search(self.folder):
+        busy = f"Another process goes on with the search in {self.folder}. Wait for it, or end it."
+        with locked(self.folder / LOCK_FILE, busy):
+            direction = self._begin(metric)
             search = Search(self.folder, spaces, direction=direction, seed=self.config.sweep.seed)
-            self._begin(metric, direction)
-            batch = search.unfinished()
+            trials = search.unfinished()
             try:
-                while batch or search.asked < wanted:
-                    while len(batch) < parallel and search.asked < wanted:
-                        batch.append(search.ask(parallel))
-                    jobs = [self._job(trial.number, [*fixed, *trial.overrides]) for trial in batch]
+                while trials or search.asked < wanted:
+                    while len(trials) < parallel and search.asked < wanted:
+                        number, words = search.ask(parallel)
+                        trials[number] = words
+                    jobs = [self._job(number, [*fixed, *words]) for number, words in trials.items()]
                     for number, value in self._results(jobs, metric).items():
                         search.tell(number, value)
-                    batch = []
+                    trials = {}
             finally:
                 self._show()
 
@@ -128,69 +156,48 @@ class Sweeps(Sweeper):
         self._note(jobs)
         first: dict[Path, Job] = {}  # run folder -> the trial that runs there
         for job in jobs:
-            if job.run.error is None:
-                first.setdefault(job.run.folder, job)
+            if job.error is None:
+                first.setdefault(job.folder, job)
         self._launch(list(first.values()))
         values: dict[int, float | None] = {}
         for job in jobs:
-            ran = job.run.error is None and first[job.run.folder].number not in self.errors
-            values[job.number] = metric_value(RunFolder(job.run.folder), metric) if ran else None
+            ran = job.error is None and first[job.folder].number not in self.errors
+            values[job.number] = RunFolder(job.folder).metric(metric) if ran else None
             if ran and values[job.number] is None:
                 self._failed(job, InputError(f"the run has no {metric}"))
         return values
 
-    def _corners(self, fixed: Words, spaces: Mapping[str, Space]) -> dict[str, PlannedRun]:
-        """Runs that a search may meet: each word and both ends of every space, other keys at the first of theirs.
+    def _job(self, number: int, words: list[str]) -> Job:
+        return job_of(number, words, self.context, self.config)
 
-        Raises InputError, or what Hydra raises, for a value that its setting does not take.
-        """
-        base = {key: ends_of(space)[0] for key, space in spaces.items()}
-        found: dict[str, PlannedRun] = {}
-        for key, space in spaces.items():
-            for value in ends_of(space):
-                words = [f"{one}={word}" for one, word in {**base, key: value}.items()]
-                try:
-                    found[f"{key}={value}"] = self._job(0, [*fixed, *words]).run
-                except (InputError, HydraException, OmegaConfBaseException) as error:
-                    for name, other in spaces.items():
-                        plain = name.lstrip("+")
-                        if isinstance(other, Span) and not other.whole and plain in str(error):
-                            whole = f"'{plain}=tag(int,interval({other.low:g},{other.high:g}))'"
-                            raise InputError(f"{error}\n  To search among whole numbers: {whole}") from error
-                    raise
-        return found or {"all": self._job(0, fixed).run}
-
-    def _job(self, number: int, words: Words) -> Job:
-        return job_of(number, words, self.task_function, self.context, self.config)
-
-    def _begin(self, metric: str | None, direction: str) -> None:
-        command, trials = shlex.join(["python", *sys.argv]), self.config.sweep.trials
-        begin_sweep(self.folder, command, self.swept, metric=metric, direction=direction, trials=trials)
+    def _begin(self, metric: str | None) -> str:
+        """Writes sweep.json, and returns the direction in which the metric gets better."""
+        command, direction = shlex.join(["python", *sys.argv]), direction_of(metric, self.config.sweep.direction)
+        facts = {"metric": metric, "direction": direction, "trials": self.config.sweep.trials}
+        begin_sweep(self.folder, command, self.swept, **facts)
+        return direction
 
     def _note(self, jobs: list[Job]) -> None:
         """Writes jobs into sweep.json before the first of them starts; those that the checks refuse have failed."""
-        facts = {job.number: {"overrides": job.words, "run": str(job.run.folder), "failed": None} for job in jobs}
+        facts = {job.number: {"overrides": job.words, "run": str(job.folder), "failed": None} for job in jobs}
         note_jobs(self.folder, facts)
         for job in jobs:
-            if job.run.error is not None:
-                self._failed(job, job.run.error)
+            if job.error is not None:
+                self._failed(job, job.error)
 
     def _refuse_shared_folders(self, jobs: list[Job]) -> None:
         """Raises InputError where two jobs would write to the same run folder."""
+        why = (
+            "what they differ in changes no result. Sweep over something else, or give each a folder of its own in a "
+            "command of its own: run=NAME"
+        )
+        if self.config.run is not None:
+            why = f"run={self.config.run} names one folder for all jobs. Leave it away: each gets its own folder."
         first: dict[Path, Job] = {}
         for job in jobs:
-            other = first.setdefault(job.run.folder, job)
-            if other is job:
-                continue
-            if self.config.run is not None and other.run.digest != job.run.digest:
-                why = f"run={self.config.run} names one folder for all jobs. Leave it away: each gets its own folder."
-            else:
-                why = (
-                    "what they differ in changes no result. Sweep over something else, or give each a folder of its "
-                    "own in a command of its own: run=NAME"
-                )
-            both = f"jobs {other.number} ({self._own(other)}) and {job.number} ({self._own(job)})"
-            raise InputError(f"{both} have one run folder, {job.run.folder}: {why}")
+            if (other := first.setdefault(job.folder, job)) is not job:
+                both = f"jobs {other.number} ({self._own(other)}) and {job.number} ({self._own(job)})"
+                raise InputError(f"{both} have one run folder, {job.folder}: {why}")
 
     def _launch(self, jobs: list[Job]) -> None:
         """Gives jobs to the launcher, and notes which failed: here after each one, else of all that it gets at once."""
@@ -205,9 +212,8 @@ class Sweeps(Sweeper):
 
     def _failed(self, job: Job, error: Exception) -> None:
         self.errors[job.number] = error
-        text = str(error)
+        text = text_of(error)
         if not isinstance(error, InputError):
-            text = f"{type(error).__name__}: {error}"
             traceback.print_exception(error)
         print(f"error: job {job.number} ({self._own(job)}): {text}", file=sys.stderr)
         if not self.config.dry_run:
@@ -221,7 +227,7 @@ class Sweeps(Sweeper):
         print(sweep_text(write_sweep(self.folder, jobs_in_queue())), flush=True)
 
 
-def fixed_words(overrides: Sequence[Override]) -> Words:
+def fixed_words(overrides: Sequence[Override]) -> list[str]:
     """What every job has."""
     return [
         f"{one.get_key_element()}={one.get_value_element_as_str()}" if not one.is_delete() else one.input_line or ""
@@ -230,9 +236,9 @@ def fixed_words(overrides: Sequence[Override]) -> Words:
     ]
 
 
-def combinations(overrides: Sequence[Override]) -> list[Words]:
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     """The words of every job of a grid; the last key varies fastest. Raises InputError for an interval."""
-    values: dict[str, Words] = {}  # a key that is given twice: the last one counts
+    values: dict[str, list[str]] = {}  # a key that is given twice: the last one counts
     for override in overrides:
         key = override.get_key_element()
         if override.is_interval_sweep():
@@ -241,16 +247,18 @@ def combinations(overrides: Sequence[Override]) -> list[Words]:
                 f"{plain}: an interval has no list of values. Search in it with sweep.trials=N, or name the values: "
                 f"{plain}=VALUE,VALUE"
             )
-        sweeps = override.is_sweep_override()
-        values[key] = [f"{key}={one}" for one in listed_values(override)] if sweeps else fixed_words([override])
+        if override.is_sweep_override():
+            values[key] = [f"{key}={one}" for one in override.sweep_string_iterator()]
+        else:
+            values[key] = fixed_words([override])
     return [list(job) for job in itertools.product(*values.values())]
 
 
-def one_metric(metrics: Mapping[str, str | None]) -> str | None:
-    """What all these jobs (name -> metric) are compared by. Raises InputError where they differ in that."""
+def one_metric(jobs: Mapping[str, Job]) -> str | None:
+    """What all these jobs (by name) are compared by. Raises InputError where they differ in that."""
     first: dict[str | None, str] = {}
-    for name, metric in metrics.items():
-        first.setdefault(metric, name)
+    for name, job in jobs.items():
+        first.setdefault(job.metric, name)
     if len(first) > 1:
         each = "; ".join(f"{name}: {metric or 'nothing'}" for metric, name in first.items())
         raise InputError(
@@ -260,23 +268,11 @@ def one_metric(metrics: Mapping[str, str | None]) -> str | None:
     return next(iter(first), None)
 
 
-def refuse_idle_keys(corners: Mapping[str, PlannedRun], spaces: Mapping[str, Space]) -> None:
-    """Raises InputError for a searched key that changes no result, such as `engine`."""
-    for key, space in spaces.items():
-        ends = ends_of(space)
-        if len(set(ends)) > 1 and len({corners[f"{key}={end}"].digest for end in ends}) == 1:
-            raise InputError(
-                f"{key.lstrip('+')} changes no result: its trials would be one and the same run. "
-                "Leave it out of the search."
-            )
-
-
 def batches(jobs: list[Job], most: int | None = None) -> list[list[Job]]:
     """Jobs of consecutive numbers, at most `most` at a time: a launcher counts on from the first one."""
     found: list[list[Job]] = []
     for job in jobs:
-        if found and found[-1][-1].number == job.number - 1 and len(found[-1]) != most:
-            found[-1].append(job)
-        else:
-            found.append([job])
+        if not found or found[-1][-1].number != job.number - 1 or len(found[-1]) == most:
+            found.append([])
+        found[-1].append(job)
     return found

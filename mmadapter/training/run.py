@@ -36,17 +36,16 @@ from mmadapter.methods.groups import Group, parameter_groups, trainable_table
 from mmadapter.methods.settings import GroupConf
 from mmadapter.model import AdaptedModel
 from mmadapter.reports.report import write_report
-from mmadapter.runs.attempt import attempt, clear_leftovers, note, only_process, versions, wall_time
+from mmadapter.runs.attempt import attempt, clear_leftovers, note, versions, wall_time
 from mmadapter.runs.folder import (
     FINISHED_FILE,
     changed_settings,
     has_checkpoints,
     is_finished,
-    mark_finished,
     run_folder,
     take_over,
 )
-from mmadapter.runs.journal import Journal, NoJournal
+from mmadapter.runs.journal import Journal
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.task import evaluate
@@ -114,7 +113,6 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
 
     with contextlib.ExitStack() as held:
         if ranks.is_first:
-            held.enter_context(only_process(folder))
             held.enter_context(attempt(folder, ranks.world_size))
         ranks.barrier()  # for the lock
 
@@ -142,14 +140,14 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
                 if ranks.is_first:
                     own |= wall_time(own_folder)
                     write_json(own_folder / "summary.json", own)
-                    mark_finished(own_folder, own)
+                    write_json(own_folder / FINISHED_FILE, own)
 
         # Summary and reports.
         summary |= ranks.decide(lambda: wall_time(folder)) | {"peak": peak_of_ranks(ranks)}
         if ranks.is_first:
             write_json(folder / "summary.json", summary)
             write_report(folder)
-            mark_finished(folder, summary)
+            write_json(folder / FINISHED_FILE, summary)
     if ranks.is_first:
         show_results(folder, summary, display)
     return {**summary, "folder": folder}
@@ -262,7 +260,9 @@ def train_and_evaluate(
 
     # 7. Engine and loop, at the newest checkpoint where there is one.
     loop = None
-    journal: Journal = NoJournal()
+    boards = {"tensorboard": conf.training.tensorboard, "wandb": conf.training.wandb}
+    writes = ranks.is_first and data is not None
+    journal = Journal(folder, writes=writes, name=f"{conf.experiment}-{folder.name}", **boards)
     if data is not None:
         data.features = model.features
         for item in model.trainable_parameters():  # what is frozen in this run needs no activations kept
@@ -270,8 +270,6 @@ def train_and_evaluate(
         groups = groups_of(conf, model)
         if ranks.is_first:
             note(folder, total_steps=schedule.total_steps)
-            boards = {"tensorboard": conf.training.tensorboard, "wandb": conf.training.wandb}
-            journal = Journal(folder, name=f"{conf.experiment}-{folder.name}", **boards)
         engine = ENGINES.load(conf.engine.name)(model, groups, conf.optimizer, conf.seed, conf.engine, ranks)
         loop = Loop(
             engine, data, schedule, folder, journal, display, memory, conf.training, host_dtype(conf), conf.resume

@@ -12,7 +12,8 @@ import pytest
 
 from mmadapter.config import RunConf, load_run_config, save_config, with_overrides
 from mmadapter.errors import InputError
-from mmadapter.runs.folder import is_finished, mark_finished, result_settings, run_folder, settings_digest
+from mmadapter.files import write_json
+from mmadapter.runs.folder import FINISHED_FILE, is_finished, result_settings, run_folder, settings_digest
 from tests.config.composing import run_conf
 
 
@@ -96,9 +97,9 @@ def test_the_same_settings_give_the_same_folder_and_others_another(conf):
 def test_the_folder_stays_the_same_when_the_run_has_begun_and_when_it_is_finished(conf):
     folder = run_folder(conf)
     save_config(conf, folder)
-    assert run_folder(conf) == folder and not is_finished(folder)
-    mark_finished(folder, {"accuracy": 50.0})
-    assert run_folder(conf) == folder and is_finished(folder)
+    assert run_folder(conf) == folder and not is_finished(folder, conf)
+    write_json(folder / FINISHED_FILE, {"accuracy": 50.0})
+    assert run_folder(conf) == folder and is_finished(folder, conf)
 
 
 def test_resume_never_takes_an_unused_folder(conf):

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from mmadapter.errors import InputError
-from mmadapter.runs.__main__ import main
-from mmadapter.runs.listing import as_text, list_runs
+from mmadapter.runs.__main__ import as_text, list_runs, main
 from mmadapter.runs.state import RunFolder, is_alive, process_start, state_of
 from mmadapter.runs.sweep import note_jobs
 from mmadapter.sweeps.__main__ import main as write_sweeps
@@ -101,7 +100,7 @@ def test_the_list_holds_every_job_once_and_the_runs_without_a_sweep(tmp_path):
     made_run(tmp_path / "alone", "stopped", signal="SIGTERM")
     (tmp_path / "no_run").mkdir()
     listed = list_runs([tmp_path], queue=None)
-    assert [(one.sweep, one.job, one.state.state) for one in listed] == [
+    assert [(one.sweep, one.job, one.state) for one in listed] == [
         ("made", 0, "finished"),
         ("made", 1, "failed"),
         ("made", 2, "never started"),
@@ -125,7 +124,7 @@ def test_an_error_before_the_run_folder_is_known_to_the_sweep(tmp_path):
     folder = made_sweep(tmp_path, {"seed=0": ("", 0)})
     note_jobs(folder, {0: {"failed": "optimizer.base_lr=-1: must be above 0."}})
     (one,) = list_runs([folder], queue=None)
-    assert one.state.state == "failed" and "must be above 0" in one.state.reason
+    assert one.state == "failed" and "must be above 0" in one.reason
 
 
 def test_the_command_prints_a_table_or_json(tmp_path, capsys):

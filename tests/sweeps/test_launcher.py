@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.runs.sweep import begin_sweep
-from mmadapter.sweeps.job import Job, PlannedRun
+from mmadapter.sweeps.job import Job
 from tests.config.composing import run_conf
 from tests.made_runs import made_run
 
@@ -96,12 +96,10 @@ def say(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
 
 
-def planned(folder: Path) -> PlannedRun:
-    return PlannedRun(folder, "", "scienceqa.Avg", "maximize", lambda: (folder / "finished.json").is_file(), None)
-
-
 def jobs_of(root: Path, *seeds: int):
-    return [Job(number, [f"seed={seed}"], planned(root / f"run-{seed}")) for number, seed in enumerate(seeds)]
+    runs = [root / f"run-{seed}" for seed in seeds]
+    words = [[f"seed={seed}"] for seed in seeds]
+    return [Job(n, words[n], run, (run / "finished.json").is_file, "scienceqa.Avg") for n, run in enumerate(runs)]
 
 
 def submitted(launcher, root: Path, name: str = "first"):
@@ -160,7 +158,7 @@ def test_waiting_ends_with_finished_failed_and_lost_jobs(launcher, tmp_path, mon
     sweep, jobs = submitted(launcher, tmp_path)
     lost = jobs_of(tmp_path, 0, 1, 2)[2]
     lost.slurm_job, lost.log = "12_2", sweep / "slurm" / "12_2" / "log.out"
-    made_run(jobs[0].run.folder, "finished")
+    made_run(jobs[0].folder, "finished")
     jobs[1].log.with_name("failed.json").write_text('{"message": "no such file", "bad_input": true}')
     say(tmp_path, monkeypatch, "exit 0")
     for name in ("FILE_SECONDS", "QUEUE_SECONDS", "LATE_SECONDS"):

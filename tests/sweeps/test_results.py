@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from mmadapter.config import RunConf
 from mmadapter.runs.sweep import begin_sweep, note_jobs, read_results, read_sweep
+from mmadapter.sweeps.job import metric_of
 from mmadapter.sweeps.results import write_sweep
-from mmadapter.sweeps.settings import direction_of, metric_of, metric_problems, sweep_name
+from mmadapter.sweeps.settings import SweepConf, direction_of, metric_problems, sweep_name
 from mmadapter.tasks import TASKS, task_of
-from mmadapter.tasks.settings import CocoCaptionTaskSettings
+from mmadapter.tasks.settings import CocoCaptionTaskSettings, ScienceqaTaskSettings
 from tests.made_runs import made_sweep
 from tests.sweeps.sweep_output import GRID, page_of, rows_of
 from tests.training.tiny_run import save_inputs
@@ -66,12 +68,9 @@ def test_means_over_seeds_are_of_finished_jobs_by_setting(tmp_path):
         "optimizer.base_lr=1e-2 seed=1": ("failed", 0),
     }
     one, other = read_results(made_sweep(tmp_path, jobs)).over_seeds
-    assert (one.settings, one.mean, one.deviation) == (
-        {"optimizer.base_lr": "1e-3"},
-        42,
-        pytest.approx(2.828, abs=1e-3),
-    )
-    assert (other.mean, other.deviation, len(other.values), other.jobs) == (50, None, 1, 2)
+    assert one.settings == {"optimizer.base_lr": "1e-3"}
+    assert one.text == "42 ± 2.8, 40 to 44 (2 of 2 seeds)"
+    assert other.text == "50 (1 of 2 seeds)"
 
 
 def test_columns_are_the_swept_keys_where_the_sweep_names_them(tmp_path):
@@ -122,6 +121,12 @@ def problems(metric, tasks):
     )
 
 
+def metric(asked=None, *, validated=False, **tasks):
+    conf = RunConf(evaluate=list(tasks), tasks=tasks, sweep=SweepConf(metric=asked))
+    conf.data.validation = {"held_out": object()} if validated else {}
+    return metric_of(conf)
+
+
 def test_a_metric_that_no_job_will_have_is_refused():
     tasks = {name: TASKS.settings(name)() for name in ("scienceqa", "instruct", "coco_caption")}
 
@@ -141,17 +146,17 @@ def test_captions_of_a_part_of_the_split_are_no_metric_unless_they_are_to_be_sco
     part = CocoCaptionTaskSettings(limit=4)
     (problem,) = problems("c.CIDEr", {"c": part})
     assert "tasks.c.allow_subset=true" in problem
-    assert metric_of(None, {"c": task_of(part).scores()}, validated=False) is None
+    assert metric(c=part) is None
     part.allow_subset = True
     assert not problems("c.CIDEr", {"c": part})
-    assert metric_of(None, {"c": task_of(part).scores()}, validated=False) == "c.CIDEr"
+    assert metric(c=part) == "c.CIDEr"
 
 
 def test_without_a_metric_jobs_are_compared_by_the_first_score_else_by_the_validation_loss():
-    scores = {"captions": [], "scienceqa": ["Avg", "IMG"]}
-    assert metric_of(None, scores, validated=True) == "scienceqa.Avg"
-    assert metric_of("scienceqa.IMG", scores, validated=True) == "scienceqa.IMG"
-    assert metric_of(None, {}, validated=True) == "validation_loss" and metric_of(None, {}, validated=False) is None
+    tasks = {"captions": CocoCaptionTaskSettings(limit=4), "scienceqa": ScienceqaTaskSettings()}
+    assert metric(validated=True, **tasks) == "scienceqa.Avg"
+    assert metric("scienceqa.IMG", validated=True, **tasks) == "scienceqa.IMG"
+    assert metric(validated=True) == "validation_loss" and metric() is None
 
 
 @pytest.fixture(scope="module")

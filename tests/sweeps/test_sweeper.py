@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
 from mmadapter import cli
 from mmadapter.config import RunConf
+from mmadapter.errors import InputError
+from mmadapter.files import locked
 from mmadapter.runs.folder import run_folder
 from mmadapter.runs.sweep import read_sweep
+from mmadapter.sweeps.job import Job
+from mmadapter.sweeps.sweeper import batches, combinations
 from tests.made_runs import made_run
 
 CHECKOUT = Path(__file__).parents[2]
@@ -128,8 +133,21 @@ def test_settings_that_no_trial_could_use_are_refused_before_the_search_begins(t
         train("sweep.trials=2", RATES, "adapter.prompts.layers=interval(1,8)"),
         "'adapter.prompts.layers=tag(int,interval(1,8))'",
     )
-    refused(train("sweep.trials=2", "optimizer.micro_batch_size=2,4"), "micro_batch_size changes no result")
+    refused(train("sweep.trials=2", "seed=1"), "sweep.trials needs a setting to search in")
+    refused(train("sweep.trials=2", "optimizer.base_lr=interval(1,0.1)"), "base_lr: cannot be searched from 1 to 0.1")
     assert not (tmp_path / "sweep" / "study.sqlite").exists()
+
+
+def test_without_optuna_the_message_says_what_to_install(train, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setitem(sys.modules, "optuna.distributions", None)
+    refused(train("sweep.trials=2", RATES), "pip install -e '.[search]'")
+
+
+def test_two_processes_do_not_go_on_with_one_search(train, tmp_path):
+    pytest.importorskip("optuna", reason="needs the extra [search]")
+    with locked(tmp_path / "sweep" / ".searching", "busy"):
+        refused(train("sweep.trials=2", RATES, *SCIENCEQA), "Another process goes on with the search")
 
 
 def test_a_part_of_a_search_that_cannot_run_does_not_keep_the_rest_from_it(train):
@@ -169,6 +187,26 @@ def test_the_sweeps_file_holds_a_command_that_can_be_pasted_and_what_was_swept(t
     assert shlex.split(noted["command"])[:3] == ["python", "train.py", "-m"]
     assert "optimizer.base_lr=choice(1e-3, 2e-3)" in shlex.split(noted["command"])
     assert noted["swept"] == ["seed", "optimizer.base_lr"]
+
+
+def parsed(*words: str):
+    return OverridesParser.create().parse_overrides(list(words))
+
+
+def test_a_grid_is_every_combination_the_last_key_fastest():
+    words = parsed("a=1,2", "b=x", "~c", "d=range(0,2)")
+    assert combinations(words) == [[f"a={a}", "b=x", "~c", f"d={d}"] for a in (1, 2) for d in (0, 1)]
+    with pytest.raises(InputError, match="sweep.trials=N"):
+        combinations(parsed("a=interval(0,1)"))
+
+
+def test_a_launcher_gets_jobs_of_consecutive_numbers():
+    def numbers(*jobs, most=None):
+        made = [Job(number, [], Path(), bool) for number in jobs]
+        return [[job.number for job in batch] for batch in batches(made, most)]
+
+    assert numbers(0, 1, 3, 4, 7) == [[0, 1], [3, 4], [7]]
+    assert numbers(0, 1, 2, 3, 4, most=2) == [[0, 1], [2, 3], [4]]
 
 
 class OtherSweeper(Sweeper):

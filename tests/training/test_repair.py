@@ -11,8 +11,7 @@ from mmadapter import files
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
 from mmadapter.methods.folder import recover_adapter
-from mmadapter.runs.attempt import only_process
-from mmadapter.runs.folder import mark_finished
+from mmadapter.runs.attempt import attempt
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
 from tests.training.test_checkpoint import damage, names, snapshot_at
@@ -72,9 +71,8 @@ def test_a_checkpoint_is_whole_on_the_disk_before_it_has_its_name(tmp_path, orde
     assert ("sync", "run") in order[:final], "the name of checkpoints/ itself"
 
 
-@pytest.mark.parametrize("write", [write_json, lambda path, content: mark_finished(path.parent, content)])
-def test_a_power_cut_cannot_leave_an_empty_file_under_a_final_name(tmp_path, order, write):
-    write(tmp_path / "summary.json", {"steps": 3})
+def test_a_power_cut_cannot_leave_an_empty_file_under_a_final_name(tmp_path, order):
+    write_json(tmp_path / "finished.json", {"steps": 3})
     kinds = [call[0] for call in order]
     assert kinds.index("write_durably") < kinds.index("replace") < len(kinds) - 1 and kinds[-1] == "sync"
 
@@ -193,7 +191,7 @@ def test_a_lock_whose_file_was_taken_away_does_not_let_two_in(tmp_path, monkeypa
         original(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with only_process(tmp_path), pytest.raises(InputError, match="Another process"), only_process(tmp_path):
+    with attempt(tmp_path, 1), pytest.raises(InputError, match="Another process"), attempt(tmp_path, 1):
         pass
 
 
@@ -204,7 +202,7 @@ def test_a_file_system_without_locks_can_be_trained_on(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with only_process(tmp_path):
+    with attempt(tmp_path, 1):
         pass
 
 

@@ -14,7 +14,7 @@ from mmadapter.config import save_config
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.methods.settings import GroupConf
-from mmadapter.runs.attempt import only_process, versions
+from mmadapter.runs.attempt import attempt, versions
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.run import run
@@ -246,7 +246,7 @@ def test_a_test_split_that_is_missing_shows_before_the_training(inputs, tmp_path
 
 def test_a_second_process_in_the_same_folder_is_refused(inputs, tmp_path):
     conf = short(inputs, tmp_path, "run=mine")
-    with only_process(tmp_path / "mine"):
+    with attempt(tmp_path / "mine", 1):
         save_config(conf, tmp_path / "mine")
         with pytest.raises(InputError, match="Another process is working in .*run=NAME"):
             run(conf)

@@ -83,19 +83,21 @@ class Cluster:
         options = ["--partition=urgent", f"--nodelist={node}", "--exclusive", "--output=/dev/null"]
         self.call("sbatch", *options, "--wrap=:")
 
-    def wait_until_gone(self, numbers: list[str], seconds: float = 300) -> None:
+    def wait_until_gone(self, numbers: list[str], seconds: float = 600) -> None:
         """Until these jobs are neither waiting nor running."""
-        wait_until(lambda: not set(numbers) & set(self.queued()), seconds, f"{numbers} to end; {self.queued()}")
+        wait_until(
+            lambda: not set(numbers) & set(self.queued()), seconds, lambda: f"{numbers} to end: {self.call('squeue')}"
+        )
 
     def queued(self) -> list[str]:
         return self.call("squeue", "--noheader", "--array", "--format=%i").split()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `condition()`; fails after `seconds`."""
+def wait_until(condition: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> Any:
+    """The first true value of `condition()`; fails after `seconds`, and then says for `what` it has waited."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        assert time.monotonic() < end, f"waited {seconds} s for {what if isinstance(what, str) else what()}"
         time.sleep(0.2)
     return value
 

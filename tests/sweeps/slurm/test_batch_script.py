@@ -48,12 +48,15 @@ def finished(cluster: Cluster, job: str, folder: Path, reference: Path) -> None:
 
 
 def test_a_time_limit_and_a_preemption_that_cancels(cluster, inputs, undisturbed, tmp_path, python):
-    """The preempted job has asked for no signal: it gets SIGTERM and a grace time, and must requeue itself."""
+    """The preempted job has asked for no signal: it gets SIGTERM and a grace time, and must requeue itself.
+
+    Two minutes: of one, only half a minute is left before the signal, and a busy machine loads as long as that.
+    """
     limited, preempted = tmp_path / "limited", tmp_path / "preempted"
     for folder in (limited, preempted):
         folder.mkdir()
     text = script_for(inputs, 0, python)
-    first = submit_script(cluster, limited, text, "--nodelist=n1", "--time=1", "--signal=USR2@28")
+    first = submit_script(cluster, limited, text, "--nodelist=n1", "--time=2", "--signal=USR2@28")
     text = re.sub(r"#SBATCH --signal=.*\n", "", script_for(inputs, 1, python))
     second = submit_script(cluster, preempted, text, "--nodelist=n2", "--partition=spot")
     hold_at({only_run(limited): 60, only_run(preempted): 70})

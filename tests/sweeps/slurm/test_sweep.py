@@ -25,9 +25,9 @@ def test_a_sweep_disturbed_in_every_way_ends_as_an_undisturbed_one(cluster, inpu
     jobs = sweep_jobs(tmp_path)
     runs = {number: tmp_path / jobs[number]["run"] for number in numbers}
 
-    wait_until(lambda: "Starting with" in log_of(tmp_path, numbers[3]), 60, "job 3 to start")
+    wait_until(lambda: "Starting with" in log_of(tmp_path, numbers[3]), 120, "job 3 to start")
     cluster.call("scancel", "--signal=USR2", numbers[3])  # while it loads
-    cluster.call("scontrol", "update", f"jobid={numbers[1]}", "timelimit=1")  # a signal 30 s after the start
+    cluster.call("scontrol", "update", f"jobid={numbers[1]}", "timelimit=2")  # a signal 90 s after the start
     hold_at({runs[0]: 70, runs[1]: 60, runs[2]: 90})
     cluster.call("scontrol", "requeue", numbers[0])
     cluster.take_node(cluster.job(numbers[2])["NodeList"])

@@ -22,7 +22,7 @@ def test_a_job_on_two_nodes_is_requeued_once_and_ends_as_an_undisturbed_one(clus
     run = {folder: folder / sweep_jobs(folder)[0]["run"] for folder in jobs}
     job = jobs[disturbed]
 
-    wait_until(lambda: log_of(disturbed, job).count("Starting with") == 2, 60, "both processes to start")
+    wait_until(lambda: log_of(disturbed, job).count("Starting with") == 2, 120, "both processes to start")
     cluster.call("scancel", "--signal=USR2", job)
     wait_until(lambda: int(cluster.job(job)["Restarts"]) == 1, 60, "the first requeue")
     hold_at({run[disturbed]: 60})
