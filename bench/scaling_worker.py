@@ -6,13 +6,16 @@ import json
 import sys
 import time
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 
 from bench.process_memory import MemoryWatch
-from bench.settings import composed
+from mmadapter.cli import register_schemas, version_base
+from mmadapter.config import RunConf, typed, with_methods
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
@@ -20,11 +23,13 @@ from mmadapter.distributed.deepspeed import held_bytes
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.hosts.sharded import sharding_of
 from mmadapter.model import AdaptedModel
-from mmadapter.training.assembly import build_engine, groups_of
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
-from mmadapter.training.random_state import random_state
-from mmadapter.training.run import device_of
+from mmadapter.training.determinism import random_state
+from mmadapter.training.engine import Engine
+from mmadapter.training.run import device_of, groups_of
+from mmadapter.training.settings import ENGINES
 
+CONF = Path(__file__).parents[1] / "conf"
 LR = 1e-3
 
 
@@ -34,33 +39,44 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(case["threads"])
     device = device_of(conf.engine.device)
     with connected(device, group_of_one=conf.engine.name != "single") as ranks:
-        return measure_rank(case, conf, device, ranks)
+        first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
+        AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
+        parts = (conf.host, conf.vision, conf.adapter, conf.seed)
+        with MemoryWatch() as loading:
+            model = AdaptedModel.build(*parts, device, sharding_of(conf.engine.name, ranks))
+        with MemoryWatch() as training:
+            model.train()
+            engine = ENGINES.load(conf.engine.name)(
+                model,
+                groups_of(conf, model),
+                model.trainable_parameters(),
+                conf.optimizer,
+                model.device,
+                conf.seed,
+                conf.engine,
+                ranks,
+            )
+            seconds = step_seconds(engine, case, model.tokenizer.vocab_size, ranks)
+        trained = {id(item.parameter) for item in model.trainable_parameters()}
+        frozen = [parameter for parameter in model.host.parameters() if id(parameter) not in trained]
+        return {
+            "rank": ranks.rank,
+            "loading_peak": loading.grown_bytes,
+            "training_peak": training.grown_bytes,
+            "frozen_bytes": held_bytes(frozen),
+            "step_seconds": seconds,
+            **save_and_restore(engine, Path(case["folder"]), ranks),
+        }
 
 
-def measure_rank(case: dict[str, Any], conf: Any, device: str, ranks: Ranks) -> dict[str, Any]:
-    """The same, within the process group."""
-    first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
-    AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
-    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
-    with MemoryWatch() as loading:
-        assistant = AdaptedModel.build(*parts, device, sharding_of(conf.engine.name, ranks))
-    with MemoryWatch() as training:
-        assistant.train()
-        engine = build_engine(conf, assistant, groups_of(conf, assistant))
-        seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size, ranks)
-    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
-    frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
-    return {
-        "rank": ranks.rank,
-        "loading_peak": loading.grown_bytes,
-        "training_peak": training.grown_bytes,
-        "frozen_bytes": held_bytes(frozen),
-        "step_seconds": seconds,
-        **save_and_restore(engine, Path(case["folder"]), ranks),
-    }
+def composed(overrides: Sequence[str]) -> RunConf:
+    """What `python train.py OVERRIDES` would run with."""
+    register_schemas()
+    with hydra.initialize_config_dir(str(CONF), **version_base()):
+        return typed(hydra.compose("train", with_methods(overrides)), RunConf)
 
 
-def step_seconds(engine: Any, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:
+def step_seconds(engine: Engine, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:
     """Of each step but the first, which makes buffers."""
     steps = [own_part(step_batch(case, number, vocabulary), ranks) for number in range(2)]
     engine.step([steps[0]], LR)
@@ -86,7 +102,7 @@ def own_part(samples: list[Encoded], ranks: Ranks) -> Batch:
     return make_batch(samples[ranks.rank :: ranks.world_size], pad_id=0)
 
 
-def save_and_restore(engine: Any, folder: Path, ranks: Ranks) -> dict[str, float]:
+def save_and_restore(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, float]:
     """Seconds of a checkpoint (gathered from all, written and flushed by the first) and of taking it up again."""
     checkpoints = CheckpointFolder(folder / "checkpoints")
     ranks.barrier()

@@ -14,7 +14,6 @@ from mmadapter.data.readers.defects import Defects
 from mmadapter.data.readers.scienceqa import (
     BAD_QUESTION,
     NO_QUESTION,
-    SPLITS,
     find_file,
     image_path,
     image_root,
@@ -51,7 +50,7 @@ def read(settings: argparse.Namespace) -> Check:
             check.defects.add(BAD_QUESTION, f"question {pid}: {defect}")
             unsound.add(pid)
 
-    # The splits, against the questions; trainval and the small ones repeat the items of the others.
+    # The splits, against the questions: a question in two splits is in one that its own field does not name.
     named: dict[str, list[str]] = {}
     try:
         splits_file = find_file(settings.root, None, "pid_splits.json")
@@ -77,8 +76,7 @@ def read(settings: argparse.Namespace) -> Check:
                 image = image_path(images, pid, problem)
                 said = None if image else (problem["question"], problem["hint"], *problem["choices"])
                 line = _line(pid, problem, image and path_below(image, check.root))
-                marks = (pid,) if name in SPLITS else ()
-                check.splits[name].append(Entry(f"question {pid}", line, image, marks, said))
+                check.splits[name].append(Entry(f"question {pid}", line, image, said=said))
             elif pid not in told:
                 check.defects.add(OTHER_SPLIT, f"question {pid} is in {name}, its own `split` is {own!r}")
                 told.add(pid)
