@@ -75,7 +75,7 @@ def read(settings: argparse.Namespace) -> Check:
             if (own := other_split(name, problem)) is None:
                 image = image_path(images, pid, problem)
                 said = None if image else (problem["question"], problem["hint"], *problem["choices"])
-                line = _line(pid, problem, image and path_below(image, check.root))
+                line = _line(pid, problem, path_below(image, check.root) if image else None)
                 check.splits[name].append(Entry(f"question {pid}", line, image, said=said))
             elif pid not in told:
                 check.defects.add(OTHER_SPLIT, f"question {pid} is in {name}, its own `split` is {own!r}")

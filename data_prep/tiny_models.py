@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -137,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.out / part,
                 options.state / f"{part}.pt",
                 resume=options.resume,
-                report=lambda line, part=part: print(f"{part}: {line}", flush=True),
+                report=partial(print, f"{part}:", flush=True),
             )
 
     return exit_status(train_parts)

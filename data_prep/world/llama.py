@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -18,7 +20,7 @@ SPECIAL = ("<pad>", "<s>", "</s>")
 PAD, BOS, EOS = 0, 1, 2
 ROW_TOKENS = 128
 TOKENIZER_DOCUMENTS = 6000
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "num_hidden_layers": 4,
     "hidden_size": 128,
     "num_attention_heads": 4,
@@ -69,7 +71,7 @@ class TinyLlama:
     """The model with its loss on the world's text; the rows of a step are a pure function of seed and step."""
 
     def __init__(
-        self, seed: int, batch_size: int, shape: dict[str, int] | None = None, documents: int = TOKENIZER_DOCUMENTS
+        self, seed: int, batch_size: int, shape: dict[str, Any] | None = None, documents: int = TOKENIZER_DOCUMENTS
     ) -> None:
         self.seed, self.batch_size = seed, batch_size
         self.tokenizer = text_tokenizer(documents)
@@ -117,7 +119,7 @@ class TinyLlama:
 
     def save(self, folder: Path) -> None:
         """Write transformers' folder layout: config, safetensors in float16, tokenizer."""
-        half = LlamaForCausalLM(LlamaConfig(**self.model.config.to_diff_dict())).to(torch.float16)
+        half = LlamaForCausalLM(copy.deepcopy(self.model.config)).half()
         half.load_state_dict(self.model.state_dict())
         half.save_pretrained(folder)
         save_tokenizer(self.tokenizer, folder)
