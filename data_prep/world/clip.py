@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +27,24 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 PAIR_SHARE = 0.1
 
 
-@dataclass(frozen=True)
-class ClipShape:
-    """Sizes of the two towers."""
-
-    embed: int = 128
-    vision_layers: int = 4
-    vision_width: int = 128
-    patch: int = 16
-    text_layers: int = 2
-    text_width: int = 96
-
-
-def model_config(shape: ClipShape, vocabulary: int) -> dict[str, Any]:
-    """The open_clip model config (what `open_clip.add_model_config` reads, and `model_cfg` of the saved folder)."""
-    return {
-        "embed_dim": shape.embed,
-        "quick_gelu": False,
-        "vision_cfg": {
-            "image_size": SIDE,
-            "layers": shape.vision_layers,
-            "width": shape.vision_width,
-            "head_width": 32,
-            "patch_size": shape.patch,
-        },
-        "text_cfg": {
-            "context_length": CONTEXT_LENGTH,
-            "vocab_size": vocabulary,
-            "width": shape.text_width,
-            "heads": shape.text_width // 32,
-            "layers": shape.text_layers,
-            "pool_type": "eos",
-            "eos_id": EOS,
-            "pad_id": PAD,
-            "hf_tokenizer_name": "local",
-            "tokenizer_kwargs": {"clean": "lower"},
-        },
-    }
+# What `open_clip.add_model_config` reads, and `model_cfg` of the saved folder; the tokenizer decides `vocab_size`.
+MODEL: dict[str, Any] = {
+    "embed_dim": 128,
+    "quick_gelu": False,
+    "vision_cfg": {"image_size": SIDE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 16},
+    "text_cfg": {
+        "context_length": CONTEXT_LENGTH,
+        "vocab_size": None,
+        "width": 96,
+        "heads": 3,
+        "layers": 2,
+        "pool_type": "eos",
+        "eos_id": EOS,
+        "pad_id": PAD,
+        "hf_tokenizer_name": "local",
+        "tokenizer_kwargs": {"clean": "lower"},
+    },
+}
 
 
 def caption_tokenizer() -> PreTrainedTokenizerFast:
@@ -88,10 +69,10 @@ def caption_tokenizer() -> PreTrainedTokenizerFast:
 class TinyClip:
     """The model with its loss on drawn scenes; the batch of a step is a pure function of seed and step."""
 
-    def __init__(self, seed: int, batch_size: int, shape: ClipShape | None = None) -> None:
+    def __init__(self, seed: int, batch_size: int, model: Mapping[str, Any] = MODEL) -> None:
         self.seed, self.batch_size = seed, batch_size
         self.tokenizer = caption_tokenizer()
-        self.config = model_config(shape or ClipShape(), len(self.tokenizer))
+        self.config = {**model, "text_cfg": model["text_cfg"] | {"vocab_size": len(self.tokenizer)}}
         torch.manual_seed(seed)
         self.model = CLIP(self.config["embed_dim"], self.config["vision_cfg"], self.config["text_cfg"])
         self._preprocess = image_transform(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,14 @@ class TinyLlama:
     """The model with its loss on the world's text; the rows of a step are a pure function of seed and step."""
 
     def __init__(
-        self, seed: int, batch_size: int, shape: dict[str, Any] | None = None, documents: int = TOKENIZER_DOCUMENTS
+        self, seed: int, batch_size: int, shape: Mapping[str, Any] = SHAPE, documents: int = TOKENIZER_DOCUMENTS
     ) -> None:
         self.seed, self.batch_size = seed, batch_size
         self.tokenizer = text_tokenizer(documents)
         torch.manual_seed(seed)
         config = LlamaConfig(
             vocab_size=len(self.tokenizer),
-            **(shape or SHAPE),
+            **shape,
             tie_word_embeddings=True,
             pad_token_id=PAD,
             bos_token_id=BOS,

@@ -11,14 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.tiny_models import Recipe, train
-from data_prep.world.clip import ClipShape, TinyClip
+from data_prep.world.clip import MODEL, TinyClip
 from data_prep.world.llama import FADED_STEPS, TinyLlama, text_tokenizer
 from data_prep.world.text import world_texts
 from mmadapter.errors import InputError
 
 TINY = Path(__file__).parents[2] / "mmadapter" / "tiny"
 RECIPE = Recipe(steps=5, batch_size=4, learning_rate=1e-3, warmup_steps=2, weight_decay=0.1, seed=5)
-SMALL_CLIP = ClipShape(embed=16, vision_layers=1, vision_width=32, text_layers=1, text_width=32)
+SMALL_CLIP = MODEL | {
+    "embed_dim": 16,
+    "vision_cfg": MODEL["vision_cfg"] | {"layers": 1, "width": 32},
+    "text_cfg": MODEL["text_cfg"] | {"layers": 1, "width": 32, "heads": 1},
+}
 SMALL_LLAMA = {
     "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2,
     "intermediate_size": 24, "max_position_embeddings": 256,
