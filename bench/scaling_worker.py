@@ -15,7 +15,7 @@ import torch
 
 from bench.process_memory import MemoryWatch
 from mmadapter.cli import register_schemas, version_base
-from mmadapter.config import RunConf, typed, with_methods
+from mmadapter.config import RunConf, typed
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
@@ -73,7 +73,7 @@ def composed(overrides: Sequence[str]) -> RunConf:
     """What `python train.py OVERRIDES` would run with."""
     register_schemas()
     with hydra.initialize_config_dir(str(CONF), **version_base()):
-        return typed(hydra.compose("train", with_methods(overrides)), RunConf)
+        return typed(hydra.compose("train", list(overrides)), RunConf)
 
 
 def step_seconds(engine: Engine, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:

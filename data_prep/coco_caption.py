@@ -12,9 +12,10 @@ from data_prep.checks import Check, Entry, path_below
 from data_prep.command import options, run
 from mmadapter.data.readers.caption_shards import shard_files
 from mmadapter.data.readers.caption_table import LISTS, TABLES, table_files
-from mmadapter.data.readers.captions import CaptionFiles, named_file
-from mmadapter.data.readers.coco import coco_files, other_sizes
+from mmadapter.data.readers.captions import CaptionFiles
+from mmadapter.data.readers.coco import REAL_SIZES, coco_files
 from mmadapter.data.readers.llava_pretrain import pretrain_files
+from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.errors import InputError
 
 KINDS = (
@@ -50,8 +51,7 @@ def read(settings: argparse.Namespace) -> Check:
     check.defects.harmless = ()
     check.facts["captions read"] = found.captions_read
     check.notes += [f"{count:,} {what} are ignored" for what, count in found.ignored.items()]
-    check.notes += other_sizes(found)
-    repeated = []
+    repeated, other_sizes = [], []
     for name, pictures in found.splits.items():
         check.splits[name] = []
         for one in pictures:
@@ -65,6 +65,12 @@ def read(settings: argparse.Namespace) -> Check:
             check.splits[name].append(Entry(one.where, line, one.image, (one.image_id, one.image)))
             if len({text for _, text in one.captions}) < len(one.captions):
                 repeated.append(one.where)
+        size = (len(pictures), sum(len(one.captions) for one in pictures))
+        wanted = REAL_SIZES.get(name, size)
+        if size != wanted and ImageFolders.COCO.fullmatch(pictures[0].image.name):
+            other_sizes.append(f"{name} {wanted[0]:,} ({wanted[1]:,})")
+    if other_sizes:
+        check.notes.append(f"not COCO by Karpathy's splits, whose pictures (captions) are: {', '.join(other_sizes)}")
     if repeated:
         first = "; ".join(repeated[:5])
         check.repetitions.append(f"pictures that have the same caption twice: {len(repeated):,}, the first: {first}")
@@ -84,7 +90,13 @@ def _caption_files(settings: argparse.Namespace) -> CaptionFiles:
         if not path.exists():
             raise InputError(f"{path}: there is no such file or folder (--path).")
     elif not any(root.glob("*.tar")):
-        path = named_file(root, None, (*LISTS, *TABLES, ".json"), f"file of captions ({KINDS})")
+        files: list[Path] = []
+        for endings in (LISTS, TABLES, (".json",)):  # a list of tables before the tables that it names
+            files = files or sorted(file for file in root.glob("*") if file.suffix in endings)
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files[:5]) or "none"
+            raise InputError(f"{root}: expected one file of captions ({KINDS}); found {names}. Name it with --path.")
+        path = files[0]
     if path is None or path.is_dir() or path.suffix == ".tar":
         return shard_files(root, path, settings.limit)
     if path.suffix in LISTS + TABLES:

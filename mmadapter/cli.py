@@ -21,14 +21,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config import Conf, EvalConf, RunConf, renamed_message, typed, validate, with_methods
+from mmadapter.config import Conf, EvalConf, RunConf, renamed_message, typed, validate
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
 from mmadapter.errors import InputError, disk_trouble
 from mmadapter.runs.folder import is_finished, run_folder, settings_digest
 from mmadapter.runs.state import RunFolder
 from mmadapter.runs.sweep import metric_value
-from mmadapter.settings import composed_node, explained, nearest, to_plain
+from mmadapter.settings import explained, nearest, open_defaults, to_plain
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import PlannedRun
 from mmadapter.sweeps.settings import direction_of, metric_of, sweep_name
@@ -43,8 +43,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]  # of the repository, with train.
 def register_schemas() -> None:
     """Put the schemas where the defaults lists of conf/train.yaml and conf/eval.yaml find them."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=composed_node(RunConf))
-    store.store(name="eval_schema", node=composed_node(EvalConf))
+    store.store(name="train_schema", node=open_defaults(RunConf))
+    store.store(name="eval_schema", node=open_defaults(EvalConf))
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
@@ -86,24 +86,22 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
     register_plugins()
-    sys.argv[1:] = with_methods(sys.argv[1:])
     _print_settings(script, config_name, schema)
 
     def job(composed: DictConfig) -> Any:
         nonlocal started
+        started = True
         try:
-            conf = typed(composed, schema, script.name)
+            conf = typed(composed, schema)
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             _refuse_several_evaluations(conf)
             validate(conf)
             if isinstance(conf, RunConf):
-                _refuse_one_job_on_a_cluster(conf)
-                _refuse_a_sweep_of_one_job()
+                _refuse_what_needs_multirun(conf)
                 if starts_processes(conf):
                     return _start(script, conf, wants_trace)
             set_threads(conf.threads)
-            started = True
             if isinstance(conf, RunConf):
                 hold_signals()
             if isinstance(act, str):
@@ -132,10 +130,10 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
             hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
-    except (CompactHydraException, OmegaConfBaseException) as error:
+    except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
         if started:  # not the settings' fault: let the traceback be seen
             raise
-        _stop(composition_message(error, schema, script), error, wants_trace)
+        _stop(composition_message(error, schema), error, wants_trace)
     except KeyboardInterrupt as error:  # before the run could see to it
         number = signal_of(error)
         print(f"interrupted by {number.name}", file=sys.stderr)
@@ -226,35 +224,26 @@ def _print_settings(script: Path, config_name: str, schema: type[Conf]) -> None:
         overrides.append(f"hydra.searchpath=[file://{Path(asked.config_dir).resolve()}]")
     try:
         with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
-            content = to_plain(typed(hydra.compose(config_name, overrides), schema, script.name))
+            content = to_plain(typed(hydra.compose(config_name, overrides), schema))
         for part in (asked.package or "").split(".") if asked.package else ():
             content = content[part]
     except InputError as error:
         _stop(str(error), error, wants_trace=False)
-    except (HydraException, OmegaConfBaseException, KeyError, TypeError):
+    except (HydraException, OmegaConfBaseException, KeyError, TypeError, ValueError):
         return  # Hydra will say it
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), end="")
     sys.exit(0)
 
 
-def _refuse_one_job_on_a_cluster(conf: RunConf) -> None:
-    """Hydra submits with -m only, and would run everything here without a word."""
-    if STARTER in os.environ:  # one of the processes of a submitted job
+def _refuse_what_needs_multirun(conf: RunConf) -> None:
+    """Hydra submits and sweeps with -m only, and would otherwise run one job here without a word."""
+    if STARTER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN:  # one of the processes of a submitted job
         return
-    submits = conf.cluster.name != "local" and not conf.dry_run
-    if submits and HydraConfig.get().mode is RunMode.RUN:
-        raise InputError(
-            f"cluster={conf.cluster.name} submits with -m only: python train.py -m {shlex.join(sys.argv[1:])}\n"
-            "  To run on this machine: cluster=local"
-        )
-
-
-def _refuse_a_sweep_of_one_job() -> None:
-    """What is asked of a sweep would do nothing, without a word."""
-    words = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]
-    one_of_many = STARTER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN
-    if words and not one_of_many:
-        raise InputError(f"{' '.join(words)}: sweeps are with -m only: python train.py -m {shlex.join(sys.argv[1:])}")
+    again = f"with -m only: python train.py -m {shlex.join(sys.argv[1:])}"
+    if conf.cluster.name != "local" and not conf.dry_run:
+        raise InputError(f"cluster={conf.cluster.name} submits {again}\n  To run on this machine: cluster=local")
+    if words := [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]:
+        raise InputError(f"{' '.join(words)}: sweeps are {again}")
 
 
 def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
@@ -276,7 +265,7 @@ def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
     sys.exit(2)
 
 
-def composition_message(error: BaseException, schema: type[Conf], script: Path) -> str:
+def composition_message(error: BaseException, schema: type[Conf]) -> str:
     """One message for settings that Hydra could not put together: which key or choice, and what was probably meant."""
     for word in sys.argv[1:]:
         if message := renamed_message(word.lstrip("+~").partition("=")[0]):
@@ -286,12 +275,14 @@ def composition_message(error: BaseException, schema: type[Conf], script: Path) 
         chain.append(inner)
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
-            return explained(link, schema, _names_to_suggest(schema, script), "", script.name)
+            return explained(link, schema)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_choice(link)
     if isinstance(error, OverrideParseException):
         said = str(error).partition("See https")[0].strip()
         return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+    if isinstance(error, ValueError):  # optimizer=null
+        return f"{str(error).strip()}. A group is chosen by the name of one of its files: optimizer=v1"
     return str(error).strip()
 
 
@@ -305,19 +296,6 @@ def _missing_choice(error: MissingConfigException) -> str:
     near = nearest(wanted, list(error.options), most=1)
     meant = f" Did you mean {group}={near[0]}?" if near else ""
     return f"There is no {group}={wanted}.{meant}\n  {group} can be: {', '.join(error.options)}"
-
-
-def _names_to_suggest(schema: type[Conf], script: Path) -> Any:
-    """The settings as composed from the group choices alone: the names of sources and tasks come from there."""
-    name = "train" if schema is RunConf else "eval"
-    groups = [word for word in sys.argv[1:] if word[0].isalpha() and "." not in word.partition("=")[0]]
-    for overrides in (groups, []):
-        try:
-            with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
-                return OmegaConf.to_container(hydra.compose(name, overrides), resolve=False)
-        except (HydraException, OmegaConfBaseException):
-            continue  # a group choice was the mistake; the defaults' names still help
-    return None
 
 
 def task_keys(overrides: Iterable[str]) -> list[str]:

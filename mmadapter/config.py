@@ -7,8 +7,7 @@ runs beside a run (comparisons, variants).
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from mmadapter.settings import (
     entries,
     explained,
     input_path,
+    known_keys,
     listing,
     named,
     number,
@@ -51,7 +51,6 @@ from mmadapter.vision.settings import OpenClipSettings, VisionSettings
 
 CONFIG_FILE = "config.yaml"
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
-METHOD_KEY = re.compile(r"adapter\.(?!(groups|frozen|start)\b)[\w.]+=")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 # Key of version 0.1 -> today's.
 RENAMED = {
@@ -144,35 +143,21 @@ Conf = TypeVar("Conf", RunConf, EvalConf)
 # From what Hydra composed, or a run folder holds, to typed settings, and back.
 
 
-def typed(composed: DictConfig, schema: type[Conf], entry: str = "train.py") -> Conf:
+def typed(composed: DictConfig, schema: type[Conf]) -> Conf:
     """The composed settings as an object of `schema`, with interpolations resolved.
 
-    Raises InputError for a key that is not in the schema, and for an interpolation that leads nowhere.
+    Raises InputError for keys that are not in the schema, and for an interpolation that leads nowhere.
     """
     content: Any = OmegaConf.to_container(composed, resolve=False)
     content.pop("hydra", None)
-    refuse_unknown(content, schema, entry)  # before interpolations, which an unknown key may break
+    if unknown := list(unknown_keys(content, schema)):  # before interpolations, which an unknown key may break
+        known = list(known_keys(schema, content))
+        raise InputError("\n".join(renamed_message(key) or unknown_message(key, known) for key in unknown))
     try:
         content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"the settings: {explained(error, schema, content, '', entry)}") from error
-    return settings.typed(schema, content, "", entry)
-
-
-def with_methods(words: Sequence[str]) -> list[str]:
-    """The words of a command line, in which `adapter.lora.rank=16` has become `++adapter.lora.rank=16`.
-
-    The methods of an adapter are a mapping that presets leave open, in which Hydra changes only what is there already.
-    What is misspelt is refused afterwards (`typed`).
-    """
-    return [f"++{word}" if METHOD_KEY.match(word) else word for word in words]
-
-
-def refuse_unknown(content: Any, schema: type, entry: str = "train.py") -> None:
-    """Raises InputError for keys that the schema does not know: `+key=value` slips through Hydra's own check."""
-    if unknown := list(unknown_keys(content, schema)):
-        known = list(settings.known_keys(schema, content))
-        raise InputError("\n".join(renamed_message(key) or unknown_message(key, known, entry) for key in unknown))
+        raise InputError(f"the settings: {explained(error, schema, content)}") from error
+    return settings.typed(schema, content)
 
 
 def renamed_message(key: str) -> str | None:
@@ -274,9 +259,23 @@ def _within(where: str, problems: Iterable[str], known: Container[str]) -> Itera
 def _own_problems(conf: RunConf) -> Iterator[str]:
     """What does not fit together among the components of one run."""
     sources, batch, groups = conf.data.sources, conf.optimizer.batch_size, conf.group_sources
-    yield from _batch_problems(conf)
+
+    # Micro-batches divide a step of one source.
+    micro_batch = conf.optimizer.micro_batch_size
+    if batch % micro_batch and samples_per_step(sources, batch, groups) is None:
+        fitting = next(n for n in range(micro_batch, 0, -1) if batch % n == 0)
+        yield (
+            f"optimizer.micro_batch_size={micro_batch} does not divide optimizer.batch_size={batch}. "
+            f"Set optimizer.micro_batch_size={fitting}"
+        )
     yield from _vision_problems(conf)
-    yield from _start_problems(conf)
+
+    # Only a variant starts from a variant; whether a folder is there is seen when the run opens it.
+    start = conf.adapter.start
+    if start is not None and start.startswith(VARIANT) and not conf.dry_run:
+        yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
+
+    # Names lead to something.
     for name, group in conf.adapter.groups.items():
         if unknown := [source for source in group.sources or [] if source not in sources]:
             yield _no_such(f"adapter.groups.{name}.sources", unknown, list(sources), "data.sources")
@@ -287,18 +286,6 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
     yield from _machine_problems(conf)
     if "/" in conf.experiment or not conf.experiment:
         yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
-
-
-def _batch_problems(conf: RunConf) -> Iterator[str]:
-    """Micro-batches divide a step of one source."""
-    optimizer = conf.optimizer
-    shares = samples_per_step(conf.data.sources, optimizer.batch_size, conf.group_sources)
-    if optimizer.batch_size % optimizer.micro_batch_size and shares is None:
-        fitting = next(n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0)
-        yield (
-            f"optimizer.micro_batch_size={optimizer.micro_batch_size} does not divide "
-            f"optimizer.batch_size={optimizer.batch_size}. Set optimizer.micro_batch_size={fitting}"
-        )
 
 
 def _vision_problems(conf: RunConf) -> Iterator[str]:
@@ -326,13 +313,6 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
         return
     for name, method in conf.adapter.chosen.items():
         yield from method.feature_problems(f"adapter.{name}", shape)
-
-
-def _start_problems(conf: RunConf) -> Iterator[str]:
-    """Only a variant starts from a variant; whether a folder is there is seen when the run opens it."""
-    start = conf.adapter.start
-    if start is not None and start.startswith(VARIANT) and not conf.dry_run:
-        yield f"adapter.start={start} names a variant, which only another variant can start from. Name a folder."
 
 
 def _picture_problems(conf: RunConf) -> Iterator[str]:

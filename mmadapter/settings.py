@@ -8,7 +8,7 @@ nested mappings to typed objects with a message for whatever does not fit, and b
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
@@ -140,6 +140,10 @@ class Register:
         """What to say of a name that is not registered."""
         return f"{meant(name, self.names())}Registered {self.kind}s: {', '.join(self.names())}."
 
+    def settings_or_none(self, name: object) -> type | None:
+        """The settings class of a component; None where there is none of that name."""
+        return self._components[name].settings if isinstance(name, str) and name in self._components else None
+
     def _find(self, name: str) -> Component:
         if name not in self._components:
             raise InputError(f"There is no {self.kind} {name!r}. {self.refusal(name)}")
@@ -149,6 +153,11 @@ class Register:
 # Walking settings.
 
 
+def joined(key: str, name: str) -> str:
+    """The dotted key of what stands as `name` below `key`; `key` is empty at the top."""
+    return f"{key}.{name}" if key else name
+
+
 @dataclass(frozen=True)
 class Leaf:
     key: str  # dotted, as it is typed on the command line
@@ -156,24 +165,18 @@ class Leaf:
     metadata: Mapping[str, Any]  # of the field, and of the fields above it
 
 
-def leaves(settings: Any, prefix: str = "", inherited: Mapping[str, Any] | None = None) -> Iterator[Leaf]:
+def leaves(value: Any, key: str = "", metadata: Mapping[str, Any] | None = None) -> Iterator[Leaf]:
     """Every value of a settings object that is no settings object itself; names in mappings are parts of the key."""
-    for item in fields(settings):
-        metadata = {**(inherited or {}), **{k: v for k, v in item.metadata.items() if k not in _STRUCTURE}}
-        key = prefix.rstrip(".") if item.metadata.get("beside") else f"{prefix}{item.name}"
-        yield from _leaves_of(getattr(settings, item.name), key, metadata)
-
-
-_STRUCTURE = ("register", "chosen_by", "beside", "single")
-
-
-def _leaves_of(value: Any, key: str, metadata: Mapping[str, Any]) -> Iterator[Leaf]:
+    metadata = metadata or {}
     if is_dataclass(value):
-        yield from leaves(value, f"{key}.", metadata)
+        for item in fields(value):
+            child, beside = getattr(value, item.name), item.metadata.get("beside")
+            if child or not beside:
+                yield from leaves(child, key if beside else joined(key, item.name), {**metadata, **item.metadata})
     elif isinstance(value, dict) and value:
         for name, child in value.items():
-            yield from _leaves_of(child, f"{key}.{name}", metadata)
-    elif not (isinstance(value, dict) and metadata.get("beside")):
+            yield from leaves(child, joined(key, name), metadata)
+    else:
         yield Leaf(key, value, metadata)
 
 
@@ -183,15 +186,15 @@ def problems_of(settings: Any, key: str = "") -> Iterator[str]:
     A settings class may have a method `contradictions(key)`, which yields what does not fit among its own values; `key`
     is where the object stands (adapter.lora).
     """
-    outside = list(values_outside(settings, f"{key}." if key else ""))
+    outside = list(values_outside(settings, key))
     yield from outside
     if not outside:  # a contradiction is judged among values that are allowed
-        yield from _own_problems(settings, key)
+        yield from _contradictions(settings, key)
 
 
-def values_outside(settings: Any, prefix: str = "") -> Iterator[str]:
+def values_outside(settings: Any, key: str = "") -> Iterator[str]:
     """Every value outside of what its field allows."""
-    for leaf in leaves(settings, prefix):
+    for leaf in leaves(settings, key):
         allowed = leaf.metadata.get("allowed")
         if allowed is not None and leaf.value not in allowed:
             listed = ", ".join("null" if value is None else str(value) for value in allowed)
@@ -203,16 +206,16 @@ def values_outside(settings: Any, prefix: str = "") -> Iterator[str]:
                     yield f"{leaf.key}={leaf.value}: must be {words} {limit:g}."
 
 
-def _own_problems(value: Any, key: str) -> Iterator[str]:
+def _contradictions(value: Any, key: str) -> Iterator[str]:
     if is_dataclass(value):
         if hasattr(value, "contradictions"):
             yield from value.contradictions(key)
         for item in fields(value):
-            below = key if item.metadata.get("beside") else f"{key}.{item.name}".lstrip(".")
-            yield from _own_problems(getattr(value, item.name), below)
+            below = key if item.metadata.get("beside") else joined(key, item.name)
+            yield from _contradictions(getattr(value, item.name), below)
     elif isinstance(value, dict):
         for name, child in value.items():
-            yield from _own_problems(child, f"{key}.{name}".lstrip("."))
+            yield from _contradictions(child, joined(key, name))
 
 
 # From nested mappings to typed settings, and back.
@@ -225,147 +228,143 @@ def field_types(schema: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in fields(schema)}
 
 
-@cache
-def composed_schema(schema: type) -> Any:
-    """What Hydra sees of a settings class: the same fields, but mappings without a type where a register decides."""
-    if any(item.metadata.get("beside") for item in fields(schema)):
-        return dict[str, Any]
-    made = []
-    for item in fields(schema):
-        kind = field_types(schema)[item.name]
-        default: Any = item.default_factory if item.default is MISSING else item.default
-        if "register" in item.metadata:
-            kind, default = dict[str, Any], dict
-        elif is_dataclass(kind):
-            kind = composed_schema(kind)  # type: ignore[arg-type]
-            default = dict if get_origin(kind) is dict else kind
-        is_factory = item.default is MISSING
-        made.append((item.name, kind, field(default_factory=default) if is_factory else field(default=default)))
-    return make_dataclass(schema.__name__, made)
+def entry_schema(kind: Any) -> type | None:
+    """The settings class of the values of `dict[str, CLASS]`, if it is such a type."""
+    arguments = get_args(kind)
+    if get_origin(kind) is dict and len(arguments) == 2 and is_dataclass(arguments[1]):
+        return arguments[1]  # type: ignore[return-value]
+    return None
 
 
-def composed_node(schema: type) -> DictConfig:
-    """What Hydra starts from: `composed_schema`, whose registered entries take any key (`typed` judges them later)."""
-    node = OmegaConf.structured(composed_schema(schema))
-    _open_entries(node, schema)
+def open_defaults(schema: type) -> DictConfig:
+    """What Hydra starts from: every default, in mappings that take any key. `typed` judges keys and types afterwards.
+
+    A mapping whose keys a register decides is empty.
+    """
+
+    def defaults(schema: type) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for item in fields(schema):
+            kind = field_types(schema)[item.name]
+            if "register" in item.metadata:
+                found |= {} if item.metadata.get("beside") else {item.name: {}}
+            elif is_dataclass(kind):
+                found[item.name] = defaults(kind)  # type: ignore[arg-type]
+            else:
+                found[item.name] = item.default if item.default_factory is MISSING else item.default_factory()
+        return found
+
+    node = OmegaConf.create(defaults(schema))
+    for child in node.values():
+        if isinstance(child, DictConfig):
+            OmegaConf.set_struct(child, False)
     return node
 
 
-def _open_entries(node: DictConfig, schema: type) -> None:
+@dataclass(frozen=True)
+class Below:
+    """A settings object that stands directly below another one, as nested mappings describe it."""
+
+    field: str  # of the object above
+    entry: str | None  # its name, where the field maps names to settings objects
+    key: str
+    content: Any  # None where nothing is given
+    schema: type | None  # None where the register has no such component
+    chosen: Any = None  # the name that the register was asked for
+    chosen_by: str | None = None  # the key of the content that chooses; None: the entry's own name does
+
+
+def settings_below(schema: type, content: Mapping[str, Any], key: str) -> Iterator[Below]:
+    """The settings objects directly below the one of class `schema` at `key` that `content` describes.
+
+    Raises InputError where a mapping of names to settings is none.
+    """
+    own = [item.name for item in fields(schema) if not item.metadata.get("beside")]
     for item in fields(schema):
-        kind = field_types(schema)[item.name]
-        is_open = is_dataclass(kind) and get_origin(composed_schema(kind)) is dict  # type: ignore[arg-type]
-        if "register" in item.metadata or is_open:
-            OmegaConf.set_struct(node[item.name], False)
-        elif is_dataclass(kind):
-            _open_entries(node[item.name], kind)  # type: ignore[arg-type]
+        kind, given, below = field_types(schema)[item.name], content.get(item.name), joined(key, item.name)
+        register, chosen_by = item.metadata.get("register"), item.metadata.get("chosen_by")
+        is_mapping = get_origin(kind) is dict and (register is not None or entry_schema(kind) is not None)
+        if is_mapping and given is not None and not isinstance(given, Mapping):
+            raise InputError(f"{below}={given}: it must be a mapping of names to settings.")
+        if register is None and is_dataclass(kind):
+            yield Below(item.name, None, below, given, kind)  # type: ignore[arg-type]
+        elif register is None and (of_each := entry_schema(kind)) is not None:
+            for name, child in (given or {}).items():
+                yield Below(item.name, name, joined(below, name), child or {}, of_each)
+        elif register is not None and "single" in item.metadata:
+            chosen = given.get(chosen_by) if isinstance(given, Mapping) else None
+            found = item.metadata["single"] if chosen is None else register.settings_or_none(chosen)
+            yield Below(item.name, None, below, given, found, chosen, chosen_by)
+        elif register is not None:
+            if item.metadata["beside"]:
+                below, given = key, {name: child for name, child in content.items() if name not in own}
+            for name, child in (given or {}).items():
+                chosen = name
+                if chosen_by is not None and isinstance(child, Mapping):
+                    # Null is a component's default, also for a key that only another component has. So
+                    # data.sources.captions.reader=caption_shards works on top of a file of settings for another reader.
+                    child = {known: value for known, value in child.items() if value is not None}
+                    chosen = child.get(chosen_by)
+                found = register.settings_or_none(chosen)
+                yield Below(item.name, name, joined(below, name), child, found, chosen, chosen_by)
 
 
-def typed(schema: type[Settings], content: Mapping[str, Any], key: str = "", entry: str = "train.py") -> Settings:
+def typed(schema: type[Settings], content: Mapping[str, Any], key: str = "") -> Settings:
     """`content`, a nested mapping without interpolations, as an object of the settings class `schema`.
 
     Raises InputError for unknown keys (all at once, each with the nearest names), for an unknown component of a
     register and for a value of a wrong type; `key` is where the object stands.
     """
-    if unknown := list(unknown_keys(content, schema, f"{key}." if key else "")):
-        known = list(known_keys(schema, content, f"{key}." if key else ""))
-        raise InputError("\n".join(unknown_message(name, known, entry) for name in unknown))
-    return _build(schema, content, key, entry)
+    if unknown := list(unknown_keys(content, schema, key)):
+        known = list(known_keys(schema, content, key))
+        raise InputError("\n".join(unknown_message(name, known) for name in unknown))
+    return _build(schema, content, key)
 
 
-def _build(schema: type[Settings], content: Mapping[str, Any], key: str, entry: str) -> Settings:
-    own, registered = _split(schema, content)
+def _build(schema: type[Settings], content: Mapping[str, Any], key: str) -> Settings:
     values: dict[str, Any] = {}
-    plain_fields = {}
-    for item in fields(schema):  # type: ignore[arg-type]
-        kind, below = field_types(schema)[item.name], f"{key}.{item.name}".lstrip(".")  # type: ignore[arg-type]
-        register = item.metadata.get("register")
-        if register is not None and "single" in item.metadata:
-            given = own.get(item.name) or {}
-            values[item.name] = _build(_chosen_class(item.metadata, given, below), given, below, entry)
-        elif register is not None:
-            place = key if item.metadata["beside"] else below
-            chosen_by = item.metadata["chosen_by"]
-            values[item.name] = {}
-            for name, child in registered[item.name].items():
-                if child is not None:
-                    component = component_settings(register, name, child, chosen_by, place, registered[item.name])
-                    given = child if chosen_by is None else _without_nulls(child)
-                    values[item.name][name] = _build(component, given, f"{place}.{name}", entry)
-        elif is_dataclass(kind):
-            values[item.name] = _build(kind, own.get(item.name) or {}, below, entry)  # type: ignore[arg-type]
-        elif (of_each := entry_schema(kind)) is not None:
-            given = own.get(item.name) or {}
-            values[item.name] = {n: _build(of_each, c or {}, f"{below}.{n}", entry) for n, c in given.items()}
+    for below in settings_below(schema, content, key):
+        if below.entry is not None:
+            values.setdefault(below.field, {})
+            if below.content is None:  # an entry of null is left out
+                continue
+        given = {} if below.content is None else below.content
+        if below.schema is None or not isinstance(given, Mapping):
+            raise InputError(_refusal(schema, below, content))
+        built: Any = _build(below.schema, given, below.key)
+        if below.entry is None:
+            values[below.field] = built
         else:
-            plain_fields[item.name] = (kind, item)
-    values |= _plain_values(schema, plain_fields, own, key, entry)
-    return schema(**values)
+            values[below.field][below.entry] = built
 
-
-def _plain_values(schema: type, plain_fields: Mapping[str, Any], own: Mapping[str, Any], key: str, entry: str) -> Any:
-    """The values of the fields that hold no settings, converted to their types by OmegaConf."""
+    # The fields that hold plain values: OmegaConf converts them to their types.
     made = []
-    for name, (kind, item) in plain_fields.items():
-        factory = item.default is MISSING
-        made.append(
-            (name, kind, field(default_factory=item.default_factory) if factory else field(default=item.default))
-        )
-    given = {name: own[name] for name in plain_fields if name in own}
+    for item in fields(schema):  # type: ignore[arg-type]
+        kind = field_types(schema)[item.name]  # type: ignore[arg-type]
+        if item.name not in values and "register" not in item.metadata and entry_schema(kind) is None:
+            factory = item.default_factory is not MISSING
+            default = field(default_factory=item.default_factory) if factory else field(default=item.default)
+            made.append((item.name, kind, default))
+    plain_values = {name: content[name] for name, *_ in made if name in content}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(make_dataclass(schema.__name__, made)), given)
-        return OmegaConf.to_container(merged)
+        merged = OmegaConf.merge(OmegaConf.structured(make_dataclass(schema.__name__, made)), plain_values)
+        return schema(**values, **OmegaConf.to_container(merged))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
-        raise InputError(explained(error, schema, own, key, entry)) from error
+        raise InputError(explained(error, schema, content, key)) from error
 
 
-def _split(schema: type, content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The values of a class's own fields, and the entries of each of its register fields."""
-    registers = [item for item in fields(schema) if "beside" in item.metadata]
-    own_names = {item.name for item in fields(schema)} - {item.name for item in registers}
-    registered: dict[str, dict[str, Any]] = {}
-    for item in registers:
-        if item.metadata["beside"]:
-            registered[item.name] = {name: child for name, child in content.items() if name not in own_names}
-        else:
-            registered[item.name] = dict(content.get(item.name) or {})
-    return {name: value for name, value in content.items() if name in own_names}, registered
-
-
-def _chosen_class(metadata: Mapping[str, Any], content: Any, key: str) -> type:
-    """The settings class of a `chosen` field. Raises InputError where its content names no component."""
-    name = content.get(metadata["chosen_by"]) if isinstance(content, Mapping) else None
-    if name is None:
-        return metadata["single"]
-    if name not in metadata["register"]:
-        raise InputError(f"{key}.{metadata['chosen_by']}={name!r}. {metadata['register'].refusal(name)}")
-    return metadata["register"].settings(name)
-
-
-def _without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry that chooses its component: null is the component's default, also for a key that another one has.
-
-    So data.sources.captions.reader=caption_shards works on top of a file of settings for another reader.
-    """
-    return {name: value for name, value in content.items() if value is not None}
-
-
-def component_settings(
-    register: Register, name: str, content: Any, chosen_by: str | None, key: str, entries: Iterable[str] = ()
-) -> type:
-    """The settings class of one of the `entries`. Raises InputError where it names no component, or is no mapping."""
-    if not isinstance(content, Mapping):
-        raise InputError(f"{key}.{name}={content}: it must be a mapping of settings, or null.")
-    if chosen_by is None:
-        return register.settings(name)
-    chosen = content.get(chosen_by)
-    if not isinstance(chosen, str) or chosen not in register:
-        if not chosen:
-            if near := get_close_matches(name, [other for other in entries if other != name], n=1):
-                raise InputError(f"There is no setting '{key}.{name}'. Did you mean {key}.{near[0]}?")
-            raise InputError(f"{key}.{name}.{chosen_by} is not set. {register.refusal('')}")
-        raise InputError(f"{key}.{name}.{chosen_by}={chosen!r}. {register.refusal(str(chosen))}")
-    return register.settings(chosen)
+def _refusal(schema: type, below: Below, content: Mapping[str, Any]) -> str:
+    """What to say of something that is no settings object."""
+    if not isinstance(below.content, Mapping):
+        return f"{below.key}={below.content}: it must be a mapping of settings, or null."
+    register = next(item.metadata["register"] for item in fields(schema) if item.name == below.field)
+    if below.chosen:
+        return f"{below.key}.{below.chosen_by}={below.chosen!r}. {register.refusal(str(below.chosen))}"
+    others = [name for name in content[below.field] if name != below.entry]
+    if near := get_close_matches(below.entry or "", others, n=1):
+        place = below.key.rpartition(".")[0]
+        return f"There is no setting '{below.key}'. Did you mean {place}.{near[0]}?"
+    return f"{below.key}.{below.chosen_by} is not set. {register.refusal('')}"
 
 
 def to_plain(settings: Any) -> Any:
@@ -396,95 +395,52 @@ def with_overrides(settings: Settings, overrides: Sequence[str], where: str) -> 
         raise InputError(f"{where}: {error}") from error
 
 
-def entry_schema(kind: Any) -> type | None:
-    """The settings class of the values of `dict[str, CLASS]`, if it is such a type."""
-    arguments = get_args(kind)
-    if get_origin(kind) is dict and len(arguments) == 2 and is_dataclass(arguments[1]):
-        return arguments[1]  # type: ignore[return-value]
-    return None
-
-
 # Messages for what does not fit.
 
 
-def explained(
-    error: OmegaConfBaseException, schema: type, content: Any = None, key: str = "", entry: str = "train.py"
-) -> str:
+def explained(error: OmegaConfBaseException, schema: type, content: Any = None, key: str = "") -> str:
     """One sentence for an OmegaConf error: an unknown key with its nearest name, a wrong type with its key."""
     full = ".".join(part for part in (key, error.full_key) if part)
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and full:
-        return unknown_message(full, list(known_keys(schema, content, f"{key}." if key else "")), entry)
+        return unknown_message(full, list(known_keys(schema, content, key)))
     first = str(error).strip().splitlines()[0]
     if "is not Optional" in first or "Incompatible value 'None'" in first:
         return f"{full}=null: it needs a value."
     return f"{full}: {first}" if full and full not in first else first
 
 
-def unknown_keys(node: Any, schema: type, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of `node` (a nested mapping) that the settings class has no field and no component for."""
-    if not isinstance(node, Mapping):
+def unknown_keys(content: Any, schema: type, key: str = "") -> Iterator[str]:
+    """Dotted keys of `content` (a nested mapping) that the settings class has no field and no component for."""
+    if not isinstance(content, Mapping):
         return
-    types, own_and_registered = field_types(schema), _split(schema, node)
-    singles = {item.name: item.metadata for item in fields(schema) if "single" in item.metadata}
+    for below in settings_below(schema, content, key):
+        if below.schema is not None:
+            yield from unknown_keys(below.content, below.schema, below.key)
+        elif below.chosen_by is None:  # else `typed` refuses what was chosen
+            yield below.key
+    if not any(item.metadata.get("beside") for item in fields(schema)):
+        yield from (joined(key, name) for name in content if name not in field_types(schema))
+
+
+def known_keys(schema: type, content: Any = None, key: str = "") -> Iterator[str]:
+    """Every dotted key that may be set; the names inside mappings are those of `content`, or of the register."""
+    content = content if isinstance(content, Mapping) else {}
     for item in fields(schema):
-        if "beside" not in item.metadata:
-            continue
-        place = prefix if item.metadata["beside"] else f"{prefix}{item.name}."
-        register, chosen_by = item.metadata["register"], item.metadata["chosen_by"]
-        for name, child in own_and_registered[1][item.name].items():
-            chosen = name if chosen_by is None else (child or {}).get(chosen_by)
-            if chosen in register:
-                child = child or {} if chosen_by is None else _without_nulls(child)
-                yield from unknown_keys(child, register.settings(chosen), f"{place}{name}.")
-            elif chosen_by is None:
-                yield f"{place}{name}"
-    open_mapping = any(item.metadata.get("beside") for item in fields(schema))
-    for name, value in node.items():
-        if name not in types:
-            if not open_mapping:
-                yield f"{prefix}{name}"
-        elif name in singles:
-            schema_here = _chosen_class(singles[name], value, f"{prefix}{name}")
-            yield from unknown_keys(value or {}, schema_here, f"{prefix}{name}.")
-        elif is_dataclass(types[name]):
-            yield from unknown_keys(value or {}, types[name], f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif (of_each := entry_schema(types[name])) is not None and name in own_and_registered[0]:
-            for label, child in (value or {}).items():
-                yield from unknown_keys(child or {}, of_each, f"{prefix}{name}.{label}.")
+        place = key if item.metadata.get("beside") else joined(key, item.name)
+        if not item.metadata.get("beside"):
+            yield place
+        if "register" in item.metadata and item.metadata["chosen_by"] is None:
+            for name in item.metadata["register"].names():
+                yield joined(place, name)
+                yield from known_keys(item.metadata["register"].settings(name), None, joined(place, name))
+    for below in settings_below(schema, content, key):
+        if below.entry is not None and (below.chosen_by or below.chosen is None):
+            yield below.key
+        if below.schema is not None and (below.chosen_by or below.chosen is None):
+            yield from known_keys(below.schema, below.content, below.key)
 
 
-def known_keys(schema: type, node: Any = None, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that may be set; the names inside mappings are those of `node`, or of the register."""
-    node = node if isinstance(node, Mapping) else {}
-    for item in fields(schema):
-        kind, key = field_types(schema)[item.name], f"{prefix}{item.name}"
-        register, chosen_by = item.metadata.get("register"), item.metadata.get("chosen_by")
-        if register is not None and chosen_by is None:
-            place = prefix if item.metadata["beside"] else f"{key}."
-            for name in register.names():
-                yield f"{place}{name}"
-                yield from known_keys(register.settings(name), None, f"{place}{name}.")
-            continue
-        yield key
-        if "single" in item.metadata:
-            content = node.get(item.name)
-            name = (content or {}).get(chosen_by)
-            here = register.settings(name) if register and name in register else item.metadata["single"]
-            yield from known_keys(here, content, f"{key}.")
-            continue
-        if is_dataclass(kind):
-            yield from known_keys(kind, node.get(item.name), f"{key}.")  # type: ignore[arg-type]
-            continue
-        for label, child in (node.get(item.name) or {}).items() if register or entry_schema(kind) else ():
-            chosen = (child or {}).get(chosen_by) if register else None
-            yield f"{key}.{label}"
-            if register is None:
-                yield from known_keys(entry_schema(kind), child, f"{key}.{label}.")  # type: ignore[arg-type]
-            elif chosen in register:
-                yield from known_keys(register.settings(chosen), child, f"{key}.{label}.")
-
-
-def unknown_message(key: str, known: list[str], entry: str = "train.py") -> str:
+def unknown_message(key: str, known: list[str]) -> str:
     """What to say of a key that does not exist: the nearest names, and where to see all of them."""
     near = nearest(key, known)
     parent = key.rpartition(".")[0]
@@ -492,7 +448,7 @@ def unknown_message(key: str, known: list[str], entry: str = "train.py") -> str:
     lines = [f"There is no setting {key!r}." + (f" Did you mean {' or '.join(near)}?" if near else "")]
     if siblings:
         lines.append(f"  {parent or 'top level'} has: {', '.join(siblings)}")
-    return "\n".join([*lines, f"  All settings: python {entry} --cfg job"])
+    return "\n".join([*lines, "  All settings: the same command with --cfg job"])
 
 
 def meant(wanted: str, allowed: Sequence[str]) -> str:

@@ -12,12 +12,12 @@ from mmadapter.settings import (
     Register,
     choice,
     chosen,
-    composed_schema,
     entries,
     leaves,
     listing,
     named,
     number,
+    open_defaults,
     problems_of,
     to_plain,
     typed,
@@ -132,6 +132,10 @@ REFUSED = [
     ({"workshop": {"teeth": 2}}, "There is no setting 'workshop.teeth'. Did you mean workshop.saw.teeth?"),
     ({"workshop": {"saw": {"tooth": 2}}}, "There is no setting 'workshop.saw.tooth'. Did you mean workshop.saw.teeth?"),
     ({"workshop": {"saw": 2}}, "workshop.saw=2: it must be a mapping of settings, or null."),
+    ({"workshop": {"saw": False}}, "workshop.saw=False: it must be a mapping of settings, or null."),
+    ({"vehicles": 3}, "vehicles=3: it must be a mapping of names to settings."),
+    ({"workshop": {"shelves": [1]}}, "workshop.shelves=[1]: it must be a mapping of names to settings."),
+    ({"workshop": 3}, "workshop=3: it must be a mapping of settings, or null."),
     ({"workshop": {"saw": {"teeth": "x"}}}, "workshop.saw.teeth: Value 'x'"),
     ({"workshop": {"shelves": {"top": {"label": []}}}}, "There is no setting 'workshop.shelves.top.label'."),
     ({"vehicles": {"mine": {"kind": "bycicle"}}}, "vehicles.mine.kind='bycicle'. Did you mean bicycle?"),
@@ -165,8 +169,9 @@ def test_overrides_reach_components_that_were_not_there():
         with_overrides(town, ["workshop.dril.speeds=[7]"], "variants.x")
 
 
-def test_hydra_sees_open_mappings_where_a_register_decides():
-    composed = OmegaConf.merge(OmegaConf.structured(composed_schema(Town)), CONTENT)
+def test_what_hydra_starts_from_has_all_defaults_and_takes_any_key():
+    assert typed(Town, OmegaConf.to_container(open_defaults(Town))) == typed(Town, {})
+    composed = OmegaConf.merge(open_defaults(Town), CONTENT)
     assert typed(Town, OmegaConf.to_container(composed)) == typed(Town, CONTENT)
 
 

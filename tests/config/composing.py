@@ -8,7 +8,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from mmadapter.cli import register_schemas, version_base
-from mmadapter.config import EvalConf, RunConf, typed, with_methods
+from mmadapter.config import EvalConf, RunConf, typed
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -20,14 +20,14 @@ def run_conf(*overrides: str) -> RunConf:
 
 def eval_conf(*overrides: str) -> EvalConf:
     """The typed settings of `python eval.py OVERRIDES`."""
-    return typed(composed("eval", *overrides), EvalConf, "eval.py")
+    return typed(composed("eval", *overrides), EvalConf)
 
 
 def composed(name: str, *overrides: str):
     register_schemas()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), **version_base()):
-        return hydra.compose(name, with_methods(overrides))
+        return hydra.compose(name, list(overrides))
 
 
 def choices(group: str) -> list[str]:

@@ -14,8 +14,6 @@ from mmadapter.errors import InputError
 from mmadapter.settings import known_keys, nearest, unknown_keys
 from tests.config.composing import CONF, composed, eval_conf, run_conf
 
-SCRIPT = CONF.parent / "train.py"
-
 # what is typed -> what is meant
 TYPOS = {
     "optimizer.epoch": "optimizer.epochs",
@@ -48,7 +46,7 @@ NEW_ENTRIES = ["data.sources.question.limit", "tasks.sciencqa.limit"]  # with +,
 def test_a_misspelt_key_is_refused_and_the_right_one_named(typed_key, meant):
     with pytest.raises(Exception) as refused:
         run_conf(f"{typed_key}=1")
-    message = composition_message(refused.value, RunConf, SCRIPT)
+    message = composition_message(refused.value, RunConf)
     wrong_part = next(part for part in _prefixes(typed_key) if part not in _prefixes(meant))
     assert f"There is no setting {wrong_part!r}" in message
     assert any(f"{part}?" in message or f"{part} or" in message for part in _prefixes(meant)), message
@@ -80,20 +78,19 @@ def test_eval_refuses_misspelt_keys_too():
         eval_conf("+task.made_up=1")
     with pytest.raises(Exception) as refused:
         eval_conf("task.limt=1")
-    assert "task.limit?" in composition_message(refused.value, EvalConf, CONF.parent / "eval.py")
+    assert "task.limit?" in composition_message(refused.value, EvalConf)
 
 
 def test_a_misspelt_choice_names_the_choices():
     with pytest.raises(Exception) as refused:
         composed("train", "experiment=scienseqa")
-    message = composition_message(refused.value, RunConf, SCRIPT)
+    message = composition_message(refused.value, RunConf)
     assert "experiment=scienceqa?" in message and "quickstart" in message
 
 
 def test_a_wrong_type_names_the_key():
-    with pytest.raises(Exception) as refused:
+    with pytest.raises(InputError, match="optimizer.batch_size: Value 'many'"):
         run_conf("optimizer.batch_size=many")
-    assert "optimizer.batch_size" in composition_message(refused.value, RunConf, SCRIPT)
 
 
 def test_a_misspelt_key_in_a_saved_config_names_file_and_key(tmp_path):
@@ -129,6 +126,6 @@ def test_a_key_of_version_0_1_is_refused_with_its_new_name_or_why_it_is_gone(mon
     monkeypatch.setattr(sys, "argv", ["train.py", word])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it
     with pytest.raises(SystemExit) as ended:
-        cli.command("train", RunConf, lambda conf: pytest.fail("a run has begun"), SCRIPT)
+        cli.command("train", RunConf, lambda conf: pytest.fail("a run has begun"), CONF.parent / "train.py")
     said = capsys.readouterr().err
     assert ended.value.code == 2 and told in said and word.partition("=")[0] in said

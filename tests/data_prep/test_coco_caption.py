@@ -250,7 +250,7 @@ def test_a_write_that_fails_leaves_the_old_files_whole(tmp_path, out, monkeypatc
     ("files", "arguments", "told"),
     [
         ({}, (), "expected one file of captions (COCO (dataset_coco.json; "),
-        ({"a.json": "[]", "b.json": "[]"}, (), "found a.json, b.json. Name the file with `path`"),
+        ({"a.json": "[]", "b.json": "[]"}, (), "found a.json, b.json. Name it with --path"),
         ({}, ("--path", "."), "there are no shards *.tar there"),
         ({}, ("--path", "gone.json"), "gone.json: there is no such file or folder (--path)"),
         ({"dataset_coco.json": '{"images": [{"cocoid": 1}, {'}, (), "last whole entry is images[0]"),
