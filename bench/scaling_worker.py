@@ -6,15 +6,16 @@ import json
 import sys
 import time
 from array import array
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 
 from bench.process_memory import MemoryWatch
-from bench.settings import composed
-from mmadapter.config import RunConf
+from mmadapter.cli import register_schemas, version_base
+from mmadapter.config import RunConf, typed
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
@@ -28,6 +29,7 @@ from mmadapter.training.engine import Engine
 from mmadapter.training.run import device_of, groups_of
 from mmadapter.training.settings import ENGINES
 
+CONF = Path(__file__).parents[1] / "conf"
 LR = 1e-3
 
 
@@ -37,32 +39,35 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(case["threads"])
     device = device_of(conf.engine.device)
     with connected(device, group_of_one=conf.engine.name != "single") as ranks:
-        return measure_rank(case, conf, device, ranks)
-
-
-def measure_rank(case: dict[str, Any], conf: RunConf, device: str, ranks: Ranks) -> dict[str, Any]:
-    """The same, within the process group."""
-    first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
-    AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
-    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
-    with MemoryWatch() as loading:
+        first = composed(["host=tiny", "vision=none", "adapter=v1", "adapter.prompts.layers=1"])
+        AdaptedModel.build(first.host, first.vision, first.adapter, device=device)  # imports
+        parts = (conf.host, conf.vision, conf.adapter, conf.seed)
         sharding = Sharding(conf.engine.offload) if conf.engine.stage == 3 else None
-        assistant = AdaptedModel.build(*parts, device, sharding)
-    with MemoryWatch() as training:
-        assistant.train()
-        build: type[Engine] = ENGINES.load(conf.engine.name)
-        engine = build(assistant, groups_of(conf, assistant), conf.optimizer, conf.seed, conf.engine, ranks)
-        seconds = step_seconds(engine, case, assistant.tokenizer.vocab_size, ranks)
-    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
-    frozen = [parameter for parameter in assistant.host.parameters() if id(parameter) not in trained]
-    return {
-        "rank": ranks.rank,
-        "loading_peak": loading.grown_bytes,
-        "training_peak": training.grown_bytes,
-        "frozen_bytes": held_bytes(frozen),
-        "step_seconds": seconds,
-        **save_and_restore(engine, Path(case["folder"]), ranks),
-    }
+        with MemoryWatch() as loading:
+            model = AdaptedModel.build(*parts, device, sharding)
+        with MemoryWatch() as training:
+            model.train()
+            engine = ENGINES.load(conf.engine.name)(
+                model, groups_of(conf, model), conf.optimizer, conf.seed, conf.engine, ranks
+            )
+            seconds = step_seconds(engine, case, model.tokenizer.vocab_size, ranks)
+        trained = {id(item.parameter) for item in model.trainable_parameters()}
+        frozen = [parameter for parameter in model.host.parameters() if id(parameter) not in trained]
+        return {
+            "rank": ranks.rank,
+            "loading_peak": loading.grown_bytes,
+            "training_peak": training.grown_bytes,
+            "frozen_bytes": held_bytes(frozen),
+            "step_seconds": seconds,
+            **save_and_restore(engine, Path(case["folder"]), ranks),
+        }
+
+
+def composed(overrides: Sequence[str]) -> RunConf:
+    """What `python train.py OVERRIDES` would run with."""
+    register_schemas()
+    with hydra.initialize_config_dir(str(CONF), **version_base()):
+        return typed(hydra.compose("train", list(overrides)), RunConf)
 
 
 def step_seconds(engine: Engine, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:
@@ -102,15 +107,12 @@ def save_and_restore(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, fl
     ranks.barrier()
     saved = time.perf_counter()
 
-    contents: dict[str, bytes] = {}
-
-    def read() -> list[str]:
+    def read() -> dict[str, bytes]:
         newest, _ = checkpoints.load_newest()
         assert newest is not None
-        contents.update(snapshot_files(newest))
-        return list(contents)
+        return snapshot_files(newest)
 
-    files = {name: ranks.decide_bytes(partial(contents.__getitem__, name)) for name in ranks.decide(read)}
+    files = ranks.decide_files(read)
     snapshot = snapshot_of(folder, files.__getitem__)
     engine.load_state_dict(snapshot.engine)
     ranks.barrier()

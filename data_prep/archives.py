@@ -13,9 +13,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from data_prep.interference import FILES, make_interference_world
-
-ADDED = (*FILES, "pictures")  # to the world of shapes, by the one of interference
+from data_prep.shapes import INTERFERENCE_FILES, make_world
 
 
 def pack(folder: Path, archive: Path, tops: Collection[str]) -> None:
@@ -40,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     out = parser.parse_args(arguments).out
     with tempfile.TemporaryDirectory() as folder:
         world = Path(folder) / "world"
-        make_interference_world(world)
-        pack(world, out / "shapes.tar.gz", {path.name for path in world.iterdir()} - set(ADDED))
-        pack(world, out / "interference.tar.gz", ADDED)
+        make_world(world, interference=True)
+        pack(world, out / "shapes.tar.gz", {path.name for path in world.iterdir()} - set(INTERFERENCE_FILES))
+        pack(world, out / "interference.tar.gz", INTERFERENCE_FILES)
     return 0
 
 

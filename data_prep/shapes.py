@@ -1,29 +1,38 @@
-"""Write the made-up world in upstream layouts (ScienceQA, COCO, Alpaca): `python -m data_prep.shapes --out DIR`."""
+"""Write the made-up world in upstream layouts (ScienceQA, COCO, Alpaca): `python -m data_prep.shapes --out DIR`.
+
+With `--interference` also what experiment=interference reads: `instructions.json` (language only, Alpaca's layout) and
+`visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on); and
+`told_captions.json` (captions asked for scenes that are told in words), which experiment=interference_told reads.
+"""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import os
 import random
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from data_prep.command import exit_status
 from data_prep.world.captions import captions
-from data_prep.world.instructions import instruction_records
+from data_prep.world.instructions import (
+    following_records,
+    instruction_records,
+    open_questions,
+    told_caption_records,
+)
 from data_prep.world.questions import Problem, QuestionWriter, picture_caption
 from data_prep.world.scenes import SIDE, Scene, draw, random_pair, random_scene
-from mmadapter.errors import InputError
+from mmadapter.files import new_folder
 
 VERSION = 1
-Progress = Callable[[int, int], None]  # done, total
+# What experiment=interference reads besides, and how much of it.
+INTERFERENCE_FILES = ("instructions.json", "told_captions.json", "visual_instructions.json", "pictures")
+FOLLOWING, TOLD_CAPTIONS, OPEN_PICTURES = 3600, 1700, 50
 
 
 @dataclass(frozen=True)
@@ -41,20 +50,13 @@ class WorldSizes:
     picture_share: float = 0.65
     pair_share: float = 0.1
 
-    def pictures(self) -> int:
-        """Roughly how many pictures will be drawn (for progress bars)."""
-        questions = (self.train + self.val + self.test) * self.picture_share
-        return round(questions) + self.coco_train + self.coco_restval + self.coco_val + self.coco_test
-
 
 class PictureWriter:
     """Draws and saves pictures; no two pictures of a world are equal."""
 
-    def __init__(self, seed: int, total: int, progress: Progress | None) -> None:
+    def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"pictures {seed}")
         self._seen: set[str] = set()
-        self._total = total
-        self._progress = progress
 
     def save(self, scene: Scene, path: Path) -> None:
         """Draw a scene to `path`; a picture that was drawn before is moved a little until it is new."""
@@ -64,31 +66,28 @@ class PictureWriter:
             picture = draw(replace(scene, jitter=shift))
         self._seen.add(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save_picture(picture, path)
-        if self._progress is not None:
-            self._progress(len(self._seen), max(self._total, len(self._seen)))
+        if path.suffix == ".jpg":
+            picture.save(path, quality=95, subsampling=0)
+        else:
+            picture.save(path, compress_level=4)
 
 
-def make_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, progress: Progress | None = None) -> None:
+def make_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, interference: bool = False) -> None:
     """Write a whole world to `out`, which must not exist yet; it appears under its name only when it is complete."""
     sizes = sizes or WorldSizes()
-    if out.exists():
-        raise InputError(f"{out}: already exists. Delete it, or choose another --out; worlds are never mixed.")
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        writer = PictureWriter(seed, sizes.pictures(), progress)
+    with new_folder(out) as folder:
+        writer = PictureWriter(seed)
         manifest: dict[str, Any] = {"world": VERSION, "seed": seed, "sizes": asdict(sizes)}
-        manifest["scienceqa"] = _write_scienceqa(partial / "scienceqa", seed, sizes, writer)
-        manifest["coco"] = _write_coco(partial / "coco", seed, sizes, writer)
+        manifest["scienceqa"] = _write_scienceqa(folder / "scienceqa", seed, sizes, writer)
+        manifest["coco"] = _write_coco(folder / "coco", seed, sizes, writer)
         records = instruction_records(seed, sizes.instructions)
-        _write_json(partial / "alpaca.json", records, indent=1)
+        _write_json(folder / "alpaca.json", records, indent=1)
         manifest["alpaca"] = {"records": len(records), "without_input": sum(not r["input"] for r in records)}
-        _write_json(partial / "manifest.json", manifest, indent=2)
-        os.rename(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        _write_json(folder / "manifest.json", manifest, indent=2)
+        if interference:
+            _write_json(folder / "instructions.json", following_records(seed, FOLLOWING), indent=1)
+            _write_json(folder / "told_captions.json", told_caption_records(seed, TOLD_CAPTIONS), indent=1)
+            _write_visual_instructions(folder, seed)
 
 
 def _write_scienceqa(folder: Path, seed: int, sizes: WorldSizes, writer: PictureWriter) -> dict[str, Any]:
@@ -169,22 +168,33 @@ def _official_image(cocoid: int, name: str) -> dict[str, Any]:
 def _karpathy_image(
     year: str, name: str, imgid: int, cocoid: int, split: str, numbered: list[tuple[int, str]]
 ) -> dict[str, Any]:
-    sentences = [{"tokens": _words(text), "raw": text, "imgid": imgid, "sentid": number} for number, text in numbered]
+    sentences = [
+        {
+            "tokens": text.lower().replace(",", "").replace(".", "").split(),
+            "raw": text,
+            "imgid": imgid,
+            "sentid": number,
+        }
+        for number, text in numbered
+    ]
     return {
         "filepath": year, "sentids": [number for number, _ in numbered], "filename": name, "imgid": imgid,
         "split": split, "sentences": sentences, "cocoid": cocoid,
     }  # fmt: skip
 
 
-def _words(text: str) -> list[str]:
-    return text.lower().replace(",", "").replace(".", "").split()
-
-
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    if path.suffix == ".jpg":
-        picture.save(path, quality=95, subsampling=0)
-    else:
-        picture.save(path, compress_level=4)
+def _write_visual_instructions(folder: Path, seed: int) -> None:
+    """Pictures of scenes with one object, moved a little, so that none equals a captioned one; their questions."""
+    rng = random.Random(f"visual instructions {seed}")
+    items = []
+    (folder / "pictures").mkdir()
+    for number in range(OPEN_PICTURES):
+        scene = random_scene(rng)
+        shift = (rng.uniform(-2.0, 2.0), rng.uniform(-2.0, 2.0), rng.uniform(-0.06, 0.06))
+        name = f"pictures/{number:04d}.png"
+        draw(replace(scene, jitter=shift)).save(folder / name)
+        items += open_questions(scene, name, rng)
+    _write_json(folder / "visual_instructions.json", items, indent=1)
 
 
 def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
@@ -193,29 +203,23 @@ def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and write the world; exit code 2 on a user's mistake."""
+    """Write the world; exit code 2 on a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.shapes", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to be made")
     parser.add_argument("--seed", type=int, default=0)
-    defaults = WorldSizes()
-    for name in ("train", "val", "test", "coco_train", "coco_restval", "coco_val", "coco_test", "instructions"):
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=int, default=getattr(defaults, name), metavar="N", help="default %(default)s")
-    options = vars(parser.parse_args(arguments))
-    out, seed = options.pop("out"), options.pop("seed")
-    show = sys.stderr.isatty()
+    parser.add_argument("--interference", action="store_true", help="with what experiment=interference reads")
+    sizes = [size for size in fields(WorldSizes) if not size.name.endswith("share")]
+    for size in sizes:
+        option = f"--{size.name.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=size.default, metavar="N", help="default %(default)s")
+    options = parser.parse_args(arguments)
 
-    def progress(done: int, total: int) -> None:
-        if show and (done % 50 == 0 or done == total):
-            print(f"\rpictures {done}/{total}", end="", file=sys.stderr, flush=True)
+    def work() -> None:
+        wanted = WorldSizes(**{size.name: getattr(options, size.name) for size in sizes})
+        make_world(options.out, options.seed, wanted, options.interference)
+        print(f"{options.out}: " + (options.out / "manifest.json").read_text(encoding="utf-8").strip())
 
-    try:
-        make_world(out, seed, WorldSizes(**options), progress)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{out}: " + (out / "manifest.json").read_text(encoding="utf-8").strip())
-    return 0
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.interference import make_interference_world
+from data_prep.shapes import make_world
 from mmadapter.config import RunConf, validate
 from tests.config.composing import choices, run_conf
 from tests.training.tiny_run import SIZES, save_inputs
@@ -24,7 +24,7 @@ SHORT = {
 def inputs(tmp_path_factory) -> Path:
     folder = save_inputs(tmp_path_factory.mktemp("inputs"))
     save_deep_host(folder)
-    make_interference_world(folder / "interference", sizes=SIZES, instructions=40, pictures=2)
+    make_world(folder / "interference", sizes=SIZES, interference=True)
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from data_prep.world.scenes import VALUES, Scene
+from data_prep.world.scenes import Scene
 
 WHERE = {
     "left": "on the left",
@@ -73,10 +73,3 @@ def statement(attribute: str, value: str, rng: random.Random) -> str:
     if attribute == "ground":
         return rng.choice(["The background is {}.", "It is on a {} background.", "Behind it all is {}."]).format(value)
     return rng.choice(["It is {}.", "The shape is {}.", "It looks {}."]).format(value)
-
-
-def attribute_names(rng: random.Random, least: int) -> list[str]:
-    """Some attributes (at least `least`) in random order."""
-    names = list(VALUES)
-    rng.shuffle(names)
-    return names[: rng.randint(least, len(names))]

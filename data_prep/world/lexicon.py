@@ -1,4 +1,4 @@
-"""Words and facts of the made-up world that have no picture."""
+"""Words, facts and questions that the texts of the made-up world share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ ANIMALS = ("cat", "dog", "fox", "owl", "cow", "hen", "pig", "bee", "bat", "fish"
 THINGS = ("cup", "hat", "box", "key", "pen", "map", "bag", "ball", "book", "lamp")
 FOODS = ("apple", "bread", "milk", "egg", "rice", "soup", "cake", "corn")
 NAMES = ("Mia", "Tom", "Ben", "Ana", "Leo", "Zoe", "Sam", "Eva")
-NUMBERS = tuple(str(number) for number in range(21))
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 LETTERS = "ABCDE"
 
@@ -29,6 +28,15 @@ WORKPLACES = {
 GREETINGS = ("hello", "goodbye", "thanks", "sorry", "welcome", "please")
 # Words for ordering, counting, repeating and spelling.
 WORDS = tuple(sorted((*ANIMALS, *THINGS, *FOODS)))
+# What is asked about a scene.
+ASKED = {
+    "color": ("What color is it?", "What color is the shape?", "Which color do you see?"),
+    "shape": ("What shape is it?", "Which shape do you see?", "What is it?"),
+    "size": ("What size is it?", "How large is the shape?"),
+    "pattern": ("What pattern is it?", "Which pattern do you see?"),
+    "place": ("Where is it?", "Where is the shape?"),
+    "ground": ("What color is the background?", "What is behind the shape?"),
+}
 
 
 def lettered(choices: list[str] | tuple[str, ...]) -> str:

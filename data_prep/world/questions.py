@@ -28,17 +28,15 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class PictureFamily:
-    """Questions whose answer is one attribute of the pictured object."""
+class Topic:
+    """What upstream says of a question beside its text; `grades` are the lowest and the highest."""
 
     subject: str
-    attribute: str
-    question: str
     topic: str
     category: str
     skill: str
     grades: tuple[int, int]
-    lecture: str
+    lecture: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,30 +50,42 @@ class Problem:
 _COLOR = "A color is what the eye sees first. Things of the same shape can have many colors."
 _MAP = "A map shows places from above. Top, bottom, left and right are directions on a map."
 _WORD = "Words describe things. Some words tell the color, the size or the shape of a thing."
+_MOVES = "Some animals fly, some swim and some walk."
+_SIZE = "Size tells how much room a thing takes."
+_WORK = "People work at many places."
 
+# Questions whose answer is one attribute of the pictured object: the attribute, the question, its topic.
 PICTURE_FAMILIES = (
-    PictureFamily(NATURAL, "color", "What color is the shape?", "physics", "Materials",
-                  "Identify the color of an object", (1, 6), _COLOR),
-    PictureFamily(NATURAL, "pattern", "Which pattern does the shape have?", "physics", "Materials",
-                  "Identify the pattern of an object", (3, 9), ""),
-    PictureFamily(NATURAL, "size", "What size is the shape?", "units-and-measurement", "Units and measurement",
-                  "Compare the sizes of objects", (1, 7), "Size tells how much room a thing takes."),
-    PictureFamily(NATURAL, "ground", "What color is behind the shape?", "physics", "Materials",
-                  "Identify the color of a background", (5, 12), _COLOR),
-    PictureFamily(SOCIAL, "ground", "Which color surrounds the shape on the map?", "geography", "Maps",
-                  "Tell what surrounds a place", (2, 12), _MAP),
-    PictureFamily(SOCIAL, "ground", "What color is the land on the map?", "geography", "Maps",
-                  "Read the colors of a map", (4, 12), _MAP),
-    PictureFamily(SOCIAL, "color", "What color is the mark on the map?", "geography", "Maps",
-                  "Read the marks of a map", (2, 9), _MAP),
-    PictureFamily(LANGUAGE, "color", "Which word names the color in the picture?", "vocabulary", "Adjectives",
-                  "Name a pictured color", (1, 5), _WORD),
-    PictureFamily(LANGUAGE, "size", "Which word describes the size in the picture?", "vocabulary", "Adjectives",
-                  "Choose the adjective that fits a picture", (3, 10), _WORD),
-    PictureFamily(LANGUAGE, "ground", "Which word names the color of the background?", "vocabulary", "Adjectives",
-                  "Name a pictured color", (6, 12), _WORD),
+    ("color", "What color is the shape?",
+     Topic(NATURAL, "physics", "Materials", "Identify the color of an object", (1, 6), _COLOR)),
+    ("pattern", "Which pattern does the shape have?",
+     Topic(NATURAL, "physics", "Materials", "Identify the pattern of an object", (3, 9))),
+    ("size", "What size is the shape?",
+     Topic(NATURAL, "units-and-measurement", "Units and measurement", "Compare the sizes of objects", (1, 7), _SIZE)),
+    ("ground", "What color is behind the shape?",
+     Topic(NATURAL, "physics", "Materials", "Identify the color of a background", (5, 12), _COLOR)),
+    ("ground", "Which color surrounds the shape on the map?",
+     Topic(SOCIAL, "geography", "Maps", "Tell what surrounds a place", (2, 12), _MAP)),
+    ("ground", "What color is the land on the map?",
+     Topic(SOCIAL, "geography", "Maps", "Read the colors of a map", (4, 12), _MAP)),
+    ("color", "What color is the mark on the map?",
+     Topic(SOCIAL, "geography", "Maps", "Read the marks of a map", (2, 9), _MAP)),
+    ("color", "Which word names the color in the picture?",
+     Topic(LANGUAGE, "vocabulary", "Adjectives", "Name a pictured color", (1, 5), _WORD)),
+    ("size", "Which word describes the size in the picture?",
+     Topic(LANGUAGE, "vocabulary", "Adjectives", "Choose the adjective that fits a picture", (3, 10), _WORD)),
+    ("ground", "Which word names the color of the background?",
+     Topic(LANGUAGE, "vocabulary", "Adjectives", "Name a pictured color", (6, 12), _WORD)),
 )  # fmt: skip
-PICTURE_HINTS = ("{} drew the picture.", "{} sees this picture at school.", "Look at the picture of {}.")
+PICTURE_HINTS = (
+    "",
+    "",
+    "{} drew the picture.",
+    "",
+    "{} sees this picture at school.",
+    "Look at the picture of {}.",
+    "",
+)
 
 
 @dataclass
@@ -109,19 +119,15 @@ class QuestionWriter:
 
     def picture_problem(self) -> Problem:
         """A question that only the picture answers: values, letters and numbers of choices are dealt evenly."""
-        family = self.deck.deal("picture family", PICTURE_FAMILIES)
-        values = VALUES[family.attribute]
-        value = self.deck.deal((family.question, "value"), values)
-        count = self.deck.deal((family.question, "count"), range(2, min(5, len(values)) + 1))
+        attribute, question, topic = self.deck.deal("picture family", PICTURE_FAMILIES)
+        values = VALUES[attribute]
+        value = self.deck.deal((question, "value"), values)
+        count = self.deck.deal((question, "count"), range(2, min(5, len(values)) + 1))
         others = self.rng.sample([v for v in values if v != value], count - 1)
-        scene = random_scene(self.rng, **{family.attribute: value})
-        hint = self.deck.deal((family.question, "hint"), ("", "", *PICTURE_HINTS[:1], "", *PICTURE_HINTS[1:], ""))
-        record = self._record(
-            family.question, value, others, deck=family.question, subject=family.subject,
-            topic=family.topic, category=family.category, skill=family.skill, grades=family.grades,
-            hint=hint.format(self.rng.choice(NAMES)), image="image.png", lecture=family.lecture,
-            solution=_seen(family.attribute, value),
-        )  # fmt: skip
+        scene = random_scene(self.rng, **{attribute: value})
+        hint = self.deck.deal((question, "hint"), PICTURE_HINTS).format(self.rng.choice(NAMES))
+        solution = f"The {'background' if attribute == 'ground' else 'shape'} is {value}."
+        record = self._record(question, question, value, others, topic, solution, hint=hint, image="image.png")
         return Problem(record, scene)
 
     def text_problem(self) -> Problem:
@@ -129,15 +135,14 @@ class QuestionWriter:
         return Problem(self.deck.deal("text family", self.text_families)(), None)
 
     def _record(
-        self, question: str, value: str, others: Sequence[str], *, deck: object, subject: str, topic: str,
-        category: str, skill: str, grades: tuple[int, int], hint: str = "", image: str | None = None,
-        lecture: str = "", solution: str = "", task: str = "closed choice",
+        self, deck: str, question: str, value: str, others: Sequence[str], topic: Topic, solution: str, *,
+        hint: str = "", image: str | None = None, task: str = "closed choice",
     ) -> dict[str, Any]:  # fmt: skip
-        """A record in upstream's field order; the letter of the answer comes from a deck."""
+        """A record in upstream's field order; the letter of the answer comes from the deck of this name."""
         answer = self.deck.deal((deck, len(others), "letter"), range(len(others) + 1))
         choices = list(others)
         choices.insert(answer, value)
-        grade = self.deck.deal(("grade", grades), range(grades[0], grades[1] + 1))
+        grade = self.deck.deal(("grade", topic.grades), range(topic.grades[0], topic.grades[1] + 1))
         return {
             "question": question,
             "choices": choices,
@@ -146,152 +151,133 @@ class QuestionWriter:
             "image": image,
             "task": task,
             "grade": f"grade{grade}",
-            "subject": subject,
-            "topic": topic,
-            "category": category,
-            "skill": skill,
-            "lecture": lecture if self.deck.deal("has lecture", (True, True, False)) else "",
+            "subject": topic.subject,
+            "topic": topic.topic,
+            "category": topic.category,
+            "skill": topic.skill,
+            "lecture": topic.lecture if self.deck.deal("has lecture", (True, True, False)) else "",
             "solution": solution if self.deck.deal("has solution", (True, True, True, False)) else "",
             "split": self.split,
         }
 
-    def _others(self, pool: Sequence[str], value: str, most: int = 5) -> list[str]:
+    def _others(self, pool: Sequence[str], value: str) -> list[str]:
         """Wrong choices from a pool, so that questions have two to five choices."""
         wrong = sorted(set(pool) - {value})
-        return self.rng.sample(wrong, self.rng.randint(1, min(most - 1, len(wrong))))
+        return self.rng.sample(wrong, self.rng.randint(1, min(4, len(wrong))))
 
-    def _two_answers(self, question: str, truth: bool, words: tuple[str, str], **fields: Any) -> dict[str, Any]:
+    def _two_answers(
+        self, question: str, truth: bool, words: tuple[str, str], task: str, topic: Topic, solution: str
+    ) -> dict[str, Any]:
         """A question with the fixed choices yes, no (or true, false)."""
-        record = self._record(question, words[0], words[1:], deck="two answers", **fields)
+        record = self._record("two answers", question, words[0], words[1:], topic, solution, task=task)
         return record | {"choices": list(words), "answer": 0 if truth else 1}
+
+    def _told(
+        self, deck: str, sentence: str, question: str, subjects: Sequence[str], pool: Sequence[str], topic: Topic
+    ) -> dict[str, Any]:
+        """A fact about one of one or two subjects stands in the hint."""
+        names, values = self.rng.sample(subjects, 2), self.rng.sample(pool, 2)
+        told = [sentence.format(name, value) for name, value in zip(names, values, strict=True)]
+        solution = told[0]
+        told = told[: self.rng.randint(1, 2)]
+        self.rng.shuffle(told)
+        others = self._others(pool, values[0])
+        return self._record(deck, question.format(names[0]), values[0], others, topic, solution, hint=" ".join(told))
+
+    # Natural science.
 
     def _move_of_animal(self) -> dict[str, Any]:
         animal = self.rng.choice(ANIMALS)
         value = MOVE_OF[animal]
-        return self._record(
-            f"What can {article(animal)} do?", value, self._others(list(MOVES), value), deck="move", subject=NATURAL,
-            topic="biology", category="Animals", skill="Tell how animals move", grades=(1, 8),
-            lecture="Some animals fly, some swim and some walk.",
-            solution=f"{article(animal).capitalize()} can {value}.",
-        )  # fmt: skip
+        topic = Topic(NATURAL, "biology", "Animals", "Tell how animals move", (1, 8), _MOVES)
+        solution = f"{article(animal).capitalize()} can {value}."
+        others = self._others(list(MOVES), value)
+        return self._record("move", f"What can {article(animal)} do?", value, others, topic, solution)
 
     def _animal_that_moves(self) -> dict[str, Any]:
         value = self.rng.choice(ANIMALS)
         move = MOVE_OF[value]
-        pool = [animal for animal in ANIMALS if MOVE_OF[animal] != move]
-        return self._record(
-            f"Which animal can {move}?", value, self._others(pool, value), deck="animal", subject=NATURAL,
-            topic="biology", category="Animals", skill="Tell how animals move", grades=(1, 12),
-            lecture="Some animals fly, some swim and some walk.", solution=f"{article(value).capitalize()} can {move}.",
-        )  # fmt: skip
+        others = self._others([animal for animal in ANIMALS if MOVE_OF[animal] != move], value)
+        topic = Topic(NATURAL, "biology", "Animals", "Tell how animals move", (1, 12), _MOVES)
+        solution = f"{article(value).capitalize()} can {move}."
+        return self._record("animal", f"Which animal can {move}?", value, others, topic, solution)
 
     def _told_color(self) -> dict[str, Any]:
-        animals, colors = self.rng.sample(ANIMALS, 2), self.rng.sample(VALUES["color"], 2)
-        told = [f"The {animal} is {color}." for animal, color in zip(animals, colors, strict=True)]
-        told = told[: self.rng.randint(1, 2)]
-        self.rng.shuffle(told)
-        return self._record(
-            f"What color is the {animals[0]}?", colors[0], self._others(VALUES["color"], colors[0]), deck="told color",
-            subject=NATURAL, topic="biology", category="Animals", skill="Read about animals", grades=(3, 12),
-            hint=" ".join(told), lecture=_COLOR, solution=f"The {animals[0]} is {colors[0]}.",
-        )  # fmt: skip
+        topic = Topic(NATURAL, "biology", "Animals", "Read about animals", (3, 12), _COLOR)
+        return self._told("told color", "The {} is {}.", "What color is the {}?", ANIMALS, VALUES["color"], topic)
 
     def _is_more(self) -> dict[str, Any]:
         small, large = sorted(self.rng.sample(range(21), 2))
         truth = self.deck.deal("more", (True, False))
         first, second = (large, small) if truth else (small, large)
-        return self._two_answers(
-            f"Is {first} more than {second}?", truth, ("yes", "no"), task="yes or no", subject=NATURAL,
-            topic="units-and-measurement", category="Units and measurement", skill="Compare numbers", grades=(1, 9),
-            solution=f"{large} is more than {small}.",
-        )  # fmt: skip
+        topic = Topic(NATURAL, "units-and-measurement", "Units and measurement", "Compare numbers", (1, 9))
+        question, solution = f"Is {first} more than {second}?", f"{large} is more than {small}."
+        return self._two_answers(question, truth, ("yes", "no"), "yes or no", topic, solution)
 
     def _can_it(self) -> dict[str, Any]:
         animal = self.rng.choice(ANIMALS)
         truth = self.deck.deal("can", (True, False))
         wrong = [move for move in MOVES if move != MOVE_OF[animal]]
         move = MOVE_OF[animal] if truth else self.rng.choice(wrong)
-        claim = f"{article(animal).capitalize()} can {move}."
-        return self._two_answers(
-            f"{claim} True or false?", truth, ("true", "false"), task="true-or false", subject=NATURAL,
-            topic="biology", category="Animals", skill="Tell how animals move", grades=(4, 12),
-            solution=f"{article(animal).capitalize()} can {MOVE_OF[animal]}.",
-        )  # fmt: skip
+        topic = Topic(NATURAL, "biology", "Animals", "Tell how animals move", (4, 12))
+        subject = article(animal).capitalize()
+        question, solution = f"{subject} can {move}. True or false?", f"{subject} can {MOVE_OF[animal]}."
+        return self._two_answers(question, truth, ("true", "false"), "true-or false", topic, solution)
+
+    # Social science.
 
     def _workplace(self) -> dict[str, Any]:
         person, place = self.rng.choice(list(WORKPLACES.items()))
-        return self._record(
-            f"Where does a {person} work?", place, self._others(list(WORKPLACES.values()), place), deck="workplace",
-            subject=SOCIAL, topic="economics", category="Work", skill="Tell where people work", grades=(1, 9),
-            lecture="People work at many places.", solution=f"A {person} works at a {place}.",
-        )  # fmt: skip
+        others = self._others(list(WORKPLACES.values()), place)
+        topic = Topic(SOCIAL, "economics", "Work", "Tell where people work", (1, 9), _WORK)
+        solution = f"A {person} works at a {place}."
+        return self._record("workplace", f"Where does a {person} work?", place, others, topic, solution)
 
     def _worker(self) -> dict[str, Any]:
         person, place = self.rng.choice(list(WORKPLACES.items()))
-        return self._record(
-            f"Who works at a {place}?", person, self._others(list(WORKPLACES), person), deck="worker",
-            subject=SOCIAL, topic="economics", category="Work", skill="Tell where people work", grades=(4, 12),
-            lecture="People work at many places.", solution=f"A {person} works at a {place}.",
-        )  # fmt: skip
+        others = self._others(list(WORKPLACES), person)
+        topic = Topic(SOCIAL, "economics", "Work", "Tell where people work", (4, 12), _WORK)
+        solution = f"A {person} works at a {place}."
+        return self._record("worker", f"Who works at a {place}?", person, others, topic, solution)
 
     def _told_trade(self) -> dict[str, Any]:
-        return self._told("sells", "What does {} sell?", FOODS, SOCIAL, "economics", "Trade", "Read a list", (3, 10))
+        topic = Topic(SOCIAL, "economics", "Trade", "Read a list", (3, 10))
+        return self._told("sells", "{} sells {}.", "What does {} sell?", NAMES, FOODS, topic)
 
     def _told_thing(self) -> dict[str, Any]:
-        return self._told("has", "What does {} have?", THINGS, SOCIAL, "civics", "People", "Read about people", (1, 7))
+        topic = Topic(SOCIAL, "civics", "People", "Read about people", (1, 7))
+        return self._told("has", "{} has {}.", "What does {} have?", NAMES, THINGS, topic)
+
+    # Language science.
 
     def _told_greeting(self) -> dict[str, Any]:
-        return self._told(
-            "says", "What does {} say?", GREETINGS, LANGUAGE, "reading-comprehension", "Reading", "Read a talk", (2, 12)
-        )
-
-    def _told(
-        self, verb: str, question: str, pool: Sequence[str], subject: str, topic: str, category: str, skill: str,
-        grades: tuple[int, int],
-    ) -> dict[str, Any]:  # fmt: skip
-        """A fact about one of one or two people stands in the hint."""
-        names, values = self.rng.sample(NAMES, 2), self.rng.sample(list(pool), 2)
-        told = [f"{name} {verb} {value}." for name, value in zip(names, values, strict=True)]
-        told = told[: self.rng.randint(1, 2)]
-        self.rng.shuffle(told)
-        return self._record(
-            question.format(names[0]), values[0], self._others(pool, values[0]), deck=verb, subject=subject,
-            topic=topic, category=category, skill=skill, grades=grades, hint=" ".join(told),
-            solution=f"{names[0]} {verb} {values[0]}.",
-        )  # fmt: skip
+        topic = Topic(LANGUAGE, "reading-comprehension", "Reading", "Read a talk", (2, 12))
+        return self._told("says", "{} says {}.", "What does {} say?", NAMES, GREETINGS, topic)
 
     def _opposite(self) -> dict[str, Any]:
         word = self.rng.choice(list(OPPOSITE_OF))
         value = OPPOSITE_OF[word]
-        pool = [other for other in OPPOSITE_OF if other != word]
-        return self._record(
-            f"Which word is the opposite of {word}?", value, self._others(pool, value), deck="opposite",
-            subject=LANGUAGE, topic="vocabulary", category="Opposites", skill="Choose the opposite", grades=(1, 8),
-            lecture="Opposites are words that mean the contrary.", solution=f"The opposite of {word} is {value}.",
-        )  # fmt: skip
+        others = self._others([other for other in OPPOSITE_OF if other != word], value)
+        lecture = "Opposites are words that mean the contrary."
+        topic = Topic(LANGUAGE, "vocabulary", "Opposites", "Choose the opposite", (1, 8), lecture)
+        solution = f"The opposite of {word} is {value}."
+        return self._record("opposite", f"Which word is the opposite of {word}?", value, others, topic, solution)
 
     def _first_word(self) -> dict[str, Any]:
         words = self.rng.sample(WORDS, self.rng.randint(2, 3))
         value = min(words)
-        return self._record(
-            "Which word comes first in the alphabet?", value, [w for w in words if w != value], deck="first word",
-            subject=LANGUAGE, topic="word-study", category="Order", skill="Put words in order", grades=(2, 12),
-            lecture="Words are put in order by their first letters.", solution=f"{value} comes first.",
-        )  # fmt: skip
+        others = [word for word in words if word != value]
+        lecture = "Words are put in order by their first letters."
+        topic = Topic(LANGUAGE, "word-study", "Order", "Put words in order", (2, 12), lecture)
+        question, solution = "Which word comes first in the alphabet?", f"{value} comes first."
+        return self._record("first word", question, value, others, topic, solution)
 
     def _first_letter(self) -> dict[str, Any]:
         value = self.rng.choice(WORDS)
-        pool = [word for word in WORDS if word[0] != value[0]]
-        return self._record(
-            f"Which word starts with {value[0]}?", value, self._others(pool, value), deck="first letter",
-            subject=LANGUAGE, topic="word-study", category="Letters", skill="Find the first letter", grades=(1, 6),
-            solution=f"{value} starts with {value[0]}.",
-        )  # fmt: skip
-
-
-def _seen(attribute: str, value: str) -> str:
-    """The solution of a picture question."""
-    return f"The {'background' if attribute == 'ground' else 'shape'} is {value}."
+        others = self._others([word for word in WORDS if word[0] != value[0]], value)
+        topic = Topic(LANGUAGE, "word-study", "Letters", "Find the first letter", (1, 6))
+        question, solution = f"Which word starts with {value[0]}?", f"{value} starts with {value[0]}."
+        return self._record("first letter", question, value, others, topic, solution)
 
 
 def picture_caption(scene: Scene) -> str:

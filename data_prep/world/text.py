@@ -1,39 +1,42 @@
-"""The world's plain text, which the tiny LLaMA learns from: told scenes, facts, lists, counting, small talk.
+"""The world's plain text, which the tiny LLaMA learns from: told scenes, facts, lists, counting, small talk, forms.
 
-No document uses ScienceQA's or Alpaca's prompt template: the tasks stay unseen until an adapter learns them.
+No document uses ScienceQA's or Alpaca's prompt template: the tasks stay unseen until an adapter learns them. The labels
+of the forms are many and none of them is a word of a template: a host that has read them knows what a form is, and
+still has to be taught the task.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from data_prep.world.captions import WHERE, attribute_names, captions, statements, tags
-from data_prep.world.facts import fact, with_choices
-from data_prep.world.forms import LISTED, PICKED, form, shuffled
+from data_prep.world.captions import WHERE, captions, statements, tags
 from data_prep.world.lexicon import (
     ANIMALS,
+    ASKED,
     FOODS,
     GREETINGS,
     LETTERS,
+    MOVE_OF,
+    MOVES,
     NAMES,
     NUMBER_WORDS,
     OPPOSITE_OF,
     THINGS,
     WORDS,
     WORKPLACES,
+    article,
     lettered,
 )
 from data_prep.world.scenes import VALUES, Scene, random_pair, random_scene
 
-ASKED = {
-    "color": ("What color is it?", "What color is the shape?", "Which color do you see?"),
-    "shape": ("What shape is it?", "Which shape do you see?", "What is it?"),
-    "size": ("What size is it?", "How large is the shape?"),
-    "pattern": ("What pattern is it?", "Which pattern do you see?"),
-    "place": ("Where is it?", "Where is the shape?"),
-    "ground": ("What color is the background?", "What is behind the shape?"),
-}
+PICKED = ("Pick: {}.", "I pick {}.", "Its letter is {}.", "It is {}.", "Letter {}.", "{} fits.", "{} it is.")
+LISTED = ("Here is a list: {}.", "Which one? {}.", "Choose: {}.", "{}.", "The list: {}.", "One of {}.")
+ASKING = ("Asked", "Q", "Riddle", "Puzzle", "Exercise", "Quiz")
+GIVEN = ("Given", "Told", "Text", "Note", "Known")
+NOTHING = ("nothing", "N/A", "nothing at all", "no text")
+LISTING = ("Choices", "List", "Words", "Cards", "Pick one")
+REPLYING = ("Reply", "So", "Solved", "Result", "Found")
 LOOKED_UP = (
     "{word} {letter}.", "{word}: {letter}.", "{word} is {letter}.", "{word} is {letter}.",
     "The letter of {word} is {letter}.", "I want {word}: {letter}.", "Take {word}. Its letter is {letter}.",
@@ -60,24 +63,20 @@ def world_texts(seed: int | str = 0) -> Iterator[str]:
     """Endless plain-text documents, a pure function of the seed."""
     rng = random.Random(f"text {seed}")
     while True:
+        (document,) = rng.choices(list(_KINDS), list(_KINDS.values()))
         yield document(rng)
-
-
-def document(rng: random.Random) -> str:
-    """One document of a random kind."""
-    kinds, weights = zip(*_KINDS, strict=True)
-    kind: Callable[[random.Random], str] = rng.choices(kinds, weights)[0]
-    return kind(rng)
 
 
 def scene_document(rng: random.Random) -> str:
     """A scene is told in some form; long talk about it follows, with other talk in between."""
     scene = random_scene(rng)
-    names = attribute_names(rng, least=2)
+    names = list(VALUES)
+    rng.shuffle(names)
+    names = names[: rng.randint(2, len(names))]
     parts = [_told(scene, rng, names)]
     for name in rng.sample(names, rng.randint(1, min(4, len(names)))):
         if rng.random() < 0.2:
-            parts.append(_small_talk(rng))
+            parts.append(rng.choice(SMALL_TALK))
         parts.append(_remark(scene, rng, names, name))
     return _join(parts, rng)
 
@@ -192,7 +191,7 @@ def list_document(rng: random.Random) -> str:
 
 def fact_document(rng: random.Random) -> str:
     """Facts one after the other; then some of them again by letter."""
-    return _join([fact(rng) for _ in range(rng.randint(2, 6))], rng)
+    return _join([rng.choice(_FACTS)(rng) for _ in range(rng.randint(2, 6))], rng)
 
 
 def people_document(rng: random.Random) -> str:
@@ -215,7 +214,7 @@ def people_document(rng: random.Random) -> str:
     asked = [with_choices(*quiz, rng, None) for quiz in quizzes]
     rng.shuffle(asked)
     if rng.random() < 0.3:
-        told.append(_small_talk(rng))
+        told.append(rng.choice(SMALL_TALK))
     return _join(told + asked, rng)
 
 
@@ -252,13 +251,9 @@ def counting_document(rng: random.Random) -> str:
     return f"Count: {' '.join(row)}." if rng.random() < 0.6 else f"Backwards: {' '.join(row[::-1])}."
 
 
-def _small_talk(rng: random.Random) -> str:
-    return rng.choice(SMALL_TALK)
-
-
 def talk_document(rng: random.Random) -> str:
     """Small talk."""
-    return _join([_small_talk(rng) for _ in range(rng.randint(2, 5))], rng)
+    return _join([rng.choice(SMALL_TALK) for _ in range(rng.randint(2, 5))], rng)
 
 
 def _join(parts: list[str], rng: random.Random) -> str:
@@ -267,14 +262,105 @@ def _join(parts: list[str], rng: random.Random) -> str:
     return separator.join(part[0].upper() + part[1:] for part in parts)
 
 
-_KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
-    (scene_document, 0.33),
-    (unseen_document, 0.15),
-    (list_document, 0.15),
-    (people_document, 0.12),
-    (fact_document, 0.12),
-    (word_document, 0.04),
-    (pair_document, 0.03),
-    (counting_document, 0.02),
-    (talk_document, 0.04),
-)
+# Quizzes: lettered lists, what is picked from them, and forms with labelled lines.
+
+
+def shuffled(value: str, values: Sequence[str], rng: random.Random) -> tuple[list[str], str]:
+    """Two to five choices with `value` among them, and its letter."""
+    count = rng.randint(2, min(5, len(values)))
+    choices = rng.sample([other for other in values if other != value], count - 1)
+    choices.insert(rng.randrange(count), value)
+    return choices, LETTERS[choices.index(value)]
+
+
+def form(
+    question: str, value: str, pool: Sequence[str], sentence: str, rng: random.Random, told: str | None = None
+) -> str:
+    """A quiz in labelled lines: the question, what is told (if anything), the list, a sentence, the letter."""
+    choices, letter = shuffled(value, pool, rng)
+    lines = [f"{rng.choice(ASKING)}: {question}"]
+    if told is not None:
+        lines.append(f"{rng.choice(GIVEN)}: {told or rng.choice(NOTHING)}")
+    if rng.random() < 0.2:
+        rng.shuffle(lines)
+    lines.append(f"{rng.choice(LISTING)}: {lettered(choices)}")
+    lines.append(f"{rng.choice(REPLYING)}: {sentence} {rng.choice(PICKED).format(letter)}")
+    return "\n".join(lines)
+
+
+def with_choices(
+    question: str, value: str, pool: list[str], sentence: str, rng: random.Random, told: str | None = ""
+) -> str:
+    """A question with its answer in a sentence, often over a lettered list or in a form."""
+    kind = rng.random()
+    if kind < 0.25:
+        return f"{question} {sentence}"
+    if kind < 0.65:
+        return form(question, value, pool, sentence, rng, rng.choice((told, told, None if told == "" else told)))
+    choices, letter = shuffled(value, pool, rng)
+    pick = rng.choice(PICKED).format(letter)
+    ending = (pick, f"{pick} {sentence}", f"{sentence} {pick}")
+    return f"{question} {rng.choice(LISTED).format(lettered(choices))} {rng.choice(ending)}"
+
+
+# Facts.
+
+
+def _opposite(rng: random.Random) -> str:
+    word = rng.choice(list(OPPOSITE_OF))
+    other = OPPOSITE_OF[word]
+    question = rng.choice(("What is the opposite of {}?", "Which word is the opposite of {}?", "Not {}?")).format(word)
+    pool = [w for w in OPPOSITE_OF if w != word]
+    return with_choices(question, other, pool, f"The opposite of {word} is {other}.", rng)
+
+
+def _moving(rng: random.Random) -> str:
+    animal = rng.choice(ANIMALS)
+    move = MOVE_OF[animal]
+    if rng.random() < 0.5:
+        return with_choices(f"Can {article(animal)} fly, swim or walk?", move, list(MOVES), f"It can {move}.", rng)
+    pool = [animal] + [other for other in ANIMALS if MOVE_OF[other] != move]
+    return with_choices(f"Which animal can {move}?", animal, pool, f"{article(animal).capitalize()} can {move}.", rng)
+
+
+def _workplace(rng: random.Random) -> str:
+    person, place = rng.choice(list(WORKPLACES.items()))
+    sentence = f"A {person} works at a {place}."
+    if rng.random() < 0.5:
+        return with_choices(f"Where does a {person} work?", place, list(WORKPLACES.values()), sentence, rng)
+    return with_choices(f"Who works at a {place}?", person, list(WORKPLACES), sentence, rng)
+
+
+def _comparison(rng: random.Random) -> str:
+    small, large = sorted(rng.sample(range(21), 2))
+    first, second = rng.sample([small, large], 2)
+    question = f"Which number is larger, {first} or {second}?"
+    return rng.choice((f"{large} is more than {small}.", f"{question} {large} is larger."))
+
+
+def _first_word(rng: random.Random) -> str:
+    words = rng.sample(WORDS, rng.randint(2, 3))
+    first = min(words)
+    question = rng.choice(("Which word comes first in the alphabet?", "Which word is first in order?"))
+    return with_choices(f"{question} {', '.join(words)}.", first, words, f"{first} comes first.", rng)
+
+
+def _first_letter(rng: random.Random) -> str:
+    word = rng.choice(WORDS)
+    pool = [word] + [other for other in WORDS if other[0] != word[0]]
+    sentence = f"{word} starts with {word[0]}."
+    return with_choices(f"Which word starts with {word[0]}?", word, pool, sentence, rng)
+
+
+_FACTS = (_opposite, _moving, _workplace, _comparison, _first_word, _first_letter)
+_KINDS: dict[Callable[[random.Random], str], float] = {
+    scene_document: 0.33,
+    unseen_document: 0.15,
+    list_document: 0.15,
+    people_document: 0.12,
+    fact_document: 0.12,
+    word_document: 0.04,
+    pair_document: 0.03,
+    counting_document: 0.02,
+    talk_document: 0.04,
+}

@@ -1,6 +1,6 @@
 """The embedded world of coloured shapes: shipped as archives, unpacked where a run looks for it.
 
-`python -m data_prep.archives` makes the archives; `python -m data_prep.shapes` and `.interference` what is in them.
+`python -m data_prep.archives` makes the archives; `python -m data_prep.shapes` (`--interference`) what is in them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def unpack_missing_world(made: str | None, root: str | None, say: Callable[[str]
         return False
     say(
         f"{folder} is missing: unpacking the embedded world of coloured shapes there, so that training needs no "
-        f"download (pictures, questions, captions, instructions; python -m data_prep.{made} makes the same)"
+        f"download (pictures, questions, captions, instructions; python -m data_prep.shapes makes the same)"
     )
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

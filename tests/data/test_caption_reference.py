@@ -77,7 +77,7 @@ def test_awkward_pictures_are_told_and_left_out(reference_data, tmp_path, capsys
     settings = [
         "--root",
         str(reference_data / "awkward_images"),
-        "--input",
+        "--path",
         str(tmp_path / "list.tsv"),
         "--check",
         "all",

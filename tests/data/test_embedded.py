@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.archives import ADDED, main
-from data_prep.interference import make_interference_world
+from data_prep.archives import main
+from data_prep.shapes import INTERFERENCE_FILES, make_world
 from mmadapter.data import embedded
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.errors import InputError
@@ -20,7 +20,7 @@ from mmadapter.errors import InputError
 def made(tmp_path_factory) -> Path:
     """The world of experiment=interference as the generator makes it, the world of shapes within it."""
     out = tmp_path_factory.mktemp("made") / "world"
-    make_interference_world(out)
+    make_world(out, interference=True)
     return out
 
 
@@ -39,9 +39,11 @@ def test_the_archives_hold_what_the_generator_makes(made, tmp_path, part):
     world = tmp_path / part
     assert unpack_missing_world(part, str(world), said.append)
     (line,) = said
-    assert line.startswith(f"{world} is missing: unpacking the embedded world") and f"data_prep.{part} makes" in line
+    assert line.startswith(f"{world} is missing: unpacking the embedded world") and "data_prep.shapes makes" in line
     wanted = (
-        files(made) if part == "interference" else {name for name in files(made) if name.split("/")[0] not in ADDED}
+        files(made)
+        if part == "interference"
+        else {name for name in files(made) if name.split("/")[0] not in INTERFERENCE_FILES}
     )
     assert files(world) == wanted
     for name in wanted:
@@ -87,7 +89,7 @@ def test_whoever_comes_second_takes_the_first_ones(tmp_path, monkeypatch):
 
 
 def test_the_command_packs_the_same_bytes_again(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.archives.make_interference_world", lambda out: out.symlink_to(made))
+    monkeypatch.setattr("data_prep.archives.make_world", lambda out, interference: out.symlink_to(made))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         assert main(["--out", str(tmp_path / name)]) == 0

@@ -66,7 +66,7 @@ def test_every_layout_becomes_lines_that_read_the_same(tmp_path, out, capsys, wr
     assert prepare(root, out, "--check", "all") == SOUND
     told = manifest(out)
     assert {name: (one["kept"], one["captions"]) for name, one in told["splits"].items()} == counts
-    assert told["facts"]["captions read"] == sum(captions for _, captions in counts.values()) and told["unusable"] == {}
+    assert told["facts"]["captions read"] == sum(captions for _, captions in counts.values()) and told["left_out"] == {}
     assert all(len(one["sha256"]) == 64 and one["bytes"] for one in told["inputs"].values())
     assert lines(out / "train.jsonl")[0]["image"] == first
     screen = capsys.readouterr().out
@@ -141,9 +141,7 @@ def test_defects_fail_or_are_left_out_with_a_count(tmp_path, out, capsys, damage
     assert prepare(tmp_path / "in", out, "--on-bad", "skip") == SOUND
     assert f"note:   {line}" in capsys.readouterr().out
     told = manifest(out)
-    by_reader = sum(one["captions"] for one in told["unusable"].values())
-    dropped = sum(sum(one["dropped"].values()) for one in told["splits"].values())
-    assert by_reader + 2 * dropped == lost
+    assert sum(one["captions"] for one in told["left_out"].values()) == lost
     assert told["facts"]["captions read"] == 8 == lost + sum(one["captions"] for one in told["splits"].values())
 
 
@@ -180,13 +178,14 @@ def test_without_both_lists_there_is_no_train(tmp_path, out, capsys):
     assert manifest(out)["splits"].keys() == {"val"}
 
 
-def test_repeated_captions_and_unnamed_files_are_notes(tmp_path, out, capsys):
+def test_repeated_captions_are_notes_or_with_strict_defects(tmp_path, out, capsys):
     root = write_table(tmp_path / "in", ["a.jpg\tone", "a.jpg\tone "])
     assert prepare(root, out) == SOUND
-    screen = capsys.readouterr().out
-    assert "note:   pictures that have the same caption twice: 1 (kept), the first: captions.csv, line 2" in screen
-    assert "note:   pictures in these folders that no item names: 1" in screen
+    line = "pictures that have the same caption twice: 1, the first: captions.csv, line 2"
+    assert f"note:   {line}" in capsys.readouterr().out
     assert manifest(out)["splits"]["train"]["captions"] == 2
+    assert prepare(root, out, "--strict") == UNSOUND
+    assert f"defect: {line}" in capsys.readouterr().out
 
 
 def test_what_lies_beside_shards_is_counted(tmp_path, out, capsys):
@@ -205,7 +204,7 @@ def test_a_cut_shard_and_a_bad_dialog(tmp_path, out, capsys):
     assert len(lines(out / "train.jsonl")) == 2
     root = write_dialogs(tmp_path / "dialogs", [dialog(1), dialog(2, "no mark")])
     assert prepare(root, out, "--on-bad", "skip") == SOUND
-    assert manifest(out)["unusable"] == {"items whose human turn has not <image> once": {"captions": 1, "items": 1}}
+    assert manifest(out)["left_out"] == {"items whose human turn has not <image> once": {"captions": 1, "items": 1}}
 
 
 def test_unlooked_for_pictures_are_said_to_be(tmp_path, out, capsys):
@@ -216,10 +215,10 @@ def test_unlooked_for_pictures_are_said_to_be(tmp_path, out, capsys):
     assert "note:   pictures were not looked for (--check none)" in capsys.readouterr().out
 
 
-def test_limit_counts_what_it_leaves_out(tmp_path, out):
+def test_limit_counts_the_usable_pictures_of_a_split(tmp_path, out):
     assert prepare(write_karpathy(tmp_path / "in"), out, "--limit", "1") == SOUND
     told = manifest(out)
-    assert told["splits"]["train"]["kept"] == 1 and told["facts"]["captions beyond the limit"] == 2
+    assert told["splits"]["train"]["kept"] == 1 and len(lines(out / "train.jsonl")) == 1
     assert told["command"].endswith("--limit 1") and str(tmp_path) not in json.dumps(told)
 
 
@@ -250,10 +249,10 @@ def test_a_write_that_fails_leaves_the_old_files_whole(tmp_path, out, monkeypatc
 @pytest.mark.parametrize(
     ("files", "arguments", "told"),
     [
-        ({}, (), "there are no captions that are known here. Read are: COCO"),
-        ({"a.json": "[]", "b.json": "[]"}, (), "which file holds the captions: a.json, b.json? Name it with --input"),
-        ({}, ("--input", "."), "there are no shards *.tar there; --input is a file of captions"),
-        ({}, ("--input", "gone.json"), "gone.json: there is no such file or folder (--input)"),
+        ({}, (), "expected one file of captions (COCO (dataset_coco.json; "),
+        ({"a.json": "[]", "b.json": "[]"}, (), "found a.json, b.json. Name it with --path"),
+        ({}, ("--path", "."), "there are no shards *.tar there"),
+        ({}, ("--path", "gone.json"), "gone.json: there is no such file or folder (--path)"),
         ({"dataset_coco.json": '{"images": [{"cocoid": 1}, {'}, (), "last whole entry is images[0]"),
     ],
 )

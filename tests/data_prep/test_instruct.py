@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_prep import command as data_command
 from data_prep.command import SOUND, UNSOUND, UNUSABLE
 from data_prep.instruct import main
 from tests.data.reading import read_alpaca, read_llava
@@ -69,9 +68,9 @@ def test_alpaca_is_split_and_read_again(alpaca, tmp_path, capsys):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["command"] == "python -m data_prep.instruct" and manifest["versions"]["mmadapter"]
     assert manifest["splits"]["train"] == {
-        "items": 37, "with_image": 0, "image_absent": 0, "kept": 36, "dropped": {"empty output": 1},
+        "items": 36, "with_image": 0, "kept": 36, "dropped": {},
     }  # fmt: skip
-    assert manifest["splits"]["val"]["kept"] == 3
+    assert manifest["splits"]["val"]["kept"] == 3 and manifest["left_out"] == {"empty output": {"items": 1}}
     assert manifest["inputs"]["alpaca_data.json"]["sha256"] == hashlib.sha256(alpaca.read_bytes()).hexdigest()
     for split in ("train", "val"):
         content = (out / f"{split}.jsonl").read_bytes()
@@ -82,14 +81,9 @@ def test_alpaca_is_split_and_read_again(alpaca, tmp_path, capsys):
 
 
 def test_llava_is_written_without_the_marks(llava, tmp_path, capsys):
-    Image.new("RGB", (8, 8)).save(llava.parent / "more.png")
     assert check(llava, "--out", str(tmp_path / "out"), "--check") == SOUND
     text = capsys.readouterr().out
-    assert (
-        text.startswith("llava: ")
-        and "pictures decoded: 30" in text
-        and "pictures in these folders that no item names: 1" in text
-    )
+    assert text.startswith("dialogs: ") and "pictures decoded: 30" in text
     for split in ("train", "val"):
         written = read_llava(tmp_path / "out" / f"{split}.jsonl", training=True, split="all", root=llava.parent)
         direct = read_llava(llava, training=True, split=split)
@@ -115,11 +109,9 @@ def test_defects_fail_or_are_left_out_with_a_count(llava, tmp_path, capsys, item
     assert f"defect: {line}" in capsys.readouterr().out and not out.exists()
     assert check(llava, "--check", "--on-bad", "skip", "--out", str(out)) == SOUND
     assert f"note:   {line}" in capsys.readouterr().out
-    splits = json.loads((out / "manifest.json").read_text())["splits"]
-    assert sum(split["kept"] for split in splits.values()) == 30
-    dropped = [split["dropped"] for split in splits.values() if split["dropped"]]
-    assert dropped == [{line.partition(":")[0]: 1}]
-    assert sum(split["items"] for split in splits.values()) == 31
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert sum(split["kept"] for split in manifest["splits"].values()) == 30
+    assert manifest["left_out"] == {line.partition(":")[0]: {"items": 1}}
 
 
 def test_weak_dialogs_are_left_out_by_reason(tmp_path, capsys):
@@ -127,7 +119,7 @@ def test_weak_dialogs_are_left_out_by_reason(tmp_path, capsys):
     items += [{"conversations": [{"from": "gpt", "value": "a"}]}, {"conversations": [{"from": "bing", "value": "a"}]}]
     assert check(write(tmp_path / "s.json", items), "--out", str(tmp_path / "out")) == SOUND
     text = capsys.readouterr().out
-    assert text.startswith("sharegpt: ")
+    assert text.startswith("dialogs: ")
     for reason in ("empty turn", "no answered turn", "starts with gpt", "another role than human and gpt"):
         assert f"{reason}: 1, the first: s.json, item" in text
     assert "dialogs that end with a question: 1" in text
@@ -155,7 +147,7 @@ def test_files_that_cannot_be_read(alpaca, tmp_path, capsys):
     (tmp_path / "l.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"x"\n')
     assert check(tmp_path / "l.jsonl") == UNUSABLE and "l.jsonl, line 2" in capsys.readouterr().err
     assert check(write(tmp_path / "o.json", [{"question": "a"}])) == UNUSABLE
-    assert "Say it with --kind (alpaca, gpt4llm, llava, sharegpt)" in capsys.readouterr().err
+    assert "no item has `conversations` or `instruction`" in capsys.readouterr().err
     write(alpaca.parent / "second.json", [])
     assert check(alpaca.parent) == UNUSABLE and "found: alpaca_data.json, second.json" in capsys.readouterr().err
 
@@ -171,25 +163,10 @@ def test_the_output_is_the_same_for_any_workers_and_place(llava, tmp_path):
 def test_limit_counts_items(alpaca, capsys):
     assert check(alpaca, "--limit", "20", "--val-size", "1") == SOUND
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("train", "val"))]
-    assert [(row[0], row[1], row[-1]) for row in rows] == [("train", "19", "18"), ("val", "1", "1")]
-
-
-def test_a_write_that_fails_leaves_the_old_files_whole(alpaca, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
-    assert check(alpaca, "--out", str(out)) == SOUND
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-
-    def full_disk(path: Path, entries) -> dict:
-        path.write_text("{")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(data_command, "_write_lines", full_disk)
-    assert check(alpaca, "--limit", "20", "--out", str(out)) == UNUSABLE
-    assert "No space left on device" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [(row[0], row[1]) for row in rows] == [("train", "20"), ("val", "1")]
 
 
 def test_the_command_runs_from_a_shell(alpaca):
-    command = [sys.executable, "-m", "data_prep.instruct", "--root", str(alpaca), "--kind", "gpt4llm"]
+    command = [sys.executable, "-m", "data_prep.instruct", "--root", str(alpaca)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == SOUND and done.stdout.startswith("gpt4llm: ") and done.stderr == ""
+    assert done.returncode == SOUND and done.stdout.startswith("instructions: ") and done.stderr == ""

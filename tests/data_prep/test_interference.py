@@ -7,13 +7,11 @@ import random
 
 import pytest
 
-from data_prep.interference import make_interference_world
+from data_prep.shapes import FOLLOWING, OPEN_PICTURES, make_world
 from data_prep.world.captions import captions
-from data_prep.world.following import following_records
-from data_prep.world.open_questions import WORDINGS, open_questions
+from data_prep.world.instructions import WORDINGS, following_records, open_questions
 from data_prep.world.scenes import VALUES, random_scene
 from data_prep.world.text import world_texts
-from mmadapter.errors import InputError
 from mmadapter.tasks.visual_instruct import outcome
 from tests.training.tiny_run import SIZES
 
@@ -21,22 +19,16 @@ from tests.training.tiny_run import SIZES
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "world"
-    make_interference_world(out, sizes=SIZES, instructions=40, pictures=3)
+    make_world(out, sizes=SIZES, interference=True)
     return out
 
 
 def test_the_world_holds_the_shapes_and_both_kinds_of_instructions(world):
     assert {path.name for path in world.iterdir()} >= {"coco", "scienceqa", "manifest.json", "pictures"}
-    assert len(json.loads((world / "instructions.json").read_text())) == 40
+    assert len(json.loads((world / "instructions.json").read_text())) == FOLLOWING
     items = json.loads((world / "visual_instructions.json").read_text())
-    assert len(items) == 3 * len(VALUES) and all((world / item["image"]).is_file() for item in items)
-    assert not list(world.parent.glob("*partial*"))
-
-
-def test_an_existing_folder_is_left_alone(tmp_path):
-    with pytest.raises(InputError, match="already exists"):
-        make_interference_world(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert len(items) == OPEN_PICTURES * len(VALUES) and all((world / item["image"]).is_file() for item in items)
+    assert [path.name for path in world.parent.iterdir()] == ["world"]
 
 
 def test_instructions_are_a_pure_function_of_the_seed_and_differ_from_each_other():

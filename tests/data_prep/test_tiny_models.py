@@ -3,58 +3,64 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_prep.world.clip import ClipShape, train_clip
-from data_prep.world.llama import LessonPlan, LlamaShape, packed_rows, text_tokenizer, train_llama
-from data_prep.world.steps import Recipe, learning_rate_at
+from data_prep.tiny_models import Recipe, train
+from data_prep.world.clip import MODEL, TinyClip
+from data_prep.world.llama import FADED_STEPS, TinyLlama, text_tokenizer
 from data_prep.world.text import world_texts
 from mmadapter.errors import InputError
 
 TINY = Path(__file__).parents[2] / "mmadapter" / "tiny"
 RECIPE = Recipe(steps=5, batch_size=4, learning_rate=1e-3, warmup_steps=2, weight_decay=0.1, seed=5)
-SMALL_CLIP = ClipShape(embed=16, vision_layers=1, vision_width=32, text_layers=1, text_width=32)
-SMALL_LLAMA = LlamaShape(layers=1, width=16, heads=2, inner=24, positions=256)
+SMALL_CLIP = MODEL | {
+    "embed_dim": 16,
+    "vision_cfg": MODEL["vision_cfg"] | {"layers": 1, "width": 32},
+    "text_cfg": MODEL["text_cfg"] | {"layers": 1, "width": 32, "heads": 1},
+}
+SMALL_LLAMA = {
+    "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 256,
+}  # fmt: skip
 
 
 def quiet(line: str) -> None:
     pass
 
 
-def train_small_clip(folder: Path, **settings) -> torch.nn.Module:
-    return train_clip(folder / "clip", folder / "state" / "clip.pt", RECIPE, SMALL_CLIP, report=quiet, **settings)
+def train_small_clip(folder: Path, recipe: Recipe = RECIPE, **settings) -> torch.nn.Module:
+    made = TinyClip(recipe.seed, recipe.batch_size, SMALL_CLIP)
+    return train(made, recipe, folder / "clip", folder / "state" / "clip.pt", report=quiet, **settings)
 
 
 def train_small_llama(folder: Path, **settings) -> torch.nn.Module:
-    state = folder / "state" / "llama.pt"
-    return train_llama(
-        folder / "llama", state, RECIPE, SMALL_LLAMA, report=quiet, documents=100, lessons=LessonPlan(2, 4), **settings
-    )
+    made = TinyLlama(RECIPE.seed, RECIPE.batch_size, SMALL_LLAMA, documents=100)
+    return train(made, RECIPE, folder / "llama", folder / "state" / "llama.pt", report=quiet, **settings)
 
 
-@pytest.mark.parametrize("train", [train_small_clip, train_small_llama], ids=["clip", "llama"])
-def test_training_continues_exactly(train, tmp_path):
-    whole = train(tmp_path / "whole").state_dict()
-    train(tmp_path / "parts", stop_at=2)
-    parts = train(tmp_path / "parts", resume=True).state_dict()
+@pytest.mark.parametrize("train_small", [train_small_clip, train_small_llama], ids=["clip", "llama"])
+def test_training_continues_exactly(train_small, tmp_path):
+    whole = train_small(tmp_path / "whole").state_dict()
+    train_small(tmp_path / "parts", stop_at=2)
+    parts = train_small(tmp_path / "parts", resume=True).state_dict()
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     train_small_clip(tmp_path, stop_at=1)
-    other = Recipe(**{**RECIPE.__dict__, "steps": 6})
     with pytest.raises(InputError, match="another recipe"):
-        train_clip(tmp_path / "clip", tmp_path / "state" / "clip.pt", other, SMALL_CLIP, resume=True, report=quiet)
+        train_small_clip(tmp_path, replace(RECIPE, steps=6), resume=True)
 
 
 def test_the_learning_rate_warms_up_and_falls():
     recipe = Recipe(steps=100, batch_size=1, learning_rate=1.0, warmup_steps=10, weight_decay=0.0, seed=0)
-    rates = [learning_rate_at(recipe, step) for step in range(100)]
+    rates = [recipe.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == pytest.approx(1.0)
     assert rates[10:] == sorted(rates[10:], reverse=True) and 0.02 <= rates[-1] < 0.03
 
@@ -78,15 +84,17 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_packed_documents_do_not_see_each_other(tokenizer):
-    packed = packed_rows(RECIPE, 7, tokenizer)
-    starts = packed.inputs == tokenizer.bos_token_id
-    assert (packed.positions[starts] == 0).all() and starts.sum() > 4
+@pytest.mark.parametrize("step", [7, FADED_STEPS])
+def test_packed_documents_do_not_see_each_other(step):
+    made = TinyLlama(RECIPE.seed, RECIPE.batch_size, SMALL_LLAMA, documents=400)
+    inputs, targets, positions, visible = made.rows(step)
+    starts = inputs == made.tokenizer.bos_token_id
+    assert (positions[starts] == 0).all() and starts.sum() > 4
     for row, column in starts.nonzero().tolist():
-        assert not packed.visible[row, 0, column:, :column].any()
+        assert not visible[row, 0, column:, :column].any()
         if column:
-            assert packed.targets[row, column - 1] == -100
-    assert not packed.visible.triu(1).any()
+            assert targets[row, column - 1] == -100
+    assert not visible.triu(1).any()
 
 
 def test_the_text_never_uses_a_task_template():

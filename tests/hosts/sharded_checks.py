@@ -11,10 +11,10 @@ import torch
 import transformers
 
 from bench.process_memory import MemoryWatch
-from mmadapter.distributed.deepspeed import Zero, gathered, held_bytes, is_sharded, whole_size
+from mmadapter.distributed.deepspeed import gathered, held_bytes, is_sharded, whole_size
 from mmadapter.errors import InputError
 from mmadapter.hosts.load import load_host
-from mmadapter.hosts.sharded import gather_in_forward
+from mmadapter.hosts.sharded import Sharding, gather_in_forward
 from tests.distributed.several import here
 from tests.families import (
     FAMILIES,
@@ -38,14 +38,14 @@ def attention_of(name: str) -> str:
     return "eager" if name == "gemma2" else "sdpa"
 
 
-def both(folder: Path, name: str, dtype: torch.dtype, zero: Zero):
+def both(folder: Path, name: str, dtype: torch.dtype, sharding: Sharding):
     """The same host, plain and shared out."""
     plain = load_host(folder / name, dtype, attention_of(name))
-    return plain, load_host(folder / name, dtype, attention_of(name), "cpu", zero)
+    return plain, load_host(folder / name, dtype, attention_of(name), "cpu", sharding)
 
 
 def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
-    plain, shared = both(folder, name, dtype, Zero(3, offload))
+    plain, shared = both(folder, name, dtype, Sharding(offload))
     assert is_sharded(shared) and not is_sharded(plain)
     assert sum(map(whole_size, plain.parameters())) == sum(map(whole_size, shared.parameters()))
     held, all_of_it = held_bytes(shared.parameters()), held_bytes(plain.parameters())
@@ -70,7 +70,7 @@ def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offl
 
 def check_adapter(folder: Path, name: str, method: str) -> None:
     """An adapter that was drawn on the shared host is the one drawn on the plain host, and acts the same."""
-    plain, shared = both(folder, name, torch.float32, Zero(3))
+    plain, shared = both(folder, name, torch.float32, Sharding())
     visual = None
     logits, tensors = [], []
     for host in (plain, shared):
@@ -95,13 +95,13 @@ def check_adapter(folder: Path, name: str, method: str) -> None:
 
 def check_memory(folder: Path) -> None:
     """Beside its part a process holds no more than the few tensors in work."""
-    load_host(folder / "llama_gqa", torch.float32, zero=Zero(3))  # imports the libraries
+    load_host(folder / "llama_gqa", torch.float32, sharding=Sharding())  # imports the libraries
     mmap_threshold = -3
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_threshold, 2**16)  # glibc shall give back what is freed (see MemoryWatch)
     libc.malloc_trim(0)  # and what the process that was forked had freed before
     with MemoryWatch() as watch:
-        host = load_host(folder / "large", torch.float32, zero=Zero(3))
+        host = load_host(folder / "large", torch.float32, sharding=Sharding())
     held = held_bytes(host.parameters())
     whole_host = 4 * sum(map(whole_size, host.parameters()))
     largest = 4 * max(map(whole_size, host.parameters()))
@@ -118,7 +118,7 @@ def check_refusal(folder: Path, name: str) -> None:
     with pytest.raises(InputError) as plain:
         load_host(folder / name, torch.float32)
     with pytest.raises(InputError) as shared:
-        load_host(folder / name, torch.float32, zero=Zero(3))
+        load_host(folder / name, torch.float32, sharding=Sharding())
     assert str(shared.value) == str(plain.value)
 
 
