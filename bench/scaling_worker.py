@@ -23,7 +23,7 @@ from mmadapter.distributed.deepspeed import held_bytes
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.hosts.sharded import Sharding
 from mmadapter.model import AdaptedModel
-from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
 from mmadapter.training.determinism import random_state
 from mmadapter.training.engine import Engine
 from mmadapter.training.run import device_of, groups_of
@@ -107,13 +107,8 @@ def save_and_restore(engine: Engine, folder: Path, ranks: Ranks) -> dict[str, fl
     ranks.barrier()
     saved = time.perf_counter()
 
-    def read() -> dict[str, bytes]:
-        newest, _ = checkpoints.load_newest()
-        assert newest is not None
-        return snapshot_files(newest)
-
-    files = ranks.decide_files(read)
-    snapshot = snapshot_of(folder, files.__getitem__)
+    snapshot, _ = checkpoints.load_newest_together(ranks)
+    assert snapshot is not None
     engine.load_state_dict(snapshot.engine)
     ranks.barrier()
     return {"save_seconds": saved - started, "restore_seconds": time.perf_counter() - saved}

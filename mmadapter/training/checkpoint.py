@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from mmadapter import files
+from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.training.engine import EngineState
 
@@ -130,6 +132,21 @@ class CheckpointFolder:
             listed = "".join(f"\n  {path} is damaged ({error})" for path, error in damaged.items())
             raise InputError(f"No checkpoint can be read:{listed}\nDelete {self.folder} to train from the start.")
         return None, []
+
+    def load_newest_together(self, ranks: Ranks) -> tuple[Snapshot | None, list[str]]:
+        """What `load_newest` gives on rank 0, on every rank. Collective."""
+        if ranks.world_size == 1:
+            return self.load_newest()
+        contents: dict[str, bytes] = {}
+
+        def read() -> tuple[list[str], list[str]]:
+            snapshot, messages = self.load_newest()
+            contents.update({} if snapshot is None else snapshot_files(snapshot))
+            return messages, list(contents)
+
+        messages, names = ranks.decide(read)
+        received = {name: ranks.decide_bytes(partial(contents.__getitem__, name)) for name in names}
+        return snapshot_of(self.folder, received.__getitem__) if names else None, messages
 
     def steps(self) -> list[Path]:
         """Folders of all checkpoints, oldest first."""

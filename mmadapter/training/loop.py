@@ -19,7 +19,7 @@ from mmadapter.data.training import RunData
 from mmadapter.errors import NO_ROOM, InputError
 from mmadapter.runs.journal import Journal, perplexity
 from mmadapter.terminal import Display, duration, losses_text
-from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot, snapshot_files, snapshot_of
+from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
 from mmadapter.training.determinism import random_state, restore_random_state
 from mmadapter.training.engine import Engine, EngineState, StepResult
 from mmadapter.training.memory import MemoryAdvice, peak_memory
@@ -69,7 +69,7 @@ class Loop:
 
         Raises InputError where the checkpoints belong to another schedule, type of the host or data.
         """
-        snapshot, messages = self._newest_checkpoint()
+        snapshot, messages = self.checkpoints.load_newest_together(self.ranks)
         place = self.position if snapshot is None else snapshot.position
         if snapshot is not None:
             self._refuse_another_run(place)
@@ -87,21 +87,6 @@ class Loop:
         place.schedule, place.host_dtype, place.data = now.schedule, now.host_dtype, now.data
         self.position, self.saved_step = place, place.step
         return True
-
-    def _newest_checkpoint(self) -> tuple[Snapshot | None, list[str]]:
-        """What rank 0 reads, on every rank: the newest whole checkpoint, and what to say of damaged ones."""
-        if self.ranks.world_size == 1:
-            return self.checkpoints.load_newest()
-        files: dict[str, bytes] = {}
-
-        def read() -> tuple[list[str], list[str]]:
-            snapshot, messages = self.checkpoints.load_newest()
-            files.update({} if snapshot is None else snapshot_files(snapshot))
-            return messages, list(files)
-
-        messages, names = self.ranks.decide(read)
-        files = {name: self.ranks.decide_bytes(partial(files.__getitem__, name)) for name in names}
-        return snapshot_of(self.checkpoints.folder, files.__getitem__) if files else None, messages
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the schedule, and return a summary.
