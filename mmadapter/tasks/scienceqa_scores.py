@@ -97,8 +97,9 @@ def _names_another(rest: str, index: int, choices: Sequence[str]) -> bool:
 LAYOUTS = """recognised layouts:
   1. JSON {"results": {id: option index}, "outputs": {id: text}, ...}: ScienceQA's and LLaVA's result files
      (either map may be missing)
-  2. JSON lines {"question_id": id, "text": ...}: LLaVA's answers
-  3. JSON lines {"id": id, "prediction": index or null, "output": text}: mmadapter's predictions.jsonl"""
+  2. JSON {"correct": [...], "incorrect": [...]} with question_id and pred in each item: LLaVA's scored outputs
+  3. JSON lines {"question_id": id, "text": ...}: LLaVA's answers
+  4. JSON lines {"id": id, "prediction": index or null, "output": text}: mmadapter's predictions.jsonl"""
 
 
 def read_predictions(
@@ -116,10 +117,12 @@ def read_predictions(
     indices: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
     remarks = []
+    if isinstance(content, dict) and isinstance(content.get("correct"), list):
+        content = [*content["correct"], *(content.get("incorrect") or [])]
     if isinstance(content, list):
         for number, item in enumerate(content, start=1):
             match item:
-                case {"question_id": id, "text": text}:
+                case {"question_id": id, "text": text} | {"question_id": id, "pred": text}:
                     pass
                 case {"id": id, "prediction": index}:
                     indices[str(id)], text = index, item.get("output")

@@ -55,6 +55,11 @@ def test_llava_answers_are_parsed(tmp_path):
     assert indices_of(saved(tmp_path, "a.jsonl", lines(items))) == {"3": 1, "7": 0}
 
 
+def test_llavas_scored_outputs_are_parsed(tmp_path):
+    content = {"correct": [{"question_id": "3", "pred": "B"}], "incorrect": [{"question_id": "7", "pred": "hm"}]}
+    assert indices_of(saved(tmp_path, "o.json", content)) == {"3": 1, "7": None}
+
+
 def test_our_own_lines_are_read_back(tmp_path):
     items = [{"id": "3", "prediction": 1, "output": "A"}, {"id": "7", "prediction": None, "output": ""}]
     path = saved(tmp_path, "predictions.jsonl", lines(items))
