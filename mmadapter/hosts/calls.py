@@ -1,8 +1,8 @@
 """What one call of a host carries, and how the host's modules learn of it.
 
-The adapter of a call arrives as the keyword `adapter` of that call, never as state on the modules: activation
-checkpointing recomputes with it, several adapters can share a host, and a host called without it is the plain host.
-Attention modules get the keyword itself; other modules, which get no keywords, read it from the host's CallSlot.
+While a call runs it stands in the host's CallSlot: `with host.adapter_slot.during(adapter.call()): host(...)`. So several
+adapters can share a host, and a host that is called outside of this is the plain host. Activation checkpointing
+recomputes with the call of the first time (`CallSlot.carried`).
 """
 
 from __future__ import annotations
