@@ -1,7 +1,7 @@
 """What one call of a host carries, and how the host's modules learn of it.
 
-While a call runs it stands in the host's CallSlot: `with host.adapter_slot.during(adapter.call()): host(...)`. So several
-adapters can share a host, and a host that is called outside of this is the plain host. Activation checkpointing
+While a call runs it stands in the host's CallSlot: `with host.adapter_slot.during(adapter.call()): host(...)`. So
+several adapters can share a host, and a host that is called outside of this is the plain host. Activation checkpointing
 recomputes with the call of the first time (`CallSlot.carried`).
 """
 
