@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,12 +71,14 @@ def ignore_signals() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in TERMINATIONS:  # Python prints an error where one has come that finds no handler any more
-        signal.signal(number, lambda number, frame: None)
     hold_signals()
     for number in TERMINATIONS:
         signal.signal(number, signal.SIG_IGN)
     release_signals()
+
+    # One that another thread has taken in the same microsecond finds no handler any more, which Python prints.
+    earlier = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if "ignored due to race" in str(found.exc_value) else earlier(found)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
