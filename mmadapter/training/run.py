@@ -163,6 +163,8 @@ def train_and_evaluate(
     (on the meta device), then data. All ranks do the work, and rank 0 writes.
     """
     memory = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
+    device = device_of(conf.engine.device)
+    dtype = conf.host.dtype_on(device)  # of the frozen weights
 
     # 1. The run folder: what an interrupted attempt left, and the settings that are to hold here.
     changed: list[str] = []
@@ -235,7 +237,7 @@ def train_and_evaluate(
     # 5. A dry run stops here, with what it would take.
     if folder is None:
         count = conf.launch.processes or 1
-        needed = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, host_dtype(conf))
+        needed = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, dtype)
         of_each = f", each of {count} processes, engine={conf.engine.name}" if count > 1 else ""
         display.table(f"memory estimate for training{of_each}", ["", "bytes"], needed.rows())
         display.say(
@@ -248,7 +250,7 @@ def train_and_evaluate(
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
     sharding = Sharding(conf.engine.offload) if conf.engine.stage == 3 else None
     with memory.explained("while the host was loaded"):
-        model = AdaptedModel.build(*parts, device_of(conf.engine.device), sharding)
+        model = AdaptedModel.build(*parts, device, sharding)
     if not trains:
         gather_in_forward(model.host)
     for name, asked in questions.items():
@@ -271,9 +273,7 @@ def train_and_evaluate(
         if ranks.is_first:
             note(folder, total_steps=schedule.total_steps)
         engine = ENGINES.load(conf.engine.name)(model, groups, conf.optimizer, conf.seed, conf.engine, ranks)
-        loop = Loop(
-            engine, data, schedule, folder, journal, display, memory, conf.training, host_dtype(conf), conf.resume
-        )
+        loop = Loop(engine, data, schedule, folder, journal, display, memory, conf.training, dtype, conf.resume)
 
     with contextlib.closing(journal):
         if loop is not None:
@@ -328,11 +328,6 @@ def device_of(asked: str) -> str:
     if asked == "cuda" and not available:
         raise InputError("engine.device=cuda, but torch sees no GPU here. Use engine.device=cpu, or auto.")
     return asked if asked != "auto" else "cuda" if available else "cpu"
-
-
-def host_dtype(conf: RunConf) -> str:
-    """The type of the frozen weights that `host.dtype` means on this machine."""
-    return conf.host.dtype_on(device_of(conf.engine.device))
 
 
 def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
