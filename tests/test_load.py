@@ -21,8 +21,8 @@ from mmadapter.errors import InputError
 from mmadapter.methods.folder import read_card, settings_of_card
 from mmadapter.methods.settings import BiasScaleConf
 from mmadapter.model import AdaptedModel
-from tests.assistants import built, picture
 from tests.config.composing import run_conf
+from tests.models import built, picture
 from tests.training.tiny_run import CLIP, save_models
 
 CHECKOUT = Path(__file__).parents[1]

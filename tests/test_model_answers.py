@@ -15,7 +15,7 @@ from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.model import AdaptedModel, Dialog
-from tests.assistants import assistant_on, picture
+from tests.models import model_on, picture
 
 METHODS = ["llama_gqa", "v2 llama_gqa"]
 PROMPTS = ["what colour is the circle", "what is on the left", "a circle", "what colour is the circle"]
@@ -29,7 +29,7 @@ def pictures(folder):
 
 def seeing_model_on(name: str) -> AdaptedModel:
     """Pictures and prompts count for so much that even a random host's greedy answers tell them apart."""
-    model = assistant_on(name, gates=3.0, seed=7)
+    model = model_on(name, gates=3.0, seed=7)
     adapter = model.adapter
     with torch.no_grad():
         adapter["projection"].widen.weight.mul_(100.0)
@@ -57,28 +57,28 @@ def test_several_returns_of_rows_with_and_without_pictures_equal_each_row_alone(
     """The rows of one picture stand side by side: beams, and several returns of each."""
     from transformers import GenerationConfig
 
-    assistant = seeing_model_on(name)
-    encoder = SampleEncoder(assistant.tokenizer, 64)
+    model = seeing_model_on(name)
+    encoder = SampleEncoder(model.tokenizer, 64)
     paths = [picture(tmp_path, 1), None, picture(tmp_path, 2)]
     samples = [Sample("0", "s", alpaca_segments(p), i, "test") for p, i in zip(PROMPTS[:3], paths, strict=True)]
 
     def returns(asked):
-        batch = make_batch([encoder.encode(sample) for sample in asked], 0).with_features(assistant.features)
+        batch = make_batch([encoder.encode(sample) for sample in asked], 0).with_features(model.features)
         settings = GenerationConfig(
             max_new_tokens=5, num_beams=3, num_return_sequences=2, eos_token_id=2, pad_token_id=0
         )
-        with torch.no_grad(), assistant.host.adapter_slot.during(assistant._call_of(batch, keep=True)):
-            tokens = assistant.host.generate(
+        with torch.no_grad(), model.host.adapter_slot.during(model._call_of(batch, keep=True)):
+            tokens = model.host.generate(
                 batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
             )
-        return assistant.tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        return model.tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
 
     together = returns(samples)
     assert len(together) == 6 and together == [text for sample in samples for text in returns([sample])]
 
 
 def test_the_instruction_stands_in_alpacas_frame_and_a_plain_prompt_as_it_is(tmp_path):
-    model = assistant_on(images=False)
+    model = model_on(images=False)
     settings = GenerationConf(max_new_tokens=5)
     framed = Sample("0", "s", alpaca_segments(PROMPTS[0]), None, "test")
     assert model.generate(PROMPTS[0], max_new_tokens=5) == model.answer([framed], settings)
@@ -88,7 +88,7 @@ def test_the_instruction_stands_in_alpacas_frame_and_a_plain_prompt_as_it_is(tmp
 
 
 def test_one_picture_serves_all_prompts_and_is_encoded_once(tmp_path, monkeypatch):
-    model, image = assistant_on(), picture(tmp_path, 1)
+    model, image = model_on(), picture(tmp_path, 1)
     seen = []
     encode = model.features.encode
     monkeypatch.setattr(model.features, "encode", lambda images: seen.extend(images) or encode(images))
@@ -98,7 +98,7 @@ def test_one_picture_serves_all_prompts_and_is_encoded_once(tmp_path, monkeypatc
 
 
 def test_a_file_that_changes_is_seen_anew_and_pil_sees_what_the_path_gives(tmp_path):
-    model, path = assistant_on(gates=3.0), tmp_path / "a.png"
+    model, path = model_on(gates=3.0), tmp_path / "a.png"
     pixels = Image.open(picture(tmp_path, 1)).convert("RGBA")
     pixels.putalpha(80)  # as a path it is laid over white; PIL's own conversion would drop the alpha
     pixels.save(path)
@@ -109,7 +109,7 @@ def test_a_file_that_changes_is_seen_anew_and_pil_sees_what_the_path_gives(tmp_p
 
 
 def test_a_photo_that_was_stored_lying_is_turned_once_in_generate_and_in_chat(tmp_path):
-    model, path, exif = assistant_on(gates=3.0), tmp_path / "photo.jpg", Image.Exif()
+    model, path, exif = model_on(gates=3.0), tmp_path / "photo.jpg", Image.Exif()
     exif[0x0112] = 6
     Image.open(picture(tmp_path, 1)).convert("RGB").crop((0, 0, 32, 16)).save(path, exif=exif)
     _, dialog = model.chat(PROMPTS[0], path, max_new_tokens=2)
@@ -118,7 +118,7 @@ def test_a_photo_that_was_stored_lying_is_turned_once_in_generate_and_in_chat(tm
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_of_texts_is_the_mean_over_answer_tokens(name, tmp_path):
-    model, images = assistant_on(name), pictures(tmp_path)
+    model, images = model_on(name), pictures(tmp_path)
     paths = [images[0], None, picture(tmp_path, 2), None]
     rows = zip(PROMPTS, ANSWERS, paths, strict=True)
     samples = [Sample("0", "s", alpaca_segments(p, "", a), i, "test") for p, a, i in rows]
@@ -137,7 +137,7 @@ def test_the_loss_of_texts_is_the_mean_over_answer_tokens(name, tmp_path):
 
 
 def test_sampling_is_seeded_and_leaves_the_random_numbers_outside_alone():
-    model = assistant_on(images=False)
+    model = model_on(images=False)
     state = torch.get_rng_state()
     sampled = {"temperature": 1.5, "max_new_tokens": 12, "template": "plain"}
     first, again, other = (
@@ -173,7 +173,7 @@ def test_the_first_turns_picture_stays_for_the_dialog(name, tmp_path):
 
 
 def test_a_dialog_is_asked_in_the_template_that_it_is_told():
-    model = assistant_on(images=False, seed=2)
+    model = model_on(images=False, seed=2)
     answer, history = model.chat("what is left", template="chat", max_new_tokens=5)
     sample = Sample("0", "s", dialog_segments([("what is left", None)], "chat"), None, "test")
     assert answer == model.answer([sample], GenerationConf(max_new_tokens=5))[0]
@@ -183,7 +183,7 @@ def test_a_dialog_is_asked_in_the_template_that_it_is_told():
 
 
 def test_a_picture_may_come_in_a_later_turn(tmp_path):
-    model, image = assistant_on(), picture(tmp_path, 1)
+    model, image = model_on(), picture(tmp_path, 1)
     one, history = model.chat("a", max_new_tokens=5)
     two, longer = model.chat("what is this", image, history, max_new_tokens=5)
     assert history.picture is None and longer.picture is not None
@@ -191,7 +191,7 @@ def test_a_picture_may_come_in_a_later_turn(tmp_path):
 
 
 def test_the_oldest_turns_are_left_out_of_a_long_dialog_and_it_is_said(caplog):
-    model = assistant_on(images=False)  # 64 tokens of context; the frame alone takes about 30
+    model = model_on(images=False)  # 64 tokens of context; the frame alone takes about 30
     history = Dialog(tuple((f"{word} circle square", f"{word} {word}") for word in ("red", "blue", "green", "large")))
     with caplog.at_level(logging.WARNING, "mmadapter"):
         answer, longer = model.chat("what is left", history=history, max_new_tokens=5)
@@ -207,13 +207,13 @@ def test_the_oldest_turns_are_left_out_of_a_long_dialog_and_it_is_said(caplog):
 
 
 def test_an_empty_answer_does_not_end_a_dialog():
-    model = assistant_on(images=False)
+    model = model_on(images=False)
     answer, history = model.chat("what is left", history=Dialog((("a", ""),)), max_new_tokens=5)
     assert history.turns == (("a", ""), ("what is left", answer))
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_it_is_said(caplog):
-    model = assistant_on(images=False)
+    model = model_on(images=False)
     with caplog.at_level(logging.WARNING, "mmadapter"):
         answers = model.generate(["red " * 70, "a circle"], template="plain", max_new_tokens=5)
         assert "1 of 2 prompts are longer than 59 tokens; their ends are cut off." in caplog.text
@@ -238,16 +238,16 @@ REFUSED = [
 @pytest.mark.parametrize(("prompts", "settings", "message"), REFUSED)
 def test_what_cannot_be_is_refused(prompts, settings, message):
     with pytest.raises(InputError, match=message):
-        assistant_on().generate(prompts, **{"max_new_tokens": 5, **settings})
+        model_on().generate(prompts, **{"max_new_tokens": 5, **settings})
 
 
 def test_a_picture_for_a_text_only_adapter_is_refused(tmp_path):
     with pytest.raises(InputError, match="this adapter is text only"):
-        assistant_on(images=False).generate("a", picture(tmp_path, 1), max_new_tokens=5)
+        model_on(images=False).generate("a", picture(tmp_path, 1), max_new_tokens=5)
 
 
 def test_no_prompts_give_no_answers_and_no_triples_no_loss():
-    model = assistant_on(images=False)
+    model = model_on(images=False)
     assert model.generate([], max_new_tokens=5) == []
     with pytest.raises(InputError, match="no triple"):
         model.loss_of([])

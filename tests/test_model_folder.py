@@ -12,43 +12,43 @@ from safetensors.torch import load_file
 
 from mmadapter.errors import InputError
 from mmadapter.methods.folder import read_card, settings_of_card
-from tests.assistants import BOTH_METHODS, assistant_on, batch_of, picture, sample
+from tests.models import BOTH_METHODS, batch_of, model_on, picture, sample
 
 LOAD_AND_SCORE = """
 import sys, torch
 from pathlib import Path
-from tests.assistants import assistant_on, batch_of, sample
+from tests.models import model_on, batch_of, sample
 root = Path(sys.argv[1])
 for name in sys.argv[2:]:
-    assistant = assistant_on(name, gates=0.0)
-    for item in assistant.trainable_parameters(): torch.nn.init.constant_(item.parameter, 3.0)
-    assistant.load_adapter(root / name)
-    batch = batch_of(assistant, [sample("what is red", "a circle", root / "1.png")])
-    torch.save(assistant._supervised_logits(batch), root / f"{name}.pt")
+    model = model_on(name, gates=0.0)
+    for item in model.trainable_parameters(): torch.nn.init.constant_(item.parameter, 3.0)
+    model.load_adapter(root / name)
+    batch = batch_of(model, [sample("what is red", "a circle", root / "1.png")])
+    torch.save(model._supervised_logits(batch), root / f"{name}.pt")
 """
 
 
 def test_a_new_process_computes_the_same_logits(tmp_path):
     image = picture(tmp_path, 1)
-    assistants = {name: assistant_on(name) for name in BOTH_METHODS}
-    for name, assistant in assistants.items():
-        assistant.save(tmp_path / name)
+    models = {name: model_on(name) for name in BOTH_METHODS}
+    for name, model in models.items():
+        model.save(tmp_path / name)
     command = [sys.executable, "-c", LOAD_AND_SCORE, tmp_path, *BOTH_METHODS]
     subprocess.run(
         command,
         check=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
     )
-    for name, assistant in assistants.items():
-        expected = assistant._supervised_logits(batch_of(assistant, [sample("what is red", "a circle", image)]))
+    for name, model in models.items():
+        expected = model._supervised_logits(batch_of(model, [sample("what is red", "a circle", image)]))
         assert torch.equal(torch.load(tmp_path / f"{name}.pt"), expected), name
 
 
 def test_the_file_holds_exactly_the_trained_tensors(tmp_path):
-    assistant = assistant_on()
-    assistant.save(tmp_path / "adapter", {"steps": 3})
+    model = model_on()
+    model.save(tmp_path / "adapter", {"steps": 3})
     tensors = load_file(tmp_path / "adapter" / "adapter.safetensors")
-    assert tensors.keys() == {item.name for item in assistant.trainable_parameters()}
+    assert tensors.keys() == {item.name for item in model.trainable_parameters()}
     card = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
     assert card["training"] == {"steps": 3}
     assert card["host"]["model_type"] == "llama"
@@ -58,67 +58,67 @@ def test_the_file_holds_exactly_the_trained_tensors(tmp_path):
 
 
 def test_an_interrupted_save_leaves_the_previous_adapter(tmp_path, monkeypatch):
-    assistant = assistant_on(images=False)
+    model = model_on(images=False)
     folder = tmp_path / "adapter"
-    assistant.save(folder)
+    model.save(folder)
     before = (folder / "adapter.safetensors").read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     with torch.no_grad():
-        assistant.trainable_parameters()[0].parameter.add_(1.0)
+        model.trainable_parameters()[0].parameter.add_(1.0)
     monkeypatch.setattr("mmadapter.methods.folder.sync", full)
     with pytest.raises(InputError, match=r"(?s)could not be saved.*No space left.*Free some space"):
-        assistant.save(folder)
+        model.save(folder)
     assert (folder / "adapter.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"], "no temporary folder is left behind"
 
 
 def test_a_tensor_that_is_not_whole_here_is_never_written(tmp_path):
-    assistant = assistant_on(images=False)
-    assistant.save(tmp_path / "adapter")
-    last = assistant.trainable_parameters()[-1]
+    model = model_on(images=False)
+    model.save(tmp_path / "adapter")
+    last = model.trainable_parameters()[-1]
     last.parameter.data = torch.empty(0)  # as ZeRO-3 leaves what it has shared out
     with pytest.raises(AssertionError, match=f"internal error: 1 of the adapter's tensors .*{last.name}"):
-        assistant.save(tmp_path / "adapter")
-    assistant_on(images=False).load_adapter(tmp_path / "adapter")
+        model.save(tmp_path / "adapter")
+    model_on(images=False).load_adapter(tmp_path / "adapter")
 
 
 def test_another_host_is_refused_with_the_differing_fields(tmp_path):
-    assistant_on("llama_gqa", images=False).save(tmp_path / "adapter")
+    model_on("llama_gqa", images=False).save(tmp_path / "adapter")
     with pytest.raises(InputError, match=r"host.*kv_heads: adapter 2, here 4"):
-        assistant_on("llama_mha", images=False).load_adapter(tmp_path / "adapter")
+        model_on("llama_mha", images=False).load_adapter(tmp_path / "adapter")
     with pytest.raises(InputError, match=r"model_type: adapter llama, here mistral"):
-        assistant_on("mistral", images=False).load_adapter(tmp_path / "adapter")
+        model_on("mistral", images=False).load_adapter(tmp_path / "adapter")
 
 
-def test_an_adapter_with_images_is_refused_by_a_text_only_assistant(tmp_path):
-    assistant_on().save(tmp_path / "adapter")
+def test_an_adapter_with_images_is_refused_by_a_text_only_model(tmp_path):
+    model_on().save(tmp_path / "adapter")
     with pytest.raises(InputError, match="vision"):
-        assistant_on(images=False).load_adapter(tmp_path / "adapter")
+        model_on(images=False).load_adapter(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "no card"])
 def test_a_damaged_folder_is_refused_and_nothing_is_loaded(damage, tmp_path):
-    assistant = assistant_on(images=False)
-    assistant.save(tmp_path / "adapter")
+    model = model_on(images=False)
+    model.save(tmp_path / "adapter")
     tensors, card = tmp_path / "adapter" / "adapter.safetensors", tmp_path / "adapter" / "adapter.json"
     if damage == "truncated":
         tensors.write_bytes(tensors.read_bytes()[:-40])
     else:
         (tensors if damage == "missing" else card).unlink()
     with torch.no_grad():
-        for item in assistant.trainable_parameters():
+        for item in model.trainable_parameters():
             item.parameter.fill_(7.0)
     with pytest.raises(InputError, match="copy|Copy|cannot be read"):
-        assistant.load_adapter(tmp_path / "adapter")
-    assert all((item.parameter == 7.0).all() for item in assistant.trainable_parameters())
+        model.load_adapter(tmp_path / "adapter")
+    assert all((item.parameter == 7.0).all() for item in model.trainable_parameters())
 
 
 def test_a_run_starts_from_another_runs_adapter_and_keeps_what_that_one_lacks(tmp_path):
-    first, second = assistant_on("llama_gqa", seed=0), assistant_on("v2 llama_gqa", images=False, gates=0.3)
-    text_only = assistant_on("llama_gqa", images=False)
+    first, second = model_on("llama_gqa", seed=0), model_on("v2 llama_gqa", images=False, gates=0.3)
+    text_only = model_on("llama_gqa", images=False)
     text_only.save(tmp_path / "run" / "adapter")
     for later in (first, second):
         fresh = {item.name: item.parameter.detach().clone() for item in later.trainable_parameters()}
@@ -130,14 +130,14 @@ def test_a_run_starts_from_another_runs_adapter_and_keeps_what_that_one_lacks(tm
 
 
 def test_starting_from_an_adapter_with_more_than_this_one_is_refused(tmp_path):
-    assistant_on("v2 llama_gqa", images=False).save(tmp_path / "adapter")
+    model_on("v2 llama_gqa", images=False).save(tmp_path / "adapter")
     with pytest.raises(InputError, match=r"does not fit this tensors.*bias_scale\.0\.down\.bias"):
-        assistant_on("llama_gqa", images=False).start_from(tmp_path / "adapter")
+        model_on("llama_gqa", images=False).start_from(tmp_path / "adapter")
 
 
 def test_starting_with_another_kind_of_gate_is_refused(tmp_path):
-    assistant_on("llama_gqa", images=False).save(tmp_path / "adapter")
-    other = assistant_on("llama_gqa", images=False)
+    model_on("llama_gqa", images=False).save(tmp_path / "adapter")
+    other = model_on("llama_gqa", images=False)
     other.adapter.settings["prompts"] = replace(other.adapter.settings["prompts"], gate="identity")
     with pytest.raises(InputError, match="prompts.gate: adapter tanh, here identity"):
         other.start_from(tmp_path / "adapter")
@@ -152,15 +152,15 @@ def test_starting_with_another_kind_of_gate_is_refused(tmp_path):
     ],
 )
 def test_settings_that_no_shape_tells_are_compared(method, change, field, tmp_path):
-    assistant_on("v2_lora llama_mha").save(tmp_path / "adapter")
-    other = assistant_on("v2_lora llama_mha")
+    model_on("v2_lora llama_mha").save(tmp_path / "adapter")
+    other = model_on("v2_lora llama_mha")
     other.adapter.settings[method] = replace(other.adapter.settings[method], **change)
     with pytest.raises(InputError, match=field):
         other.load_adapter(tmp_path / "adapter")
 
 
 def test_the_card_holds_the_methods_settings_as_conf_has_them(tmp_path):
-    model = assistant_on("v2_lora llama_gqa")
+    model = model_on("v2_lora llama_gqa")
     model.save(tmp_path / "adapter")
     card = read_card(tmp_path / "adapter")
     assert card["format"] == 2
@@ -170,7 +170,7 @@ def test_the_card_holds_the_methods_settings_as_conf_has_them(tmp_path):
 
 
 def test_a_card_of_a_newer_version_or_with_an_unknown_method_is_refused_by_name(tmp_path):
-    model = assistant_on(images=False)
+    model = model_on(images=False)
     model.save(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter.json"
     card = json.loads(file.read_text())

@@ -35,9 +35,9 @@ from mmadapter.tasks import TASKS
 from mmadapter.training.run import run
 from mmadapter.vision import ENCODERS
 from tests import toy_parts
-from tests.assistants import built, tiny_tokenizer
 from tests.config.composing import run_conf
 from tests.families import random_tokens
+from tests.models import built, tiny_tokenizer
 from tests.sweeps.sweep_output import page_of, rows_of
 
 CHECKOUT = Path(__file__).parents[1]

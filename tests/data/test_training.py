@@ -10,7 +10,7 @@ from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, read_samples
 from mmadapter.errors import InputError
 from mmadapter.settings import problems_of
-from tests.assistants import tiny_tokenizer
+from tests.models import tiny_tokenizer
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from mmadapter.hosts.load import host_identity, load_host, load_tokenizer
 from mmadapter.interop.export import export, main
 from mmadapter.methods.folder import read_card
 from mmadapter.model import AdaptedModel
-from tests.assistants import WORDS, assistant_on, batch_of, built, picture, sample, tiny_tokenizer
 from tests.families import ROUNDING, adapted_logits, adapter_with, open_adapter, open_up, random_tokens, tiny_host
+from tests.models import WORDS, batch_of, built, model_on, picture, sample, tiny_tokenizer
 from tests.training.tiny_run import save_models, tiny_conf
 
 # The chat recipe and its like: nothing but what ends in the weights.
@@ -49,25 +49,25 @@ def saved_host(name, folder, **generation):
     return folder
 
 
-def assistant_without_prompts(name, folder, **parts):
+def model_without_prompts(name, folder, **parts):
     host = load_host(saved_host(name, folder), torch.float32, "eager")
     return AdaptedModel(host, load_tokenizer(folder), adapter_with(host, early=0, prompts=0, **parts), folder=folder)
 
 
-def logits_of(assistant, image=None):
-    batch = batch_of(assistant, [sample("what colour is the circle", "red", image), sample("left", "blue")])
+def logits_of(model, image=None):
+    batch = batch_of(model, [sample("what colour is the circle", "red", image), sample("left", "blue")])
     with torch.no_grad():
-        return assistant._supervised_logits(batch)
+        return model._supervised_logits(batch)
 
 
 def test_a_process_with_transformers_alone_computes_the_same_logits(tmp_path):
     torch.save(random_tokens(3, 12), tmp_path / "tokens.pt")
     expected = {}
     for name, parts in WITHOUT_PROMPTS.items():
-        assistant = assistant_without_prompts(name, tmp_path / name / "host", **parts)
-        assistant.save(tmp_path / name / "adapter")
+        model = model_without_prompts(name, tmp_path / name / "host", **parts)
+        model.save(tmp_path / name / "adapter")
         with torch.no_grad():
-            expected[name] = adapted_logits(assistant.host, assistant.adapter, random_tokens(3, 12))
+            expected[name] = adapted_logits(model.host, model.adapter, random_tokens(3, 12))
         said = export(tmp_path / name / "adapter", tmp_path / name / "out", str(tmp_path / name / "host"))
         assert "it is the whole model" in said and not (tmp_path / name / "out" / "adapter").exists()
     command = [sys.executable, "-c", PLAIN, tmp_path, *WITHOUT_PROMPTS]
@@ -80,8 +80,8 @@ def test_a_process_with_transformers_alone_computes_the_same_logits(tmp_path):
 
 
 def test_the_folder_holds_safetensors_tokenizer_and_generation_settings_and_no_trace_of_us(tmp_path):
-    assistant = assistant_without_prompts("llama_gqa", tmp_path / "host", **WITHOUT_PROMPTS["llama_gqa"])
-    assistant.save(tmp_path / "adapter")
+    model = model_without_prompts("llama_gqa", tmp_path / "host", **WITHOUT_PROMPTS["llama_gqa"])
+    model.save(tmp_path / "adapter")
     export(tmp_path / "adapter", tmp_path / "out", str(tmp_path / "host"))
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= files
@@ -131,33 +131,33 @@ def identity(model):
 
 
 def v2_run(folder, *overrides):
-    """A run folder whose adapter is away from its start, and its assistant."""
+    """A run folder whose adapter is away from its start, and its model."""
     save_models(folder)
     conf = tiny_conf(folder, folder / "runs", *V2_RUN, *overrides)
-    assistant = built(conf)
-    open_up(assistant.adapter, torch.Generator().manual_seed(5))
+    model = built(conf)
+    open_up(model.adapter, torch.Generator().manual_seed(5))
     save_config(conf, folder / "run")
-    assistant.save(folder / "run" / "adapter", {"steps": 7})
-    return assistant
+    model.save(folder / "run" / "adapter", {"steps": 7})
+    return model
 
 
 @pytest.mark.parametrize("early", [1, 0])
 def test_prompts_and_pictures_beside_the_exported_model_answer_as_before(early, tmp_path, capsys):
     fusion = ["adapter.early_fusion=null"] if not early else []
-    assistant, image = v2_run(tmp_path, *fusion), picture(tmp_path, 1)
+    model, image = v2_run(tmp_path, *fusion), picture(tmp_path, 1)
     assert main([str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert f"beside it: {tmp_path / 'out' / 'adapter'}" in capsys.readouterr().out
     left = [*fusion, *BESIDE, f"host.path={tmp_path / 'out'}"]
     again = built(tiny_conf(tmp_path, tmp_path / "runs", *V2_RUN, *left))
     card = again.load_adapter(tmp_path / "out" / "adapter")
     for pictures in (image, None):
-        expected = logits_of(assistant, pictures)
+        expected = logits_of(model, pictures)
         assert (logits_of(again, pictures) - expected).abs().max() < ROUNDING
     assert (logits_of(again, image) - logits_of(again)).abs().max() > 1e-3
     assert card["training"] == {"steps": 7} and card["host"] == identity(again)
     families = {name.partition(".")[0] for name in load_file(tmp_path / "out" / "adapter" / "adapter.safetensors")}
     assert families == {"prompts", "projection", *(["early_fusion"] if early else [])}
-    assert identity(again)["config_digest"] != identity(assistant)["config_digest"], "another host"
+    assert identity(again)["config_digest"] != identity(model)["config_digest"], "another host"
 
 
 def test_the_adapter_of_a_run_is_found_with_its_host_and_host_overrides_it(tmp_path):
@@ -172,8 +172,8 @@ def test_the_adapter_of_a_run_is_found_with_its_host_and_host_overrides_it(tmp_p
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path):
-    assistant = assistant_on("v2 mistral", images=False)
-    assistant.save(tmp_path / "other")
+    model = model_on("v2 mistral", images=False)
+    model.save(tmp_path / "other")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
     (tmp_path / "empty").mkdir()
@@ -194,8 +194,8 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path):
 
 
 def test_a_bias_that_the_configuration_cannot_hold_is_one_message_at_the_terminal(tmp_path, capsys):
-    assistant = assistant_without_prompts("mistral", tmp_path / "host", bias=["q", "up"])
-    assistant.save(tmp_path / "adapter")
+    model = model_without_prompts("mistral", tmp_path / "host", bias=["q", "up"])
+    model.save(tmp_path / "adapter")
     assert main([str(tmp_path / "adapter"), str(tmp_path / "out"), "--host", str(tmp_path / "host")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: The trained bias of q, up (4 layers) has no place in a mistral model")
@@ -222,8 +222,8 @@ def test_an_existing_folder_stays_and_a_full_disk_leaves_nothing(tmp_path, monke
 
 def test_an_adapter_does_not_fit_the_host_that_it_was_folded_into(tmp_path):
     """Scale alone leaves the configuration as it was; loaded twice it would count twice."""
-    assistant = assistant_without_prompts("mistral", tmp_path / "host", scale=["all"])
-    assistant.save(tmp_path / "adapter")
+    model = model_without_prompts("mistral", tmp_path / "host", scale=["all"])
+    model.save(tmp_path / "adapter")
     export(tmp_path / "adapter", tmp_path / "out", str(tmp_path / "host"))
     with pytest.raises(InputError, match="does not fit this host.*config_digest"):
         export(tmp_path / "adapter", tmp_path / "twice", str(tmp_path / "out"))

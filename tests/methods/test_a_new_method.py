@@ -15,8 +15,8 @@ from mmadapter.methods.adapter import Adapter, Method
 from mmadapter.methods.groups import trainable_parameters
 from mmadapter.methods.settings import BiasScaleConf, LoraConf, MethodConf
 from mmadapter.settings import number, plain, typed
-from tests.assistants import batch_of, sample, tiny_tokenizer
 from tests.families import adapted_logits, random_tokens, routed_host, tiny_host
+from tests.models import batch_of, sample, tiny_tokenizer
 
 
 @dataclass

@@ -6,14 +6,14 @@ from torch import nn
 from mmadapter.errors import InputError
 from mmadapter.methods.groups import parameter_groups, trainable_parameters
 from mmadapter.methods.settings import GroupConf
-from tests.assistants import assistant_on
+from tests.models import model_on
 
 ALL = ["prompt", "gate", "visual_projection"]
 
 
 @pytest.fixture(scope="module")
 def trainable():
-    return assistant_on().trainable_parameters()
+    return model_on().trainable_parameters()
 
 
 def test_each_parameter_lands_in_exactly_one_group(trainable):

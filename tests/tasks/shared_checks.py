@@ -16,14 +16,14 @@ from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import deepspeed_settings, gather_in_forward
 from mmadapter.tasks.asking import ask_in_batches, generate_answers, most_likely_options
 from mmadapter.tasks.settings import ScienceqaTaskSettings
-from tests.assistants import assistant_on, picture
 from tests.distributed.several import here
+from tests.models import model_on, picture
 from tests.tasks.asked import evaluated
 from tests.tasks.test_evaluate import Parrot
 
 BLANK = Sample("0", "s", (Segment("a", "instruction"),), None, "test")
 PROMPTS = ["what colour is the circle", "a", "left", "what is on the right and on the left", "b and c"]
-ASSISTANTS = ("llama_gqa", "v2 gpt_neox", "v2_lora llama_bias")
+MODELS = ("llama_gqa", "v2 gpt_neox", "v2_lora llama_bias")
 
 
 def check_every_index_is_asked_once(_: Path) -> None:
@@ -80,9 +80,9 @@ def check_files(folder: Path) -> None:
         assert json.loads((folder / "out" / "metrics.json").read_text()) == metrics
 
 
-def shared_assistant(name: str):
-    """An assistant twice: plain, and with its host's weights shared out."""
-    plain, shared = assistant_on(name), assistant_on(name)
+def shared_model(name: str):
+    """A model twice: plain, and with its host's weights shared out."""
+    plain, shared = model_on(name), model_on(name)
     deepspeed = load_deepspeed("cpu")
     deepspeed.zero.Init(module=shared.host, config_dict_or_path=deepspeed_settings(torch.float32))
     gather_in_forward(shared.host)
@@ -112,9 +112,9 @@ def settings(**changes) -> SimpleNamespace:
 
 def check_shared_host(folder: Path, name: str) -> None:
     """The same answers as from the plain host, wherever the pictures are, though the answers end at other places."""
-    plain, shared = shared_assistant(name)
+    plain, shared = shared_model(name)
     (folder / f"{here().rank}").mkdir(exist_ok=True)
-    all_ways = name == ASSISTANTS[0]
+    all_ways = name == MODELS[0]
     for pictures in ({3}, set()) if all_ways else ({3},):
         samples = questions(folder, pictures)
         for task in (settings(), settings(beams=3), settings(temperature=1.0))[: 3 if all_ways else 1]:
@@ -132,4 +132,4 @@ def checks(folder: Path) -> dict:
         "every index once": partial(check_every_index_is_asked_once, folder),
         "files": partial(check_files, folder),
     }
-    return found | {f"shared host {name}": partial(check_shared_host, folder, name) for name in ASSISTANTS}
+    return found | {f"shared host {name}": partial(check_shared_host, folder, name) for name in MODELS}

@@ -1,4 +1,4 @@
-"""evaluate(): answers and option likelihoods of an assistant into predictions.jsonl and metrics.json."""
+"""evaluate(): answers and option likelihoods of a model into predictions.jsonl and metrics.json."""
 
 import json
 
@@ -12,8 +12,8 @@ from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import most_likely_options
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, ScienceqaTaskSettings
 from mmadapter.tasks.task import evaluate
-from tests.assistants import assistant_on
 from tests.data.small_files import problem, write_karpathy, write_scienceqa
+from tests.models import model_on
 from tests.tasks.asked import StandIn, evaluated, rows_of
 
 
@@ -136,13 +136,13 @@ def test_an_unknown_task_and_an_empty_one_are_refused(root, tmp_path):
         evaluate(Parrot({}), task_of(task(root)), [], tmp_path, Ranks())
 
 
-def test_a_whole_assistant_answers_and_does_not_depend_on_the_batch(root, tmp_path):
-    assistant = assistant_on()
+def test_a_whole_model_answers_and_does_not_depend_on_the_batch(root, tmp_path):
+    model = model_on()
     rows = []
     for size in (1, 3):
         wanted = task(root, batch_size=size)
         wanted.generation.max_new_tokens = 4
-        evaluated(assistant, wanted, tmp_path / str(size))
+        evaluated(model, wanted, tmp_path / str(size))
         rows.append(rows_of(tmp_path / str(size)))
     assert rows[0] == rows[1] and len(rows[0]) == 3
 

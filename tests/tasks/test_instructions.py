@@ -9,8 +9,8 @@ from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.reports.report import write_report
 from mmadapter.tasks import task_of
-from tests.assistants import assistant_on
 from tests.config.composing import eval_conf
+from tests.models import model_on
 from tests.tasks.asked import StandIn, evaluated, rows_of, show
 
 ITEMS = [
@@ -66,29 +66,29 @@ def test_the_defaults_are_those_of_v1_with_a_seed(file, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_answers(file, tmp_path):
-    assistant = assistant_on(images=False, max_tokens=128)
+    model = model_on(images=False, max_tokens=128)
     torch.manual_seed(1)
     answers = []
     for seed in (5, 5, 6):
         wanted = task(file, "task.generation.temperature=5", "task.generation.max_new_tokens=8", f"task.seed={seed}")
-        evaluated(assistant, wanted, tmp_path)
+        evaluated(model, wanted, tmp_path)
         answers.append([row["output"] for row in rows_of(tmp_path)])
     assert answers[0] == answers[1] != answers[2]
 
 
 def test_beams_reach_the_host(file, tmp_path, monkeypatch):
-    assistant = assistant_on(images=False, max_tokens=128)
-    searched, generate = [], assistant.host.generate
+    model = model_on(images=False, max_tokens=128)
+    searched, generate = [], model.host.generate
 
     def noting(**asked):
         searched.append(asked["generation_config"].num_beams)
         return generate(**asked)
 
-    monkeypatch.setattr(assistant.host, "generate", noting)
+    monkeypatch.setattr(model.host, "generate", noting)
     overrides = ["task.generation.temperature=0", "task.generation.max_new_tokens=6"]
     for beams in (1, 4):
         wanted = task(file, *overrides, f"task.generation.beams={beams}")
-        evaluated(assistant, wanted, tmp_path)
+        evaluated(model, wanted, tmp_path)
         assert len(rows_of(tmp_path)) == 3
     assert searched == [1, 4]
 

@@ -14,8 +14,8 @@ from mmadapter.reports.report import write_report
 from mmadapter.tasks import task_of
 from mmadapter.tasks.task import evaluate
 from mmadapter.tasks.visual_instruct import outcome
-from tests.assistants import assistant_on
 from tests.config.composing import eval_conf, run_conf
+from tests.models import model_on
 from tests.tasks.asked import evaluated, rows_of, show
 from tests.tasks.test_instructions import Parrot
 
@@ -75,12 +75,12 @@ def test_attached_pictures_reach_the_model(file, tmp_path):
     (tmp_path / "alpaca.json").write_text(json.dumps([{"instruction": "a b c", "input": "", "output": "red"}] * 1))
     given = ["task=instruct", f"task.path={tmp_path / 'alpaca.json'}", "task.split=all"]
     greedy = ["task.generation.temperature=0", "task.generation.max_new_tokens=12"]
-    assistant, outputs = assistant_on(gates=2.0, max_tokens=128), []
+    model, outputs = model_on(gates=2.0, max_tokens=128), []
     for attached in ([], ["task.images=true", f"task.attach_images={tmp_path}"]):
         task = eval_conf(*given, *greedy, *attached).task
         samples = task_of(task).read()
-        assistant.prepare_images([sample.image for sample in samples if sample.image is not None])
-        evaluate(assistant, task_of(task), samples, tmp_path / "out", Ranks())
+        model.prepare_images([sample.image for sample in samples if sample.image is not None])
+        evaluate(model, task_of(task), samples, tmp_path / "out", Ranks())
         outputs.append(rows_of(tmp_path / "out")[0]["output"])
     assert outputs[0] != outputs[1]
 

@@ -22,8 +22,8 @@ from mmadapter.model import AdaptedModel
 from mmadapter.tasks.asking import generate_answers, most_likely_options
 from mmadapter.training.run import groups_of
 from mmadapter.training.settings import ENGINES
-from tests.assistants import built, picture
 from tests.distributed.several import here
+from tests.models import built, picture
 from tests.test_load import PRESETS, conf_of
 
 RUNS = (("v2, released", "zero3"), ("v1", "zero3_offload"))
@@ -49,45 +49,45 @@ def samples_of(folder: Path) -> list[Sample]:
 
 
 def opened(conf) -> AdaptedModel:
-    """The assistant of the settings, its host shared out, every trained tensor away from where it starts."""
-    assistant = built(conf, sharded=True)
+    """The model of the settings, its host shared out, every trained tensor away from where it starts."""
+    model = built(conf, sharded=True)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for item in assistant.trainable_parameters():
+        for item in model.trainable_parameters():
             item.parameter.add_(torch.randn(item.parameter.shape, generator=generator), alpha=0.3)
-    return assistant
+    return model
 
 
-def answers(assistant, samples: list[Sample]) -> tuple[list[str], list[int]]:
+def answers(model, samples: list[Sample]) -> tuple[list[str], list[int]]:
     generation = GenerationConf(max_new_tokens=4)
     task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
     questions = [sample.without_answer() for sample in samples]
     options = [[f" The answer is {letter}." for letter in "AB"]] * len(questions)
-    return generate_answers(assistant, questions, task, here()), most_likely_options(
-        assistant, questions, options, task, here()
+    return generate_answers(model, questions, task, here()), most_likely_options(
+        model, questions, options, task, here()
     )
 
 
 def trained(conf, samples: list[Sample], asked_after: int | None):
-    """Four steps; the assistant, what each step gave, and what it answered between two of them and at the end."""
-    assistant = opened(conf)
+    """Four steps; the model, what each step gave, and what it answered between two of them and at the end."""
+    model = opened(conf)
     build = ENGINES.load(conf.engine.name)
-    engine = build(assistant, groups_of(conf, assistant), conf.optimizer, conf.seed, conf.engine, here())
-    encoder = SampleEncoder(assistant.tokenizer, assistant.max_tokens)
+    engine = build(model, groups_of(conf, model), conf.optimizer, conf.seed, conf.engine, here())
+    encoder = SampleEncoder(model.tokenizer, model.max_tokens)
     mine = [encoder.encode(sample) for sample in samples][here().rank :: here().world_size]
-    batch = dataclasses.replace(make_batch(mine, assistant.tokenizer.pad_token_id), visual=True)
-    batch = batch.with_features(assistant.features)
+    batch = dataclasses.replace(make_batch(mine, model.tokenizer.pad_token_id), visual=True)
+    batch = batch.with_features(model.features)
     results, said = [], []
-    assistant.train()
+    model.train()
     for step in range(4):
         if step == asked_after:
-            assistant.eval()
-            said.append(answers(assistant, samples))
-            assistant.train()
+            model.eval()
+            said.append(answers(model, samples))
+            model.train()
         results.append(engine.step([batch], 1e-2))
-    assistant.eval()
-    said.append(answers(assistant, samples))
-    return assistant, engine, results, said
+    model.eval()
+    said.append(answers(model, samples))
+    return model, engine, results, said
 
 
 def check_run(folder: Path, preset: str, name: str) -> None:
@@ -95,8 +95,8 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     samples = samples_of(folder)
     plain_host = built(conf).host
     whole_bytes = held_bytes(p for p in plain_host.parameters() if p.ndim > 1 and not p.requires_grad)
-    assistant, engine, results, (said,) = trained(conf, samples, None)
-    frozen = [p for p in assistant.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
+    model, engine, results, (said,) = trained(conf, samples, None)
+    frozen = [p for p in model.host.parameters() if not p.requires_grad and len(p.ds_shape) > 1]
     assert 4 * sum(map(whole_size, frozen)) == whole_bytes
     if here().world_size > 1:
         assert held_bytes(frozen) < 0.8 * whole_bytes, "the frozen base is not shared out"
@@ -107,16 +107,16 @@ def check_run(folder: Path, preset: str, name: str) -> None:
     assert said_twice[1] == said
     del engine, again, other_engine, state, other
     gc.collect()  # a run evaluates when its training is over: the weights must still be gathered
-    check_saved(folder / preset / name, conf, assistant, samples, said)
+    check_saved(folder / preset / name, conf, model, samples, said)
 
 
-def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sample], said) -> None:
+def check_saved(folder: Path, conf, model: AdaptedModel, samples: list[Sample], said) -> None:
     """What the first process saves is whole, and a plain process that opens it is the same model."""
     if here().is_first:
-        assistant.save(folder / "adapter")
+        model.save(folder / "adapter")
     here().barrier()
     plain = mmadapter.load(folder / "adapter", host=conf.host.path, vision=conf.vision.model, device="cpu")
-    ours = {item.name: item.parameter for item in assistant.trainable_parameters()}
+    ours = {item.name: item.parameter for item in model.trainable_parameters()}
     theirs = {item.name: item.parameter for item in plain.trainable_parameters()}
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     encoder = SampleEncoder(plain.tokenizer, plain.max_tokens)
@@ -124,7 +124,7 @@ def check_saved(folder: Path, conf, assistant: AdaptedModel, samples: list[Sampl
         plain.features
     )
     with torch.no_grad():
-        assert torch.equal(assistant(batch), plain(batch))
+        assert torch.equal(model(batch), plain(batch))
     assert answers(plain, samples) == said
 
 
@@ -142,9 +142,9 @@ def check_nothing_is_left(folder: Path) -> None:
     conf = conf_of(folder / "models", *PRESETS["v1"], "engine=zero3")
     samples, left = samples_of(folder), []
     for _ in range(2):
-        assistant, engine, *_ = trained(conf, samples, None)
-        held = held_bytes(assistant.host.parameters())
-        del assistant, engine
+        model, engine, *_ = trained(conf, samples, None)
+        held = held_bytes(model.host.parameters())
+        del model, engine
         end_engines()
         left.append(bytes_of_all_tensors())
     assert left[1] - left[0] < 0.01 * held, (left, held)

@@ -12,7 +12,7 @@ from mmadapter.methods.settings import GroupConf
 from mmadapter.training.engine import SingleDeviceEngine
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.settings import OptimizerConf
-from tests.training.toy import ToyAssistant, toy_sample
+from tests.training.toy import ToyModel, toy_sample
 
 EVERYTHING = {"all": GroupConf(["prompt", "gate", "visual_projection"])}
 DISJOINT = {
@@ -22,9 +22,9 @@ DISJOINT = {
 
 
 def make_engine(groups=EVERYTHING, **settings):
-    assistant = ToyAssistant()
-    built = parameter_groups(assistant.trainable_parameters(), groups)
-    return SingleDeviceEngine(assistant, built, OptimizerConf(**settings))
+    model = ToyModel()
+    built = parameter_groups(model.trainable_parameters(), groups)
+    return SingleDeviceEngine(model, built, OptimizerConf(**settings))
 
 
 def batch_of(numbers, source="questions", **keywords):
@@ -67,7 +67,7 @@ def test_loss_is_the_average_over_supervised_tokens_not_over_samples():
 
 
 def test_three_steps_equal_adamw_written_out():
-    engine, twin = make_engine(weight_decay=0.1), ToyAssistant()
+    engine, twin = make_engine(weight_decay=0.1), ToyModel()
     items = {item.name: item for item in twin.trainable_parameters()}
     moments = {
         name: [torch.zeros_like(item.parameter), torch.zeros_like(item.parameter)] for name, item in items.items()
@@ -118,11 +118,11 @@ def test_a_group_may_have_its_own_decay_and_rate():
 
 def test_exactly_the_trainable_parameters_move():
     engine = make_engine()
-    assistant = engine.model
-    before = {name: value.clone() for name, value in assistant.state_dict().items()}
+    model = engine.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     for _ in range(3):
         engine.step([batch_of(range(6))], 1e-2)
-    after = assistant.state_dict()
+    after = model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {f"adapter.{name}" for name in engine.parameters}
 
@@ -211,7 +211,7 @@ def test_a_non_finite_source_skips_only_its_groups():
 
 
 def test_a_group_of_an_unknown_source_is_refused():
-    groups = parameter_groups(ToyAssistant().trainable_parameters(), DISJOINT)
+    groups = parameter_groups(ToyModel().trainable_parameters(), DISJOINT)
     with pytest.raises(InputError, match=r"adapter.groups.visual.sources names captions.*questions"):
         check_sources(groups, ["questions"])
 

@@ -12,13 +12,13 @@ from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
 from mmadapter.training.engine import SingleDeviceEngine
 from tests.distributed.several import in_own_process
-from tests.training.toy import ToyAssistant, ToyData, toy_conf, train
+from tests.training.toy import ToyData, ToyModel, toy_conf, train
 
 SHARES = {"captions": 6, "instructions": 5}  # micro-batches of 4: accumulation; 19 and 16 samples: both start again
 STEPS = 14
 
 
-class Toy(ToyAssistant):
+class Toy(ToyModel):
     """With dropout; non-finite on the named forwards of captions in training mode."""
 
     def __init__(self, bad=()) -> None:
@@ -33,7 +33,7 @@ class Toy(ToyAssistant):
         return loss
 
 
-def run_joint(folder, shares=SHARES, frozen=False, assistant=None, delay=0.0, instruction_rate=1.0, **settings):
+def run_joint(folder, shares=SHARES, frozen=False, model=None, delay=0.0, instruction_rate=1.0, **settings):
     """A run of STEPS steps on disjoint groups; without captions, or frozen, on the instruction group alone."""
     torch.set_num_threads(1)
     conf = toy_conf(**{"validate_every_steps": 4, "save_every_steps": 3, "log_every_steps": 2} | settings)
@@ -49,13 +49,13 @@ def run_joint(folder, shares=SHARES, frozen=False, assistant=None, delay=0.0, in
             time.sleep(delay)
             return super().step_batches(step)
 
-    assistant = assistant or Toy()
-    trainable = assistant.trainable_parameters
+    model = model or Toy()
+    trainable = model.trainable_parameters
     if frozen:  # present, but in no group
-        assistant.trainable_parameters = lambda: [item for item in trainable() if item.role != "visual_projection"]
+        model.trainable_parameters = lambda: [item for item in trainable() if item.role != "visual_projection"]
     journal = Journal(folder)
     try:
-        summary = train(conf, assistant, Data(shares=shares), folder, journal)
+        summary = train(conf, model, Data(shares=shares), folder, journal)
     finally:
         journal.close()
     return summary
@@ -112,7 +112,7 @@ def test_the_visual_group_does_not_depend_on_how_many_instructions_a_step_holds(
 
 
 def test_non_finite_captions_skip_the_visual_group_only_and_are_counted(joint, tmp_path, capsys):
-    summary = run_joint(tmp_path, assistant=Toy(bad={3, 8}))  # two passes a step: steps 2 and 4
+    summary = run_joint(tmp_path, model=Toy(bad={3, 8}))  # two passes a step: steps 2 and 4
     assert summary["nonfinite_steps"] == 2 and summary["finished"]
     events = [line for line in records(tmp_path, "event") if line["event"] == "nonfinite_step"]
     assert [(line["step"], line["groups"]) for line in events] == [(2, ["visual"]), (4, ["visual"])]
@@ -166,7 +166,7 @@ def test_movement_is_measured_from_the_runs_start_even_where_that_cannot_be_made
     with torch.no_grad():
         for item in changed.trainable_parameters():
             item.parameter.add_(1.0)
-    run_joint(tmp_path, assistant=changed)
+    run_joint(tmp_path, model=changed)
     assert records(tmp_path) == records(joint)
 
 
@@ -183,11 +183,11 @@ def stop_after(count, original):
 
 
 def test_a_group_that_starts_at_zero_has_no_relative_movement(tmp_path):
-    assistant = Toy()
+    model = Toy()
     with torch.no_grad():
-        for parameter in assistant.adapter.visual_projection.parameters():
+        for parameter in model.adapter.visual_projection.parameters():
             parameter.zero_()
-    moved = run_joint(tmp_path, assistant=assistant)["movement"]
+    moved = run_joint(tmp_path, model=model)["movement"]
     assert moved["visual"]["relative"] is None and moved["visual"]["distance"] > 0
 
 

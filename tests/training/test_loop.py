@@ -17,7 +17,7 @@ from mmadapter.errors import InputError
 from mmadapter.runs.journal import Journal, read_metrics
 from mmadapter.training.preemption import RunStopped
 from tests.distributed.several import in_own_process
-from tests.training.toy import ToyAssistant, ToyData, run_toy, toy_conf, train
+from tests.training.toy import ToyData, ToyModel, run_toy, toy_conf, train
 
 EPOCHS = 8.0  # 24 steps
 
@@ -186,15 +186,15 @@ def test_checkpoints_of_another_schedule_are_refused_with_the_difference(undistu
         run_toy(tmp_path / "run", 9.0)
 
 
-def toy_training(folder, assistant, **optimizer):
+def toy_training(folder, model, **optimizer):
     conf = toy_conf()
     for key, value in optimizer.items():
         setattr(conf.optimizer, key, value)
     journal = Journal(folder)
-    return train(conf, assistant, ToyData(), folder, journal)
+    return train(conf, model, ToyData(), folder, journal)
 
 
-class SometimesNan(ToyAssistant):
+class SometimesNan(ToyModel):
     """Non-finite at the named forward passes in training mode."""
 
     bad: set[int] = set()
@@ -210,9 +210,9 @@ class SometimesNan(ToyAssistant):
 
 
 def test_non_finite_steps_are_skipped_counted_and_named(tmp_path, capsys):
-    assistant = SometimesNan()
-    assistant.bad = {3, 9}
-    summary = toy_training(tmp_path, assistant, max_nonfinite_steps=2)
+    model = SometimesNan()
+    model.bad = {3, 9}
+    summary = toy_training(tmp_path, model, max_nonfinite_steps=2)
     assert summary["nonfinite_steps"] == 2 and summary["finished"]
     events = [e for e in read_metrics(tmp_path / "metrics.jsonl", "event") if e["event"] == "nonfinite_step"]
     assert [event["step"] for event in events] == [2, 5]
@@ -221,12 +221,12 @@ def test_non_finite_steps_are_skipped_counted_and_named(tmp_path, capsys):
 
 
 def test_too_many_non_finite_steps_stop_the_run_with_advice(tmp_path):
-    assistant = SometimesNan()
-    assistant.bad = set(range(100))
+    model = SometimesNan()
+    model.bad = set(range(100))
     with pytest.raises(
         InputError, match=r"3 steps had a non-finite.*max_nonfinite_steps=2(.|\n)*optimizer.clip_norm=1"
     ):
-        toy_training(tmp_path, assistant, max_nonfinite_steps=2)
+        toy_training(tmp_path, model, max_nonfinite_steps=2)
 
 
 def test_non_finite_steps_are_counted_on_across_a_resume(tmp_path):
@@ -244,7 +244,7 @@ def test_non_finite_steps_are_counted_on_across_a_resume(tmp_path):
         toy_training(tmp_path, second, max_nonfinite_steps=2)
 
 
-class OutOfMemory(ToyAssistant):
+class OutOfMemory(ToyModel):
     def forward(self, batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -107,10 +107,10 @@ def test_the_advised_micro_batch_goes_on_where_memory_ran_out_with_the_same_curv
 def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(inputs, tmp_path, monkeypatch, asked):
     original = getattr(AdaptedModel, asked)
 
-    def hungry(assistant, samples, *arguments, **keywords):
+    def hungry(model, samples, *arguments, **keywords):
         if len(getattr(samples, "samples", samples)) > 2:  # of a batch, or a list
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(assistant, samples, *arguments, **keywords)
+        return original(model, samples, *arguments, **keywords)
 
     monkeypatch.setattr(AdaptedModel, asked, hungry)
     settings = ["engine.name=single", "optimizer.epochs=0.5", "evaluate=[scienceqa]", "tasks.scienceqa.batch_size=4"]

@@ -145,13 +145,13 @@ def test_a_damaged_start_is_mended_where_the_settings_give_the_same(undisturbed,
 def test_a_damaged_start_that_cannot_be_made_again_is_refused(interrupted, monkeypatch):
     from tests.training import toy
 
-    class OtherStart(toy.ToyAssistant):
+    class OtherStart(toy.ToyModel):
         def __init__(self, **keywords):
             super().__init__(seed=5, **keywords)
 
     before = (interrupted / "metrics.jsonl").read_bytes()
     damage(interrupted / "checkpoints" / "start.safetensors")
-    monkeypatch.setattr(toy, "ToyAssistant", OtherStart)
+    monkeypatch.setattr(toy, "ToyModel", OtherStart)
     with pytest.raises(InputError, match=r"start.safetensors, what the run started from, is .*Put the file back"):
         run_toy(interrupted, EPOCHS)
     assert (interrupted / "metrics.jsonl").read_bytes() == before

@@ -11,7 +11,7 @@ from mmadapter.errors import InputError
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training import run as run_module
 from mmadapter.training.run import device_of, run
-from tests.assistants import built
+from tests.models import built
 from tests.training.test_run import assert_same_adapter, losses
 from tests.training.tiny_run import save_inputs, tiny_conf
 

@@ -9,8 +9,8 @@ import torch
 
 from data_prep.shapes import WorldSizes, make_world
 from mmadapter.config import RunConf
-from tests.assistants import tiny_tokenizer
 from tests.config.composing import run_conf
+from tests.models import tiny_tokenizer
 
 SIZES = WorldSizes(train=24, val=8, test=8, coco_train=8, coco_restval=2, coco_val=3, coco_test=3, instructions=8)
 CLIP = {

@@ -1,4 +1,4 @@
-"""A toy assistant with the real one's methods, and toy data through the real mixture."""
+"""A toy model with the real one's methods, and toy data through the real mixture."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ToyAdapter(nn.Module):
         self.visual_projection.ROLE = "visual_projection"
 
 
-class ToyAssistant(nn.Module):
+class ToyModel(nn.Module):
     """Predicts a token from the one before it; the trainable parts shift the frozen embedding, with dropout."""
 
     def __init__(self, seed: int = 0, dropout: float = 0.0) -> None:
@@ -175,13 +175,13 @@ def run_toy(folder: Path, epochs: float = 3.0, delay: float = 0.0, **training) -
     torch.set_num_threads(1)
     conf = toy_conf(**training)
     conf.optimizer.epochs = epochs
-    assistant = ToyAssistant(dropout=0.2)
+    model = ToyModel(dropout=0.2)
     torch.manual_seed(1)
     random.seed(1)
     journal = Journal(folder)
     try:
-        summary = train(conf, assistant, SlowData(), folder, journal)
+        summary = train(conf, model, SlowData(), folder, journal)
     finally:
         journal.close()
-    torch.save({item.name: item.parameter.detach() for item in assistant.trainable_parameters()}, folder / "adapter.pt")
+    torch.save({item.name: item.parameter.detach() for item in model.trainable_parameters()}, folder / "adapter.pt")
     return summary

@@ -17,7 +17,7 @@ from mmadapter.training.engine import EngineState, SingleDeviceEngine, StepResul
 from mmadapter.training.settings import EngineConf, OptimizerConf
 from mmadapter.training.zero import ZeroEngine
 from tests.distributed.several import here
-from tests.training.toy import ToyAssistant, toy_sample
+from tests.training.toy import ToyModel, toy_sample
 
 ENGINES = ["zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
 STAGES = ENGINES[:4]
@@ -27,18 +27,18 @@ DISJOINT = {"instruction": ("instructions",), "visual": ("captions",)}
 VISUAL_ROLES = ("visual_projection", "early_gate")
 
 
-def groups_of(assistant, sources: dict, frozen: Sequence[str] = ()):
+def groups_of(model, sources: dict, frozen: Sequence[str] = ()):
     """Groups by name: all roles, or those of the instructions and those of pictures."""
-    roles = sorted({item.role for item in assistant.trainable_parameters()}.difference(frozen))
+    roles = sorted({item.role for item in model.trainable_parameters()}.difference(frozen))
     visual = [role for role in roles if role in VISUAL_ROLES]
     chosen = {"all": roles, "visual": visual, "instruction": [role for role in roles if role not in visual]}
     settings = {name: GroupConf(chosen[name], sources=learns) for name, learns in sources.items()}
-    return parameter_groups(assistant.trainable_parameters(), settings, frozen)
+    return parameter_groups(model.trainable_parameters(), settings, frozen)
 
 
-def engine_of(name: str, assistant, groups, clip: float | None = 0.05):
+def engine_of(name: str, model, groups, clip: float | None = 0.05):
     """An engine with decay and clipping."""
-    parts = (assistant, groups, OptimizerConf(weight_decay=0.3, clip_norm=clip))
+    parts = (model, groups, OptimizerConf(weight_decay=0.3, clip_norm=clip))
     if name == "single":
         return SingleDeviceEngine(*parts)
     return ZeroEngine(*parts, 0, EngineConf(name), here())
@@ -88,34 +88,34 @@ def both_sources(step: int) -> list[list]:
 
 def toy(name: str, folder: Path) -> dict[str, Any]:
     """Both sources teach everything."""
-    assistant = ToyAssistant().train()
-    engine = engine_of(name, assistant, groups_of(assistant, TOGETHER))
+    model = ToyModel().train()
+    engine = engine_of(name, model, groups_of(model, TOGETHER))
     return outcome(engine, run_steps(name, engine, both_sources))
 
 
 def disjoint(name: str, folder: Path, sources: Sequence[str] = ("instructions", "captions"), broken=()) -> dict:
     """Each source teaches its own group; without captions the visual group is in no group at all."""
-    assistant = ToyAssistant(dropout=0.3).train()
-    forward = assistant.forward
+    model = ToyModel(dropout=0.3).train()
+    forward = model.forward
 
     def maybe_broken(batch):
         loss = forward(batch)
         return loss * math.nan if batch.source in broken and here().rank == 0 else loss
 
-    assistant.forward = maybe_broken
+    model.forward = maybe_broken
     groups = {group: learns for group, learns in DISJOINT.items() if learns[0] in sources}
     frozen = () if "visual" in groups else VISUAL_ROLES
     if frozen:
-        trainable = assistant.trainable_parameters
-        assistant.trainable_parameters = lambda: [item for item in trainable() if item.role not in frozen]
-    engine = engine_of(name, assistant, groups_of(assistant, groups))
+        trainable = model.trainable_parameters
+        model.trainable_parameters = lambda: [item for item in trainable() if item.role not in frozen]
+    engine = engine_of(name, model, groups_of(model, groups))
     return outcome(engine, run_steps(name, engine, lambda step: toy_step(step, sources)))
 
 
 def idle(name: str, folder: Path) -> dict[str, Any]:
     """After two joint steps one of instructions only, then one of fewer samples than processes, then one of nothing."""
-    assistant = ToyAssistant().train()
-    engine = engine_of(name, assistant, groups_of(assistant, DISJOINT))
+    model = ToyModel().train()
+    engine = engine_of(name, model, groups_of(model, DISJOINT))
     states = {}
     plans = {
         "joint": both_sources,
@@ -132,9 +132,9 @@ def idle(name: str, folder: Path) -> dict[str, Any]:
 
 def passed_on(name: str, folder: Path) -> dict[str, Any]:
     """Three steps, the state into a fresh engine of the same kind, three more; and the state that was passed on."""
-    assistant, fresh = ToyAssistant().train(), ToyAssistant(seed=9).train()
-    fresh.load_state_dict({k: v for k, v in assistant.state_dict().items() if "adapter" not in k}, strict=False)
-    engine = engine_of(name, assistant, groups_of(assistant, TOGETHER))
+    model, fresh = ToyModel().train(), ToyModel(seed=9).train()
+    fresh.load_state_dict({k: v for k, v in model.state_dict().items() if "adapter" not in k}, strict=False)
+    engine = engine_of(name, model, groups_of(model, TOGETHER))
     results = run_steps(name, engine, both_sources, range(3))
     middle = engine.state_dict()
     other = engine_of(name, fresh, groups_of(fresh, TOGETHER))
@@ -146,10 +146,8 @@ def passed_on(name: str, folder: Path) -> dict[str, Any]:
 
 def taken_over(name: str, folder: Path) -> dict[str, Any]:
     """Three steps from the state that `single` reached after three (middle.pt)."""
-    assistant = ToyAssistant(seed=9).train()
-    assistant.load_state_dict(
-        {k: v for k, v in ToyAssistant().state_dict().items() if "adapter" not in k}, strict=False
-    )
-    engine = engine_of(name, assistant, groups_of(assistant, TOGETHER))
+    model = ToyModel(seed=9).train()
+    model.load_state_dict({k: v for k, v in ToyModel().state_dict().items() if "adapter" not in k}, strict=False)
+    engine = engine_of(name, model, groups_of(model, TOGETHER))
     engine.load_state_dict(torch.load(folder / "middle.pt", weights_only=False))
     return outcome(engine, run_steps(name, engine, both_sources, range(3, STEPS)))

@@ -16,9 +16,9 @@ from mmadapter.hosts.load import load_host
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding
 from mmadapter.training.settings import EngineConf
-from tests.assistants import assistant_on, picture, sample
 from tests.distributed.several import here, joined
 from tests.families import tiny_host
+from tests.models import model_on, picture, sample
 from tests.training.zero_cases import (
     DISJOINT,
     ENGINES,
@@ -71,11 +71,11 @@ def cases(count: int, which: str) -> dict[str, Callable[[Path], dict[str, Any]]]
     found |= {f"{kind} {name}": partial(case, name) for kind, case in small.items() for name in ENGINES}
     if which == "few" and count == 1:
         return found
-    joint = partial(whole_assistant, host="v2 llama_gqa", groups=DISJOINT, checkpointing=True, shared_early=True)
+    joint = partial(whole_model, host="v2 llama_gqa", groups=DISJOINT, checkpointing=True, shared_early=True)
     alone = partial(joint, sources=["instructions"])
     if which == "all":
         return found | longer_cases(joint, alone)
-    found |= {"llama_gqa zero2": partial(whole_assistant, "zero2", host="llama_gqa")}
+    found |= {"llama_gqa zero2": partial(whole_model, "zero2", host="llama_gqa")}
     return found | {
         "joint recomputed zero3": partial(joint, "zero3"),
         "joint kept zero3": partial(joint, "zero3", checkpointing=False),
@@ -87,23 +87,23 @@ def longer_cases(joint: Callable, alone: Callable) -> dict[str, Callable]:
     """More hosts, and joint training at all stages with and without checkpointing."""
     found: dict[str, Callable] = {}
     for name in STAGES:
-        found[f"bfloat16 {name}"] = partial(whole_assistant, name, host="v2 llama_gqa", dtype=torch.bfloat16)
+        found[f"bfloat16 {name}"] = partial(whole_model, name, host="v2 llama_gqa", dtype=torch.bfloat16)
         for kind, case in (("joint", joint), ("alone", alone)):
             found[f"{kind} recomputed {name}"] = partial(case, name)
             found[f"{kind} kept {name}"] = partial(case, name, checkpointing=False)
     for host in ("llama_gqa", "v2 qwen3", "v2_lora llama_bias"):
-        found |= {f"{host} {name}": partial(whole_assistant, name, host=host) for name in ("zero2", "zero3")}
+        found |= {f"{host} {name}": partial(whole_model, name, host=host) for name in ("zero2", "zero3")}
     return found
 
 
-def question(assistant, folder: Path, source: str, number: int):
+def question(model, folder: Path, source: str, number: int):
     """A question about a colour; of two captions one has a picture, so that process 0 of 2 has all of them."""
     image = folder / f"{number % 4}.png" if source == "captions" and number % 2 == 0 else None
     item = sample("what colour is the circle", COLOURS[number % 5] + " ." * (number % 3), image, str(number), source)
-    return SampleEncoder(assistant.tokenizer, 64).encode(item)
+    return SampleEncoder(model.tokenizer, 64).encode(item)
 
 
-def whole_assistant(
+def whole_model(
     name: str,
     folder: Path,
     host: str,
@@ -113,40 +113,38 @@ def whole_assistant(
     sources: Sequence[str] = ("instructions", "captions"),
     shared_early: bool = False,
 ) -> dict[str, Any]:
-    """A real assistant on a tiny host, with pictures, validation and answers in between."""
+    """A real model on a tiny host, with pictures, validation and answers in between."""
     loaded = loaded_host(name, host, folder) if shared_early else None
-    assistant = assistant_on(host, host=loaded, activation_checkpointing=checkpointing)
-    trained = {id(item.parameter) for item in assistant.trainable_parameters()}
-    base = {name: p for name, p in assistant.host.named_parameters() if id(p) not in trained}
+    model = model_on(host, host=loaded, activation_checkpointing=checkpointing)
+    trained = {id(item.parameter) for item in model.trainable_parameters()}
+    base = {name: p for name, p in model.host.named_parameters() if id(p) not in trained}
     if dtype != torch.float32:
         for parameter in base.values():
             parameter.data = parameter.data.to(dtype)
     with gathered(base.values()):
         before = {name: parameter.detach().clone() for name, parameter in base.items()}
-    assistant.train()
+    model.train()
     chosen = {group: learns for group, learns in groups.items() if learns is None or learns[0] in sources}
     frozen = VISUAL_ROLES if groups is DISJOINT and "visual" not in chosen else ()
-    for item in assistant.trainable_parameters():
+    for item in model.trainable_parameters():
         item.parameter.requires_grad_(item.role not in frozen)
-    engine = engine_of(name, assistant, groups_of(assistant, chosen, frozen))
+    engine = engine_of(name, model, groups_of(model, chosen, frozen))
 
     def micro_batches(step: int) -> list[list]:
         return [
-            [question(assistant, folder, source, 10 * step + number) for number in range(first, last)]
+            [question(model, folder, source, 10 * step + number) for number in range(first, last)]
             for source in sources
             for first, last in ((0, 4), (4, 7))
         ]
 
-    results = run_steps(name, engine, micro_batches, range(2), assistant.features)
+    results = run_steps(name, engine, micro_batches, range(2), model.features)
     stored = sum(stored_bytes(parameter) for parameter in base.values())
-    assistant.eval()
-    validation = here().sum(
-        [engine.loss_sum(own_part(m, name == "single", assistant.features)) for m in micro_batches(9)]
-    )
-    texts = [question(assistant, folder, "captions", n).sample for n in range(2)]
-    answers = assistant.answer(texts, GenerationConf(max_new_tokens=4))
-    assistant.train()
-    results += run_steps(name, engine, micro_batches, range(2, 4), assistant.features)
+    model.eval()
+    validation = here().sum([engine.loss_sum(own_part(m, name == "single", model.features)) for m in micro_batches(9)])
+    texts = [question(model, folder, "captions", n).sample for n in range(2)]
+    answers = model.answer(texts, GenerationConf(max_new_tokens=4))
+    model.train()
+    results += run_steps(name, engine, micro_batches, range(2, 4), model.features)
     facts = {"validation": validation, "answers": answers, "bytes": here().gather(stored)}
     return outcome(engine, results) | facts | {"base unchanged": unchanged(base, before)}
 

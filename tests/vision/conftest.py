@@ -12,7 +12,7 @@ def small_models(monkeypatch, tmp_path):
     """open_clip knows `small` and `small-quickgelu`, as it knows ViT-B-32 and ViT-B-32-quickgelu."""
     from mmadapter.vision import open_clip as ours
     from mmadapter.vision import settings
-    from tests.assistants import _CLIP
+    from tests.models import _CLIP
 
     known = settings.open_clip_files()
     for name, config in (("small", _CLIP), ("small-quickgelu", {**_CLIP, "quick_gelu": True})):

@@ -6,7 +6,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from mmadapter.vision.open_clip import OpenClipEncoder
 from mmadapter.vision.settings import OpenClipSettings
-from tests.assistants import random_encoder
+from tests.models import random_encoder
 from tests.vision.towers import encoder_on, pixels, transformers_clip
 
 

@@ -14,7 +14,7 @@ from mmadapter.vision import ENCODERS
 from mmadapter.vision.encoder import VisionEncoder, weights_digest
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.settings import OpenClipSettings, VisionSettings
-from tests.assistants import picture
+from tests.models import picture
 
 
 @dataclass

@@ -12,7 +12,7 @@ from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.vision import features as module
 from mmadapter.vision.features import FeatureStore
-from tests.assistants import picture, random_encoder
+from tests.models import picture, random_encoder
 from tests.vision.towers import encoder_on
 
 

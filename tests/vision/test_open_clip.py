@@ -9,7 +9,7 @@ from PIL import Image
 from mmadapter.errors import InputError
 from mmadapter.vision.open_clip import OpenClipEncoder, _is_torchscript, load_tower
 from mmadapter.vision.settings import OpenClipSettings
-from tests.assistants import random_encoder
+from tests.models import random_encoder
 from tests.vision.towers import encoder_on, pixels, transformers_clip
 
 
@@ -89,7 +89,7 @@ def test_openais_tags_are_known_to_need_quickgelu_even_under_the_plain_name():
 def test_an_open_clip_folder_is_read_as_it_is(small_models, tmp_path):
     from safetensors.torch import save_file
 
-    from tests.assistants import _CLIP
+    from tests.models import _CLIP
 
     save_file(small_models.state_dict(), tmp_path / "open_clip_model.safetensors")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**_CLIP, "quick_gelu": True}}))

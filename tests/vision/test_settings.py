@@ -9,7 +9,7 @@ import pytest
 from mmadapter.settings import problems_of
 from mmadapter.vision.open_clip import OpenClipEncoder
 from mmadapter.vision.settings import OpenClipSettings
-from tests.assistants import _CLIP
+from tests.models import _CLIP
 
 
 def problems(**settings):

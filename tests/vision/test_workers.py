@@ -13,7 +13,7 @@ from mmadapter.errors import InputError
 from mmadapter.vision import reading
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.reading import in_order
-from tests.assistants import picture, random_encoder
+from tests.models import picture, random_encoder
 
 
 @pytest.fixture(autouse=True)

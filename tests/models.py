@@ -55,7 +55,7 @@ def random_encoder(seed: int = 0) -> OpenClipEncoder:
     return OpenClipEncoder(OpenClipSettings(layers=[1, 2]), tower)
 
 
-def assistant_on(
+def model_on(
     name: str = "llama_gqa",
     images: bool = True,
     gates: float = 0.7,
@@ -110,10 +110,10 @@ def sample(
     return Sample(id=id, source=source, segments=tuple(segments), image=image, where=f"test, sample {id}", meta={})
 
 
-def batch_of(assistant: AdaptedModel, samples: list[Sample], pad_id: int = 0) -> Batch:
+def batch_of(model: AdaptedModel, samples: list[Sample], pad_id: int = 0) -> Batch:
     """The batch of some samples."""
-    encoder = SampleEncoder(assistant.tokenizer, 64)
-    return make_batch([encoder.encode(item) for item in samples], pad_id).with_features(assistant.features)
+    encoder = SampleEncoder(model.tokenizer, 64)
+    return make_batch([encoder.encode(item) for item in samples], pad_id).with_features(model.features)
 
 
 def picture(folder: Path, seed: int) -> Path:
