@@ -12,9 +12,9 @@ from mmadapter.errors import InputError
 from mmadapter.vision.features import FeatureStore
 from mmadapter.vision.images import content_digest, image_content, read_image
 from mmadapter.vision.packed_images import packed_path, picture_exists
-from tests.models import random_encoder
 from tests.data.reading import read_caption_shards
 from tests.data.small_captions import save_picture, web_pair, write_shard, write_shards
+from tests.models import random_encoder
 
 
 def test_pictures_stay_in_their_shards(tmp_path):

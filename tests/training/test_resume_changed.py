@@ -8,8 +8,8 @@ import torch
 
 from mmadapter.config import validate
 from mmadapter.errors import InputError
+from mmadapter.hosts.settings import HostConf
 from mmadapter.runs.journal import read_metrics
-from mmadapter.training import run as run_module
 from mmadapter.training.run import device_of, run
 from tests.models import built
 from tests.training.test_run import assert_same_adapter, losses
@@ -106,11 +106,9 @@ def test_other_data_under_the_same_name_is_refused_and_let_through(inputs, runs,
 
 
 def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, monkeypatch):
-    """`auto` on a machine with a GPU: there is none here, so only what it stands for is another."""
+    """`auto` as on a machine with a GPU."""
     run(conf_of(inputs, tmp_path, "host.dtype=auto"))
-    monkeypatch.setattr(
-        run_module, "host_dtype", lambda conf: "bfloat16" if conf.host.dtype == "auto" else conf.host.dtype
-    )
+    monkeypatch.setattr(HostConf, "dtype_on", lambda self, _: "bfloat16" if self.dtype == "auto" else self.dtype)
     told = "host was float32 .* is bfloat16 here .*resume=changed, with host.dtype=float32"
     with pytest.raises(InputError, match=told):
         run(conf_of(inputs, unfinished(tmp_path), "host.dtype=auto"))
@@ -123,7 +121,7 @@ def test_the_type_of_the_host_is_that_of_its_weights(inputs):
     for asked in ("auto", "float32", "bfloat16"):
         conf = tiny_conf(inputs, inputs, f"host.dtype={asked}")
         weights = next(built(conf, device_of(conf.engine.device)).host.parameters())
-        assert str(weights.dtype) == f"torch.{run_module.host_dtype(conf)}"
+        assert str(weights.dtype) == f"torch.{conf.host.dtype_on('cpu')}"
 
 
 def test_shapes_that_do_not_fit_are_refused_and_settings_results_and_checkpoints_stay(inputs, runs):

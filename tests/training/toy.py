@@ -25,7 +25,6 @@ from mmadapter.terminal import Display
 from mmadapter.training.loop import Loop
 from mmadapter.training.memory import MemoryAdvice
 from mmadapter.training.optimizer import check_sources
-from mmadapter.training.run import host_dtype
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES
 from tests.distributed.several import here
@@ -157,7 +156,7 @@ def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: D
     advice = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, here().world_size)
     schedule = Schedule.of(conf.optimizer, data.steps_per_epoch)
     display = display or Display(log_every_steps=conf.training.log_every_steps)
-    settings = conf.training, host_dtype(conf), conf.resume
+    settings = conf.training, conf.host.dtype_on("cpu"), conf.resume
     loop = Loop(engine, data, schedule, folder, journal, display, advice, *settings)
     loop.resume()
     take_over(folder, conf)
