@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def read(settings: argparse.Namespace) -> Check:
     """The captioned pictures of all splits, and what is wrong with the others."""
+    if settings.missing_image == "no_image":
+        raise InputError("--missing-image no_image: captions are nothing without their picture. Allowed: error, skip.")
     found = _caption_files(settings)
     root = found.folders.root
     check = Check(f"Captions: {found.what}, pictures below {root}", root, found.files, found.defects)

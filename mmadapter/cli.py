@@ -127,7 +127,8 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
-        if started:  # not the settings' fault: let the traceback be seen
+        of_a_group = str(error).startswith("Config group override")  # optimizer=null: Hydra's own ValueError
+        if started or (isinstance(error, ValueError) and not of_a_group):  # let the traceback be seen
             raise
         _stop(composition_message(error, schema), error, wants_trace)
     except KeyboardInterrupt as error:  # before the run could see to it
@@ -238,8 +239,8 @@ def composition_message(error: BaseException, schema: type[Conf]) -> str:
     if isinstance(error, OverrideParseException):
         said = str(error).partition("See https")[0].strip()
         return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
-    if isinstance(error, ValueError):  # optimizer=null
-        return f"{str(error).strip()}. A group is chosen by the name of one of its files: optimizer=v1"
+    if isinstance(error, ValueError):
+        return f"{str(error).strip()} (null). A group is chosen by the name of one of its files: optimizer=v1"
     return str(error).strip()
 
 

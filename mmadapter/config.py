@@ -111,7 +111,7 @@ class HostOverride:
 @dataclass
 class VisionOverride:
     pretrained: str | None = input_path()  # null = where the run's CLIP weights were
-    cache: str | None = None  # folder for frozen features; null = as in the run
+    cache: str | None = None  # folder for frozen features; false = not kept; null = as in the run
     workers: int | None = number(None, at_least=0)  # processes that read pictures ahead; null = as in the run
 
 

@@ -262,7 +262,10 @@ class AdaptedModel(nn.Module):
     def prepare_images(
         self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None, ranks: Ranks | None = None
     ) -> None:
-        """Compute the frozen features of image files once, before training or evaluation; several ranks share it."""
+        """Compute the frozen features of image files once, before training or evaluation; several ranks share it.
+
+        With `vision.cache=false` there is nothing to do: batches carry pixels.
+        """
         if isinstance(self.features, FeatureStore):
             self.features.add_together(list(dict.fromkeys(paths)), ranks or Ranks(), progress)
 

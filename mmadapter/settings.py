@@ -239,7 +239,8 @@ def entry_schema(kind: Any) -> type | None:
 def open_defaults(schema: type) -> DictConfig:
     """What Hydra starts from: every default, in mappings that take any key. `typed` judges keys and types afterwards.
 
-    A mapping whose keys a register decides is empty.
+    A mapping whose keys a register decides is empty. Where any name would be right (comparison.NAME), Hydra itself
+    asks for a + in front of a new one.
     """
 
     def defaults(schema: type) -> dict[str, Any]:
@@ -255,8 +256,9 @@ def open_defaults(schema: type) -> DictConfig:
         return found
 
     node = OmegaConf.create(defaults(schema))
-    for child in node.values():
-        if isinstance(child, DictConfig):
+    for item in fields(schema):
+        child, names_anything = node.get(item.name), get_origin(field_types(schema)[item.name]) is dict
+        if isinstance(child, DictConfig) and ("register" in item.metadata or not names_anything):
             OmegaConf.set_struct(child, False)
     return node
 
@@ -346,6 +348,10 @@ def _build(schema: type[Settings], content: Mapping[str, Any], key: str) -> Sett
             default = field(default_factory=item.default_factory) if factory else field(default=item.default)
             made.append((item.name, kind, default))
     plain_values = {name: content[name] for name, *_ in made if name in content}
+    for name, kind, _ in made:
+        value = plain_values.get(name)
+        if (get_origin(kind) or kind) is list and value is not None and not isinstance(value, list | tuple):
+            raise InputError(f"{joined(key, name)}={value}: it must be a list. To fix: {joined(key, name)}=[{value}]")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(make_dataclass(schema.__name__, made)), plain_values)
         return schema(**values, **OmegaConf.to_container(merged))  # type: ignore[arg-type]
@@ -402,7 +408,8 @@ def explained(error: OmegaConfBaseException, schema: type, content: Any = None, 
     """One sentence for an OmegaConf error: an unknown key with its nearest name, a wrong type with its key."""
     full = ".".join(part for part in (key, error.full_key) if part)
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and full:
-        return unknown_message(full, list(known_keys(schema, content, key)))
+        there = [joined(full.rpartition(".")[0], str(name)) for name in error.parent_node or ()]
+        return unknown_message(full, [*known_keys(schema, content, key), *there])
     first = str(error).strip().splitlines()[0]
     if "is not Optional" in first or "Incompatible value 'None'" in first:
         return f"{full}=null: it needs a value."

@@ -77,6 +77,7 @@ MISTAKES = [
     (["+data.x=1", "--cfg", "job"], "error: There is no setting 'data.x'."),
     (["+data.sources.mine.reader=alpacca"], "error: data.sources.mine.reader='alpacca'. Did you mean alpaca?"),
     (["seed=null"], "error: seed=null: it needs a value."),
+    (["evaluate=scienceqa"], "error: evaluate=scienceqa: it must be a list. To fix: evaluate=[scienceqa]"),
     (["tasks=3"], "error: tasks=3: it must be a mapping of names to settings."),
     (["adapter.lora=false"], "error: adapter.lora=False: it must be a mapping of settings, or null."),
     (["optimizer=null"], "A group is chosen by the name of one of its files: optimizer=v1"),

@@ -25,9 +25,10 @@ def unpack_missing_world(made: str | None, root: str | None, say: Callable[[str]
     """
     if made is None or root is None or (folder := Path(root).expanduser()).exists():
         return False
+    again = "python -m data_prep.shapes" + (" --interference" if made == "interference" else "")
     say(
         f"{folder} is missing: unpacking the embedded world of coloured shapes there, so that training needs no "
-        f"download (pictures, questions, captions, instructions; python -m data_prep.shapes makes the same)"
+        f"download (pictures, questions, captions, instructions; {again} makes the same)"
     )
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

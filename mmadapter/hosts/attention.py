@@ -89,6 +89,8 @@ def attend(
     module: AttentionModule, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **keywords: Any
 ) -> Attended:
     """The host's own attention, with the parts around it that this call has for this layer."""
+    if "adapter" in keywords:
+        raise TypeError("host(..., adapter=call) is now: with host.adapter_slot.during(call): host(...)")
     function = module.adapter_slot.around((module.adapter_layer, ATTENTION), frozen_attention)
     return function(AttentionInputs(query, key, value, attention_mask, module, keywords))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmadapter.errors import InputError
+from mmadapter.hosts.attention import route
 from mmadapter.hosts.calls import AdapterCall, Place, VisualTokens
 from mmadapter.hosts.families import ATTENTION, Host
 from mmadapter.hosts.places import HostPlaces
@@ -103,6 +104,7 @@ class Adapter(nn.ModuleDict):
 
     def attach(self, host: Host) -> None:
         """Let the host's modules look for this adapter's parts; idempotent, and without effect on other calls."""
+        route(host)
         HostPlaces(host).wrap(self.parts)
 
     def call(self, visual: VisualTokens | None = None, keep: bool = False) -> AdapterCall:

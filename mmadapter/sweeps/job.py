@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from mmadapter.config import RunConf, typed, validate
 from mmadapter.errors import InputError
 from mmadapter.runs.folder import is_finished, run_folder
-from mmadapter.sweeps.settings import VALIDATION_LOSS
+from mmadapter.sweeps.settings import VALIDATION_LOSS, direction_of
 from mmadapter.tasks import task_of
 
 
@@ -24,6 +24,7 @@ class Job:
     folder: Path  # of its run
     is_finished: Callable[[], bool]
     metric: str | None = None  # what it is compared by; None where it will have no such number, or cannot run
+    direction: str = "maximize"  # in which the metric gets better
     error: InputError | None = None  # why its settings cannot be used
     slurm_job: str | None = None  # its number in SLURM, once it is submitted
     log: Path | None = None
@@ -55,7 +56,8 @@ def job_of(number: int, words: list[str], context: HydraContext, config: DictCon
     except InputError as refusal:
         error = refusal
     folder, metric = run_folder(conf), metric_of(conf) if error is None else None
-    return Job(number, words, folder, partial(is_finished, folder, conf), metric, error)
+    direction = direction_of(metric, conf.sweep.direction)
+    return Job(number, words, folder, partial(is_finished, folder, conf), metric, direction, error)
 
 
 def metric_of(conf: RunConf) -> str | None:

@@ -59,6 +59,7 @@ class SlurmJobs(SlurmLauncher):
 
         if not (sweep / SWEEP_FILE).is_file():  # a sweeper of somebody else writes none
             begin_sweep(sweep, shlex.join(["python", *sys.argv]), [])
+        note_jobs(sweep, {job.number: {"overrides": job.words, "run": str(job.folder)} for job in jobs})
         find_in_queue(sweep, runs_root, open_jobs)
         self._submit([job for job in open_jobs if job.slurm_job is None])
         note_slurm_jobs(sweep, open_jobs)

@@ -32,7 +32,6 @@ from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import begin_sweep, note_jobs
 from mmadapter.sweeps.job import Job, job_of
 from mmadapter.sweeps.results import sweep_text, write_sweep
-from mmadapter.sweeps.settings import direction_of
 
 LOCK_FILE = ".searching"
 
@@ -87,7 +86,8 @@ class Sweeps(Sweeper):
             raise InputError("\n".join([*said, "  Nothing was submitted."]))
         usable = [job for job in jobs if job.error is None]
         self._refuse_shared_folders(usable)
-        self._begin(one_metric({f"job {job.number} ({self._own(job)})": job for job in usable}))
+        metric = one_metric({f"job {job.number} ({self._own(job)})": job for job in usable})
+        self._begin(metric, (usable or jobs)[0].direction)
         self._note(jobs)
         try:
             self._launch(usable)
@@ -136,7 +136,8 @@ class Sweeps(Sweeper):
         wanted, parallel = self.config.sweep.trials, self.config.sweep.parallel
         busy = f"Another process goes on with the search in {self.folder}. Wait for it, or end it."
         with locked(self.folder / LOCK_FILE, busy):
-            direction = self._begin(metric)
+            direction = next(iter(usable.values())).direction
+            self._begin(metric, direction)
             search = Search(self.folder, spaces, direction=direction, seed=self.config.sweep.seed)
             trials = search.unfinished()
             try:
@@ -170,12 +171,11 @@ class Sweeps(Sweeper):
     def _job(self, number: int, words: list[str]) -> Job:
         return job_of(number, words, self.context, self.config)
 
-    def _begin(self, metric: str | None) -> str:
-        """Writes sweep.json, and returns the direction in which the metric gets better."""
-        command, direction = shlex.join(["python", *sys.argv]), direction_of(metric, self.config.sweep.direction)
+    def _begin(self, metric: str | None, direction: str) -> None:
+        """Writes sweep.json."""
+        command = shlex.join(["python", *sys.argv])
         facts = {"metric": metric, "direction": direction, "trials": self.config.sweep.trials}
         begin_sweep(self.folder, command, self.swept, **facts)
-        return direction
 
     def _note(self, jobs: list[Job]) -> None:
         """Writes jobs into sweep.json before the first of them starts; those that the checks refuse have failed."""
@@ -192,7 +192,10 @@ class Sweeps(Sweeper):
             "command of its own: run=NAME"
         )
         if self.config.run is not None:
-            why = f"run={self.config.run} names one folder for all jobs. Leave it away: each gets its own folder."
+            why = (
+                f"run={self.config.run} names one folder for all jobs. Leave it away: jobs of different results get "
+                "folders of their own."
+            )
         first: dict[Path, Job] = {}
         for job in jobs:
             if (other := first.setdefault(job.folder, job)) is not job:

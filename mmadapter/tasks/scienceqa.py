@@ -106,9 +106,10 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         """
         settings, sizes = self.settings, []
         folder = settings.root or self.data_root or (settings.problems and str(Path(settings.problems).parent))
-        for named in dict.fromkeys((settings.pid_splits, None)) if folder else ():
+        own = None if settings.pid_splits is None else Path(settings.pid_splits).expanduser()
+        for named in dict.fromkeys((own, None)) if folder else ():
             with suppress(InputError):
-                splits = read_splits(find_file(Path(str(folder)), named, "pid_splits.json"))
+                splits = read_splits(find_file(Path(str(folder)).expanduser(), named, "pid_splits.json"))
                 sizes += [len(splits[settings.split])] if settings.split in splits else []
         return max(sizes, default=None)
 

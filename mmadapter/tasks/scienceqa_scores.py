@@ -118,11 +118,12 @@ def read_predictions(
     outputs: dict[str, Any] = {}
     remarks = []
     if isinstance(content, dict) and isinstance(content.get("correct"), list):
-        content = [*content["correct"], *(content.get("incorrect") or [])]
+        marked = [*content["correct"], *(content.get("incorrect") or [])]
+        content = [{"pred": None, **item} if isinstance(item, dict) else item for item in marked]
     if isinstance(content, list):
         for number, item in enumerate(content, start=1):
             match item:
-                case {"question_id": id, "text": text} | {"question_id": id, "pred": text}:
+                case {"question_id": id, "pred": text} | {"question_id": id, "text": text}:
                     pass
                 case {"id": id, "prediction": index}:
                     indices[str(id)], text = index, item.get("output")

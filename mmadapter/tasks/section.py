@@ -125,7 +125,8 @@ def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = Tru
     runs = [*((LABELS.get(path.name, path.name), path) for path in beside), (own, folder)]
     is_made = bool((config.get("data") or {}).get("made"))
     found: dict[str, list[tuple[str, Section]]] = {kind: [] for kind in TASKS.names()}
-    for name in sorted({file.parent.name for _, path in runs for file in path.glob("eval/*/metrics.json")}):
+    shown = [folder] if any(folder.glob("eval/*/metrics.json")) else [path for _, path in runs]  # variants: all of them
+    for name in sorted({file.parent.name for path in shown for file in path.glob("eval/*/metrics.json")}):
         results = [
             Result(label, metrics, read_json_lines(path / "eval" / name / "predictions.jsonl"))
             for label, path in runs

@@ -63,6 +63,8 @@ class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
         if has_predictions and self.problems is None and self.root is None:
             places = f"{key}.problems=problems.json or {key}.root=FOLDER"
             yield f"predictions= needs the questions they answer: give {places}"
+        if has_predictions and self.captions is not None:
+            yield f"{key}.captions is for a model's questions; predictions= needs none. Leave it away."
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Task(Generic[Settings]):
     # Without a model.
 
     def score_file(self, file: Path) -> Scored:
-        """The scores of a file of predictions; for tasks whose settings say that they can (missing_for_predictions)."""
+        """The scores of a file of predictions; for tasks whose settings say that they can (`prediction_problems`)."""
         raise NotImplementedError
 
     def scores(self) -> list[str]:

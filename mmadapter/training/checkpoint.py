@@ -212,7 +212,8 @@ def snapshot_files(snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def read_snapshot(folder: Path) -> Snapshot:
-    """Reads and checks one checkpoint. Raises ValueError, KeyError or OSError where it is not whole."""
+    """Reads and checks one checkpoint. Raises ValueError, KeyError or OSError where it is not whole, and InputError
+    where another version wrote it."""
     return snapshot_of(folder, lambda name: (folder / name).read_bytes())
 
 
@@ -223,7 +224,7 @@ def snapshot_of(folder: Path, read: Callable[[str], bytes]) -> Snapshot:
     if hashlib.sha256(body.encode()).hexdigest() != outer["digest"]:
         raise ValueError(f"{STATE_FILE} does not match its digest")
     content = json.loads(body)
-    differing = sorted(content["position"].keys() ^ {one.name for one in fields(Position)})
+    differing = sorted(content.get("position", {}).keys() ^ {one.name for one in fields(Position)})
     if content["format"] != FORMAT or differing:
         raise InputError(
             f"{folder} was written by another version of mmadapter: its {STATE_FILE} has format {content['format']} "

@@ -55,7 +55,14 @@ class RunStart:
         Where the file is lost or damaged, the present start, drawn anew, serves if it is the same. Raises InputError
         where it is another, or does not fit this adapter.
         """
-        content = self.ranks.decide_bytes(lambda: self.file.read_bytes() if self.file.is_file() else b"")
+
+        def read() -> bytes:
+            try:
+                return self.file.read_bytes()
+            except OSError:  # not there, or a disk that does not give it
+                return b""
+
+        content = self.ranks.decide_bytes(read)
         problem = "not what it was" if content else "missing"
         try:
             there = tensors_from_bytes(content)

@@ -71,14 +71,13 @@ def ignore_signals() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    # One that another thread takes in the same microsecond finds no handler any more, which Python would print.
+    earlier = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if "ignored due to race" in str(found.exc_value) else earlier(found)
     hold_signals()
     for number in TERMINATIONS:
         signal.signal(number, signal.SIG_IGN)
     release_signals()
-
-    # One that another thread has taken in the same microsecond finds no handler any more, which Python prints.
-    earlier = sys.unraisablehook
-    sys.unraisablehook = lambda found: None if "ignored due to race" in str(found.exc_value) else earlier(found)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -201,8 +201,8 @@ def train_and_evaluate(
             samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed)
         waiting = list(tasks)
         if folder is not None and not changed:
-            done = folder / "eval"
-            waiting = ranks.decide(lambda: [name for name in tasks if not (done / name / "metrics.json").is_file()])
+            files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
+            waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
         questions = {name: tasks[name].read() for name in waiting}
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
@@ -278,10 +278,13 @@ def train_and_evaluate(
     with contextlib.closing(journal):
         if loop is not None:
             continues = loop.resume()
-            changed = ranks.decide(partial(take_over, folder, conf))
-            if ranks.is_first:
-                write_json(folder / "versions.json", versions(ranks))
+
+            def write_settings() -> list[str]:
                 write_json(folder / "trainable.json", rows)
+                write_json(folder / "versions.json", versions(ranks))
+                return take_over(folder, conf)
+
+            changed = ranks.decide(write_settings)
             if continues:
                 text = f"continuing at step {loop.position.step} of {schedule.total_steps}"
                 if changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class VisionEncoder(nn.Module, ABC):
         Every picture goes through the encoder alone. In a batch, the last bits of its features would depend on how many
         neighbours it has, as libraries choose another order of summation for another shape.
         """
-        device = next(self.parameters(), pixels).device  # an encoder may have no weights
+        device = next(chain(self.parameters(), self.buffers()), pixels).device  # an encoder may have no weights
         feature = self.encode(pixels[None].to(device))[0].float().cpu()
         return feature.clone(memory_format=torch.contiguous_format)  # a view would hold on to all that was computed
 

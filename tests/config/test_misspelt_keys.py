@@ -61,6 +61,18 @@ def test_no_misspelt_key_slips_past_the_check_behind_a_plus_sign():
         assert f"There is no setting {wrong_part!r}" in str(refused.value)
 
 
+@pytest.mark.parametrize("word", ["comparison.hosst.train=false", "variants.first=[]"])
+def test_a_new_comparison_or_variant_needs_a_plus_sign(word):
+    with pytest.raises(HydraException) as refused:
+        run_conf(word)
+    name = word.partition("=")[0].removesuffix(".train")
+    message = composition_message(refused.value, RunConf)
+    assert f"There is no setting {name!r}" in message
+    assert "comparison.host?" in message or name == "variants.first"
+    conf = run_conf(f"+{word}")
+    assert "hosst" in conf.comparison or conf.variants == {"first": []}
+
+
 @pytest.mark.parametrize("key", NEW_ENTRIES)
 def test_a_plus_sign_makes_no_new_source_or_task(key):
     with pytest.raises((HydraException, InputError)):

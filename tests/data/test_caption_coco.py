@@ -186,7 +186,7 @@ def test_a_cocoid_in_two_splits_is_refused(tmp_path):
     content = json.loads(file.read_text())
     content["images"][3]["cocoid"] = 1
     write_json(file, content)
-    with pytest.raises(InputError, match=r"images\[3\]: image id 1 stands there twice"):
+    with pytest.raises(InputError, match=r"images\[3\]: image id 1 stands there twice \(again in split test\)"):
         read_coco_captions(tmp_path, split="train", training=True)
 
 
@@ -236,3 +236,19 @@ def test_the_search_for_cycles_is_as_it_was_even_after_an_error(tmp_path):
     with pytest.raises(InputError):
         read_coco_captions(tmp_path, split="train", training=True)
     assert gc.isenabled()
+
+
+def test_the_pictures_of_a_named_root_are_looked_for_there_whatever_it_is_called(tmp_path):
+    root = tmp_path / "annotations"
+    root.mkdir()
+    write_karpathy(root)
+    assert all(one.image.is_relative_to(root) for one in read_coco_captions(root, split="train", training=True))
+
+
+def test_an_entry_of_a_picture_takes_the_place_of_a_bad_one_before_it(tmp_path):
+    save_picture(tmp_path / "a.png")
+    images = [{"id": 3}, {"id": 3, "file_name": "../a.png"}]
+    content = {"images": images, "annotations": [{"id": 1, "image_id": 3, "caption": "a dog"}]}
+    write_json(tmp_path / "captions_train2014.json", content)
+    (sample,) = read_coco_captions(tmp_path, split="train", training=True, on_bad="skip")
+    assert sample.answer == "a dog"

@@ -266,3 +266,9 @@ def test_what_cannot_be_read(tmp_path, out, capsys, files, arguments, told):
 def test_a_missing_folder(tmp_path, out, capsys):
     assert prepare(tmp_path / "gone", out) == UNUSABLE
     assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_captions_are_not_kept_without_their_picture(tmp_path, out, capsys):
+    write_karpathy(tmp_path)
+    assert prepare(tmp_path, out, "--missing-image", "no_image") == UNUSABLE
+    assert "Allowed: error, skip." in capsys.readouterr().err and not out.exists()

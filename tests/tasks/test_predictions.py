@@ -56,7 +56,7 @@ def test_llava_answers_are_parsed(tmp_path):
 
 
 def test_llavas_scored_outputs_are_parsed(tmp_path):
-    content = {"correct": [{"question_id": "3", "pred": "B"}], "incorrect": [{"question_id": "7", "pred": "hm"}]}
+    content = {"correct": [{"question_id": "3", "pred": "B"}], "incorrect": [{"question_id": "7"}]}
     assert indices_of(saved(tmp_path, "o.json", content)) == {"3": 1, "7": None}
 
 
@@ -99,7 +99,7 @@ def test_a_missing_file_is_an_input_error(tmp_path):
 
 def asked(folder, **settings):
     """(the ids that a file of predictions is scored against, how many questions the whole split has)."""
-    task = task_of(ScienceqaTaskSettings(problems=str(folder / "problems.json"), **settings))
+    task = task_of(ScienceqaTaskSettings(**{"problems": str(folder / "problems.json"), **settings}))
     return list(task.questions()), task.size_of_split()
 
 
@@ -119,6 +119,13 @@ def test_splits_of_ones_own_are_known_as_a_subset_of_the_whole_split(tmp_path):
     assert asked(tmp_path, pid_splits=str(own)) == (["3"], 1)
     saved(tmp_path, "pid_splits.json", {"test": ["3", "7", "11"]})
     assert asked(tmp_path, pid_splits="few.json") == (["3"], 3)
+
+
+def test_the_split_is_what_pid_splits_lists_below_the_home_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(tmp_path, "problems.json", {"3": PROBLEM})
+    saved(tmp_path, "pid_splits.json", {"test": ["3", "7"]})
+    assert asked(tmp_path, root="~") == asked(tmp_path, problems="~/problems.json") == (["3"], 2)
 
 
 @pytest.mark.parametrize(("field", "value"), [("answer", 2), ("answer", "B"), ("subject", "art"), ("grade", "grade13")])

@@ -82,8 +82,10 @@ def placed_settings(settings: Settings, root: str | Path | None, key: str) -> Se
     places: dict[str, Any] = {"root": None, "path": None, **found}
     if not settings.reads_file and None in (places["root"], places["path"]):
         place = Path(places["root"] or places["path"])
-        is_file = place.is_file()
-        places |= {"root": str(place.parent if is_file else place), "path": str(place) if is_file else None}
+        is_file, folder = place.is_file(), place
+        if is_file:  # pictures stand beside the folder of the annotations
+            folder = place.parent.parent if place.parent.name == "annotations" else place.parent
+        places |= {"root": str(folder), "path": str(place) if is_file else None}
     return replace(settings, **places)
 
 

@@ -1,7 +1,7 @@
 """COCO captions in the public layouts: Karpathy's, LAVIS's, the official one with or without split lists, and ours.
 
 `pycocotools` reads the official files too, but only them, dies with a bare KeyError on a damaged entry and keeps a
-second copy of all; it reads what is scored (`tasks`), and a test holds both readings equal.
+second copy of all; a test holds both readings equal.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def coco_files(
     """All splits that are there, or `only` one of them. Raises InputError where no layout is recognised."""
     file = _find(root, KARPATHY) if path is None else Path(path)
     if file is not None:
-        beside = root.name == "annotations" and file.parent == root
-        found = CaptionFiles([file], ImageFolders(root.parent if beside else root))
+        found = CaptionFiles([file], ImageFolders(root))
         _read_file(found, file, split_lists, only)
         return found
     found = CaptionFiles([], ImageFolders(root))
@@ -127,6 +126,8 @@ def scored_captions(file: Path, split: str) -> CaptionFiles:
 
     Raises InputError naming every place of the file that cannot be used.
     """
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file. Check task.annotations.")
     found = CaptionFiles([file], ImageFolders(file.parent), verbatim=True)
     found.defects.harmless = ()
     _read_file(found, file, None, split)
@@ -227,7 +228,9 @@ def _take(
         try:
             one = parse(entry)
             if one.image_id in seen:
-                raise BadEntry(f"image id {one.image_id} stands there twice", ID_TWICE)
+                own = entry.get("split")
+                again = f" (again in split {own})" if own else ""
+                raise BadEntry(f"image id {one.image_id} stands there twice{again}", ID_TWICE)
         except BadEntry as error:
             where = f"{file.name}, {place.format(number, number + 1)}"
             found.lose(error.reason, f"{where}: {error}", _length(entry, listed))
@@ -281,34 +284,35 @@ def _official(
     seen: set[int | str] = set()
     in_no_list = "train" if len(lists) == len(LISTED) else None
 
-    def parse(folder: str, entry: Any) -> Entry:
+    def parse(folder: str, captions: Mapping[int, Captions], entry: Any) -> Entry:
         image_id = entry_field(entry, "id", int)
         # Captions that are scored need no picture.
         name = str(entry.get("file_name", "")) if found.verbatim else entry_field(entry, "file_name", str)
         own = next((one for one, ids in lists.items() if image_id in ids), in_no_list) if lists else split
         if own is None and image_id not in seen:
             found.ignored[IN_NO_LIST] += 1
-        return Entry(image_id, own if split in (None, own) else None, f"{folder}/{name}", entry["captions"])
+        return Entry(image_id, own if split in (None, own) else None, f"{folder}/{name}", captions[image_id])
 
     for file, content in contents:
-        _join_annotations(found, file, content)
+        captions = _join_annotations(found, file, content)
         folder = file.stem.removeprefix("captions_")
-        _take(found, file, content["images"], partial(parse, folder), "captions", seen=seen)
+        _take(found, file, content["images"], partial(parse, folder, captions), "captions", seen=seen)
     for listed in lists if split is None else {split} & lists.keys():
         for image_id in sorted(lists[listed] - seen):
             found.lose(NOT_HERE, f"{image_id} ({listed})", 0)
 
 
-def _join_annotations(found: CaptionFiles, file: Path, content: Any) -> None:
-    """Gives each picture of an official file its `captions`; a picture that stands there twice has them once."""
+def _join_annotations(found: CaptionFiles, file: Path, content: Any) -> dict[int, list[tuple[int | str, str]]]:
+    """Image id -> its captions, of an official file. Each picture's entry gets them, too, to count what is lost with
+    it; where it stands there twice, the first entry."""
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
         raise InputError(f"{file}: expected an object with the lists `images` and `annotations`.")
-    captions: dict[Any, list[tuple[int | str, str]]] = {}
+    captions: dict[int, list[tuple[int | str, str]]] = {}
     for entry in content["images"]:
         if isinstance(entry, dict):
             image_id = entry.get("id")
             is_new = isinstance(image_id, int) and image_id not in captions
-            entry["captions"] = captions.setdefault(image_id, []) if is_new else []
+            entry["captions"] = captions.setdefault(entry["id"], []) if is_new else []
     seen: set[int] = set()
     for number, entry in enumerate(content["annotations"]):
         try:
@@ -323,6 +327,7 @@ def _join_annotations(found: CaptionFiles, file: Path, content: Any) -> None:
             continue
         seen.add(annotation)
         captions[image_id].append((annotation, text))
+    return captions
 
 
 def _lavis(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> None:

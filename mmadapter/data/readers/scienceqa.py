@@ -73,10 +73,11 @@ def find_file(root: Path, named: str | Path | None, default: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise InputError(
-        f"{root}: there is no {wanted}. Looked at: {', '.join(map(str, dict.fromkeys(candidates)))}. "
-        "data.root is the folder that holds problems.json, or its parent with data/scienceqa."
-    )
+    advice = "The root is the folder that holds problems.json, or its parent with data/scienceqa."
+    if named is not None:
+        advice = f"Check the path that was named in place of {default}."
+    looked_at = ", ".join(map(str, dict.fromkeys(candidates)))
+    raise InputError(f"{root}: there is no {wanted}. Looked at: {looked_at}. {advice}")
 
 
 def read_problems(file: Path) -> dict[str, Any]:
