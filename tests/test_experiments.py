@@ -1,4 +1,4 @@
-"""Law 8: every experiment runs, with all its variants and comparisons, here on random tiny models for a step or so."""
+"""Every experiment runs, with all its variants and comparisons, here on random tiny models for a step or so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports point one way (design.md, section 3), and everything that is imported is a declared dependency."""
+"""Imports point one way (docs/architecture.md), and everything that is imported is a declared dependency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws 3, 4 and 5 on whole models, with open gates and pictures."""
+"""Movement, caches and batches on whole models, with open gates and pictures."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def snapshot(module):
 
 @pytest.mark.parametrize("name", [*BOTH_METHODS, "gemma2", "gpt_neox", "phi3", "v2 phi3"])
 def test_movement(name, tmp_path):
-    """Law 3: exactly the declared parameters move, prompts too, after a validation pass and an answer in between."""
+    """Exactly the declared parameters move, prompts too, after a validation pass and an answer in between."""
     model = model_on(name, gates=0.0)
     samples = mixed_samples(tmp_path)
     batch = batch_of(model, samples)
@@ -95,7 +95,6 @@ def test_kept_prompts_are_dropped_when_a_prompt_changes_within_one_call():
 
 @pytest.mark.parametrize("name", BOTH_METHODS)
 def test_no_cache_dynamic_and_static_cache_give_the_same_answers(name, tmp_path):
-    """Law 4, first half."""
     model = model_on(name)
     samples = mixed_samples(tmp_path, answers=False)
     settings = GenerationConf(max_new_tokens=8)
@@ -106,7 +105,6 @@ def test_no_cache_dynamic_and_static_cache_give_the_same_answers(name, tmp_path)
 
 @pytest.mark.parametrize("name", BOTH_METHODS)
 def test_beams_with_images_per_row_equal_each_row_alone(name, tmp_path):
-    """Law 4, second half."""
     model = model_on(name)
     samples = mixed_samples(tmp_path, answers=False)
     settings = GenerationConf(max_new_tokens=6, beams=3)
@@ -116,7 +114,7 @@ def test_beams_with_images_per_row_equal_each_row_alone(name, tmp_path):
 
 @pytest.mark.parametrize("name", [*BOTH_METHODS, "phi3", "gpt_neox", "gemma"])
 def test_padding_and_neighbours_do_not_change_a_row(name, tmp_path):
-    """Law 5: the batch's loss is the sum of the rows' alone; log-likelihoods likewise."""
+    """The batch's loss is the sum of the rows' alone; log-likelihoods likewise."""
     model = model_on(name)
     samples = mixed_samples(tmp_path)
     batch = batch_of(model, samples)
@@ -192,7 +190,7 @@ def test_a_row_without_an_image_is_the_text_only_model_and_not_a_black_picture(n
 
 @pytest.mark.parametrize("name", ["llama_gqa", "mistral", "qwen3", "v2 llama_gqa"])
 def test_packed_rows_equal_separate_ones(name):
-    """Law 5 for text: prompts are seen by every token, wherever its row begins in a pack."""
+    """Prompts are seen by every token, wherever its row begins in a pack."""
     from tests.families import random_tokens
 
     model = model_on(name, images=False)

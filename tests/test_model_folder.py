@@ -1,4 +1,4 @@
-"""Law 7: an adapter loaded elsewhere is bit-identical, holds only what trained, and never destroys the last one."""
+"""An adapter loaded elsewhere is bit-identical, holds only what trained, and never destroys the last one."""
 
 import json
 import os

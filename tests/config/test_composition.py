@@ -1,4 +1,4 @@
-"""Law 8: every YAML composes into typed settings, and the presets say what the paper says."""
+"""Every YAML composes into typed settings, and the presets say what the paper says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law 8: every misspelt key is refused by name, with the name that was meant."""
+"""Every misspelt key is refused by name, with the name that was meant."""
 
 from __future__ import annotations
 

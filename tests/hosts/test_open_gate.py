@@ -1,4 +1,4 @@
-"""Laws 1 and 2: nothing changes at gate zero; with open gates the logits equal an independent formula (the oracle)."""
+"""Nothing changes at gate zero; with open gates the logits equal an independent formula (the oracle)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Law 2: our V1 equals what the official code computes (numbers in tests/golden, made with the official code)."""
+"""Our V1 equals what the official code computes (numbers in tests/golden, made with the official code)."""
 
 import json
 from pathlib import Path

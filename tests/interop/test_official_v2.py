@@ -1,4 +1,4 @@
-"""Law 2: our V2 as released equals what the official code computes (numbers in tests/golden, made with it)."""
+"""Our V2 as released equals what the official code computes (numbers in tests/golden, made with it)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Law 11: a method that is defined here alone, by a register line and a class, trains, is saved, loaded and answers."""
+"""A method that is defined here alone, by a register line and a class, trains, is saved, loaded and answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law 2: the query transformer computes what the official V2 code computes, and has its sizes."""
+"""The query transformer computes what the official V2 code computes, and has its sizes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Law 6 under fire: ended anywhere, by anything, again and again; the run that comes of it is the undisturbed one.
+"""Resume under fire: ended anywhere, by anything, again and again; the run that comes of it is the undisturbed one.
 
 Saves come on the run's own schedule, moments are drawn from a seed. With everything that a start from a shell brings:
 

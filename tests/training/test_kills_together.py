@@ -1,4 +1,4 @@
-"""Law 6 for several processes: one of them killed at any moment, all stopped, another engine and number on the way.
+"""Resume of several processes: one of them killed at any moment, all stopped, another engine and number on the way.
 
 MMADAPTER_KILLS=20 python -m pytest -m slow tests/training/test_kills_together.py   (without the variable: 4 kills)
 """

@@ -1,4 +1,4 @@
-"""Law 3 through the engine: exactly the declared parameters move, on several hosts, with everything switched on."""
+"""Through the engine exactly the declared parameters move, on several hosts, with everything switched on."""
 
 from dataclasses import replace
 
