@@ -1,4 +1,4 @@
-"""V2 on every family: a fresh adapter changes nothing, an open one equals the oracle (fusion, bias, scale, norms, LoRA)."""
+"""V2 on every family: a fresh adapter changes nothing; fusion, bias, scale, norms and LoRA, open, equal the oracle."""
 
 import pytest
 import torch
