@@ -23,6 +23,7 @@ from mmadapter.errors import InputError
 
 # Seen: 0.16.0 (offloaded) and 0.17.6 lose all but one of a step's micro-batches at stage 2.
 OLDEST, FIRST_UNKNOWN = (0, 19), (0, 20)
+TORCHS_LINEAR = nn.functional.linear
 
 
 # --- the library and its engines
@@ -72,7 +73,8 @@ def end_engines() -> None:
     """Ends all engines of this process and empties the sharded parameters of their models, which are of no use then.
 
     DeepSpeed itself would keep them as long as the process lives, beside those of the next model: in hooks, in a list
-    of modules, and in what one of its methods remembers.
+    of modules, and in what one of its methods remembers. Its stage 3 also leaves its own linear layer in place of
+    torch's, which rounds otherwise: the next run of this process gets torch's again.
     """
     while _engines:
         engine = _engines.pop()
@@ -85,6 +87,7 @@ def end_engines() -> None:
                 parameter.ds_tensor.data = parameter.data = parameter.data.new_empty(0)
     if "deepspeed.runtime.zero.parameter_offload" in sys.modules:
         sys.modules["deepspeed.runtime.zero.parameter_offload"].FWD_MODULE_STACK.clear()
+    nn.functional.linear = TORCHS_LINEAR
     gc.collect()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmadapter.distributed.deepspeed import (
+    end_engines,
     find_shares,
     held_bytes,
     is_sharded,
@@ -23,7 +24,8 @@ from mmadapter.distributed.ranks import connected
 from mmadapter.errors import InputError
 from mmadapter.training.settings import EngineConf
 from mmadapter.training.zero import deepspeed_configuration
-from tests.distributed.several import Several
+from tests.distributed.several import Several, joined
+from tests.training.zero_cases import toy
 
 OF_THE_LIBRARY = ("ops.__compatible_ops__", "comm.comm.cdb", "utils.groups._WORLD_GROUP")
 OF_AN_ENGINE = ("basic_optimizer", "optimizer", "module", "destroy", "allreduce_gradients", "enable_backward_allreduce")
@@ -88,6 +90,21 @@ def look_for_private_names():
 
 def test_every_private_name_is_there_and_means_what_it_did(tmp_path):
     alone = Several(1, look_for_private_names, folder=tmp_path)
+    assert alone.end() == [0], alone.said(0)
+
+
+def run_a_sharded_engine(folder):
+    linear = nn.functional.linear
+    with joined():
+        toy("zero3", folder)
+        assert nn.functional.linear is not linear
+        end_engines()
+    assert nn.functional.linear is linear
+
+
+def test_torchs_linear_layer_is_back_when_stage_3_has_ended(tmp_path):
+    """DeepSpeed's rounds otherwise, so the next run of this process would not have the bits that it has alone."""
+    alone = Several(1, run_a_sharded_engine, tmp_path, folder=tmp_path)
     assert alone.end() == [0], alone.said(0)
 
 
