@@ -14,9 +14,11 @@ from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
 from tests.training.zero_worker import cases, work
 
-# Sums of float32 gradients are taken in another order. Adam divides by the gradient's size: where a gradient is all
-# rounding (around 1e-8 of the others) a step of 1e-2 has any size, which shows in single elements of the parameters.
-SUMMATION = {"loss": 2e-6, "parameters": 2e-4, "exp_avg": 1e-5, "exp_avg_sq": 2e-5}
+# Sums of float32 gradients are taken in another order, so the first step's agree to FIRST_GRADIENTS. Adam divides by the
+# gradient's size: where a gradient is all rounding (around 1e-8 of the others) a step of 1e-2 has any size, which shows
+# in single elements of the parameters, and the steps behind it make more of it.
+FIRST_GRADIENTS = 1e-6
+SUMMATION = {"loss": 2e-6, "parameters": 5e-4, "exp_avg": 1e-4, "exp_avg_sq": 1e-4}
 # A bfloat16 host keeps 8 bits: another micro-batch shape rounds every activation anew.
 BFLOAT16_LOSS = 5e-3
 PATIENCE = 900.0  # seconds; far beyond what a group takes
@@ -94,6 +96,10 @@ def test_losses_and_adapters_agree_with_one_plain_process(groups, count, which):
             assert here["tokens_by_source"] == there["tokens_by_source"]
             assert here["skipped_groups"] == there["skipped_groups"]
             assert here["grad_norms"].keys() == there["grad_norms"].keys()
+        if kind != "bfloat16":
+            first = found["results"][0]["grad_norms"]
+            wanted = pytest.approx(alone["results"][0]["grad_norms"], rel=FIRST_GRADIENTS, nan_ok=True)
+            assert first == wanted, key
         far = distances(found["state"], alone["state"])
         assert far["steps"] == 0, key
         if kind != "bfloat16":
@@ -199,7 +205,7 @@ def test_validation_and_answers_in_the_middle_of_training(groups, count, which):
     for key, case in group.found.items():
         if "answers" in case and not key.startswith("bfloat16"):
             assert case["answers"] == group.single(key)["answers"], key
-            assert case["validation"] == pytest.approx(group.single(key)["validation"], abs=2e-5), key
+            assert case["validation"] == pytest.approx(group.single(key)["validation"], rel=2e-6), key
 
 
 def test_engines_are_told_apart_by_name():
