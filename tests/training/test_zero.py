@@ -14,7 +14,7 @@ from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
 from tests.training.zero_worker import cases, work
 
-# Sums of float32 gradients are taken in another order, so the first step's agree to FIRST_GRADIENTS. Adam divides by the
+# Sums of float32 gradients are taken in another order, so the first ones agree to FIRST_GRADIENTS. Adam divides by the
 # gradient's size: where a gradient is all rounding (around 1e-8 of the others) a step of 1e-2 has any size, which shows
 # in single elements of the parameters, and the steps behind it make more of it.
 FIRST_GRADIENTS = 1e-6
