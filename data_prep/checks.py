@@ -152,7 +152,8 @@ class Check:
                 lines.append(f"{'split':<10}" + "".join(f"{column:>14}" for column in counts))
             cells = (sum(count.values()) if isinstance(count, dict) else count for count in counts.values())
             lines.append(f"{name:<10}" + "".join(f"{cell:>14,}" for cell in cells))
-        lines.append("; ".join(f"{fact}: {count:,}" for fact, count in self.facts.items()))
+        if self.facts:
+            lines.append("; ".join(f"{fact}: {count:,}" for fact, count in self.facts.items()))
         lines += [f"defect: {line}" for line in failures]
         lines += [f"note:   {line}" for line in [*losses, *self.notes]]
         verdict = "Sound, but for the notes." if losses or self.notes else "Sound."

@@ -14,11 +14,11 @@ from tests.training import zero_cases
 from tests.training.zero_cases import ENGINES, STAGES
 from tests.training.zero_worker import cases, work
 
-# Sums of float32 gradients are taken in another order, so the first ones agree to FIRST_GRADIENTS. Adam divides by the
-# gradient's size: where a gradient is all rounding (around 1e-8 of the others) a step of 1e-2 has any size, which shows
-# in single elements of the parameters, and the steps behind it make more of it.
+# Sums of float32 gradients are taken in another order: FIRST_GRADIENTS is what that makes in the first step's norms.
+# Adam divides by the gradient's size: where a gradient is all rounding (around 1e-8 of the others) a step has any size
+# up to the learning rate, which shows in single elements of the parameters.
 FIRST_GRADIENTS = 1e-6
-SUMMATION = {"loss": 2e-6, "parameters": 5e-4, "exp_avg": 1e-4, "exp_avg_sq": 1e-4}
+SUMMATION = {"loss": 2e-6, "parameters": 2e-4, "exp_avg": 1e-5, "exp_avg_sq": 2e-5}
 # A bfloat16 host keeps 8 bits: another micro-batch shape rounds every activation anew.
 BFLOAT16_LOSS = 5e-3
 PATIENCE = 900.0  # seconds; far beyond what a group takes
@@ -205,7 +205,7 @@ def test_validation_and_answers_in_the_middle_of_training(groups, count, which):
     for key, case in group.found.items():
         if "answers" in case and not key.startswith("bfloat16"):
             assert case["answers"] == group.single(key)["answers"], key
-            assert case["validation"] == pytest.approx(group.single(key)["validation"], rel=2e-6), key
+            assert case["validation"] == pytest.approx(group.single(key)["validation"], abs=2e-5), key
 
 
 def test_engines_are_told_apart_by_name():

@@ -64,10 +64,15 @@ def toy_step(step: int, sources: Sequence[str], size: int = 6) -> list[list]:
 
 
 def run_steps(
-    name: str, engine, micro_batches: Callable[[int], list[list]], steps: Sequence[int] = range(STEPS), store=None
+    name: str,
+    engine,
+    micro_batches: Callable[[int], list[list]],
+    steps: Sequence[int] = range(STEPS),
+    store=None,
+    lr: float = 1e-2,
 ) -> list[StepResult]:
     """Steps on the process's parts of the micro-batches."""
-    return [engine.step([own_part(m, name == "single", store) for m in micro_batches(step)], 1e-2) for step in steps]
+    return [engine.step([own_part(m, name == "single", store) for m in micro_batches(step)], lr) for step in steps]
 
 
 def outcome(engine, results: Sequence[StepResult]) -> dict[str, Any]:
