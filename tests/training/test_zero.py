@@ -108,7 +108,7 @@ def test_losses_and_adapters_agree_with_one_plain_process(groups, count, which):
 
 @pytest.mark.parametrize("which", ["few", pytest.param("all", marks=pytest.mark.slow)])
 def test_one_process_equals_single_to_the_bit(groups, which):
-    """Stage 3 only on the toy: it copies weights to other addresses, where matrix products may round otherwise."""
+    """Stage 3 only on the toy: its linear layer is DeepSpeed's, which rounds otherwise than torch's on a real host."""
     group = groups(1, which)
     small = ("toy", "disjoint", "instructions", "broken", "idle", "passed on", "taken over")
     for key, found in group.found.items():
