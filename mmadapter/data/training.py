@@ -23,6 +23,11 @@ class Samples:
     training: dict[str, list[Sample]]
     validation: dict[str, list[Sample]]
 
+    @property
+    def count(self) -> int:
+        """How many samples there are to train on."""
+        return sum(map(len, self.training.values()))
+
 
 def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
     """Reads everything that `conf` names, before any model is loaded; `images=False` leaves all pictures out.

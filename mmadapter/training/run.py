@@ -20,9 +20,10 @@ import torch
 from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.mixture import StepShape
+from mmadapter.data.readers import MissingData
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.data.training import RunData, read_samples
+from mmadapter.data.training import RunData, Samples, read_samples
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.distributed.start import thread_count
@@ -50,14 +51,17 @@ from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
+from mmadapter.training.by_data import decided_by_data
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
 from mmadapter.training.loop import Loop
 from mmadapter.training.memory import MemoryAdvice, memory_needed, of_a_task, peak_of_ranks, reset_peak
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals, way_on
 from mmadapter.training.schedule import Schedule
-from mmadapter.training.settings import ENGINES
+from mmadapter.training.settings import ENGINES, OptimizerConf, SizedOptimizerConf
 from mmadapter.training.summary import show_results
+
+UNKNOWN_SAMPLES = 1000  # what a dry run without data takes batch and micro-batch for
 
 
 def run(conf: RunConf) -> dict[str, Any]:
@@ -83,6 +87,9 @@ def run(conf: RunConf) -> dict[str, Any]:
         with interrupts():
             try:
                 release_signals()
+                conf, pictures = decided_by_data(conf)  # every rank reads all data, and finds the same
+                if pictures:
+                    display.say(pictures)
                 if conf.dry_run:
                     return train_and_evaluate(conf, None, ranks, display)
                 return run_whole(conf, ranks, display)
@@ -162,7 +169,6 @@ def train_and_evaluate(
     evaluated. Everything that can be refused is refused before the work: settings, then what the host cannot carry
     (on the meta device), then data. All ranks do the work, and rank 0 writes.
     """
-    memory = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
     device = device_of(conf.engine.device)
     dtype = conf.host.dtype_on(device)  # of the frozen weights
 
@@ -192,9 +198,8 @@ def train_and_evaluate(
 
     # 3. All data: training and validation samples, the questions of tasks that no earlier attempt has finished.
     tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
-    sizes = conf.optimizer.batch_size, conf.optimizer.micro_batch_size
-    steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
     data: RunData | None = None
+    samples: Samples | None = None
     questions: dict[str, list[Sample]] = {}
     try:
         if trains:
@@ -209,35 +214,39 @@ def train_and_evaluate(
         if trains:
             tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
             encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
+            optimizer = conf.optimizer.sized(samples.count, conf.adapter.lr)
+            sizes = optimizer.batch_size, optimizer.micro_batch_size
+            steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
             data = RunData(conf.data, samples, encoder, steps, conf.group_sources)
-    except InputError as error:
+    except MissingData as error:
         if folder is not None:
             raise
         display.say(f"data: not read, so steps and lengths are not known. {error}")
+    if data is None:
+        optimizer = conf.optimizer.sized(UNKNOWN_SAMPLES, conf.adapter.lr)
+    memory = MemoryAdvice(optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
 
     # 4. What trains: groups of roles, the schedule, the table.
     groups = groups_of(conf, shape) if trains else []
     if data is not None:
         check_sources(groups, data.sources)
-    schedule = Schedule.of(conf.optimizer, data.steps_per_epoch if data is not None else 1)
-    rows = trainable_table(
-        groups, shape.trainable_parameters(), schedule.lr, conf.optimizer.weight_decay, shape.host_size
-    )
+    schedule = Schedule.of(optimizer, data.steps_per_epoch if data is not None else 1)
+    rows = trainable_table(groups, shape.trainable_parameters(), schedule.lr, optimizer.weight_decay, shape.host_size)
     if trains:
         show_trainable(rows, display)
-        if data is not None:
+        display.say(adapted_layers_text(shape))
+        if data is not None and samples is not None:
             display.say(data.describe())
-        base, batch = f"base {conf.optimizer.base_lr:g}", f"effective batch {conf.optimizer.batch_size}"
-        length = f"micro-batches of {conf.optimizer.micro_batch_size}"
-        if data is not None:
-            whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"
-            length = f"{whole} of {schedule.steps_per_epoch:,}"
-        display.say(f"learning rate {schedule.lr:.4g} = {base} x {batch} / 256; {length}")
+            if by_size := conf.optimizer.by_size(samples.count):
+                display.say(by_size)
+            if cut := schedule.cut_warmup(optimizer):
+                display.say(cut)
+        display.say(rate_text(conf.optimizer, optimizer, schedule, data is not None))
 
     # 5. A dry run stops here, with what it would take.
     if folder is None:
         count = conf.launch.processes or 1
-        needed = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, dtype)
+        needed = memory_needed(optimizer, conf.host, conf.engine, count, shape, dtype)
         of_each = f", each of {count} processes, engine={conf.engine.name}" if count > 1 else ""
         display.table(f"memory estimate for training{of_each}", ["", "bytes"], needed.rows())
         display.say(
@@ -272,7 +281,7 @@ def train_and_evaluate(
         groups = groups_of(conf, model)
         if ranks.is_first:
             note(folder, total_steps=schedule.total_steps)
-        engine = ENGINES.load(conf.engine.name)(model, groups, conf.optimizer, conf.seed, conf.engine, ranks)
+        engine = ENGINES.load(conf.engine.name)(model, groups, optimizer, conf.seed, conf.engine, ranks)
         loop = Loop(engine, data, schedule, folder, journal, display, memory, conf.training, dtype, conf.resume)
 
     with contextlib.closing(journal):
@@ -291,7 +300,7 @@ def train_and_evaluate(
                     text = "\n  ".join([f"{text} under changed settings (there -> now):", *changed])
                 display.say(text)
                 facts: dict[str, Any] = {"step": loop.position.step, "engine": conf.engine.name}
-                facts |= {"processes": ranks.world_size, "micro_batch_size": conf.optimizer.micro_batch_size}
+                facts |= {"processes": ranks.world_size, "micro_batch_size": optimizer.micro_batch_size}
                 journal.event("resumed", **facts, **({"changed": changed} if changed else {}))
 
         # 8. Pictures: each is read and encoded once, whatever it is drawn for; no random number moves.
@@ -355,6 +364,30 @@ def groups_of(conf: RunConf, model: AdaptedModel) -> list[Group]:
     if not settings:
         settings = {"all": GroupConf(roles=sorted({item.role for item in trainable}.difference(frozen)))}
     return parameter_groups(trainable, settings, frozen)
+
+
+def adapted_layers_text(model: AdaptedModel) -> str:
+    """Which of the host's layers each method adapts, in one line."""
+    found = model.adapter.adapted_layers()
+    each = [f"{name} {layers[0] + 1} to {layers[-1] + 1}" for name, layers in found.items()]
+    return f"adapted layers, of {model.host.config.num_hidden_layers}: {', '.join(each) or 'none'}"
+
+
+def rate_text(
+    asked: OptimizerConf, optimizer: SizedOptimizerConf, schedule: Schedule, length_is_known: bool
+) -> str:
+    """The rate and where it comes from; how long the run is, where the data are there."""
+    batch = f"effective batch {optimizer.batch_size}"
+    source = f" = base {asked.base_lr:g} x {batch} / 256" if asked.base_lr is not None else f"; {batch}"
+    if asked.lr is not None:
+        source = f"; {batch}"
+    elif asked.base_lr is None:
+        source = f" of this adapter's methods with small batches (optimizer.lr){source}"
+    length = f"micro-batches of {optimizer.micro_batch_size}"
+    if length_is_known:
+        whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"
+        length = f"{whole} of {schedule.steps_per_epoch:,}"
+    return f"learning rate {schedule.lr:.4g}{source}; {length}"
 
 
 def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:
