@@ -170,7 +170,7 @@ def _without_idle_tasks(content: DictConfig) -> DictConfig:
 
     An experiment's task follows its own source (${data.sources.alpaca.path}); with other data it is out of place.
     """
-    for name, task in list((content.get("tasks") or {}).items_ex(resolve=False) if "tasks" in content else ()):
+    for name in list(content.get("tasks") or ()):
         if name not in (content.get("evaluate") or ()):
             try:
                 OmegaConf.to_container(content.tasks[name], resolve=True)

@@ -146,7 +146,7 @@ class Adapter(nn.ModuleDict):
         return torch.stack(rows) if rows else torch.zeros(0, 0)
 
     def adapted_layers(self) -> dict[str, list[int]]:
-        """Name of a method -> the numbers of the host's layers that have a part of it; methods without parts left out."""
+        """Name of a method -> the numbers of the host's layers that have a part of it, where there are any."""
         found = {
             name: sorted({layer for layer, _, _ in method.placed() if layer >= 0})
             for name, method in self.items()

@@ -66,6 +66,7 @@ def bleu(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[floa
     told = "".join(text for of_one in references for text in of_one)
     by = "characters" if 2 * len(_SIGN.findall(told)) > sum(sign.isalnum() for sign in told) else "words"
     most = max(map(len, references))
-    streams = [[of_one[place] if place < len(of_one) else None for of_one in references] for place in range(most)]
+    # sacrebleu wants as many references of every answer; one that comes twice changes nothing
+    streams = [[of_one[min(place, len(of_one) - 1)] for of_one in references] for place in range(most)]
     scorer = BLEU(tokenize="char" if by == "characters" else "13a")
     return float(scorer.corpus_score(list(said), streams).score), by

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from mmadapter.config import RunConf, remove_pictures, validate
 from mmadapter.data.readers import MissingData
-from mmadapter.data.training import read_samples
+from mmadapter.data.training import Remarks, read_samples
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import TINY as TINY_HOST
 from mmadapter.vision.settings import TINY as TINY_ENCODER
@@ -23,7 +23,8 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
         return conf, ""
     conf = deepcopy(conf)
     try:
-        read = read_samples(conf.data, images=True, seed=conf.seed)
+        with Remarks():  # the run reads again, and says them
+            read = read_samples(conf.data, images=True, seed=conf.seed)
     except MissingData:
         if not conf.dry_run:
             raise
@@ -35,7 +36,10 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
         same = [name for name, one in conf.comparison.items() if one.train and not one.images and one.sources is None]
         for name in same:
             del conf.comparison[name]
-        return conf, "" if read is None else f"pictures: none in {len(listed):,} samples, so this is trained on text alone"
+        return (
+            conf,
+            "" if read is None else f"pictures: none in {len(listed):,} samples, so this is trained on text alone",
+        )
 
     text = "data.sources.{0}.images=false data.validation.{0}.images=false vision=none"
     to_leave_out = text.format(next(iter(conf.data.sources)))
@@ -47,8 +51,8 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
         )
     if isinstance(encoder, OpenClipSettings) and encoder.model == TINY_ENCODER and conf.host.path != TINY_HOST:
         raise InputError(
-            f"{pictured:,} of {len(listed):,} samples have a picture, and no image encoder is chosen for this host (the "
-            "shipped one knows coloured shapes only). Add one of these:\n"
+            f"{pictured:,} of {len(listed):,} samples have a picture, and no image encoder is chosen for this host "
+            "(the shipped one knows coloured shapes only). Add one of these:\n"
             "  vision=dinov2_small   (fetch it once: mmadapter pretrained dinov2_small)\n"
             "  vision=clip_vit_l14 vision.pretrained=openai   (downloads)\n"
             f"  {to_leave_out}   (text alone)"

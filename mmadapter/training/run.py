@@ -23,7 +23,7 @@ from mmadapter.data.mixture import StepShape
 from mmadapter.data.readers import MissingData
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.data.training import RunData, Samples, read_samples
+from mmadapter.data.training import Remarks, RunData, Samples, read_samples
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.distributed.start import thread_count
@@ -53,8 +53,9 @@ from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.by_data import decided_by_data
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
+from mmadapter.training.dry_run import show_data, show_memory
 from mmadapter.training.loop import Loop
-from mmadapter.training.memory import MemoryAdvice, memory_needed, of_a_task, peak_of_ranks, reset_peak
+from mmadapter.training.memory import MemoryAdvice, of_a_task, peak_of_ranks, reset_peak
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals, way_on
 from mmadapter.training.schedule import Schedule
@@ -201,17 +202,19 @@ def train_and_evaluate(
     data: RunData | None = None
     samples: Samples | None = None
     questions: dict[str, list[Sample]] = {}
+    remarks = Remarks()  # of the readers: a dry run says them in a place of their own
     try:
-        if trains:
-            samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed)
-        waiting = list(tasks)
-        if folder is not None and not changed:
-            files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
-            waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
-        questions = {name: tasks[name].read() for name in waiting}
+        with remarks if folder is None else contextlib.nullcontext():
+            if trains:
+                samples = read_samples(conf.data, images=bool(conf.vision.enabled), seed=conf.seed)
+            waiting = list(tasks)
+            if folder is not None and not changed:
+                files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
+                waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
+            questions = {name: tasks[name].read() for name in waiting}
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
-        if trains:
+        if samples is not None:
             tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
             encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
             optimizer = conf.optimizer.sized(samples.count, conf.adapter.lr)
@@ -239,21 +242,19 @@ def train_and_evaluate(
             display.say(data.describe())
             if by_size := conf.optimizer.by_size(samples.count):
                 display.say(by_size)
-            if cut := schedule.cut_warmup(optimizer):
-                display.say(cut)
+            if shortened := schedule.cut_warmup(optimizer):
+                display.say(shortened)
         display.say(rate_text(conf.optimizer, optimizer, schedule, data is not None))
 
     # 5. A dry run stops here, with what it would take.
     if folder is None:
         count = conf.launch.processes or 1
-        needed = memory_needed(optimizer, conf.host, conf.engine, count, shape, dtype)
-        of_each = f", each of {count} processes, engine={conf.engine.name}" if count > 1 else ""
-        display.table(f"memory estimate for training{of_each}", ["", "bytes"], needed.rows())
-        display.say(
-            "An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top."
-        )
+        show_data(data, remarks.messages, {name: len(asked) for name, asked in questions.items()}, display)
+        memory_facts = show_memory(optimizer, conf.host, conf.engine, count, shape, device, data, display)
         parameters = sum(row["parameters"] for row in rows)
-        return {"trainable": rows, "parameters": parameters, "memory": needed.as_dict(), "lr": schedule.lr}
+        length = schedule.total_steps if data is not None else None
+        found = {"trainable": rows, "parameters": parameters, **memory_facts, "lr": schedule.lr}
+        return {**found, "batch_size": optimizer.batch_size, "steps": length}
     del shape
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
@@ -373,9 +374,7 @@ def adapted_layers_text(model: AdaptedModel) -> str:
     return f"adapted layers, of {model.host.config.num_hidden_layers}: {', '.join(each) or 'none'}"
 
 
-def rate_text(
-    asked: OptimizerConf, optimizer: SizedOptimizerConf, schedule: Schedule, length_is_known: bool
-) -> str:
+def rate_text(asked: OptimizerConf, optimizer: SizedOptimizerConf, schedule: Schedule, length_is_known: bool) -> str:
     """The rate and where it comes from; how long the run is, where the data are there."""
     batch = f"effective batch {optimizer.batch_size}"
     source = f" = base {asked.base_lr:g} x {batch} / 256" if asked.base_lr is not None else f"; {batch}"

@@ -31,14 +31,15 @@ class Schedule:
 
         A warm-up that is longer than the run is cut to a tenth of it: else the full rate would never be reached.
         """
-        rates, warmup = (settings.lr, steps_per_epoch), wanted_warmup(settings, steps_per_epoch)
+        warmup = wanted_warmup(settings, steps_per_epoch)
         if settings.steps is None:
             assert settings.epochs is not None, "settings without a length: `sized` gives one"
             epochs = settings.epochs
-            return cls(*rates, epochs, warmup if warmup <= epochs else epochs * CUT_SHARE, settings.min_lr)
-        epochs, steps = (settings.epochs or 0.0, settings.warmup_epochs or 0.0), settings.steps
-        cut = warmup if warmup <= steps else steps * CUT_SHARE
-        return cls(*rates, *epochs, settings.min_lr, steps, round(cut))
+            cut = warmup if warmup <= epochs else epochs * CUT_SHARE
+            return cls(settings.lr, steps_per_epoch, epochs, cut, settings.min_lr)
+        cut = warmup if warmup <= settings.steps else settings.steps * CUT_SHARE
+        unused = settings.epochs or 0.0, settings.warmup_epochs or 0.0
+        return cls(settings.lr, steps_per_epoch, *unused, settings.min_lr, settings.steps, round(cut))
 
     def cut_warmup(self, settings: SizedOptimizerConf) -> str | None:
         """What to say of a warm-up that was longer than the run; None where it was not."""
