@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmadapter.data.readers import Purpose, only_file
 from mmadapter.data.readers.items import ALPACA, DIALOGS, EITHER, Item, ItemLayout, ReadItem, parsed_items
@@ -179,7 +180,12 @@ def item_samples(
         image = find(one, item.image) if item.image is not None and settings.uses_pictures else None
         last = item.turns[-1]
         references = item.references
-        meta = {"instruction": last.asked, "input": last.context, "output": references[0], "references": references}
+        meta: dict[str, Any] = {
+            "instruction": last.asked,
+            "input": last.context,
+            "output": references[0],
+            "references": references,
+        }
         if item.choices:
             meta |= {"choices": list(item.choices), "answer": item.choice}
         name = str(one.number) if not several_files else f"{one.file.stem}-{one.number}"

@@ -11,12 +11,12 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.defects import BAD_ENTRY, BadEntry, Defects, described, entry_field
-from mmadapter.data.templates import LETTERS, Turn
+from mmadapter.data.templates import Turn
 
 log = logging.getLogger(__name__)
 MARKER = "<image>"

@@ -39,7 +39,7 @@ from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
 from mmadapter.data.readers.scienceqa import image_path, image_root, read_problems, read_splits
 from mmadapter.data.readers.tables import TABLES, read_table
 from mmadapter.data.samples import Sample
-from mmadapter.data.settings import LAYOUTS, OwnSettings
+from mmadapter.data.settings import ColumnNames, OwnSettings
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -118,12 +118,12 @@ def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
     what, split = settings.path or settings.root, settings.split
     if split == "all":
         return data.items
-    given = {one.split for one in data.items} - {None}
+    given = {one.split for one in data.items if one.split is not None}
     if given and split in given and not (split == "train" and "val" not in given):
         return [one for one in data.items if one.split == split]
     pool = [one for one in data.items if one.split in (None, "train")]
     if split == "test" or not pool:
-        there = ", ".join(sorted(given, key=str)) or "none, so train and val are made of all items"
+        there = ", ".join(sorted(given)) or "none, so train and val are made of all items"
         raise InputError(f"{what}: there is no split {split!r}; the splits of its own are: {there}.")
     if split == "val" and "val" in given:
         return [one for one in data.items if one.split == "val"]
@@ -158,8 +158,6 @@ def _data(
     state: tuple[Any, ...],
 ) -> OwnData:
     """See `own_data`. `state` is how the files looked, so that changed ones are read again."""
-    from mmadapter.data.settings import ColumnNames
-
     data = collected(place, root, layout, ColumnNames(**dict(columns)), ignore)
     remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
     data.defects.settle(str(place), remedy, skip=on_bad == "skip")
@@ -186,22 +184,15 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (file for file in (folder / below).glob("*") if file.suffix.lower() in ENDINGS)
 
 
-def collected(place: Path, root: str | None, layout: str, columns: Any, ignore: Sequence[str]) -> OwnData:
+def collected(place: Path, root: str | None, layout: str, columns: ColumnNames, ignore: Sequence[str]) -> OwnData:
     """Everything at a place, with what is wrong, before anything is settled. Raises InputError for no known layout."""
     problems = _problems_file(place)
     if layout == "scienceqa" or (layout == "auto" and problems is not None):
         return _scienceqa(place, problems, root, columns, ignore)
     if layout == "coco" or (layout == "auto" and _is_coco(place)):
         return _coco(place, root)
-    sources = [place_and_split for place_and_split in _sources(place)]
-    contents: list[tuple[Path, str | None, list[Any]]] = []
-    for file, split in sources:
-        contents += [(file, split or own, items) for own, items in _lists(file)]
-    if layout == "auto" and any(_looks_coco(items) for _, _, items in contents):
-        return _coco(place, root)
-    there = list(
-        dict.fromkeys(name for *_, items in contents for one in items if isinstance(one, dict) for name in one)
-    )
+    contents = [(file, split or own, items) for file, split in _sources(place) for own, items in _lists(file)]
+    there = _fields(items for *_, items in contents)
     what = str(place)
     if not there:
         raise InputError(f"{what}: there is no item (an object with fields) in it.")
@@ -364,13 +355,17 @@ def _lists(file: Path) -> Iterable[tuple[str | None, list[Any]]]:
             return [(None, lists["data"])]
         if content and all(isinstance(value, dict) for value in content.values()):
             return [(None, [{"id": name, **value} for name, value in content.items()])]
-    raise InputError(
-        f"{file}: expected a list of items, or an object with such a list as `data`; got {described(content)}."
-    )
+    got = f"an object with {', '.join(map(str, content))[:80]}" if isinstance(content, dict) else described(content)
+    raise InputError(f"{file}: expected a list of items, or an object with such a list as `data`; got {got}.")
+
+
+def _fields(lists: Iterable[Sequence[Any]]) -> list[str]:
+    """The names of all fields that items have, in the order in which they come."""
+    return list(dict.fromkeys(name for items in lists for one in items if isinstance(one, dict) for name in one))
 
 
 def _folders(root: str | None, files: Sequence[Path]) -> list[ImageFolders]:
-    """Where pictures are looked for: the root that is set, then beside the files, above them, in a folder of their name."""
+    """Where pictures are looked for: the root that is set, beside the files, in a folder of their name, above them."""
     places = [] if root is None else [Path(root)]
     for file in files:
         places += [file.parent, file.parent / file.stem, file.parent.parent]
@@ -381,14 +376,21 @@ def _folders(root: str | None, files: Sequence[Path]) -> list[ImageFolders]:
 
 
 def _is_coco(place: Path) -> bool:
+    """Whether a folder has COCO's files, or a file COCO's content: `images` with sentences, or with annotations."""
     if place.is_file():
-        return False
+        if place.suffix.lower() != ".json":
+            return False
+        with place.open("rb") as opened:  # a list of items is not read twice for this
+            if not opened.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+                return False
+        content = read_json(place)
+        images = content.get("images") if isinstance(content, dict) else None
+        return isinstance(images, list) and (
+            isinstance(content.get("annotations"), list)
+            or any(isinstance(one, dict) and "sentences" in one for one in images[:1])
+        )
     patterns = (KARPATHY, "captions_*.json", "coco_karpathy_*.json")
     return any(next((place / folder).glob(pattern), None) for folder in COCO_FOLDERS for pattern in patterns)
-
-
-def _looks_coco(items: Sequence[Any]) -> bool:
-    return False
 
 
 def _coco(place: Path, root: str | None) -> OwnData:
@@ -417,7 +419,9 @@ def _problems_file(place: Path) -> Path | None:
     return next((file for folder in folders if (file := place / folder / PROBLEMS).is_file()), None)
 
 
-def _scienceqa(place: Path, problems: Path | None, root: str | None, columns: Any, ignore: Sequence[str]) -> OwnData:
+def _scienceqa(
+    place: Path, problems: Path | None, root: str | None, columns: ColumnNames, ignore: Sequence[str]
+) -> OwnData:
     """Questions as ScienceQA has them; only question, choices and answer must be there."""
     file = problems if problems is not None else place
     content = read_problems(file)
@@ -436,7 +440,7 @@ def _scienceqa(place: Path, problems: Path | None, root: str | None, columns: An
         path = image_path(folder, pid, problem) if image and problem.get("split") else None
         name = str(path) if path is not None and path.is_file() else image
         entries.append({**problem, "id": pid, "image": name, "split": own})
-    there = list(dict.fromkeys(name for one in entries for name in one))
+    there = _fields([entries])
     layout = column_layout("multiple_choice", Columns(there, columns, str(file)))
     found = parsed_items(file, entries, layout, ignore, ("id", "split"))
     found.items = list(_with_splits(found, entries, "split"))
@@ -444,6 +448,3 @@ def _scienceqa(place: Path, problems: Path | None, root: str | None, columns: An
     folders = [ImageFolders(one) for one in dict.fromkeys([*places, file.parent, folder])]
     data = OwnData(Layout("scienceqa", ""), [file], found.items, folders, found.defects, list(found.notices()))
     return _with_line(data, place, "scienceqa")
-
-
-assert set(LAYOUTS) >= {"coco", "scienceqa"}
