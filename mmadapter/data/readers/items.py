@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.defects import BAD_ENTRY, BadEntry, Defects, described, entry_field
-from mmadapter.data.templates import Turn
+from mmadapter.data.templates import CAPTION_INSTRUCTION, Turn
 
 log = logging.getLogger(__name__)
 MARKER = "<image>"
@@ -75,6 +75,11 @@ class Item:
     def whole(self) -> str:
         """All of it in one text: equal items have equal ones."""
         return json.dumps([self.system, self.image, [(one.asked, one.answer, one.context) for one in self.turns]])
+
+    @property
+    def is_caption(self) -> bool:
+        """Whether nothing is asked but to describe the picture."""
+        return self.turns[-1].asked == CAPTION_INSTRUCTION
 
     @property
     def references(self) -> list[str]:
@@ -320,10 +325,12 @@ class ReadItem:
     item: Item
     split: str | None = None
     """what the file says of it"""
+    place: str | None = None
+    """file and place for messages, where it is not the number in the file"""
 
     @property
     def where(self) -> str:
-        return f"{self.file.name}, item {self.number}"
+        return self.place or f"{self.file.name}, item {self.number}"
 
 
 @dataclass

@@ -41,11 +41,6 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
         return json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs, without))
     except json.JSONDecodeError as error:
         offset = len(text[: error.pos].encode())
-        if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            raise InputError(
-                f"{path}: behind the first object stands more. Are these JSON lines, an object a line? Then name the "
-                f"file {path.stem}.jsonl."
-            ) from error
         ended = not text[error.pos :].strip() or error.msg.startswith("Unterminated")
         cut = "ends too early" if ended else "is damaged"
         raise InputError(
@@ -71,9 +66,21 @@ def read_json_lines(path: Path) -> list[Any]:
     return entries
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a file is JSON lines: its name ends in .jsonl, or its first two lines are an object each."""
+    if path.suffix.lower() == ".jsonl":
+        return True
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            first, second = lines.readline(1 << 20).strip(), lines.readline(1 << 20).strip()
+        return second.startswith("{") and isinstance(json.loads(first), dict)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return False
+
+
 def read_items(path: Path) -> list[Any]:
-    """The list in a JSON file (itself, or the only one, `data`), or JSON lines where the name ends in .jsonl."""
-    items = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
+    """The list in a JSON file (itself, or the only one, `data`), or JSON lines."""
+    items = read_json_lines(path) if is_json_lines(path) else read_json(path)
     if isinstance(items, dict) and isinstance(items.get("data"), list):
         items = items["data"]
     if not isinstance(items, list):

@@ -34,7 +34,7 @@ from mmadapter.data.readers.items import (
     ReadItem,
     parsed_items,
 )
-from mmadapter.data.readers.json_file import read_json, read_json_lines
+from mmadapter.data.readers.json_file import is_json_lines, read_json, read_json_lines
 from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
 from mmadapter.data.readers.scienceqa import image_path, image_root, read_problems, read_splits
 from mmadapter.data.readers.tables import TABLES, read_table
@@ -44,13 +44,22 @@ from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
 ENDINGS = (".json", ".jsonl", *TABLES)
-NO_DATA = ("dataset_info", "dataset_infos", "manifest", "package", "config")  # JSON files that hold no items
+NO_DATA = (
+    "dataset_info",
+    "dataset_infos",
+    "manifest",
+    "package",
+    "config",
+    "pid_splits",
+    "captions",
+)  # JSON files that hold no items
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 SPLITS = ("train", "val", "test")
+SHARD = re.compile(r"-\d+(-of-\d+)?$")  # train-00000-of-00002
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 PROBLEMS = "problems.json"
 
@@ -114,32 +123,41 @@ def own_data(settings: OwnSettings) -> OwnData:
 
 
 def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
-    """The items of the split that is asked for. Raises InputError where there is none."""
+    """The items of the split that is asked for. Raises InputError where there is none.
+
+    An item that names no split is one of train where others name theirs.
+    """
     what, split = settings.path or settings.root, settings.split
     if split == "all":
         return data.items
-    given = {one.split for one in data.items if one.split is not None}
-    if given and split in given and not (split == "train" and "val" not in given):
-        return [one for one in data.items if one.split == split]
-    pool = [one for one in data.items if one.split in (None, "train")]
-    if split == "test" or not pool:
-        there = ", ".join(sorted(given)) or "none, so train and val are made of all items"
-        raise InputError(f"{what}: there is no split {split!r}; the splits of its own are: {there}.")
-    if split == "val" and "val" in given:
-        return [one for one in data.items if one.split == "val"]
-    keys = [one.item.key for one in pool]
+    parts: dict[str, list[ReadItem]] = {}
+    for one in data.items:
+        parts.setdefault(one.split or "train", []).append(one)
+    has_splits = any(one.split is not None for one in data.items)
+    if split in parts and (split != "train" or "val" in parts):
+        return parts[split]
+    if split == "test" or "train" not in parts:
+        there = ", ".join(f"{name} ({len(parts[name]):,} items)" for name in SPLITS if name in parts)
+        if not has_splits:
+            there = "none of its own, so train and val are made of all items"
+        raise InputError(
+            f"{what}: there is no split {split!r}; there is: {there}. Set split to one of these, or to all."
+        )
+
+    # No val of its own: some of train are split off.
+    pool = parts["train"]
     places = places_of_split(
-        keys,
+        [one.item.key for one in pool],
         split,
         settings.val_size,
         settings.val_fraction,
         lambda place: pool[place].item.whole,
         count_items=True,
     )
-    if not places or len(places) == len(pool):
+    if not 0 < len(places) < len(pool):
         raise InputError(
-            f"{what}: {len(pool)} usable items cannot be split into train and val (equal items stand on one side). "
-            "Give it at least two different items."
+            f"{what}: {len(pool)} usable items cannot be shared out to train and val (equal items stand on one side). "
+            "Give it at least two different items, or set split=all."
         )
     return [pool[place] for place in places]
 
@@ -211,7 +229,7 @@ def collected(place: Path, root: str | None, layout: str, columns: ColumnNames, 
         data.items += found.items
         data.defects.update(found.defects)
         data.notices += found.notices()
-    if name == "captions":
+    if name == "captions":  # in several rows of one picture
         data.items = _captions_together(data.items)
     if name == "sharegpt" and any(one.item.image for one in data.items):
         name = "llava"
@@ -295,6 +313,7 @@ def _with_line(data: OwnData, place: Path, name: str) -> OwnData:
         count = "" if len(named) == len(data.items) else f"{len(named):,} with "
         parts.append(f"{count}pictures in {'./' if shown == './' else shown}")
     data.layout = Layout(name, ", ".join(parts))
+    data.notices += _unread(place, data.files)
     return data
 
 
@@ -315,21 +334,40 @@ def _sources(place: Path) -> list[tuple[Path, str | None]]:
         return metadata
     for folder in (place, place / "data"):
         found = sorted(file for file in folder.glob("*") if file.suffix.lower() in ENDINGS and file.stem not in NO_DATA)
-        splits = {file: _split_of_name(file.stem) for file in found}
-        if named := {file: split for file, split in splits.items() if split is not None}:
-            if len(named) < len(found):
-                others = ", ".join(file.name for file in found if file not in named)
-                log.warning("%s: not read, since their names say no split: %s", folder, others)
-            return list(named.items())
-        if len(found) == 1:
-            return [(found[0], None)]
+        named: dict[str, list[Path]] = {}
+        for file in found:
+            if (split := _split_of_name(file.stem)) is not None:
+                named.setdefault(split, []).append(file)
+        for split, files in named.items():
+            if len(files) > 1 and not all(SHARD.search(file.stem) for file in files):
+                names = ", ".join(file.name for file in files)
+                raise InputError(
+                    f"{folder}: {len(files)} files say that they are {split}: {names}. Name one: path=FILE"
+                )
+        if named:
+            return [(file, split) for split, files in named.items() for file in files]
+        if len(found) == 1 or (found and all(SHARD.search(file.stem) for file in found)):
+            return [(file, None) for file in found]
         if found:
             names = ", ".join(file.name for file in found[:5])
             raise InputError(
-                f"{folder}: there are {len(found)} files ({names}), of which none is named train. Name one of them, or "
-                "name them train, val and test."
+                f"{folder}: there are {len(found)} files ({names}), of which none is named train. Name one: path=FILE, "
+                "or call them train, val and test."
             )
     raise InputError(f"{place}: there is no file *{', *'.join(ENDINGS)} in this folder, nor in data/.")
+
+
+def _unread(place: Path, read: Sequence[Path]) -> Iterator[str]:
+    """A line that names files beside those that were read which might hold data as well."""
+    if place.is_dir():
+        names = [
+            file.name
+            for file in sorted(place.glob("*"))
+            if file.suffix.lower() in ENDINGS and file not in read and file.stem not in NO_DATA
+        ]
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            yield f"{place}: not read are {', '.join(names[:5])}{more}. Name a file (path=FILE) to read that one."
 
 
 def _split_of_name(stem: str) -> str | None:
@@ -342,7 +380,7 @@ def _lists(file: Path) -> Iterable[tuple[str | None, list[Any]]]:
     """(split, items) of a file: a list, an object with `data`, or one with a list for each split."""
     if file.suffix.lower() in TABLES:
         return [(None, read_table(file))]
-    if file.suffix.lower() == ".jsonl":
+    if is_json_lines(file):
         return [(None, read_json_lines(file))]
     content = read_json(file)
     if isinstance(content, list):
@@ -378,7 +416,7 @@ def _folders(root: str | None, files: Sequence[Path]) -> list[ImageFolders]:
 def _is_coco(place: Path) -> bool:
     """Whether a folder has COCO's files, or a file COCO's content: `images` with sentences, or with annotations."""
     if place.is_file():
-        if place.suffix.lower() != ".json":
+        if place.suffix.lower() != ".json" or is_json_lines(place):
             return False
         with place.open("rb") as opened:  # a list of items is not read twice for this
             if not opened.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
@@ -407,7 +445,7 @@ def _coco(place: Path, root: str | None) -> OwnData:
             image = os.path.relpath(one.image, folder)
             item = captioned_item(image, [text for _, text in one.captions])
             own = SPLIT_NAMES.get(split) if has_splits else None
-            data.items.append(ReadItem(found.files[0], number, one.image_id, item, own))
+            data.items.append(ReadItem(found.files[0], number, one.image_id, item, own, one.where))
     return _with_line(data, place, "coco")
 
 
