@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -33,6 +34,15 @@ CHAT_ASSISTANT = Segment("\n### Assistant:", TEMPLATE)
 CHAT_SYSTEM = "This is a conversation. The assistant gives correct, complete and friendly answers."
 DIALOG_TEMPLATES = ("alpaca", "chat")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is asked, perhaps with an input (`context`), and what is answered; None where it is to be answered."""
+
+    asked: str
+    answer: str | None
+    context: str = ""
 
 
 def alpaca_segments(instruction: str, context: str = "", answer: str | None = None) -> Segments:

@@ -114,7 +114,8 @@ class TestShareGpt:
     @pytest.mark.parametrize(
         ("item", "reason"),
         [
-            ({"conversations": [{"from": "system", "value": "Be."}]}, "another role than human and gpt: 1"),
+            ({"conversations": [{"from": "tool", "value": "Be."}]}, "another role than human and gpt: 1"),
+            ({"conversations": [{"from": "system", "value": "Be."}]}, "no answered turn: 1"),
             ({"conversations": [{"from": "gpt", "value": "Hi."}]}, "starts with gpt: 1"),
             ({"conversations": [{"from": "human", "value": "a"}] * 2}, "human and gpt do not alternate: 1"),
             (conversation("a", " \n"), "empty turn: 1"),

@@ -59,7 +59,6 @@ class TestAlpaca:
         [
             ({"instruction": "x"}, "item 1: the field `output` is missing"),
             ({"instruction": 3, "output": "y"}, "item 1: `instruction` is int '3'"),
-            ({"instruction": "x", "input": None, "output": "y"}, "item 1: `input` is null"),
             ({"instruction": " ", "output": "y"}, "item 1: `instruction` is empty"),
             ("text", "item 1: expected an object"),
         ],
