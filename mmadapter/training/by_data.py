@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from mmadapter.config import RunConf, remove_pictures, validate
 from mmadapter.data.readers import MissingData
-from mmadapter.data.training import Remarks, read_samples
+from mmadapter.data.training import read_samples
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import TINY as TINY_HOST
 from mmadapter.vision.settings import TINY as TINY_ENCODER
@@ -23,8 +23,7 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
         return conf, ""
     conf = deepcopy(conf)
     try:
-        with Remarks():  # the run reads again, and says them
-            read = read_samples(conf.data, images=True, seed=conf.seed)
+        read = read_samples(conf.data, images=True, seed=conf.seed)
     except MissingData:
         if not conf.dry_run:
             raise
