@@ -421,6 +421,8 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
         shares = samples_per_step(conf.data.sources, batch, conf.group_sources)
     if compared.sources is not None:
         derived.data.sources = {key: derived.data.sources[key] for key in compared.sources}
+    if derived.optimizer.lr is None and derived.optimizer.base_lr is None:  # the same rate with fewer methods
+        derived.optimizer.lr = conf.adapter.lr
     if not compared.images:
         remove_pictures(derived)
     for group in derived.adapter.groups.values():

@@ -57,10 +57,10 @@ def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
 
 
 class Remarks(logging.Handler):
-    """What readers warn of, each message once, while it takes the place of the log: `with Remarks() as remarks`."""
+    """What readers say of their files, each message once, while it takes the place of the log."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -69,12 +69,14 @@ class Remarks(logging.Handler):
 
     def __enter__(self) -> Remarks:
         READERS_LOG.addHandler(self)
-        READERS_LOG.propagate = False
+        READERS_LOG.propagate, self.level_before = False, READERS_LOG.level
+        READERS_LOG.setLevel(logging.INFO)
         return self
 
     def __exit__(self, *error: object) -> None:
         READERS_LOG.removeHandler(self)
         READERS_LOG.propagate = True
+        READERS_LOG.setLevel(self.level_before)
 
 
 def supervised_tokens(item: Encoded) -> int:

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from mmadapter.config import RunConf, remove_pictures, validate
 from mmadapter.data.readers import MissingData
-from mmadapter.data.training import read_samples
+from mmadapter.data.training import Remarks, read_samples
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import TINY as TINY_HOST
 from mmadapter.vision.settings import TINY as TINY_ENCODER
@@ -14,16 +14,17 @@ from mmadapter.vision.settings import OpenClipSettings
 
 
 def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
-    """The settings with `vision.enabled` true or false where it was null, and a line that says so.
+    """The settings with `vision.enabled` true or false where it was null, and what is to be said of it and of the data.
 
     Without pictures in the data visual methods are left out, and so is a comparison that differs by pictures alone.
     Raises InputError for pictures without an encoder that fits the host, or that the adapter does not read.
     """
     if conf.vision.enabled is not None:
         return conf, ""
-    conf = deepcopy(conf)
+    conf, remarks = deepcopy(conf), Remarks()
     try:
-        read = read_samples(conf.data, images=True, seed=conf.seed)
+        with remarks:
+            read = read_samples(conf.data, images=True, seed=conf.seed)
     except MissingData:
         if not conf.dry_run:
             raise
@@ -35,13 +36,12 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
         same = [name for name, one in conf.comparison.items() if one.train and not one.images and one.sources is None]
         for name in same:
             del conf.comparison[name]
-        return (
-            conf,
-            "" if read is None else f"pictures: none in {len(listed):,} samples, so this is trained on text alone",
-        )
+        line = f"pictures: none in {len(listed):,} samples, so this is trained on text alone"
+        return conf, "\n".join([*remarks.messages, *([line] if read is not None else [])])
 
-    text = "data.sources.{0}.images=false data.validation.{0}.images=false vision=none"
-    to_leave_out = text.format(next(iter(conf.data.sources)))
+    to_leave_out = " ".join(
+        f"data.sources.{name}.images=false" for name, one in conf.data.sources.items() if one.images
+    )
     encoder = conf.vision
     if not conf.adapter.visual:
         raise InputError(
@@ -58,7 +58,8 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
         )
     encoder.enabled = True
     validate(conf)
-    return conf, f"pictures: {pictured:,} of {len(listed):,} samples have one; image encoder {encoder_name(conf)}"
+    line = f"pictures: {pictured:,} of {len(listed):,} samples have one; image encoder {encoder_name(conf)}"
+    return conf, "\n".join([*remarks.messages, line])
 
 
 def encoder_name(conf: RunConf) -> str:

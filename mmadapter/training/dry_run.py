@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmadapter.data.training import RunData
@@ -17,14 +17,12 @@ ABOUT_THE_ESTIMATE = (
 )
 
 
-def show_data(data: RunData | None, remarks: Sequence[str], questions: Mapping[str, int], display: Display) -> None:
-    """Samples by source with their lengths in tokens, what readers left out and why, how much the tasks will ask."""
+def show_data(data: RunData | None, questions: Mapping[str, int], display: Display) -> None:
+    """Samples by source with their lengths in tokens, what is cut, how much the tasks will ask."""
     if data is None:
         return
     columns = ["data", "samples", "with picture", "tokens: least", "median", "95 %", "most"]
     display.table("data", columns, data.table())
-    for remark in remarks:
-        display.say(remark)
     cut = [f"{count:,} {what}" for what, count in data.cut.items() if count]
     display.say(f"cut to fit in host.max_tokens: {'; '.join(cut) or 'nothing'}")
     for name, count in questions.items():

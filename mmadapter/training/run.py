@@ -202,9 +202,9 @@ def train_and_evaluate(
     data: RunData | None = None
     samples: Samples | None = None
     questions: dict[str, list[Sample]] = {}
-    remarks = Remarks()  # of the readers: a dry run says them in a place of their own
+    remarks = Remarks()  # of the readers
     try:
-        with remarks if folder is None else contextlib.nullcontext():
+        with remarks:
             if trains:
                 samples = read_samples(conf.data, images=bool(conf.vision.enabled), seed=conf.seed)
             waiting = list(tasks)
@@ -225,6 +225,8 @@ def train_and_evaluate(
         if folder is not None:
             raise
         display.say(f"data: not read, so steps and lengths are not known. {error}")
+    for remark in remarks.messages:
+        display.say(remark)
     if data is None:
         optimizer = conf.optimizer.sized(UNKNOWN_SAMPLES, conf.adapter.lr)
     memory = MemoryAdvice(optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
@@ -249,7 +251,7 @@ def train_and_evaluate(
     # 5. A dry run stops here, with what it would take.
     if folder is None:
         count = conf.launch.processes or 1
-        show_data(data, remarks.messages, {name: len(asked) for name, asked in questions.items()}, display)
+        show_data(data, {name: len(asked) for name, asked in questions.items()}, display)
         memory_facts = show_memory(optimizer, conf.host, conf.engine, count, shape, device, data, display)
         parameters = sum(row["parameters"] for row in rows)
         length = schedule.total_steps if data is not None else None
