@@ -57,6 +57,15 @@ from mmadapter.vision import ENCODERS
 from mmadapter.vision.settings import OpenClipSettings, VisionSettings
 
 CONFIG_FILE = "config.yaml"
+# Reader -> the experiment that is made for its data.
+EXPERIMENTS = {
+    "scienceqa": "scienceqa",
+    "alpaca": "alpaca",
+    "coco_captions": "coco_caption",
+    "llava": "llava_instruct",
+    "sharegpt": "sharegpt",
+    "own": "finetune",
+}
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 # Key of version 0.1 -> today's.
@@ -161,8 +170,22 @@ def typed(composed: DictConfig, schema: type[Conf]) -> Conf:
     try:
         content = OmegaConf.to_container(_without_idle_tasks(OmegaConf.create(content)), resolve=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"the settings: {explained(error, schema, content)}") from error
+        said = f"the settings: {explained(error, schema, content)}"
+        if str(error.full_key or "").startswith("tasks."):
+            sources = (content.get("data") or {}).get("sources") or {}
+            said += _for_these_data(content.get("experiment"), [one.get("reader") for one in sources.values()])
+        raise InputError(said) from error
     return settings.typed(schema, content)
+
+
+def _for_these_data(experiment: str | None, readers: Iterable[str | None]) -> str:
+    """What to choose where an experiment is made for other data than those of these readers."""
+    fitting = next((EXPERIMENTS[reader] for reader in readers if reader in EXPERIMENTS), None)
+    named = f"experiment={fitting}, or " if fitting not in (None, experiment) else ""
+    return (
+        f"\n  experiment={experiment} is made for other data. For these: {named}experiment=none, which evaluates "
+        "nothing; for a file of your own in any layout: experiment=finetune data.path=FILE_OR_FOLDER"
+    )
 
 
 def _without_idle_tasks(content: DictConfig) -> DictConfig:
@@ -256,7 +279,8 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:
-            yield _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
+            told = _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
+            yield told + _for_these_data(conf.experiment, [one.reader for one in conf.data.sources.values()])
         elif compared.train:
             alone = comparison_conf(conf, name)
             yield from _within(f"comparison.{name}", [*problems_of(alone), *_own_problems(alone)], own)

@@ -302,7 +302,7 @@ def test_the_score_stands_in_summary_terminal_report_and_list(done, place):
         == {"talk": {"words": words, "letters": sum(map(len, texts)) / 3, "answers": 3}}
     )
     assert "Talkativeness" in said and re.search(rf"Adapter with images +{words:.2f} ", said)
-    assert f"python eval.py task=talk run={folder}" in said.replace("\n", "")
+    assert f"mmadapter eval task=talk run={folder}" in said.replace("\n", "")
     page = (folder / "report.html").read_text()
     assert "Words an answer" in page and f"{words:.3f}" in page and "A note that only the toy task makes." in page
     assert f"talk.words {words:.4g}" in as_text(list_runs([folder], None))

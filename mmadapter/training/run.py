@@ -244,8 +244,9 @@ def train_and_evaluate(
             display.say(data.describe())
             if by_size := conf.optimizer.by_size(samples.count):
                 display.say(by_size)
-            if shortened := schedule.cut_warmup(optimizer):
-                display.say(shortened)
+        length_is_known = data is not None or optimizer.steps is None  # that of an epoch is not, without data
+        if length_is_known and (shortened := schedule.cut_warmup(optimizer)):
+            display.say(shortened)
         display.say(rate_text(conf.optimizer, optimizer, schedule, data is not None))
 
     # 5. A dry run stops here, with what it would take.
