@@ -49,6 +49,10 @@ from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, Trai
 from mmadapter.vision import ENCODERS
 from mmadapter.vision.settings import OpenClipSettings, VisionSettings
 
+PACKAGE = Path(__file__).resolve().parent
+# The repository that this package is run from; None where a wheel has been installed, which carries conf/ inside.
+CHECKOUT = None if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+CONF = (CHECKOUT or PACKAGE) / "conf"  # what Hydra composes from
 CONFIG_FILE = "config.yaml"
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
