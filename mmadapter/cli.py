@@ -51,12 +51,12 @@ def version_base() -> dict[str, str]:
 
 
 def train(words: list[str] | None = None) -> None:
-    """`mmadapter train ...`, or `python train.py ...`. Hydra reads the words from sys.argv."""
+    """`mmadapter train ...`, or `mmadapter train ...`. Hydra reads the words from sys.argv."""
     command("train", RunConf, "mmadapter.training.run:run")
 
 
 def evaluate(words: list[str] | None = None) -> None:
-    """`mmadapter eval ...`, or `python eval.py ...`."""
+    """`mmadapter eval ...`, or `mmadapter eval ...`."""
     command("eval", EvalConf, "mmadapter.evaluation:run_evaluation")
 
 

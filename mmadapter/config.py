@@ -123,7 +123,7 @@ class VisionOverride:
 class EvalConf:
     task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
     run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
-    given: list[str] = listing()  # filled by eval.py: the task's keys on the command line; the others are as in the run
+    given: list[str] = listing()  # filled by itself: the task's keys on the command line; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
@@ -180,7 +180,7 @@ def load_run_config(folder: Path) -> RunConf:
     """The settings of a run folder; raises InputError where there are none, or where they cannot be read."""
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that train.py wrote.")
+        raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that a training wrote.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

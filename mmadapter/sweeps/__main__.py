@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mmadapter.errors import exit_status
 from mmadapter.runs.state import jobs_in_queue
-from mmadapter.sweeps.results import sweep_text, write_sweep
 
 
 def main(arguments: list[str]) -> int:
@@ -21,6 +20,8 @@ def main(arguments: list[str]) -> int:
     folders = parser.parse_args(arguments).folders
 
     def work() -> None:
+        from mmadapter.sweeps.results import sweep_text, write_sweep
+
         for folder in folders:
             print(sweep_text(write_sweep(folder, jobs_in_queue())))
 
