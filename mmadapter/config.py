@@ -6,6 +6,7 @@ runs beside a run (comparisons, variants).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -357,6 +358,12 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
         yield (
             f"optimizer.batch_size={conf.optimizer.batch_size} is shared out over {processes} processes: some would "
             f"have nothing to do in every step. Set optimizer.batch_size={processes} or more, or start fewer processes"
+        )
+    is_here = not on_cluster and not conf.dry_run
+    if conf.engine.name != "single" and is_here and importlib.util.find_spec("deepspeed") is None:
+        yield (
+            f"engine={conf.engine.name} needs DeepSpeed, which is not installed. To fix: pip install "
+            "'deepspeed>=0.19,<0.20', or engine=single (one process)"
         )
     here_is_none = not on_cluster and not gpu_seems_present()  # jobs are submitted from machines without GPUs
     on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and here_is_none)
