@@ -77,6 +77,8 @@ class ComparisonConf:
 @dataclass
 class RunConf:
     experiment: str = "quickstart"  # file of conf/experiment; names the run folder
+    # what to name for the real thing, where the shipped models and world stand in for host and data; null = they do not
+    embedded: str | None = plain(None, influence=False)
     run: str | None = plain(None, influence=False)  # name under runs_root, or a path; null = EXPERIMENT-DIGEST
     runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
     # never = anew; changed = continue what run= names under other settings
@@ -207,6 +209,16 @@ def _drop(content: dict[str, Any], keys: list[str]) -> None:
         for part in path:
             holder = holder[part]
         del holder[last]
+
+
+def embedded_notice(experiment: str, embedded: str | None) -> str | None:
+    """What the terminal and the report say of a run on the shipped models and world; None for any other."""
+    if embedded is None:
+        return None
+    return (
+        f"experiment={experiment} was given neither a host nor data: this run is on the tiny models and the embedded "
+        f"world that come with the package. The real thing: mmadapter train experiment={experiment} {embedded}"
+    )
 
 
 # What must fit among components; each component's own rules are in its settings class (`contradictions`).
