@@ -65,6 +65,18 @@ def llama_settings(params: dict[str, Any], vocabulary: int, tokens: int = 2048) 
     }
 
 
+def llama3_rotary(factor: float) -> dict[str, Any]:
+    """`rope_scaling` of `transformers` for Llama 3.1 and later: frequencies with less than one turn in the original
+    context are divided by `factor`, those with more than four turns are kept, and between them it is blended."""
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+
+
 def rows_to_halves(weight: Tensor, heads: int) -> Tensor:
     """(heads * head_dim, width) with neighbouring rotary pairs -> all first halves, then all second ones, per head."""
     rows, width = weight.shape
