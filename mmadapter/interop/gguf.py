@@ -10,7 +10,6 @@ key and every tensor must have its place, and only the arithmetic of the quantis
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -25,9 +24,17 @@ from mmadapter.errors import InputError
 from mmadapter.files import new_folder
 from mmadapter.interop.command import command
 from mmadapter.interop.meta import llama3_rotary, rows_to_halves
+from mmadapter.interop.vocabulary import (
+    CUTS,
+    LLAMA3_CUTS,
+    byte_level,
+    name_for_all_versions,
+    sentence_pieces,
+    surround,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in `tokenizer.ggml.token_type`
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # kinds of tokens in `tokenizer.ggml.token_type`
 
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
@@ -94,24 +101,6 @@ _OWN_SETTINGS = {  # of some families only
     "phi3": {"attention.sliding_window": "sliding_window"},
 }
 _WITHOUT_EFFECT = ("rope.scaling.finetuned", "tensor_data_layout")  # how it was trained; a name of the row order
-
-# How a byte-level vocabulary cuts a text before its merges, by `tokenizer.ggml.pre`: a regular expression, "digits" for
-# GPT-2's with every digit alone, None for GPT-2's.
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-CUTS: dict[str, str | None] = {
-    **dict.fromkeys(("gpt-2", "default"), None),
-    "smollm": "digits",
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), _LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")),
-    "tekken": _TEKKEN,
-}
-CUTS_WITH_BOS = ("llama-bpe", "llama3", "llama-v3")
-_WHOLE_WORDS_FIRST = (*CUTS_WITH_BOS, "tekken")  # a piece that is a token is not merged from parts
 
 
 class GgufFile:
@@ -188,7 +177,7 @@ def convert(file: Path, target: Path, dtype: str = "float32", ignore: tuple[str,
         )
         model.save_pretrained(folder, max_shard_size="5GB")
         tokenizer.save_pretrained(folder)
-        _name_for_all_versions(folder / "tokenizer_config.json")
+        name_for_all_versions(folder)
     config = model.config
     size = sum(parameter.numel() for parameter in model.parameters())
     template = "with a chat template" if tokenizer.chat_template else "no chat template"
@@ -217,7 +206,7 @@ def _model_of(gguf: GgufFile, name: str, dtype: torch.dtype, ignore: tuple[str, 
         if stored == "rope_freqs.weight":
             continue  # read by settings_of
         place = _place_of(stored, architecture)
-        if place not in wanted:
+        if place is None or place not in wanted:
             raise InputError(f"{gguf.file}: {stored} has no place in a {architecture.model_type} of `transformers`.")
         tensor = gguf.tensor(stored)
         if architecture.neighbours and place.endswith(("q_proj.weight", "k_proj.weight")):
@@ -320,109 +309,46 @@ def _rotary_scaling(gguf: GgufFile, given: dict[str, Any], settings: dict[str, A
 
 def tokenizer_of(gguf: GgufFile) -> Any:
     """The tokenizer that the file describes, as `transformers` takes it. Raises InputError for an unknown kind."""
-    from tokenizers import AddedToken, processors
+    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
     kind, tokens = gguf.get("tokenizer.ggml.model"), gguf.get("tokenizer.ggml.tokens")
     if tokens is None or kind not in ("gpt2", "llama"):
         raise InputError(f"{gguf.file}: its tokenizer is of the kind {kind!r}; gpt2 and llama are known here.")
-    kinds = gguf.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    tokenizer = _byte_level(gguf, tokens) if kind == "gpt2" else _sentence_pieces(gguf, tokens, kinds)
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(token, normalized=False, special=True)
-            for token, of in zip(tokens, kinds, strict=True)
-            if of == CONTROL
-        ]
-    )
-    tokenizer.add_tokens(
-        [AddedToken(token, normalized=False) for token, of in zip(tokens, kinds, strict=True) if of == USER_DEFINED]
-    )
+    cut, kinds = gguf.get("tokenizer.ggml.pre", "default"), gguf.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     named = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}  # GGUF's name -> `transformers`'
     ids = {ours: gguf.get(f"tokenizer.ggml.{theirs}_token_id") for theirs, ours in named.items()}
     special = {f"{name}_token": tokens[index] for name, index in ids.items() if index is not None}
-    # Where the file does not say: SentencePiece's and Llama 3's vocabularies begin a text with a token.
-    begins = gguf.get(
-        "tokenizer.ggml.add_bos_token", kind == "llama" or gguf.get("tokenizer.ggml.pre") in CUTS_WITH_BOS
+    if kind == "gpt2":
+        if cut not in CUTS:
+            raise InputError(
+                f"{gguf.file}: how its tokenizer cuts texts (tokenizer.ggml.pre={cut}) is not known here. Known: "
+                f"{', '.join(CUTS)}."
+            )
+        merges = [(one[0], one[2]) for one in (text.partition(" ") for text in gguf.get("tokenizer.ggml.merges", []))]
+        tokenizer = byte_level({token: index for index, token in enumerate(tokens)}, merges, cut)
+    else:
+        if (scores := gguf.get("tokenizer.ggml.scores")) is None:
+            raise InputError(f"{gguf.file}: tokenizer.ggml.scores is missing.")
+        normal = {token for token, of in zip(tokens, kinds, strict=True) if of == NORMAL}
+        prefix = gguf.get("tokenizer.ggml.add_space_prefix", True)
+        tokenizer = sentence_pieces(tokens, scores, normal, special.get("unk_token"), prefix)
+    whole = list(zip(tokens, kinds, strict=True))  # never cut in a text
+    tokenizer.add_special_tokens(
+        [AddedToken(text, normalized=False, special=True) for text, of in whole if of == CONTROL]
     )
-    ends = gguf.get("tokenizer.ggml.add_eos_token", False)
-    around = [special.get("bos_token")] * bool(begins), [special.get("eos_token")] * bool(ends)
-    if any(around) and None not in (*around[0], *around[1]):
-        single, pair = (" ".join([*around[0], f"${part}", *around[1]]) for part in "AB")
-        used = [(token, tokens.index(token)) for token in {*around[0], *around[1]}]
-        tokenizer.post_processor = processors.TemplateProcessing(single, f"{single} {pair}:1", used)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text, of in whole if of == USER_DEFINED])
+    # Where the file does not say: SentencePiece's and Llama 3's vocabularies begin a text with a token.
+    begins = gguf.get("tokenizer.ggml.add_bos_token", kind == "llama" or cut in LLAMA3_CUTS)
+    first = special.get("bos_token") if begins else None
+    last = special.get("eos_token") if gguf.get("tokenizer.ggml.add_eos_token") else None
+    surround(tokenizer, first, last)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
     templates = {"default": gguf.get("tokenizer.chat_template")} | {
         name: gguf.get(f"tokenizer.chat_template.{name}") for name in gguf.get("tokenizer.chat_templates", [])
     }
     wrapped.chat_template = templates["default"] if len(templates) == 1 else templates
     return wrapped
-
-
-def _byte_level(gguf: GgufFile, tokens: list[str]) -> Any:
-    """Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM)."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-    cut_name = gguf.get("tokenizer.ggml.pre", "default")
-    if cut_name not in CUTS:
-        raise InputError(
-            f"{gguf.file}: how its tokenizer cuts texts (tokenizer.ggml.pre={cut_name}) is not known here. Known: "
-            f"{', '.join(CUTS)}."
-        )
-    merges = [tuple(merge.split(" ", 1)) for merge in gguf.get("tokenizer.ggml.merges", [])]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    model = models.BPE(vocabulary, merges, ignore_merges=cut_name in _WHOLE_WORDS_FIRST)
-    tokenizer, cut = Tokenizer(model), CUTS[cut_name]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut in (None, "digits"))
-    if cut is None:
-        tokenizer.pre_tokenizer = byte_level
-    else:
-        first = pre_tokenizers.Digits(True) if cut == "digits" else pre_tokenizers.Split(Regex(cut), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _sentence_pieces(gguf: GgufFile, tokens: list[str], kinds: list[int]) -> Any:
-    """SentencePiece's BPE (Llama 1 and 2, Mistral, Gemma, Phi-3): of two neighbours, those that make the piece with the
-    highest score are merged first. `tokenizers` wants the pairs in that order."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-
-    scores = gguf.get("tokenizer.ggml.scores")
-    if scores is None:
-        raise InputError(f"{gguf.file}: tokenizer.ggml.scores is missing.")
-    ranks = {token: (-score, index) for index, (token, score) in enumerate(zip(tokens, scores, strict=True))}
-    normal = {token for token, kind in zip(tokens, kinds, strict=True) if kind == 1}
-    pairs = [
-        (ranks[token], (token[:cut], token[cut:]))
-        for token in normal
-        for cut in range(1, len(token))
-        if token[:cut] in normal and token[cut:] in normal
-    ]
-    unknown = gguf.get("tokenizer.ggml.unknown_token_id")
-    model = models.BPE(
-        {token: index for index, token in enumerate(tokens)},
-        [pair for _, pair in sorted(pairs)],
-        unk_token=None if unknown is None else tokens[unknown],
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    tokenizer, blank = Tokenizer(model), normalizers.Replace(" ", "▁")
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if gguf.get("tokenizer.ggml.add_space_prefix", True):
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), blank])
-        parts.append(decoders.Strip(" ", 1, 0))
-    else:
-        tokenizer.normalizer = blank
-    tokenizer.decoder = decoders.Sequence(parts)
-    return tokenizer
-
-
-def _name_for_all_versions(file: Path) -> None:
-    """`transformers` 5 writes a class name that 4.57 does not know; both know this one."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content["tokenizer_class"] = "PreTrainedTokenizerFast"
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
