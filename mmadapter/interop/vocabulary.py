@@ -46,6 +46,13 @@ def byte_level(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]],
     return tokenizer
 
 
+def letters_of_bytes() -> dict[int, str]:
+    """The printable letter that stands for each byte in a byte-level vocabulary (GPT-2): its own, where it has one."""
+    own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in own]
+    return {byte: chr(byte) for byte in own} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+
+
 def sentence_pieces(
     tokens: Sequence[str], scores: Sequence[float], normal: Set[str], unknown: str | None, prefix: bool
 ) -> Any:
