@@ -207,7 +207,7 @@ def train_and_evaluate(
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
         if trains:
-            tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
+            tokenizer = load_tokenizer(host_folder(conf.host.path, weights=False), conf.host.tokenizer)
             encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
             data = RunData(conf.data, samples, encoder, steps, conf.group_sources)
     except InputError as error:
