@@ -131,7 +131,7 @@ class AdaptedModel(nn.Module):
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
         on_meta = str(device) == "meta"
-        folder = host_folder(host.path)
+        folder = host_folder(host.path, weights=not on_meta)
         loaded = load_host(folder, getattr(torch, host.dtype_on(device)), host.attention, device, sharding)
         if host.max_tokens > (positions := loaded.config.max_position_embeddings):
             raise InputError(

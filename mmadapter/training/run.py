@@ -200,7 +200,7 @@ def train_and_evaluate(
     data: RunData | None = None
     questions: dict[str, list[Sample]] = {}
     try:
-        tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
+        tokenizer = load_tokenizer(host_folder(conf.host.path, weights=False), conf.host.tokenizer)
         if trains:
             samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed, tokenizer=tokenizer)
         waiting = list(tasks)
