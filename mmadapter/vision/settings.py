@@ -16,6 +16,11 @@ from mmadapter.settings import choice, input_path, listing, number, plain, to_pl
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
 NO_CACHE = "False"  # what `vision.cache=false` is, where a text is expected
 CONFIG_FILE = "open_clip_config.json"  # of a folder in open_clip's layout
+ALLOWED_PREPROCESSING = {  # in preprocess_cfg of that file
+    "mode": ("RGB",),
+    "interpolation": ("bicubic", "bilinear", "random"),  # random is for training; evaluation takes bicubic
+    "resize_mode": ("shortest", "longest", "squash"),
+}
 TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"  # of a folder in timm's layout
 PREPARED = ("dinov2_small", "efficientnet_lite0")  # what `mmadapter pretrained NAME` writes, a conf/vision/NAME each
 
@@ -77,6 +82,7 @@ class OpenClipSettings(VisionSettings):
             return
         try:
             tower = self.model_config()["vision_cfg"]
+            self.preprocessing()
         except InputError as error:
             yield str(error)
             return
@@ -119,11 +125,47 @@ class OpenClipSettings(VisionSettings):
             tower = config["vision_cfg"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} cannot be read: {error}. It must hold a CLIP model's configuration.") from error
-        if not isinstance(tower.get("layers"), int) or "width" not in tower or tower.get("timm_model_name"):
+        if name := tower.get("timm_model_name"):
+            weights = "WEIGHTS" if self.folder is None else self.folder / "open_clip_model.safetensors"
+            raise InputError(
+                f"vision.model={self.model} is not a ViT of open_clip's own, but timm's. Set vision.encoder=timm "
+                f"vision.model={name} vision.pretrained={weights} vision.layers=null"
+            )
+        if not isinstance(tower.get("layers"), int) or "width" not in tower:
             raise InputError(
                 f"vision.model={self.model} is not a ViT of open_clip's own; multi-scale features need one."
             )
         return config
+
+    def preprocessing(self) -> dict[str, Any]:
+        """`preprocess_cfg` of a folder in open_clip's layout: mean, std, ... where they differ from CLIP's own.
+
+        Empty for a name of open_clip's list (a tag brings its own, when its weights are loaded). Raises InputError for
+        what open_clip would read otherwise than it stands there.
+        """
+        if self.folder is None:
+            return {}
+        file, image_size = self.folder / CONFIG_FILE, self.model_config()["vision_cfg"].get("image_size", 224)
+        told = json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg") or {}
+        wrong = [
+            f"{key}={told[key]!r}, allowed: {', '.join(map(repr, allowed))}"
+            for key, allowed in ALLOWED_PREPROCESSING.items()
+            if told.get(key) is not None and told[key] not in allowed
+        ]
+        for key in ("mean", "std"):
+            values = told.get(key) if isinstance(told.get(key), list) else [told.get(key)] * 3
+            if told.get(key) is not None and not (
+                len(values) == 3 and all(isinstance(one, int | float) for one in values)
+            ):
+                wrong.append(f"{key}={told[key]!r}, allowed: a number, or one for each of red, green and blue")
+        sizes = [size if isinstance(size, list) else [size, size] for size in (told.get("size"), image_size)]
+        if told.get("size") is not None and sizes[0] != sizes[1]:
+            wrong.append(f"size={told['size']}, but the model's image_size is {image_size}")
+        if unknown := sorted(told.keys() - {*ALLOWED_PREPROCESSING, "mean", "std", "size", "fill_color"}):
+            wrong.append(f"open_clip does not know {', '.join(unknown)}")
+        if wrong:
+            raise InputError(f"{file}: preprocess_cfg: {'; '.join(wrong)}. Correct the file.")
+        return {key: value for key, value in told.items() if value is not None and key not in ("size", "mode")}
 
     def weights_to_name(self) -> str | None:
         name = self.model or "a folder in open_clip's layout"
@@ -207,14 +249,14 @@ class TimmSettings(VisionSettings):
                 f"({TIMM_CONFIG}, {TIMM_WEIGHTS}): {key}.pretrained=FOLDER"
             )
         elif not place.exists() and prepared in PREPARED:
-            yield (
-                f"vision={prepared} is not there yet ({given}). Fetch it once: mmadapter pretrained {prepared}"
-            )
+            yield (f"vision={prepared} is not there yet ({given}). Fetch it once: mmadapter pretrained {prepared}")
         elif not place.exists():
             yield f"{key}.{'model' if self.pretrained is None else 'pretrained'}={given}: no such file or folder."
 
     def weights_to_name(self) -> str | None:
-        return f"{self.model or 'a folder'} in timm's layout, {self.tokens} tokens, layers {self.layers or 'by default'}"
+        return (
+            f"{self.model or 'a folder'} in timm's layout, {self.tokens} tokens, layers {self.layers or 'by default'}"
+        )
 
     def take_weights(self, place: str) -> None:
         """`place` is a folder in timm's layout, which says what it is, or a weights file for the model named before."""

@@ -138,7 +138,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / TIMM_CONFIG} cannot be read: {error}.") from error
     if not isinstance(told, dict) or "architecture" not in told:
         kind = f" (it says model_type {told['model_type']})" if isinstance(told, dict) and "model_type" in told else ""
-        raise InputError(f"{folder / TIMM_CONFIG} names no timm architecture{kind}. A folder in timm's layout is wanted.")
+        raise InputError(
+            f"{folder / TIMM_CONFIG} names no timm architecture{kind}. A folder in timm's layout is wanted."
+        )
     told.setdefault("model_args", {})
     if "pretrained_cfg" not in told:  # as timm wrote them before version 0.9
         told["pretrained_cfg"] = {key: one for key, one in told.items() if key not in ("architecture", "model_args")}
@@ -154,7 +156,9 @@ def _on_meta(named: _Named) -> nn.Module:
     except Exception as error:  # timm's models raise whatever they like for arguments that do not suit them
         raise InputError(f"timm cannot make {named.architecture} with {named.arguments}: {error}") from error
     if not hasattr(model, "forward_intermediates"):
-        raise InputError(f"vision.model={named.architecture}: timm gives no features of its blocks or stages. Take another.")
+        raise InputError(
+            f"vision.model={named.architecture}: timm gives no features of its blocks or stages. Take another."
+        )
     return model.eval()
 
 
@@ -170,7 +174,9 @@ def _read_weights(named: _Named) -> dict[str, Tensor]:
     if file.is_dir():
         files = [file / name for name in (TIMM_WEIGHTS, "pytorch_model.bin") if (file / name).is_file()]
         if not files:
-            raise InputError(f"{file / TIMM_WEIGHTS} is missing. A folder in timm's layout has it beside {TIMM_CONFIG}.")
+            raise InputError(
+                f"{file / TIMM_WEIGHTS} is missing. A folder in timm's layout has it beside {TIMM_CONFIG}."
+            )
         file = files[0]
     try:
         state = load_state_dict(str(file), device="cpu", weights_only=True)
@@ -212,7 +218,9 @@ def _with_weights(named: _Named, state: dict[str, Tensor]) -> nn.Module:
 
 # What the model gives, and what is taken of it.
 
-Level = tuple[Tensor, Tensor | None]  # of a block or stage: (pictures, channels, rows, columns); the class token's vector
+Level = tuple[
+    Tensor, Tensor | None
+]  # of a block or stage: (pictures, channels, rows, columns); the class token's vector
 
 
 def _intermediates(model: Any, pixels: Tensor, layers: list[int] | None, norm: bool) -> list[Level]:
