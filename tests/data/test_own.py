@@ -236,7 +236,7 @@ class TestWhatIsNotUsed:
     def test_fields_that_nobody_reads_are_named_once(self, tmp_path, caplog):
         items = [{"id": n, "prompt": f"{n}?", "completion": "x", "score": 0.5 if n % 2 else None} for n in range(20)]
         file = write(tmp_path / "f.jsonl", items)
-        own(file, "train"), own(file, "val")
+        own(file, "train")
         assert caplog.text.count("these fields are not used: `score` (10 items).") == 1 and "`id`" not in caplog.text
 
     @pytest.mark.parametrize(

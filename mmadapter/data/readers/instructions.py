@@ -132,8 +132,8 @@ def instruction_samples(
     for file in files:
         found = parsed_items(file, read_items(file), layout, settings.ignore)
         remedy = (
-            f"Fix them, or set on_bad=skip (they are left out); `python -m data_prep.instruct --root {file} --check` "
-            "lists what is wrong in a file."
+            f"Fix them, or set on_bad=skip (they are left out); `mmadapter check instruct --root {file} --check` lists "
+            "what is wrong in a file."
         )
         found.defects.settle(str(file), remedy, skip=settings.on_bad == "skip")
         for notice in found.notices():
