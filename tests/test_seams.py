@@ -170,7 +170,7 @@ def logits_of(model, place: Path) -> torch.Tensor:
 
 
 def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py --config-dir toy ...` by a script that registers the parts."""
+    """`mmadapter train --config-dir toy ...` by a script that registers the parts."""
     flags = [word for word in words if word.startswith("-")]  # before the settings: argparse does not mix them
     settings = words_of(place, *(word for word in words if word not in flags))
     command = [sys.executable, "train.py", "--config-dir", str(place / "toy"), *flags, *settings]
@@ -184,7 +184,7 @@ def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 ROOMS = {
     "methods": (METHODS, {}),
     "hosts": (FAMILIES, {}),
-    "tasks": (TASKS, {"config.py": "the task of `python eval.py` alone", "data": "a reader has this name, too"}),
+    "tasks": (TASKS, {"config.py": "the task of `mmadapter eval` alone", "data": "a reader has this name, too"}),
     "data": (READERS, {"tasks": "a task derives from its reader", "model.py": "alpaca is a template, too"}),
     "vision": (ENCODERS, {"config.py": "the encoder of settings without one", "methods/version_0_1.py": "old cards"}),
 }

@@ -93,8 +93,6 @@ class InstructTaskSettings(TaskSettings, InstructionSettings):
     name: str = "instruct"
     reader: str = "alpaca"  # any that reads files of instructions or dialogs
     split: str = "val"  # what data=alpaca keeps out of training: 200 items, at most a tenth
-    template: str | None = choice(None, "alpaca", "chat")  # of dialogs; null = the reader's usual one
-    system: str | None = None  # of dialogs: the chat template's first line; null = a line of ours, "" = none
     layout: str = choice("auto", *LAYOUTS)  # of reader=own: what the content says, or one by name
     columns: ColumnNames = field(default_factory=ColumnNames)  # of reader=own: fields where the usual names do not tell
 

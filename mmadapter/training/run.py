@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
+from mmadapter.config import RunConf, comparison_conf, embedded_notice, save_config, variant_conf
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.mixture import StepShape
 from mmadapter.data.readers import MissingData
 from mmadapter.data.samples import Sample
+from mmadapter.data.settings import trained_template
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import Remarks, RunData, Samples, read_samples
 from mmadapter.distributed.deepspeed import end_engines
@@ -30,7 +31,7 @@ from mmadapter.distributed.start import thread_count
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.hosts.load import hide_library_bars, load_tokenizer
-from mmadapter.hosts.settings import host_folder
+from mmadapter.hosts.settings import HostConf, host_folder
 from mmadapter.hosts.sharded import Sharding, gather_in_forward
 from mmadapter.methods.folder import CARD
 from mmadapter.methods.groups import Group, parameter_groups, trainable_table
@@ -88,6 +89,8 @@ def run(conf: RunConf) -> dict[str, Any]:
         with interrupts():
             try:
                 release_signals()
+                if notice := embedded_notice(conf.experiment, conf.embedded):
+                    display.say(notice)
                 conf, pictures = decided_by_data(conf)  # every rank reads all data, and finds the same
                 if pictures:
                     display.say(pictures)
@@ -204,19 +207,21 @@ def train_and_evaluate(
     questions: dict[str, list[Sample]] = {}
     remarks = Remarks()  # of the readers
     try:
+        tokenizer = tokenizer_of(conf.host, needed=folder is not None)
         with remarks:
             if trains:
-                samples = read_samples(conf.data, images=bool(conf.vision.enabled), seed=conf.seed)
+                pictures = bool(conf.vision.enabled)
+                samples = read_samples(conf.data, images=pictures, seed=conf.seed, tokenizer=tokenizer)
             waiting = list(tasks)
             if folder is not None and not changed:
                 files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
                 waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
-            questions = {name: tasks[name].read() for name in waiting}
+            questions = {name: tasks[name].read(tokenizer) for name in waiting}
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
         if samples is not None:
-            tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
-            encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
+            limits = shape.max_tokens, conf.data.long_answers, conf.host.begin_of_text
+            encoder = SampleEncoder(tokenizer, *limits)
             optimizer = conf.optimizer.sized(samples.count, conf.adapter.lr)
             sizes = optimizer.batch_size, optimizer.micro_batch_size
             steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
@@ -264,7 +269,9 @@ def train_and_evaluate(
     sharding = Sharding(conf.engine.offload) if conf.engine.stage == 3 else None
     with memory.explained("while the host was loaded"):
         model = AdaptedModel.build(*parts, device, sharding)
-    if not trains:
+    if trains:
+        model.template = trained_template(conf.data.sources, model.tokenizer)
+    else:
         gather_in_forward(model.host)
     for name, asked in questions.items():
         if cut := cut_prompts(model, asked, conf.tasks[name]):
@@ -344,6 +351,18 @@ def device_of(asked: str) -> str:
     if asked == "cuda" and not available:
         raise InputError("engine.device=cuda, but torch sees no GPU here. Use engine.device=cpu, or auto.")
     return asked if asked != "auto" else "cuda" if available else "cpu"
+
+
+def tokenizer_of(host: HostConf, *, needed: bool) -> Any:
+    """The host's tokenizer. Raises InputError where there is none, MissingData where it is not `needed`: a dry run then
+    reads no data.
+    """
+    try:
+        return load_tokenizer(host_folder(host.path, weights=False), host.tokenizer)
+    except InputError as error:
+        if needed:
+            raise
+        raise MissingData(str(error)) from error
 
 
 def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:

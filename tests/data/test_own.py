@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ class TestWhatIsNotUsed:
     def test_fields_that_nobody_reads_are_named_once(self, tmp_path, caplog):
         items = [{"id": n, "prompt": f"{n}?", "completion": "x", "score": 0.5 if n % 2 else None} for n in range(20)]
         file = write(tmp_path / "f.jsonl", items)
-        own(file, "train"), own(file, "val")
+        own(file, "train")
         assert caplog.text.count("these fields are not used: `score` (10 items).") == 1 and "`id`" not in caplog.text
 
     @pytest.mark.parametrize(
@@ -423,3 +424,73 @@ def test_changed_files_are_read_again(tmp_path):
     assert len(own(file)) == 1
     write(file, [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}])
     assert len(own(file)) == 2
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """File name -> (what it holds, the layouts it is an example of), from docs/formats.md."""
+    text = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    section = text.partition("## Your own data")[2].partition("\n## ")[0]
+    names = re.findall(r"^(\d)\. `([\w.]+)`.*?```\w+\n(.*?)```", section, re.MULTILINE | re.DOTALL)
+    layouts = {number: layouts for layouts, number in re.findall(r"^\| (`.*?`) \|.*\| (\d) \|$", section, re.MULTILINE)}
+    return {name: (content, layouts[number]) for number, name, content in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        "alpaca.json": [["un chat", "un bus rouge"]],
+        "llava.json": [["A red bus."]],
+        "messages.jsonl": [["A red bus."], ["Still a bus."]],
+        "questions.csv": [["A red bus."], ["Red."]],
+        "choices.json": [["The answer is B."], ["The answer is B."]],
+        "metadata.jsonl": [["A red bus."], ["A bus on a road."]],
+        "captions.json": [["A red bus."]],
+        "problems.json": [["The answer is B."]],
+    }.items(),
+)
+def test_the_documented_examples_are_read(tmp_path, caplog, name, expected):
+    content, layouts = documented()[name]
+    file = write(tmp_path / "own" / "x.txt", content).rename(tmp_path / "own" / name)
+    picture(tmp_path / "own" / "bus.png")
+    samples = own(file.parent if name in ("metadata.jsonl", "problems.json") else file)
+    assert [answers(one) for one in samples] == expected and not caplog.text
+    assert all(f"`{one.meta['layout']}`" in layouts for one in samples)
+    assert samples[0].image == (None if name == "alpaca.json" else tmp_path / "own/bus.png")
+
+
+def test_every_layout_has_an_example():
+    assert len(documented()) == 8
+
+
+@pytest.mark.reference_data
+class TestRealFiles:
+    """Real files as they are published (MMADAPTER_REFERENCE_DATA)."""
+
+    @pytest.mark.parametrize(
+        ("place", "line", "train", "val"),
+        [
+            ("real/instruct/lima_train.json", "lima_train.json: Alpaca instructions, 906 items", 816, 90),
+            ("real/instruct/lima_dialogs.json", "lima_dialogs.json: ShareGPT dialogs, 29 items", 27, 2),
+            ("real/instruct/dolly_1000.json", "dolly_1000.json: Alpaca instructions, 1,000 items", 900, 100),
+            ("real/easy_vqa/llava_test.json", "LLaVA dialogs, 4,702 items, pictures in test/images/", 4505, 197),
+            ("real/daquar/llava_train.json", "LLaVA dialogs, 1,766 items, pictures in images/", 1592, 174),
+            ("real/flickr8k", "COCO captions, 2,050 items, splits train 1,500, val 200, test 350", 7500, 1000),
+            ("real/tabmwp", "ScienceQA questions, 409 items, splits train 250, val 25, test 134", 250, 25),
+            ("real/tabmwp/free_train.json", "LLaVA dialogs, 643 items, pictures in free/", 579, 64),
+            ("coco_mini", "COCO captions, 45 items", None, None),
+        ],
+    )
+    def test_layouts_and_counts(self, reference_data, place, line, train, val):
+        assert line in recognise(reference_data / place).line
+        if train is not None:
+            samples = [own(reference_data / place, split) for split in ("train", "val")]
+            assert [len(one) for one in samples] == [train, val]
+            assert not {one.segments for one in samples[0] if one.image is None} & {one.segments for one in samples[1]}
+
+    def test_a_value_of_each_kind(self, reference_data):
+        first = own(reference_data / "real/daquar/llava_train.json")[0]
+        assert answers(first) == ["modem"] and first.image.name == "image20.jpg"
+        asked = own(reference_data / "real/flickr8k", "test", training=False)
+        assert len(asked) == 350 and all(len(one.meta["references"]) >= 4 for one in asked)
+        table = own(reference_data / "real/tabmwp", "test", training=False)[0]
+        assert table.meta["choices"] and table.image.is_file() and table.answer is None

@@ -12,24 +12,25 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.chat_templates import THINKING_ENDS, drops_thinking
 from mmadapter.data.readers import Purpose, only_file
-from mmadapter.data.readers.items import ALPACA, DIALOGS, EITHER, Item, ItemLayout, ReadItem, parsed_items
+from mmadapter.data.readers.items import ALPACA, DIALOGS, EITHER, ItemLayout, ReadItem, parsed_items
 from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.meta_list import read_meta_list
 from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
-from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.samples import Sample
 from mmadapter.data.settings import (
     AlpacaSettings,
-    DialogSettings,
     InstructionSettings,
     LlavaSettings,
     SharegptSettings,
     V2InstructionsSettings,
 )
-from mmadapter.data.templates import CHAT_SYSTEM, alpaca_segments, dialog_segments
+from mmadapter.data.templates import chosen_template, rendered
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -131,8 +132,8 @@ def instruction_samples(
     for file in files:
         found = parsed_items(file, read_items(file), layout, settings.ignore)
         remedy = (
-            f"Fix them, or set on_bad=skip (they are left out); `python -m data_prep.instruct --root {file} --check` "
-            "lists what is wrong in a file."
+            f"Fix them, or set on_bad=skip (they are left out); `mmadapter check instruct --root {file} --check` lists "
+            "what is wrong in a file."
         )
         found.defects.settle(str(file), remedy, skip=settings.on_bad == "skip")
         for notice in found.notices():
@@ -174,9 +175,15 @@ def item_samples(
     Without training, the last turn is to be answered. meta has `instruction`, `input`, `output` and `references`, and
     of multiple choice `choices` and `answer`, the index.
     """
+    template = chosen_template(settings.template, purpose.tokenizer, settings.OTHERWISE)
+    if template == "auto" and drops_thinking(purpose.tokenizer):
+        thinking = [one.where for one in items if any(THINKING_ENDS in (turn.answer or "") for turn in one.item.turns)]
+        if thinking:
+            line = "%d items have thinking blocks in answers; the host's chat template drops them (the first: %s)."
+            log.warning(line, len(thinking), thinking[0])
     samples = []
     for one in items:
-        item = one.item
+        item, system = one.item, settings.system if one.item.system is None else one.item.system
         image = find(one, item.image) if item.image is not None and settings.uses_pictures else None
         last = item.turns[-1]
         references = item.references
@@ -190,18 +197,8 @@ def item_samples(
             meta |= {"choices": list(item.choices), "answer": item.choice}
         name = str(one.number) if not several_files else f"{one.file.stem}-{one.number}"
         for number, answer in enumerate(references if purpose.training else [None]):
-            segments = _segments(item, answer, settings)
+            turns = (*item.turns[:-1], replace(last, answer=answer))
+            segments = rendered(turns, system, template, purpose.tokenizer)
             own = f"{name}-{number}" if purpose.training and len(references) > 1 else name
             samples.append(Sample(own, purpose.source, segments, image, one.where, meta))
     return samples
-
-
-def _segments(item: Item, answer: str | None, settings: InstructionSettings) -> tuple[Segment, ...]:
-    template = settings.template if isinstance(settings, DialogSettings) else "alpaca"
-    system = settings.system if isinstance(settings, DialogSettings) else None
-    last = item.turns[-1]
-    if template == "alpaca" and len(item.turns) == 1:
-        return alpaca_segments(last.asked, last.context, answer)
-    turns: list[tuple[str, str | None]] = [(turn.asked, turn.answer) for turn in item.turns[:-1]]
-    turns.append((f"{last.asked}\n\n{last.context}" if last.context else last.asked, answer))
-    return dialog_segments(turns, template, item.system or (CHAT_SYSTEM if system is None else system))

@@ -1,7 +1,7 @@
 """Data of one's own: a file or a folder whose layout is seen from its content, split off where it has no splits.
 
-What is there is read once for training, validation and tasks, and said once: the layout, what is left out and why,
-which fields nobody reads.
+What is there is read once for training, validation and tasks. Each reading says the layout, what is left out and why,
+and which fields nobody reads.
 """
 
 from __future__ import annotations
@@ -44,15 +44,8 @@ from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
 ENDINGS = (".json", ".jsonl", *TABLES)
-NO_DATA = (
-    "dataset_info",
-    "dataset_infos",
-    "manifest",
-    "package",
-    "config",
-    "pid_splits",
-    "captions",
-)  # JSON files that hold no items
+# JSON files that hold no items
+NO_DATA = ("dataset_info", "dataset_infos", "manifest", "package", "config", "pid_splits", "captions")
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
@@ -113,13 +106,21 @@ def recognise(path: str | Path, settings: OwnSettings | None = None) -> Layout:
 
 
 def own_data(settings: OwnSettings) -> OwnData:
-    """Everything that the settings' place holds; what is wrong with it is told once for the same files."""
+    """Everything that the settings' place holds. Raises InputError for what cannot be used, unless on_bad=skip."""
     place = Path(settings.path or settings.root or "")
     if not place.exists():
         raise InputError(f"{place}: no such file or folder. Check the path.")
     columns = tuple(sorted((role, name) for role, name in vars(settings.columns).items() if name is not None))
-    ignore = tuple(settings.ignore)
-    return _data(place, settings.root, settings.layout, columns, ignore, settings.on_bad, _state(place))
+    data = _read_once(place, settings.root, settings.layout, columns, tuple(settings.ignore), _state(place))
+    remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
+    data.defects.settle(str(place), remedy, skip=settings.on_bad == "skip")
+    if not data.items:
+        reasons = "; ".join(data.defects.line(reason) for reason in data.defects.counts)
+        raise InputError(f"{place}: no item can be used ({reasons or 'there is none'}).")
+    log.info("%s", data.layout.line)
+    for notice in data.notices:
+        log.warning("%s", notice)
+    return replace(data, folders=[ImageFolders(one.root) for one in data.folders])  # pictures may have come since
 
 
 def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
@@ -166,32 +167,19 @@ def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
 
 
 @lru_cache(maxsize=2)
-def _data(
+def _read_once(
     place: Path,
     root: str | None,
     layout: str,
     columns: tuple[tuple[str, str], ...],
     ignore: tuple[str, ...],
-    on_bad: str,
-    state: tuple[Any, ...],
+    state: tuple[tuple[str, int, int], ...],
 ) -> OwnData:
-    """See `own_data`. `state` is how the files looked, so that changed ones are read again."""
-    data = collected(place, root, layout, ColumnNames(**dict(columns)), ignore)
-    remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
-    data.defects.settle(str(place), remedy, skip=on_bad == "skip")
-    if not data.items:
-        raise InputError(f"{place}: no item can be used ({_reasons(data.defects) or 'there is none'}).")
-    log.info("%s", data.layout.line)
-    for notice in data.notices:
-        log.warning("%s", notice)
-    return data
+    """`collected`, once for training, validation and tasks. `state`: changed files are read again."""
+    return collected(place, root, layout, ColumnNames(**dict(columns)), ignore)
 
 
-def _reasons(defects: Defects) -> str:
-    return "; ".join(defects.line(reason) for reason in defects.counts)
-
-
-def _state(place: Path) -> tuple[Any, ...]:
+def _state(place: Path) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of the files that may hold data: a change shows in them."""
     files = [place] if place.is_file() else sorted(_files_below(place))
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
