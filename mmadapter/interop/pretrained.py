@@ -24,7 +24,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from mmadapter.errors import InputError
-from mmadapter.files import write_json
+from mmadapter.files import read_json, write_json
 from mmadapter.hosts.settings import models_folder
 from mmadapter.interop.command import command
 
