@@ -46,6 +46,7 @@ class ProjectionConf(MethodConf):
     ROLES: ClassVar[tuple[str, ...]] = ("visual_projection",)
     VISUAL: ClassVar[bool] = True
     READS_FEATURES: ClassVar[bool] = True
+    SMALL_BATCH_LR: ClassVar[float] = 5e-3
 
     kind: str = choice("mlp", "query_transformer")  # mlp reads vision.tokens=class, query_transformer vision.tokens=all
     hidden: int = number(64, at_least=1)  # inner width; mlp: 4608 -> 64 -> 4096 fits V1's 0.6M; released V2: 768

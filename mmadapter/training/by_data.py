@@ -13,14 +13,14 @@ from mmadapter.vision.settings import TINY as TINY_ENCODER
 from mmadapter.vision.settings import OpenClipSettings
 
 
-def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
+def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
     """The settings with `vision.enabled` true or false where it was null, and what is to be said of it and of the data.
 
     Without pictures in the data visual methods are left out, and so is a comparison that differs by pictures alone.
     Raises InputError for pictures without an encoder that fits the host, or that the adapter does not read.
     """
     if conf.vision.enabled is not None:
-        return conf, ""
+        return conf, []
     conf, remarks = deepcopy(conf), Remarks()
     try:
         with remarks:
@@ -37,7 +37,7 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
         for name in same:
             del conf.comparison[name]
         line = f"pictures: none in {len(listed):,} samples, so this is trained on text alone"
-        return conf, "\n".join([*remarks.messages, *([line] if read is not None else [])])
+        return conf, [*remarks.messages, *([line] if read is not None else [])]
 
     to_leave_out = " ".join(
         f"data.sources.{name}.images=false" for name, one in conf.data.sources.items() if one.images
@@ -59,7 +59,7 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, str]:
     encoder.enabled = True
     validate(conf)
     line = f"pictures: {pictured:,} of {len(listed):,} samples have one; image encoder {encoder_name(conf)}"
-    return conf, "\n".join([*remarks.messages, line])
+    return conf, [*remarks.messages, line]
 
 
 def encoder_name(conf: RunConf) -> str:

@@ -91,9 +91,9 @@ def run(conf: RunConf) -> dict[str, Any]:
                 release_signals()
                 if notice := embedded_notice(conf.experiment, conf.embedded):
                     display.say(notice)
-                conf, pictures = decided_by_data(conf)  # every rank reads all data, and finds the same
-                if pictures:
-                    display.say(pictures)
+                conf, lines = decided_by_data(conf)  # every rank reads all data, and finds the same
+                for line in lines:
+                    display.say_once(line)
                 if conf.dry_run:
                     return train_and_evaluate(conf, None, ranks, display)
                 return run_whole(conf, ranks, display)
@@ -231,7 +231,7 @@ def train_and_evaluate(
             raise
         display.say(f"data: not read, so steps and lengths are not known. {error}")
     for remark in remarks.messages:
-        display.say(remark)
+        display.say_once(remark)
     if data is None:
         optimizer = conf.optimizer.sized(UNKNOWN_SAMPLES, conf.adapter.lr)
     memory = MemoryAdvice(optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
