@@ -323,6 +323,8 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
             "or add a projection: adapter=v1_visual"
         )
         return
+    if conf.vision.SHAPE_NEEDS_TORCH:  # AdaptedModel.build asks the same, on the meta device
+        return
     try:
         shape = conf.vision.feature_shape()
     except InputError:  # the encoder's own settings say it
