@@ -28,7 +28,12 @@ def settings(*words: str, folder: Path) -> dict:
 
 def test_an_experiment_without_host_and_data_runs_and_says_so_first_and_in_the_report(tmp_path):
     make_world(tmp_path / "data" / "shapes", sizes=SIZES)
-    small = ["optimizer.epochs=1", "optimizer.batch_size=4", "optimizer.micro_batch_size=4", "optimizer.warmup_epochs=0"]
+    small = [
+        "optimizer.epochs=1",
+        "optimizer.batch_size=4",
+        "optimizer.micro_batch_size=4",
+        "optimizer.warmup_epochs=0",
+    ]
     told = train("experiment=alpaca", *small, "tasks.instruct.limit=1", folder=tmp_path)
     assert told.returncode == 0, told.stderr
     notice = "experiment=alpaca was given neither a host nor data"
