@@ -82,7 +82,9 @@ def test_without_run_the_newest_finished_run_that_evaluates_the_task_is_taken(ru
 
 def test_without_any_run_the_shipped_adapter_answers_and_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_evaluation(eval_conf("task=scienceqa", "task.limit=8"))
+    conf = eval_conf("task=scienceqa", "task.limit=8")
+    conf.given = ["limit"]
+    run_evaluation(conf)
     said = capsys.readouterr().out
     assert "No finished run in runs evaluates scienceqa: this is the adapter that comes with the package" in said
     written = tmp_path / "runs" / "shipped_adapter" / "eval" / "scienceqa-first-8"
