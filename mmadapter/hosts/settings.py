@@ -19,8 +19,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
 
 @dataclass
 class HostConf:
-    # Model folder in transformers layout; "tiny" = the shipped one; ORG/NAME (where no such folder is) = of the Hub.
-    path: str | None = input_path()
+    path: str | None = input_path()  # folder in transformers layout; "tiny" = the shipped one; ORG/NAME = of the Hub
     tokenizer: str | None = input_path()  # folder or tokenizer.model; null = the host's own folder
     # Of the frozen weights. auto = bfloat16 on a GPU, float32 on every CPU: without AMX or AVX512-BF16 bfloat16 is much
     # slower there, and with them a run that goes on or is repeated on another CPU would give other numbers.
@@ -28,6 +27,8 @@ class HostConf:
     attention: str = choice("sdpa", "eager", "flex")  # kernel; flex only on a GPU (on CPU it has no backward)
     activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower
     max_tokens: int = number(512, at_least=8)  # tokens of context used, prompt and answer together; paper: 512
+    # the token in front of every text; auto = where the host's own tokenizer puts it
+    begin_of_text: str = choice("auto", "always", "never")
 
     def dtype_on(self, device: object) -> str:
         """What `dtype` means on this device, "float32" or "bfloat16"."""
