@@ -207,8 +207,7 @@ class TestLayouts:
         assert len(train) == 36 and len(val) == 2 and len(val[0].meta["references"]) == 2
         assert not {one.image for one in train} & {one.image for one in val} and val[0].image.is_file()
         assert recognise(tmp_path).name == "coco"
-        file = tmp_path / "annotations/captions_train.json"
-        assert len(own(file, "train", root=tmp_path)) == 36
+        assert len(own(tmp_path / "annotations/captions_train.json", "train")) == 36
 
     def test_scienceqas_folder_with_the_fields_that_are_needed(self, tmp_path):
         picture(tmp_path / "images/train/q1/image.png")

@@ -233,7 +233,7 @@ def _layout(layout: str, columns: Columns, there: Sequence[str], what: str) -> t
             raise InputError(f"{what}: {told}. Say which are the turns: layout=sharegpt or layout=messages")
         if listed:
             layout = "messages" if listed[0] == "messages" else "sharegpt"
-        elif {"instruction", "output"} <= set(there) and not columns.found["choices"]:
+        elif {"instruction", "output"} <= set(there) and not columns.found["choices"] and not columns.are_named:
             layout = "alpaca"
         else:
             layout = columns.layout() or ""
@@ -421,7 +421,10 @@ def _is_coco(place: Path) -> bool:
 
 def _coco(place: Path, root: str | None) -> OwnData:
     """COCO's captions in any of the layouts of `reader: coco_captions`, all splits; a picture is an item."""
-    folder = Path(root) if root is not None else place if place.is_dir() else place.parent
+    beside = place if place.is_dir() else place.parent
+    if place.is_file() and beside.name == "annotations":  # pictures stand beside the folder of the annotations
+        beside = beside.parent
+    folder = beside if root is None else Path(root)
     found = coco_files(folder, place if place.is_file() else None, None)
     if not found.splits and place.is_dir():
         raise InputError(f"{place}: no picture with a caption is there.")
