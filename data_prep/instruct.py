@@ -39,7 +39,10 @@ def read(settings: argparse.Namespace) -> Check:
     objects = [entry for entry in next(iter(raw.values())) if isinstance(entry, dict)]
     are_dialogs = any("conversations" in entry for entry in objects)
     if not are_dialogs and not any("instruction" in entry for entry in objects):
-        raise InputError(f"{root}: no item has `conversations` or `instruction`; this is no file of instructions.")
+        raise InputError(
+            f"{root}: no item has `conversations` or `instruction`; this is no file of instructions. Other layouts: "
+            f"mmadapter check own {root}"
+        )
     folders = ImageFolders(settings.images or (root if root.is_dir() else root.parent))
     what = f"{'dialogs' if are_dialogs else 'instructions'}: {', '.join(str(file) for file in files.values())}"
     check = Check(what, folders.root, list(files.values()), Defects(harmless=WEAK))

@@ -197,6 +197,14 @@ class TestLayouts:
         (sample,) = own(tmp_path)
         assert answers(sample) == ["A red square"] and sample.meta["layout"] == "captions"
 
+    def test_a_folder_of_pictures_with_questions_in_its_splits(self, tmp_path):
+        for split in ("train", "validation"):
+            picture(tmp_path / split / "a.png")
+            write(tmp_path / split / "metadata.csv", f"file_name,question,answer\na.png,Which {split}?,Red\n")
+        (train,), (val,) = own(tmp_path, "train"), own(tmp_path, "val")
+        assert train.image == tmp_path / "train/a.png" and val.image == tmp_path / "validation/a.png"
+        assert val.meta["instruction"] == "Which validation?" and answers(val) == ["Red"]
+
     def test_coco_captions_without_a_val_file(self, tmp_path):
         images = [{"id": number, "file_name": f"{number}.png"} for number in range(20)]
         for one in images:
@@ -207,8 +215,7 @@ class TestLayouts:
         assert len(train) == 36 and len(val) == 2 and len(val[0].meta["references"]) == 2
         assert not {one.image for one in train} & {one.image for one in val} and val[0].image.is_file()
         assert recognise(tmp_path).name == "coco"
-        file = tmp_path / "annotations/captions_train.json"
-        assert len(own(file, "train", root=tmp_path)) == 36
+        assert len(own(tmp_path / "annotations/captions_train.json", "train")) == 36
 
     def test_scienceqas_folder_with_the_fields_that_are_needed(self, tmp_path):
         picture(tmp_path / "images/train/q1/image.png")
@@ -245,6 +252,7 @@ class TestWhatIsNotUsed:
             ({"tools": "[{...}]"}, r"items with `tools` \(calls of functions cannot be learned\): 1"),
             ({"videos": ["a.mp4"]}, r"items with `videos` \(moving pictures cannot be learned\): 1"),
             ({"rejected": "no"}, r"items with `rejected` \(preferences between answers cannot be learned\): 1"),
+            ({"label": False}, r"items with `label` \(judgements of answers cannot be learned\): 1"),
             ({"weight": 0.0}, r"items with `weight` \(weights of items or turns cannot be learned\): 1"),
             ({"images": ["a.png", "b.png"]}, "items with several pictures: 1"),
             ({"image": "https://x.org/a.png"}, "pictures that are no file: 1"),
@@ -257,6 +265,10 @@ class TestWhatIsNotUsed:
         with pytest.raises(InputError, match=f"{reason}, the first: d.json, item 1: .*Fix them, or set on_bad=skip"):
             own(file)
         assert len(own(file, on_bad="skip")) == 1 and "they are left out" in caplog.text
+
+    def test_fields_that_say_nothing_stand_in_nobodys_way(self, tmp_path):
+        item = {"prompt": "a", "completion": "b", "tools": "[]", "videos": [], "weight": 1.0, "images": None}
+        assert len(own(write(tmp_path / "p.jsonl", [item]))) == 1
 
     def test_fields_that_are_ignored_on_demand(self, tmp_path):
         item = {"prompt": "Who?", "chosen": "I.", "rejected": "You.", "weight": 2}
@@ -313,6 +325,11 @@ class TestRefusals:
             ("a.json", [{"messages": [], "conversations": []}], "Say which are the turns: layout=sharegpt"),
             ("a.json", {"a": 1}, "expected a list of items, or an object with such a list as `data`; got an object"),
             ("a.json", ["text"], "there is no item"),
+            (
+                "a.xlsx",
+                "PK",
+                "one's own data are a folder or a file .json, .jsonl, .csv, .tsv, .parquet. Save a table as",
+            ),
             ("a.csv", "question,answer\na,b,c\n", "line 2: it has 3 fields, the first line has 2 .question, answer."),
             ("a.csv", 'question,answer\na,"b\nc\n', "the table is damaged"),
             ("a.csv", "question,question\na,b\n", "the column 'question' stands twice"),
@@ -413,6 +430,9 @@ class TestSplits:
         write(tmp_path / "b.json", self.questions(2))
         with pytest.raises(InputError, match=r"there are 2 files \(a.json, b.json\), of which none is named train"):
             own(tmp_path)
+        (tmp_path / "pictures").mkdir()
+        with pytest.raises(InputError, match="A folder of pictures has their texts in metadata.csv or metadata.jsonl"):
+            own(tmp_path / "pictures")
         write(tmp_path / "train.json", self.questions(2))
         write(tmp_path / "my_train.json", self.questions(2))
         with pytest.raises(InputError, match="2 files say that they are train: my_train.json, train.json"):

@@ -42,6 +42,7 @@ class Columns:
 
     def __init__(self, there: Collection[str], given: ColumnNames, what: str) -> None:
         self.there, self.what = list(there), what
+        self.are_named = any(name is not None for name in asdict(given).values())
         self.found: dict[str, list[str]] = {}
         plain = {name: re.sub(r"[\s\-]+", "_", name.strip().lower()) for name in there}
         lettered = [name for name in there if len(name) == 1 and name in LETTERS]

@@ -39,6 +39,7 @@ WEAK = (EMPTY_OUTPUT, OTHER_ROLE, GPT_FIRST, NOT_IN_TURN, EMPTY_TURN, NO_ANSWER,
 SEVERAL_PICTURES = "items with several pictures"
 PLACE_OF_PICTURE = "items whose picture stands in a later turn or within a text"
 NO_FILE = "pictures that are no file"
+WEIGHTS = ("weight", "weights", "loss")
 # Fields that say something about the training itself: what an adapter cannot do with them must not be left silently.
 NOT_LEARNED = {
     **dict.fromkeys(("video", "videos"), "moving pictures"),
@@ -46,7 +47,7 @@ NOT_LEARNED = {
     **dict.fromkeys(("tools", "functions", "tool_calls", "function_call", "tool_call_id"), "calls of functions"),
     **dict.fromkeys(("chosen", "rejected", "rejected_response", "rejected_messages"), "preferences between answers"),
     **dict.fromkeys(("kto_tag", "reward"), "judgements of answers"),
-    **dict.fromkeys(("weight", "weights", "loss", "mask"), "weights of items or turns"),
+    **dict.fromkeys((*WEIGHTS, "mask"), "weights of items or turns"),
     **dict.fromkeys(("objects", "bbox"), "places in the picture"),
 }
 
@@ -390,12 +391,17 @@ def unread_fields(entry: Any, layout: ItemLayout, read: Collection[str], ignore:
             others += [(f"{layout.turns}[].{name}", name, turn[name]) for name in turn if name not in TURN_FIELDS]
     told: dict[str, None] = {}
     for full, name, value in others:
-        if full in ignore or name in ignore or is_nothing(value):
+        if full in ignore or name in ignore or is_nothing(value) or value in ("[]", "{}"):
             continue
-        if name in NOT_LEARNED:
+        meaning = NOT_LEARNED.get(name)
+        if name in WEIGHTS and value == 1:  # what every item and turn weighs
+            meaning = None
+        elif name == "label" and isinstance(value, bool):  # of KTO's layout: whether the answer is a good one
+            meaning = NOT_LEARNED["kto_tag"]
+        if meaning is not None:
             raise BadEntry(
                 f"`{full}` is {described(value)}; take it out, or set ignore=[{name}] to go without it",
-                f"items with `{full}` ({NOT_LEARNED[name]} cannot be learned)",
+                f"items with `{full}` ({meaning} cannot be learned)",
             )
         told[full] = None
     return list(told)

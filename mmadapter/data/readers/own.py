@@ -74,16 +74,21 @@ class OwnData:
     layout: Layout
     files: list[Path]
     items: list[ReadItem]
-    folders: list[ImageFolders]
+    folders: dict[Path, list[Path]]
+    """file -> where its pictures are looked for, in this order"""
     defects: Defects
     notices: list[str] = field(default_factory=list)
+    listed: dict[Path, ImageFolders] = field(default_factory=dict)
+    """folder -> what is in it, once it was looked into"""
 
     def find(self, one: ReadItem, name: str) -> Path:
         """The picture of an item; as its file says, from the first folder, where it is nowhere."""
-        for folder in self.folders:
-            if (found := folder.find(name)) != folder.root / name or found.is_file():
+        folders = self.folders[one.file]
+        for folder in folders:
+            found = self.listed.setdefault(folder, ImageFolders(folder)).find(name)
+            if found != folder / name or found.is_file():
                 return found
-        return self.folders[0].root / name
+        return folders[0] / name
 
 
 def read_own(settings: OwnSettings, purpose: Purpose) -> list[Sample]:
@@ -120,7 +125,7 @@ def own_data(settings: OwnSettings) -> OwnData:
     log.info("%s", data.layout.line)
     for notice in data.notices:
         log.warning("%s", notice)
-    return replace(data, folders=[ImageFolders(one.root) for one in data.folders])  # pictures may have come since
+    return replace(data, listed={})  # pictures may have come since
 
 
 def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
@@ -233,7 +238,7 @@ def _layout(layout: str, columns: Columns, there: Sequence[str], what: str) -> t
             raise InputError(f"{what}: {told}. Say which are the turns: layout=sharegpt or layout=messages")
         if listed:
             layout = "messages" if listed[0] == "messages" else "sharegpt"
-        elif {"instruction", "output"} <= set(there) and not columns.found["choices"]:
+        elif {"instruction", "output"} <= set(there) and not columns.found["choices"] and not columns.are_named:
             layout = "alpaca"
         else:
             layout = columns.layout() or ""
@@ -264,10 +269,10 @@ def _with_splits(found: InstructionFile, raw: Sequence[Any], split_field: str) -
 
 def _captions_together(items: Sequence[ReadItem]) -> list[ReadItem]:
     """One item a picture: captions in several rows of one picture are its captions."""
-    pictures: dict[tuple[str | None, str | None], ReadItem] = {}
-    texts: dict[tuple[str | None, str | None], list[str]] = {}
+    pictures: dict[tuple[Path, str | None, str | None], ReadItem] = {}
+    texts: dict[tuple[Path, str | None, str | None], list[str]] = {}
     for one in items:
-        place = (one.split, one.item.image)
+        place = (one.file.parent, one.split, one.item.image)
         pictures.setdefault(place, one)
         texts.setdefault(place, []).extend(one.item.references)
     return [
@@ -311,6 +316,11 @@ def _with_line(data: OwnData, place: Path, name: str) -> OwnData:
 def _sources(place: Path) -> list[tuple[Path, str | None]]:
     """The files with items, each with the split that its name, or its folder's, says."""
     if place.is_file():
+        if place.suffix.lower() not in ENDINGS:
+            raise InputError(
+                f"{place}: one's own data are a folder or a file {', '.join(ENDINGS)}. Save a table as CSV, and items "
+                "as JSON lines."
+            )
         return [(place, None)]
     metadata = [
         (place / below / name, SPLIT_NAMES.get(below))
@@ -342,7 +352,10 @@ def _sources(place: Path) -> list[tuple[Path, str | None]]:
                 f"{folder}: there are {len(found)} files ({names}), of which none is named train. Name one: path=FILE, "
                 "or call them train, val and test."
             )
-    raise InputError(f"{place}: there is no file *{', *'.join(ENDINGS)} in this folder, nor in data/.")
+    raise InputError(
+        f"{place}: there is no file *{', *'.join(ENDINGS)} in this folder, nor in data/. A folder of pictures has "
+        "their texts in metadata.csv or metadata.jsonl, with the fields file_name and text."
+    )
 
 
 def _unread(place: Path, read: Sequence[Path]) -> Iterator[str]:
@@ -390,12 +403,10 @@ def _fields(lists: Iterable[Sequence[Any]]) -> list[str]:
     return list(dict.fromkeys(name for items in lists for one in items if isinstance(one, dict) for name in one))
 
 
-def _folders(root: str | None, files: Sequence[Path]) -> list[ImageFolders]:
-    """Where pictures are looked for: the root that is set, beside the files, in a folder of their name, above them."""
-    places = [] if root is None else [Path(root)]
-    for file in files:
-        places += [file.parent, file.parent / file.stem, file.parent.parent]
-    return [ImageFolders(one) for one in dict.fromkeys(places)]
+def _folders(root: str | None, files: Sequence[Path]) -> dict[Path, list[Path]]:
+    """Where pictures are looked for: the root that is set, beside the file, in a folder of its name, above."""
+    above = [] if root is None else [Path(root)]
+    return {file: [*above, file.parent, file.parent / file.stem, file.parent.parent] for file in files}
 
 
 # Layouts that have readers of their own.
@@ -421,12 +432,15 @@ def _is_coco(place: Path) -> bool:
 
 def _coco(place: Path, root: str | None) -> OwnData:
     """COCO's captions in any of the layouts of `reader: coco_captions`, all splits; a picture is an item."""
-    folder = Path(root) if root is not None else place if place.is_dir() else place.parent
+    beside = place if place.is_dir() else place.parent
+    if place.is_file() and beside.name == "annotations":  # pictures stand beside the folder of the annotations
+        beside = beside.parent
+    folder = beside if root is None else Path(root)
     found = coco_files(folder, place if place.is_file() else None, None)
     if not found.splits and place.is_dir():
         raise InputError(f"{place}: no picture with a caption is there.")
     has_splits = found.has_splits or len(found.splits) > 1 or place.is_dir()
-    data = OwnData(Layout("coco", ""), found.files, [], [found.folders], found.defects)
+    data = OwnData(Layout("coco", ""), found.files, [], {found.files[0]: [folder]}, found.defects)
     data.defects.harmless = [*found.defects.harmless, NOT_HERE]
     for split, pictures in found.splits.items():
         for number, one in enumerate(pictures):
@@ -463,14 +477,13 @@ def _scienceqa(
         ids.append(pid)
         own = split_of.get(pid) or problem.get("split")
         image = problem.get("image")
-        path = image_path(folder, pid, problem) if image and problem.get("split") else None
-        name = str(path) if path is not None and path.is_file() else image
-        entries.append({**problem, "id": pid, "image": name, "split": own})
+        if isinstance(image, str) and (path := image_path(folder, pid, problem)) is not None and path.is_file():
+            image = os.path.relpath(path, file.parent)
+        entries.append({**problem, "id": pid, "image": image, "split": own})
     there = _fields([entries])
     layout = column_layout("multiple_choice", Columns(there, columns, str(file)))
     found = parsed_items(file, entries, layout, ignore, ("id", "split"))
     found.items = list(_with_splits(found, entries, "split"))
-    places = [] if root is None else [Path(root)]
-    folders = [ImageFolders(one) for one in dict.fromkeys([*places, file.parent, folder])]
+    folders = {file: [*([] if root is None else [Path(root)]), file.parent, folder]}
     data = OwnData(Layout("scienceqa", ""), [file], found.items, folders, found.defects, list(found.notices()))
     return _with_line(data, place, "scienceqa")
