@@ -153,11 +153,10 @@ class OpenClipSettings(VisionSettings):
             if told.get(key) is not None and told[key] not in allowed
         ]
         for key in ("mean", "std"):
-            values = told.get(key) if isinstance(told.get(key), list) else [told.get(key)] * 3
-            if told.get(key) is not None and not (
-                len(values) == 3 and all(isinstance(one, int | float) for one in values)
-            ):
-                wrong.append(f"{key}={told[key]!r}, allowed: a number, or one for each of red, green and blue")
+            given = told.get(key, 0.0)
+            values = given if isinstance(given, list) else [given] * 3
+            if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+                wrong.append(f"{key}={given!r}, allowed: a number, or one for each of red, green and blue")
         sizes = [size if isinstance(size, list) else [size, size] for size in (told.get("size"), image_size)]
         if told.get("size") is not None and sizes[0] != sizes[1]:
             wrong.append(f"size={told['size']}, but the model's image_size is {image_size}")
@@ -165,7 +164,8 @@ class OpenClipSettings(VisionSettings):
             wrong.append(f"open_clip does not know {', '.join(unknown)}")
         if wrong:
             raise InputError(f"{file}: preprocess_cfg: {'; '.join(wrong)}. Correct the file.")
-        return {key: value for key, value in told.items() if value is not None and key not in ("size", "mode")}
+        said = {key: value for key, value in told.items() if value is not None and key not in ("size", "mode")}
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
 
     def weights_to_name(self) -> str | None:
         name = self.model or "a folder in open_clip's layout"
@@ -233,7 +233,7 @@ class TimmSettings(VisionSettings):
                 f"timm's layout ({TIMM_CONFIG}, {TIMM_WEIGHTS}), or set vision=none"
             )
         if self.layers is not None and not self.layers:
-            yield f"{key}.layers is empty: name the blocks or stages whose features are used, e.g. {key}.layers=[3,7,11]"
+            yield f"{key}.layers is empty: name the blocks or stages whose features are used, or set {key}.layers=null"
         if self.layers is not None and len(set(self.layers)) != len(self.layers):
             yield f"{key}.layers={self.layers} names a block or stage twice."
 
@@ -254,9 +254,8 @@ class TimmSettings(VisionSettings):
             yield f"{key}.{'model' if self.pretrained is None else 'pretrained'}={given}: no such file or folder."
 
     def weights_to_name(self) -> str | None:
-        return (
-            f"{self.model or 'a folder'} in timm's layout, {self.tokens} tokens, layers {self.layers or 'by default'}"
-        )
+        layers = "by default" if self.layers is None else self.layers
+        return f"{self.model or 'a folder'} in timm's layout, layers {layers}, vision.tokens={self.tokens}"
 
     def take_weights(self, place: str) -> None:
         """`place` is a folder in timm's layout, which says what it is, or a weights file for the model named before."""
