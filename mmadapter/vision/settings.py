@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmadapter.errors import InputError
+from mmadapter.hosts.settings import models_folder
 from mmadapter.settings import choice, input_path, listing, number, plain, to_plain
 
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
@@ -128,8 +129,8 @@ class OpenClipSettings(VisionSettings):
         if name := tower.get("timm_model_name"):
             weights = "WEIGHTS" if self.folder is None else self.folder / "open_clip_model.safetensors"
             raise InputError(
-                f"vision.model={self.model} is not a ViT of open_clip's own, but timm's. Set vision.encoder=timm "
-                f"vision.model={name} vision.pretrained={weights} vision.layers=null"
+                f"vision.model={self.model} is not a ViT of open_clip's own, but timm's. Use it with "
+                f"vision=timm vision.model={name} vision.pretrained={weights}"
             )
         if not isinstance(tower.get("layers"), int) or "width" not in tower:
             raise InputError(
@@ -242,14 +243,13 @@ class TimmSettings(VisionSettings):
             return
         given = self.pretrained if self.pretrained is not None or self.folder else self.model
         place = Path(given or "").expanduser()
-        prepared = place.name
         if self.pretrained is None and self.folder is None and "/" not in str(self.model):
             yield (
                 f"{key}.pretrained is not set. Give the weights of {self.model}: a file, or a folder in timm's layout "
                 f"({TIMM_CONFIG}, {TIMM_WEIGHTS}): {key}.pretrained=FOLDER"
             )
-        elif not place.exists() and prepared in PREPARED:
-            yield (f"vision={prepared} is not there yet ({given}). Fetch it once: mmadapter pretrained {prepared}")
+        elif not place.exists() and place.name in PREPARED and place.parent == models_folder():
+            yield f"vision={place.name} is not there yet ({given}). Fetch it once: mmadapter pretrained {place.name}"
         elif not place.exists():
             yield f"{key}.{'model' if self.pretrained is None else 'pretrained'}={given}: no such file or folder."
 
