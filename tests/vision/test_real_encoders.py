@@ -1,4 +1,4 @@
-"""The two encoders of the package index, as `mmadapter pretrained` writes them: features, classes of real photographs."""
+"""The two encoders of the package index, as `mmadapter pretrained` writes them: features, classes of photographs."""
 
 import json
 import re
