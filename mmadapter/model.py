@@ -606,7 +606,7 @@ def _positions(attention_mask: Tensor) -> Tensor:
 
 
 def _features_read(vision: VisionSettings, adapter: AdapterConf) -> int:
-    """How many numbers stand in each vector of a picture's features. Raises InputError where no method reads them so."""
+    """How many numbers stand in each vector of a picture's features. Raises InputError where a method reads others."""
     shape = vision.feature_shape()
     if wrong := [
         text for name, one in adapter.chosen.items() for text in one.feature_problems(f"adapter.{name}", shape)
