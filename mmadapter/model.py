@@ -21,7 +21,7 @@ from mmadapter.data.batches import Batch, batches_by_length, make_batch
 from mmadapter.data.chat_templates import chat_template_digest, end_token
 from mmadapter.data.samples import Sample
 from mmadapter.data.templates import SINGLE, Turn, chosen_template, rendered
-from mmadapter.data.tokens import Encoded, SampleEncoder, control_tokens
+from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
@@ -31,6 +31,7 @@ from mmadapter.hosts.load import (
     checkpoint_activations,
     generation_config,
     host_identity,
+    listed_ends,
     load_host,
     load_tokenizer,
 )
@@ -507,14 +508,8 @@ class AdaptedModel(nn.Module):
         return SampleEncoder(self.tokenizer, max_tokens, begin_of_text=self.begin_of_text)
 
     def _ends(self) -> list[int]:
-        """The tokens that end an answer: the tokenizer's, its chat template's, those of the host's own settings.
-
-        Without a generation_config.json these are defaults of `transformers`, so only control tokens count.
-        """
-        own = getattr(self.host.generation_config, "eos_token_id", None)
-        controls = set(self.tokenizer.convert_tokens_to_ids(list(control_tokens(self.tokenizer))))
-        listed = [token for token in (own if isinstance(own, list) else [own]) if token in controls]
-        listed = [self.tokenizer.eos_token_id, end_token(self.tokenizer), *listed]
+        """The tokens that end an answer: the tokenizer's, its chat template's, and those that the host's folder lists."""
+        listed = [self.tokenizer.eos_token_id, end_token(self.tokenizer), *listed_ends(self.folder)]
         return list(dict.fromkeys(token for token in listed if token is not None))
 
     def _sample(self, number: int, turns: Sequence[Turn], template: str | None, system: str | None = None) -> Sample:
