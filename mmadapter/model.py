@@ -508,7 +508,7 @@ class AdaptedModel(nn.Module):
         return SampleEncoder(self.tokenizer, max_tokens, begin_of_text=self.begin_of_text)
 
     def _ends(self) -> list[int]:
-        """The tokens that end an answer: the tokenizer's, its chat template's, and those that the host's folder lists."""
+        """The tokens that end an answer: the tokenizer's, its chat template's, those that the host's folder lists."""
         listed = [self.tokenizer.eos_token_id, end_token(self.tokenizer), *listed_ends(self.folder)]
         return list(dict.fromkeys(token for token in listed if token is not None))
 

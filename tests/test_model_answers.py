@@ -185,18 +185,25 @@ def test_a_dialog_is_asked_in_the_template_that_it_is_told():
         model.chat("what is left", template="plain", max_new_tokens=5)
 
 
-STREAMED = [{}, {"temperature": 1.5, "seed": 3}, {"beams": 2}, {"template": "chat", "system": "Be kind."}]
+STREAMED = [
+    {"template": "alpaca"},
+    {"temperature": 1.5, "seed": 3},
+    {"beams": 2},
+    {"template": "chat", "system": "Be kind."},
+]
 
 
 @pytest.mark.parametrize("settings", STREAMED)
 def test_a_stream_is_chats_answer_in_pieces(settings, tmp_path):
     model, image = model_on(seed=2), picture(tmp_path, 1)
-    for seen in (None, image):
-        history = Dialog((("a", "b"),))
-        pieces = list(model.stream("what is left", seen, history, max_new_tokens=12, **settings))
-        answer = model.chat("what is left", seen, history, max_new_tokens=12, **settings)[0]
-        assert answer and "".join(pieces) == answer and all(pieces)
-        assert len(pieces) > 1 or "beams" in settings
+    counts = []
+    for seen, message in ((None, "what is left"), (image, "what is red"), (image, "a circle")):
+        for history in (None, Dialog((("a", "b"),))):
+            pieces = list(model.stream(message, seen, history, max_new_tokens=12, **settings))
+            answer = model.chat(message, seen, history, max_new_tokens=12, **settings)[0]
+            assert "".join(pieces) == answer and all(pieces)
+            counts.append(len(pieces))
+    assert max(counts) > 1 or ("beams" in settings and max(counts) == 1)
 
 
 def test_a_stream_that_is_left_ends_its_generation_and_the_model_goes_on():
