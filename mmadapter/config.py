@@ -6,6 +6,7 @@ runs beside a run (comparisons, variants).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -49,6 +50,10 @@ from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, Trai
 from mmadapter.vision import ENCODERS
 from mmadapter.vision.settings import OpenClipSettings, VisionSettings
 
+PACKAGE = Path(__file__).resolve().parent
+# The repository that this package is run from; None where a wheel has been installed, which carries conf/ inside.
+CHECKOUT = None if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+CONF = (CHECKOUT or PACKAGE) / "conf"  # what Hydra composes from
 CONFIG_FILE = "config.yaml"
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
@@ -72,6 +77,8 @@ class ComparisonConf:
 @dataclass
 class RunConf:
     experiment: str = "quickstart"  # file of conf/experiment; names the run folder
+    # what to name for the real thing, where the shipped models and world stand in for host and data; null = they do not
+    embedded: str | None = plain(None, influence=False)
     run: str | None = plain(None, influence=False)  # name under runs_root, or a path; null = EXPERIMENT-DIGEST
     runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
     # never = anew; changed = continue what run= names under other settings
@@ -119,7 +126,7 @@ class VisionOverride:
 class EvalConf:
     task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
     run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
-    given: list[str] = listing()  # filled by eval.py: the task's keys on the command line; the others are as in the run
+    given: list[str] = listing()  # filled by itself: the task's keys on the command line; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
@@ -176,7 +183,7 @@ def load_run_config(folder: Path) -> RunConf:
     """The settings of a run folder; raises InputError where there are none, or where they cannot be read."""
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that train.py wrote.")
+        raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that a training wrote.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -202,6 +209,16 @@ def _drop(content: dict[str, Any], keys: list[str]) -> None:
         for part in path:
             holder = holder[part]
         del holder[last]
+
+
+def embedded_notice(experiment: str, embedded: str | None) -> str | None:
+    """What the terminal and the report say of a run on the shipped models and world; None for any other."""
+    if embedded is None:
+        return None
+    return (
+        f"experiment={experiment} was given neither a host nor data: this run is on the tiny models and the embedded "
+        f"world that come with the package. The real thing: mmadapter train experiment={experiment} {embedded}"
+    )
 
 
 # What must fit among components; each component's own rules are in its settings class (`contradictions`).
@@ -306,6 +323,8 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
             "or add a projection: adapter=v1_visual"
         )
         return
+    if conf.vision.SHAPE_NEEDS_TORCH:  # AdaptedModel.build asks the same, on the meta device
+        return
     try:
         shape = conf.vision.feature_shape()
     except InputError:  # the encoder's own settings say it
@@ -353,6 +372,12 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
         yield (
             f"optimizer.batch_size={conf.optimizer.batch_size} is shared out over {processes} processes: some would "
             f"have nothing to do in every step. Set optimizer.batch_size={processes} or more, or start fewer processes"
+        )
+    is_here = not on_cluster and not conf.dry_run
+    if conf.engine.name != "single" and is_here and importlib.util.find_spec("deepspeed") is None:
+        yield (
+            f"engine={conf.engine.name} needs DeepSpeed, which is not installed. To fix: pip install "
+            "'deepspeed>=0.19,<0.20', or engine=single (one process)"
         )
     here_is_none = not on_cluster and not gpu_seems_present()  # jobs are submitted from machines without GPUs
     on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and here_is_none)

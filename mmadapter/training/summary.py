@@ -31,7 +31,8 @@ def facts_line(summary: Mapping[str, Any]) -> str:
     parts = [f"wall time {duration(summary['wall_seconds'])}" + (f" in {attempts} attempts" if attempts > 1 else "")]
     if training.get("steps"):
         parts.append(f"training {training['steps']} steps in {duration(training['seconds'])}")
-    parts.append(f"peak memory {readable_bytes(summary['peak']['host_bytes'])}")
+    if "host_bytes" in summary["peak"]:
+        parts.append(f"peak memory {readable_bytes(summary['peak']['host_bytes'])}")
     if "gpu_bytes" in summary["peak"]:
         parts.append(f"{readable_bytes(summary['peak']['gpu_bytes'])} on the GPU")
     if several := summary["peak"].get("processes"):
@@ -45,9 +46,9 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     folder = variants[0] if variants else folder
     results = sorted(file.parent.name for file in folder.glob("eval/*/metrics.json"))
     evaluated = next(iter(summary.get("evaluation") or results), None)
-    commands = [f"python eval.py task={evaluated} run={folder}"] if evaluated else []
+    commands = [f"mmadapter eval task={evaluated} run={folder}"] if evaluated else []
     if summary.get("experiment") == "quickstart":
         real = "host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai"
-        return [*(f"{line} task.limit=20" for line in commands), f"python train.py experiment=scienceqa {real}"]
+        return [*(f"{line} task.limit=20" for line in commands), f"mmadapter train experiment=scienceqa {real}"]
     boards = folder / "tensorboard"
     return [*commands, f"tensorboard --logdir {boards}"] if boards.is_dir() else commands

@@ -141,7 +141,7 @@ def test_settings_that_no_trial_could_use_are_refused_before_the_search_begins(t
 def test_without_optuna_the_message_says_what_to_install(train, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setitem(sys.modules, "optuna.distributions", None)
-    refused(train("sweep.trials=2", RATES), "pip install -e '.[search]'")
+    refused(train("sweep.trials=2", RATES), "pip install 'optuna>=4'")
 
 
 def test_two_processes_do_not_go_on_with_one_search(train, tmp_path):
@@ -167,7 +167,7 @@ def test_trials_of_the_same_values_that_would_run_at_the_same_time_are_one_run(t
 
 @pytest.mark.parametrize("dry", [[], ["dry_run=true"]])
 def test_what_is_asked_of_a_sweep_is_refused_without_m(train, dry):
-    refused(train("sweep.trials=4", "seed=1", *dry, multirun=False), "python train.py -m sweep.trials=4 seed=1")
+    refused(train("sweep.trials=4", "seed=1", *dry, multirun=False), "mmadapter train -m sweep.trials=4 seed=1")
 
 
 def test_a_refused_job_is_not_taken_for_another_one_of_the_same_folder(train):
@@ -184,7 +184,7 @@ def test_run_names_one_folder_for_all_jobs(train):
 
 def test_the_sweeps_file_holds_a_command_that_can_be_pasted_and_what_was_swept(train):
     _, _, noted, _ = train("seed=0,1", *SCIENCEQA, "optimizer.base_lr=choice(1e-3, 2e-3)")
-    assert shlex.split(noted["command"])[:3] == ["python", "train.py", "-m"]
+    assert shlex.split(noted["command"])[:3] == ["mmadapter", "train", "-m"]
     assert "optimizer.base_lr=choice(1e-3, 2e-3)" in shlex.split(noted["command"])
     assert noted["swept"] == ["seed", "optimizer.base_lr"]
 
