@@ -267,5 +267,19 @@ def hide_library_bars() -> None:
     logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def without_library_bars() -> Iterator[None]:
+    """While inside, `transformers` shows no progress bars; behind it they are as they were."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(" .:")
