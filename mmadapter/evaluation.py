@@ -13,7 +13,9 @@ from typing import Any
 
 from mmadapter.config import PACKAGE, EvalConf, load_run_config
 from mmadapter.data.embedded import unpack_missing_world
+from mmadapter.data.settings import trained_template
 from mmadapter.errors import InputError
+from mmadapter.files import read_json
 from mmadapter.hosts.settings import host_folder
 from mmadapter.reports.report import write_report
 from mmadapter.runs.folder import FINISHED_FILE, find_run
@@ -83,7 +85,11 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     settings.images = settings.images and run_conf.vision.enabled
     task = task_of(settings, run_conf.data.root)
     tokenizer = load_tokenizer(host_folder(run_conf.host.path), run_conf.host.tokenizer)
-    samples = task.read(tokenizer)
+    trained = trained_template(run_conf.data.sources, tokenizer, settings)
+    card = read_json(folder / "adapter" / "adapter.json")
+    if card is not None and "template" not in card:  # older: there was no other
+        trained = "alpaca" if trained == "auto" else trained
+    samples = task.read(tokenizer, trained)
 
     # The model with the run's adapter, and the features of the pictures.
     if not display.console.is_terminal:

@@ -31,6 +31,7 @@ from mmadapter.hosts.load import (
     checkpoint_activations,
     generation_config,
     host_identity,
+    listed_ends,
     load_host,
     load_tokenizer,
 )
@@ -507,9 +508,8 @@ class AdaptedModel(nn.Module):
         return SampleEncoder(self.tokenizer, max_tokens, begin_of_text=self.begin_of_text)
 
     def _ends(self) -> list[int]:
-        """The tokens that end an answer: the tokenizer's, those of the host's own settings, its chat template's."""
-        own = getattr(self.host.generation_config, "eos_token_id", None)
-        listed = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), end_token(self.tokenizer)]
+        """The tokens that end an answer: the tokenizer's, its chat template's, those that the host's folder lists."""
+        listed = [self.tokenizer.eos_token_id, end_token(self.tokenizer), *listed_ends(self.folder)]
         return list(dict.fromkeys(token for token in listed if token is not None))
 
     def _sample(self, number: int, turns: Sequence[Turn], template: str | None, system: str | None = None) -> Sample:
