@@ -27,8 +27,8 @@ COLUMNS: dict[str, Callable[[Question], bool]] = {
     "TXT": lambda question: question["has_hint"],
     "IMG": lambda question: question["has_image"],
     "NO": lambda question: not question["has_hint"] and not question["has_image"],
-    "G1-6": lambda question: 1 <= int(question["grade"].removeprefix("grade")) <= 6,
-    "G7-12": lambda question: 7 <= int(question["grade"].removeprefix("grade")) <= 12,
+    "G1-6": lambda question: 1 <= int(question["grade"].removeprefix("grade") or 0) <= 6,
+    "G7-12": lambda question: 7 <= int(question["grade"].removeprefix("grade") or 0) <= 12,
     "Avg": lambda question: True,
 }
 
