@@ -11,10 +11,10 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config import EvalConf, load_run_config
+from mmadapter.config import EvalConf
 from mmadapter.errors import InputError
 from mmadapter.reports.report import write_report
-from mmadapter.runs.folder import FINISHED_FILE, find_run
+from mmadapter.runs.folder import find_run, finished_runs
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
@@ -99,13 +99,9 @@ def newest_run(task: str, runs_root: Path) -> Path:
 
     Raises InputError where there is none.
     """
-    for file in sorted(runs_root.glob(f"*/{FINISHED_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
-        try:
-            names = load_run_config(file.parent).evaluate
-        except InputError:  # of another version, or damaged
-            continue
-        if task in names and (file.parent / "adapter" / "adapter.json").is_file():
-            return file.parent
+    for folder, conf in finished_runs(runs_root):
+        if task in conf.evaluate:
+            return folder
     raise InputError(
         f"Nothing to evaluate: no finished run in {runs_root} evaluates {task}. Name a run (run=RUN_FOLDER), score "
         f"answers that are there (predictions=FILE), or train one: python train.py 'evaluate=[{task}]'"
