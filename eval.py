@@ -1,4 +1,4 @@
-"""Evaluate a finished or unfinished run, or score a file of predictions without any model.
+"""Evaluate a run, or score a file of predictions without any model: the same as `mmadapter eval`.
 
 python eval.py task=scienceqa run=runs/NAME
 python eval.py task=scienceqa            (the newest finished run that evaluates it)

@@ -1,4 +1,4 @@
-"""Train an adapter, evaluate it, write the report.
+"""Train an adapter, evaluate it, write the report: the same as `mmadapter train`.
 
 python train.py                                                   the embedded quick start: offline, on CPU
 python train.py experiment=scienceqa host.path=... data.root=...  the real thing

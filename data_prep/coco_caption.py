@@ -1,4 +1,4 @@
-"""Checks captions in any public layout and writes them as JSON lines: python -m data_prep.coco_caption."""
+"""Checks captions in any public layout and writes them as JSON lines: mmadapter check coco_caption."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,26 +16,17 @@ import PIL
 
 import mmadapter
 from data_prep.checks import ABSENT, DECODED, DECODED_BY_SAMPLE, SPLITS, Check, path_below
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, exit_status
 
 SOUND, UNSOUND, UNUSABLE = 0, 1, 2
 MANIFEST = "manifest.json"
 Files = Mapping[str, Iterable[Mapping[str, Any]]]
 
 
-def exit_status(work: Callable[[], int | None]) -> int:
-    """What `work` returns (nothing: 0), or 2 after a user's mistake, which is told on stderr."""
-    try:
-        return work() or 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UNUSABLE
-
-
 def options(name: str, description: str, root: str) -> argparse.ArgumentParser:
-    """The parser of `python -m data_prep.NAME` with the options of all commands that check data."""
+    """The parser of `mmadapter check NAME` with the options of all commands that check data."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m data_prep.{name}",
+        prog=f"mmadapter check {name}",
         description=f"{description} Training reads these files as they are; --out writes the checked items as JSON "
         "lines as well. Exit code 0: sound, 1: defects (listed), 2: cannot be read.",
     )

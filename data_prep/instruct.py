@@ -1,4 +1,4 @@
-"""Checks instruction files and dialogs and writes them as JSON lines: python -m data_prep.instruct."""
+"""Checks instruction files and dialogs and writes them as JSON lines: mmadapter check instruct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks a ScienceQA folder in upstream's layout and writes its splits as JSON lines: python -m data_prep.scienceqa."""
+"""Checks a ScienceQA folder in upstream's layout and writes its splits as JSON lines: mmadapter check scienceqa."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mmadapter.model import AdaptedModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(

@@ -1,4 +1,4 @@
-"""The commands: compose with Hydra, check, set threads, act; an error in one message and status 2."""
+"""Training and evaluation at the terminal: compose with Hydra, check, set threads, act; one message for an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.config import Conf, EvalConf, RunConf, renamed_message, typed, validate
+from mmadapter.config import CHECKOUT, CONF, Conf, EvalConf, RunConf, renamed_message, typed, validate
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
 from mmadapter.errors import InputError, disk_trouble
@@ -33,7 +33,6 @@ from mmadapter.sweeps.settings import sweep_name
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 Act = Callable[[Any], Any]
-CHECKOUT = Path(__file__).resolve().parents[1]  # of the repository, with train.py and conf/
 
 
 @cache
@@ -51,39 +50,30 @@ def version_base() -> dict[str, str]:
     return {"version_base": "1.3"} if (major, minor) < (1, 4) else {}
 
 
-def train() -> None:
-    """`python train.py ...`, or `mmadapter train ...`."""
-    command("train", RunConf, "mmadapter.training.run:run", CHECKOUT / "train.py")
+def train(words: list[str] | None = None) -> None:
+    """`mmadapter train ...`, or `mmadapter train ...`. Hydra reads the words from sys.argv."""
+    command("train", RunConf, "mmadapter.training.run:run")
 
 
-def evaluate() -> None:
-    """`python eval.py ...`, or `mmadapter eval ...`."""
-    command("eval", EvalConf, "mmadapter.evaluation:run_evaluation", CHECKOUT / "eval.py")
+def evaluate(words: list[str] | None = None) -> None:
+    """`mmadapter eval ...`, or `mmadapter eval ...`."""
+    command("eval", EvalConf, "mmadapter.evaluation:run_evaluation")
 
 
-def main() -> None:
-    """`mmadapter train|eval ...`: the commands of the checkout that is installed, from any folder."""
-    commands = {"train": train, "eval": evaluate}
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in commands:
-        print(f"usage: mmadapter {'|'.join(commands)} key=value ...   (mmadapter train --help)", file=sys.stderr)
-        sys.exit(0 if name in ("-h", "--help") else 2)
-    del sys.argv[1]
-    commands[name]()
+def command(config_name: str, schema: type[Conf], act: str | Act, script: Path | None = None) -> None:
+    """Compose conf/CONFIG_NAME.yaml with the command line, check it, and call `act` with the settings.
 
-
-def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) -> None:
-    """Compose conf/CONFIG_NAME.yaml beside `script` with the command line, check it, and call `act` with the settings.
-
-    `act` may be given as text ("package.module:function"): what loads torch is imported after the checks. Leaves with
-    status 2 and one message for bad input, with 128 + N after signal N.
+    `act` may be given as text ("package.module:function"): what loads torch is imported after the checks. `script`: a
+    program of one's own that calls this, with a conf/ beside it; it is what the ranks of launch.processes=N start with.
+    Leaves with status 2 and one message for bad input, with 128 + N after signal N.
     """
+    folder = CONF if script is None else script.parent / "conf"
     register_schemas()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
     register_plugins()
-    _print_settings(script, config_name, schema)
+    _print_settings(folder, config_name, schema)
 
     def job(composed: DictConfig) -> Any:
         nonlocal started
@@ -123,7 +113,7 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path) 
 
     try:
         with interrupts():
-            hydra.main(config_path=str(script.parent / "conf"), config_name=config_name, **version_base())(job)()
+            hydra.main(config_path=str(folder), config_name=config_name, **version_base())(job)()
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
@@ -144,14 +134,17 @@ def starts_processes(conf: RunConf) -> bool:
     return (conf.launch.processes or 1) > 1 and not conf.dry_run and launched(os.environ) is None
 
 
-def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
+def _start(script: Path | None, conf: RunConf, wants_trace: bool) -> None:
     """The same job as launch.processes processes; leaves with their exit status unless that is 0.
 
     Raises InputError where they failed within a sweep; a signal that asks to stop ends the sweep, too.
     """
     hydra_conf = HydraConfig.get()
     folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
-    command = [sys.executable, str(script), *hydra_conf.overrides.task]
+    if script is None and CHECKOUT is not None:  # found from any folder, whether it is installed or not
+        script = CHECKOUT / "train.py"
+    own = ["-P", "-m", "mmadapter", "train"] if script is None else [str(script)]  # -P: not what lies in this folder
+    command = [sys.executable, *own, *hydra_conf.overrides.task]
     command += ["--config-name", str(hydra_conf.job.config_name)]
     command += [word for folder in folders for word in ("--config-dir", folder)]
     count = conf.launch.processes or 1
@@ -165,7 +158,7 @@ def _start(script: Path, conf: RunConf, wants_trace: bool) -> None:
         sys.exit(status)
 
 
-def _print_settings(script: Path, config_name: str, schema: type[Conf]) -> None:
+def _print_settings(folder: Path, config_name: str, schema: type[Conf]) -> None:
     """`--cfg job`: print all settings, with the defaults of every method, reader and task that is there, and leave.
 
     Hydra would print them without our check, and without what it does not know. `-p KEY` prints a part.
@@ -181,7 +174,7 @@ def _print_settings(script: Path, config_name: str, schema: type[Conf]) -> None:
     if asked.config_dir:
         overrides.append(f"hydra.searchpath=[file://{Path(asked.config_dir).resolve()}]")
     try:
-        with hydra.initialize_config_dir(str(script.parent / "conf"), **version_base()):
+        with hydra.initialize_config_dir(str(folder), **version_base()):
             content = to_plain(typed(hydra.compose(config_name, overrides), schema))
         for part in (asked.package or "").split(".") if asked.package else ():
             content = content[part]
@@ -197,7 +190,7 @@ def _refuse_what_needs_multirun(conf: RunConf) -> None:
     """Hydra submits and sweeps with -m only, and would otherwise run one job here without a word."""
     if STARTER in os.environ or HydraConfig.get().mode is RunMode.MULTIRUN:  # one of the processes of a submitted job
         return
-    again = f"with -m only: python train.py -m {shlex.join(sys.argv[1:])}"
+    again = f"with -m only: mmadapter train -m {shlex.join(sys.argv[1:])}"
     if conf.cluster.name != "local" and not conf.dry_run:
         raise InputError(f"cluster={conf.cluster.name} submits {again}\n  To run on this machine: cluster=local")
     if words := [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith("sweep.")]:
@@ -209,8 +202,8 @@ def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
     place = launched(os.environ) if isinstance(conf, EvalConf) else None
     if place is not None and place.world_size > 1:
         raise InputError(
-            f"eval.py is one process, but {place.launcher} has started {place.world_size}; each would write the same "
-            "files. Start it with plain python (under srun: srun -n 1 python eval.py ...), or let train.py evaluate "
+            f"mmadapter eval is one process, but {place.launcher} has started {place.world_size}; each would write the "
+            "same files. Start it alone (under srun: srun -n 1 mmadapter eval ...), or let the training evaluate "
             "(evaluate=[TASK]): it shares the questions out over its processes."
         )
 
@@ -248,7 +241,7 @@ def _missing_choice(error: MissingConfigException) -> str:
     """A group has no such option: `experiment=scienseqa`."""
     group, _, wanted = str(error.missing_cfg_file).rpartition("/")
     if wanted.startswith("submitit"):
-        return "cluster=slurm needs a package that is not installed: pip install -e '.[cluster]'"
+        return "cluster=slurm needs a package that is not installed: pip install 'mmadapter[cluster]'"
     if not group or not error.options:
         return str(error).strip()
     near = nearest(wanted, list(error.options), most=1)
@@ -260,7 +253,3 @@ def task_keys(overrides: Iterable[str]) -> list[str]:
     """The keys within the task that a command line sets: `task.generation.beams=4` gives generation.beams."""
     keys = (override.lstrip("+~").partition("=")[0] for override in overrides)
     return sorted({key.removeprefix("task.") for key in keys if key.startswith("task.")})
-
-
-if __name__ == "__main__":
-    main()

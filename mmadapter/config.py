@@ -49,6 +49,10 @@ from mmadapter.training.settings import ENGINES, EngineConf, OptimizerConf, Trai
 from mmadapter.vision import ENCODERS
 from mmadapter.vision.settings import OpenClipSettings, VisionSettings
 
+PACKAGE = Path(__file__).resolve().parent
+# The repository that this package is run from; None where a wheel has been installed, which carries conf/ inside.
+CHECKOUT = None if (PACKAGE / "conf").is_dir() else PACKAGE.parent
+CONF = (CHECKOUT or PACKAGE) / "conf"  # what Hydra composes from
 CONFIG_FILE = "config.yaml"
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
@@ -119,7 +123,7 @@ class VisionOverride:
 class EvalConf:
     task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
     run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
-    given: list[str] = listing()  # filled by eval.py: the task's keys on the command line; the others are as in the run
+    given: list[str] = listing()  # filled by itself: the task's keys on the command line; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
@@ -176,7 +180,7 @@ def load_run_config(folder: Path) -> RunConf:
     """The settings of a run folder; raises InputError where there are none, or where they cannot be read."""
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that train.py wrote.")
+        raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that a training wrote.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

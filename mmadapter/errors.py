@@ -1,6 +1,8 @@
 """The one exception that means: what the user gave cannot be used. And what is said of disks and memory."""
 
 import errno
+import sys
+from collections.abc import Callable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -12,6 +14,16 @@ class InputError(Exception):
 
     The entries print the message without a traceback and exit with status 2.
     """
+
+
+def exit_status(work: Callable[[], int | None]) -> int:
+    """What a command's `work` returns (nothing: 0); 2 after bad input, which is told in one message on stderr."""
+    try:
+        return work() or 0
+    except InputError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def text_of(error: BaseException) -> str:

@@ -104,7 +104,7 @@ def newest_run(task: str, runs_root: Path) -> Path:
             return folder
     raise InputError(
         f"Nothing to evaluate: no finished run in {runs_root} evaluates {task}. Name a run (run=RUN_FOLDER), score "
-        f"answers that are there (predictions=FILE), or train one: python train.py 'evaluate=[{task}]'"
+        f"answers that are there (predictions=FILE), or train one: mmadapter train 'evaluate=[{task}]'"
     )
 
 

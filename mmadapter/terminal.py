@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -131,6 +134,13 @@ class Display:
             self._progress.remove_task(self._tasks.pop(what))
         if not self._tasks:
             self.close()
+
+
+def own_command() -> str:
+    """The command of this training, to be typed again; a program of one's own that calls ours stays what it is."""
+    program = Path(sys.argv[0]).name
+    own = ["mmadapter", "train"] if program in ("mmadapter train", "train.py") else ["python", program]
+    return shlex.join([*own, *sys.argv[1:]])
 
 
 def losses_text(record: Mapping[str, Any]) -> str:

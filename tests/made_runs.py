@@ -56,7 +56,7 @@ def made_sweep(root: Path, jobs: dict[str, tuple[str, float]], **facts: Any) -> 
     keys = dict.fromkeys(key for one in each for key in one)
     swept = [key for key in keys if len(each) == 1 or len({one.get(key) for one in each}) > 1]
     known = {"metric": "scienceqa.Avg", "direction": "maximize", "trials": None, "swept": swept}
-    begin_sweep(folder, "python train.py -m ...", **{**known, **facts})
+    begin_sweep(folder, "mmadapter train -m ...", **{**known, **facts})
     noted = {}
     for number, (overrides, (state, score)) in enumerate(jobs.items()):
         run = root / f"made-{number}"

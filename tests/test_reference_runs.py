@@ -28,7 +28,7 @@ def run_of(tmp_path, *overrides):
 
 
 def scored(run, **settings):
-    """What `python eval.py task=scienceqa run=...` writes."""
+    """What `mmadapter eval task=scienceqa run=...` writes."""
     from mmadapter.evaluation import run_evaluation
 
     given = [f"task.{name}={value}" for name, value in settings.items()]

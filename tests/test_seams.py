@@ -170,7 +170,7 @@ def logits_of(model, place: Path) -> torch.Tensor:
 
 
 def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py --config-dir toy ...` by a script that registers the parts."""
+    """`mmadapter train --config-dir toy ...` by a script that registers the parts."""
     flags = [word for word in words if word.startswith("-")]  # before the settings: argparse does not mix them
     settings = words_of(place, *(word for word in words if word not in flags))
     command = [sys.executable, "train.py", "--config-dir", str(place / "toy"), *flags, *settings]
@@ -184,7 +184,7 @@ def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 ROOMS = {
     "methods": (METHODS, {}),
     "hosts": (FAMILIES, {}),
-    "tasks": (TASKS, {"config.py": "the task of `python eval.py` alone", "data": "a reader has this name, too"}),
+    "tasks": (TASKS, {"config.py": "the task of `mmadapter eval` alone", "data": "a reader has this name, too"}),
     "data": (READERS, {"tasks": "a task derives from its reader", "model.py": "alpaca is a template, too"}),
     "vision": (ENCODERS, {"config.py": "the encoder of settings without one", "methods/version_0_1.py": "old cards"}),
 }
@@ -302,7 +302,7 @@ def test_the_score_stands_in_summary_terminal_report_and_list(done, place):
         == {"talk": {"words": words, "letters": sum(map(len, texts)) / 3, "answers": 3}}
     )
     assert "Talkativeness" in said and re.search(rf"Adapter with images +{words:.2f} ", said)
-    assert f"python eval.py task=talk run={folder}" in said.replace("\n", "")
+    assert f"mmadapter eval task=talk run={folder}" in said.replace("\n", "")
     page = (folder / "report.html").read_text()
     assert "Words an answer" in page and f"{words:.3f}" in page and "A note that only the toy task makes." in page
     assert f"talk.words {words:.4g}" in as_text(list_runs([folder], None))

@@ -66,7 +66,7 @@ def _from_variables(environment: Mapping[str, str]) -> Launched:
         given = ", ".join(f"{name}={environment[name]}" for name in names if environment.get(name))
         raise InputError(
             f"The environment has {given}, but not {', '.join(missing)}; a launcher sets all of {', '.join(names)}. "
-            "To fix: start with torchrun, srun, or python train.py launch.processes=N, or unset them."
+            "To fix: start with torchrun, srun, or mmadapter train launch.processes=N, or unset them."
         )
     numbers = (environment.get(name) or "0" for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
     rank, world_size, local_rank, port = (int(number) for number in numbers)

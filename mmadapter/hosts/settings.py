@@ -68,7 +68,7 @@ def host_folder(path: str | None) -> Path:
         if (folder / "params.json").is_file():
             raise InputError(
                 f"host.path={path} is in Meta's layout (params.json). Convert it once: "
-                f"python -m mmadapter.interop.meta {path} {path}-hf, then host.path={path}-hf"
+                f"mmadapter convert meta {path} {path}-hf, then host.path={path}-hf"
             )
         raise InputError(f"host.path={path}: no config.json there. Give a model folder as `save_pretrained` writes it.")
     return folder

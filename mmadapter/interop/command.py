@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, exit_status
 from mmadapter.hosts.load import hide_library_bars
 
 
@@ -18,12 +18,12 @@ def command(convert: Callable[[], str], target: Path) -> int:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns when it is imported
     if not sys.stderr.isatty():
         hide_library_bars()
-    try:
-        print(convert())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, SafetensorError) as error:
-        print(f"error: {target} cannot be written ({error}); nothing is left of it. Make room.", file=sys.stderr)
-        return 2
-    return 0
+
+    def work() -> None:
+        try:
+            print(convert())
+        except (OSError, SafetensorError) as error:
+            what = f"{target} cannot be written ({error}); nothing is left of it. Make room."
+            raise InputError(what) from error
+
+    return exit_status(work)

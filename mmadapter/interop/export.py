@@ -1,7 +1,7 @@
 """A trained adapter and its host as one plain `transformers` folder.
 
-    python -m mmadapter.interop.export runs/v2_chat /models/my-chat
-    python -m mmadapter.interop.export some/adapter /models/my-v2 --host /models/llama-7b --dtype bfloat16
+    mmadapter export runs/v2_chat /models/my-chat
+    mmadapter export some/adapter /models/my-v2 --host /models/llama-7b --dtype bfloat16
 
 Bias, scale, norms and LoRA become part of the weights; nothing of this package is needed to load the folder. Prompts,
 gates and the visual projection, which no `transformers` model has, are left beside it as OUT/adapter, for OUT as host.

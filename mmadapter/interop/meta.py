@@ -1,6 +1,6 @@
 """Meta's LLaMA layout (`params.json`, `consolidated.*.pth`) to a `transformers` folder.
 
-    python -m mmadapter.interop.meta /models/7B /models/llama-7b-hf --tokenizer /models/tokenizer.model
+    mmadapter convert meta /models/7B /models/llama-7b-hf --tokenizer /models/tokenizer.model
 
 Meta stores the two halves of each rotary pair side by side; `transformers` stores all first halves, then all second
 ones. So the rows of wq and wk are permuted within each head; prompts are not, for they are inputs of wk, not rows.

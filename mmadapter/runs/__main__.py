@@ -1,7 +1,7 @@
 """The state of all runs, from their folders and from SLURM's queue where there is one.
 
-python -m mmadapter.runs                      all runs in runs/, and the sweeps' jobs that never started
-python -m mmadapter.runs FOLDER ... [--json]  other places: a runs_root, a sweep's folder, a run folder
+mmadapter runs                      all runs in runs/, and the sweeps' jobs that never started
+mmadapter runs FOLDER ... [--json]  other places: a runs_root, a sweep's folder, a run folder
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = ("run", "state", "step", "of", "%", "best val.", "score", "time", "las
 def main(arguments: list[str]) -> int:
     """The command's exit status: 0, or 2 for a folder or a sweep's file that cannot be used."""
     parser = argparse.ArgumentParser(
-        "python -m mmadapter.runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "mmadapter runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="for programs; times are UNIX times")

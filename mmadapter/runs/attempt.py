@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +25,7 @@ from mmadapter.methods.folder import recover_adapter
 from mmadapter.runs.folder import ATTEMPT_FILE
 from mmadapter.runs.journal import METRICS_FILE
 from mmadapter.runs.state import process_start
+from mmadapter.terminal import own_command
 
 LOCK_FILE = ".running"
 PACKAGES = (
@@ -127,7 +126,7 @@ def versions(ranks: Ranks) -> dict[str, Any]:
         "processes": ranks.world_size,
         "launcher": ranks.launcher,
         "platform": platform.platform(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": own_command(),
     }
 
 

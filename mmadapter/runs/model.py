@@ -90,7 +90,8 @@ def load_checkpoint(model: AdaptedModel, folder: Path) -> None:
         )
     file = pointer.parent / json.loads(pointer.read_text())["folder"] / "trainable.safetensors"
     if not file.is_file():
-        raise InputError(f"{pointer} names {file}, which is not there. Run train.py again: it repairs its checkpoints.")
+        fix = "Run the same training again: it repairs its checkpoints."
+        raise InputError(f"{pointer} names {file}, which is not there. {fix}")
     start = pointer.with_name("start.safetensors")
     tensors = (load_file(start) if start.is_file() else {}) | load_file(file)
     parameters = {item.name: item.parameter for item in model.trainable_parameters()}

@@ -39,7 +39,7 @@ def read_sweep(folder: Path) -> Record:
     if not file.is_file():
         raise InputError(
             f"{folder} is no sweep: there is no {SWEEP_FILE} in it. Sweeps are in RUNS_ROOT/sweeps; "
-            "python -m mmadapter.runs lists them."
+            "mmadapter runs lists them."
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

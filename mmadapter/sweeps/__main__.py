@@ -1,6 +1,6 @@
 """Write a sweep's table and page anew, from what its run folders hold at this moment.
 
-python -m mmadapter.sweeps runs/sweeps/NAME ...     writes sweep.csv and sweep.html there
+mmadapter sweep runs/sweeps/NAME ...     writes sweep.csv and sweep.html there
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmadapter.errors import InputError
+from mmadapter.errors import exit_status
 from mmadapter.runs.state import jobs_in_queue
-from mmadapter.sweeps.results import sweep_text, write_sweep
 
 
 def main(arguments: list[str]) -> int:
     """The command's exit status: 0, or 2 for a folder that holds no sweep, or a damaged one."""
-    parser = argparse.ArgumentParser("python -m mmadapter.sweeps", description="Write sweep.csv and sweep.html.")
+    parser = argparse.ArgumentParser("mmadapter sweep", description="Write sweep.csv and sweep.html.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a sweep's folder (with sweep.json)")
-    try:
-        for folder in parser.parse_args(arguments).folders:
+    folders = parser.parse_args(arguments).folders
+
+    def work() -> None:
+        from mmadapter.sweeps.results import sweep_text, write_sweep
+
+        for folder in folders:
             print(sweep_text(write_sweep(folder, jobs_in_queue())))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import OmegaConf
 
+from mmadapter.config import CHECKOUT
 from mmadapter.errors import InputError, text_of
 from mmadapter.files import read_json, write_json
 from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import SWEEP_FILE, begin_sweep, located_run, note_jobs, read_sweep, sweeps_in
 from mmadapter.sweeps.job import Job, job_of
+from mmadapter.terminal import own_command
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 # SIGUSR2 tells a job to save, and ends a process that has no handler yet: blocked until the run has one.
 HOLD_AND_BECOME = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
@@ -58,7 +59,7 @@ class SlurmJobs(SlurmLauncher):
         open_jobs = [job for job in jobs if job.number not in finished]
 
         if not (sweep / SWEEP_FILE).is_file():  # a sweeper of somebody else writes none
-            begin_sweep(sweep, shlex.join(["python", *sys.argv]), [])
+            begin_sweep(sweep, own_command(), [])
         note_jobs(sweep, {job.number: {"overrides": job.words, "run": str(job.folder)} for job in jobs})
         find_in_queue(sweep, runs_root, open_jobs)
         self._submit([job for job in open_jobs if job.slurm_job is None])
@@ -88,7 +89,10 @@ class SlurmJobs(SlurmLauncher):
         from submitit import JobEnvironment  # takes half a second, which only jobs need
 
         # the command that re-creates this one run without a cluster: run folders note it
-        sys.argv = ["train.py", *(word for word in sweep_overrides if not word.startswith(("cluster", "sweep.")))]
+        sys.argv = [
+            "mmadapter train",
+            *(word for word in sweep_overrides if not word.startswith(("cluster", "sweep."))),
+        ]
         result = super().__call__(sweep_overrides, *rest)
         if result.status is not JobStatus.FAILED:
             return result
@@ -121,8 +125,8 @@ class SlurmJobs(SlurmLauncher):
             slurm_python=shlex.join([sys.executable, "-IS", "-c", HOLD_AND_BECOME]),
         )
         del settings["max_num_timeout"]  # of submitit's own way to requeue, for which the run does not ask
-        # a job unpickles this class: it must find the checkout wherever the sweep was started
-        settings["setup"] = [f'export PYTHONPATH="{CHECKOUT}:$PYTHONPATH"', *(settings["setup"] or [])]
+        if CHECKOUT is not None:  # a job unpickles this class: it must find the checkout wherever the sweep was started
+            settings["setup"] = [f'export PYTHONPATH="{CHECKOUT}:$PYTHONPATH"', *(settings["setup"] or [])]
         settings["srun_args"] = ["--kill-on-bad-exit=1"]  # one rank that dies ends the others
         common = set(OmegaConf.structured(BaseQueueConf).keys())
         executor.update_parameters(

@@ -1,4 +1,4 @@
-"""`sweep` and `cluster`: what jobs of `python train.py -m` are compared by, how a search goes, where the jobs run.
+"""`sweep` and `cluster`: what jobs of `mmadapter train -m` are compared by, how a search goes, where the jobs run.
 
 Nothing here changes the result of a run.
 """

@@ -1,4 +1,4 @@
-"""`python train.py -m`: every combination of the values named, or a search (sweep.trials=N).
+"""`mmadapter train -m`: every combination of the values named, or a search (sweep.trials=N).
 
 Works with every launcher. What it adds to Hydra's own sweeper: one folder a sweep, which the same command finds again;
 all jobs are checked before the first one starts; sweep.json from the start; a failed job loses no other; sweep.csv and
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import begin_sweep, note_jobs
 from mmadapter.sweeps.job import Job, job_of
 from mmadapter.sweeps.results import sweep_text, write_sweep
+from mmadapter.terminal import own_command
 
 LOCK_FILE = ".searching"
 
@@ -173,9 +173,8 @@ class Sweeps(Sweeper):
 
     def _begin(self, metric: str | None, direction: str) -> None:
         """Writes sweep.json."""
-        command = shlex.join(["python", *sys.argv])
         facts = {"metric": metric, "direction": direction, "trials": self.config.sweep.trials}
-        begin_sweep(self.folder, command, self.swept, **facts)
+        begin_sweep(self.folder, own_command(), self.swept, **facts)
 
     def _note(self, jobs: list[Job]) -> None:
         """Writes jobs into sweep.json before the first of them starts; those that the checks refuse have failed."""

@@ -45,9 +45,9 @@ def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     folder = variants[0] if variants else folder
     results = sorted(file.parent.name for file in folder.glob("eval/*/metrics.json"))
     evaluated = next(iter(summary.get("evaluation") or results), None)
-    commands = [f"python eval.py task={evaluated} run={folder}"] if evaluated else []
+    commands = [f"mmadapter eval task={evaluated} run={folder}"] if evaluated else []
     if summary.get("experiment") == "quickstart":
         real = "host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai"
-        return [*(f"{line} task.limit=20" for line in commands), f"python train.py experiment=scienceqa {real}"]
+        return [*(f"{line} task.limit=20" for line in commands), f"mmadapter train experiment=scienceqa {real}"]
     boards = folder / "tensorboard"
     return [*commands, f"tensorboard --logdir {boards}"] if boards.is_dir() else commands

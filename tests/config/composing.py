@@ -14,12 +14,12 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def run_conf(*overrides: str) -> RunConf:
-    """The typed settings of `python train.py OVERRIDES`."""
+    """The typed settings of `mmadapter train OVERRIDES`."""
     return typed(composed("train", *overrides), RunConf)
 
 
 def eval_conf(*overrides: str) -> EvalConf:
-    """The typed settings of `python eval.py OVERRIDES`."""
+    """The typed settings of `mmadapter eval OVERRIDES`."""
     return typed(composed("eval", *overrides), EvalConf)
 
 

@@ -127,7 +127,7 @@ def test_a_missing_host_is_told_by_its_path():
 
 def test_metas_layout_is_refused_with_the_command_that_converts_it(tmp_path):
     (tmp_path / "params.json").write_text('{"dim": 64, "n_layers": 2}')
-    assert "Convert it once: python -m mmadapter.interop.meta" in refusal(run_conf(f"host.path={tmp_path}"))
+    assert "Convert it once: mmadapter convert meta" in refusal(run_conf(f"host.path={tmp_path}"))
 
 
 def test_all_contradictions_are_told_at_once(conf):

@@ -1,4 +1,4 @@
-"""python -m data_prep.coco_caption: what it finds, what it writes, how it exits."""
+"""mmadapter check coco_caption: what it finds, what it writes, how it exits."""
 
 from __future__ import annotations
 

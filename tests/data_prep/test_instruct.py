@@ -1,4 +1,4 @@
-"""python -m data_prep.instruct: what it finds, what it writes, how it exits."""
+"""mmadapter check instruct: what it finds, what it writes, how it exits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_alpaca_is_split_and_read_again(alpaca, tmp_path, capsys):
     )
     assert len(text.splitlines()) < 20
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["command"] == "python -m data_prep.instruct" and manifest["versions"]["mmadapter"]
+    assert manifest["command"] == "mmadapter check instruct" and manifest["versions"]["mmadapter"]
     assert manifest["splits"]["train"] == {
         "items": 36, "with_image": 0, "kept": 36, "dropped": {},
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""python -m data_prep.scienceqa: what it finds, what it writes, how it exits."""
+"""mmadapter check scienceqa: what it finds, what it writes, how it exits."""
 
 from __future__ import annotations
 

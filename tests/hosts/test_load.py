@@ -63,7 +63,7 @@ def test_a_home_folder_is_found_by_its_tilde(tmp_path, monkeypatch):
 
 def test_metas_layout_is_refused_with_the_command_that_converts_it(tmp_path):
     (tmp_path / "params.json").write_text("{}")
-    with pytest.raises(InputError, match=r"python -m mmadapter\.interop\.meta"):
+    with pytest.raises(InputError, match=r"mmadapter convert meta"):
         host_folder(str(tmp_path))
 
 

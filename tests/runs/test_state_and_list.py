@@ -1,4 +1,4 @@
-"""`python -m mmadapter.runs`: what it says of a run is what the run's files say; attempt.json tells how a run ended."""
+"""`mmadapter runs`: what it says of a run is what the run's files say; attempt.json tells how a run ended."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_cluster_changes_nothing_for_a_run_on_this_machine():
 
 
 def train(folder: Path, *arguments: str, hidden: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py ARGUMENTS`, without the module `hidden`."""
+    """`mmadapter train ARGUMENTS`, without the module `hidden`."""
     code = (
         f"import runpy, sys; {f'sys.modules[{hidden!r}] = None; ' if hidden else ''}sys.argv[0] = 'train.py'; "
         f"sys.path.insert(0, {str(CHECKOUT)!r}); runpy.run_path({str(CHECKOUT / 'train.py')!r}, run_name='__main__')"
@@ -65,7 +65,7 @@ def train(folder: Path, *arguments: str, hidden: str = "", **environment: str) -
 @pytest.mark.parametrize(
     "arguments,keywords,message",
     [
-        (["cluster=slurm"], {}, "error: cluster=slurm submits with -m only: python train.py -m cluster=slurm"),
+        (["cluster=slurm"], {}, "error: cluster=slurm submits with -m only: mmadapter train -m cluster=slurm"),
         (["-m", "cluster=slurm"], {"PATH": "/nowhere"}, "error: cluster=slurm: there is no `sbatch` on this machine"),
         (["-m", "cluster=slurm"], {"hidden": "hydra_plugins.hydra_submitit_launcher"}, "pip install -e '.[cluster]'"),
         (["-m", "cluster=slurm", "dry_run=true"], {}, "error: dry_run=true submits nothing"),
@@ -105,7 +105,7 @@ def jobs_of(root: Path, *seeds: int):
 def submitted(launcher, root: Path, name: str = "first"):
     """A sweep whose two jobs, 12_0 and 12_1, a start has submitted."""
     sweep = root / "sweeps" / name
-    begin_sweep(sweep, "python train.py -m seed=0,1", ["seed"])
+    begin_sweep(sweep, "mmadapter train -m seed=0,1", ["seed"])
     jobs = jobs_of(root, 0, 1)
     for job in jobs:
         job.slurm_job, job.log = f"12_{job.number}", sweep / "slurm" / f"12_{job.number}" / "log.out"
@@ -127,7 +127,7 @@ def test_jobs_that_another_sweep_submitted_are_not_submitted_again(launcher, tmp
     say(tmp_path, monkeypatch, "echo '12_0|RUNNING|None'; echo '12_1|PENDING|Resources'")
     wider = tmp_path / "sweeps" / "a-wider-one"
     for _ in range(2):  # the second start finds what the first one has noted, too
-        begin_sweep(wider, "python train.py -m seed=0,1,2", ["seed"])
+        begin_sweep(wider, "mmadapter train -m seed=0,1,2", ["seed"])
         jobs = jobs_of(tmp_path, 0, 1, 2)
         launcher.find_in_queue(wider, tmp_path, jobs)
         assert [job.slurm_job for job in jobs] == ["12_0", "12_1", None]

@@ -167,7 +167,7 @@ def test_trials_of_the_same_values_that_would_run_at_the_same_time_are_one_run(t
 
 @pytest.mark.parametrize("dry", [[], ["dry_run=true"]])
 def test_what_is_asked_of_a_sweep_is_refused_without_m(train, dry):
-    refused(train("sweep.trials=4", "seed=1", *dry, multirun=False), "python train.py -m sweep.trials=4 seed=1")
+    refused(train("sweep.trials=4", "seed=1", *dry, multirun=False), "mmadapter train -m sweep.trials=4 seed=1")
 
 
 def test_a_refused_job_is_not_taken_for_another_one_of_the_same_folder(train):
@@ -184,7 +184,7 @@ def test_run_names_one_folder_for_all_jobs(train):
 
 def test_the_sweeps_file_holds_a_command_that_can_be_pasted_and_what_was_swept(train):
     _, _, noted, _ = train("seed=0,1", *SCIENCEQA, "optimizer.base_lr=choice(1e-3, 2e-3)")
-    assert shlex.split(noted["command"])[:3] == ["python", "train.py", "-m"]
+    assert shlex.split(noted["command"])[:3] == ["mmadapter", "train", "-m"]
     assert "optimizer.base_lr=choice(1e-3, 2e-3)" in shlex.split(noted["command"])
     assert noted["swept"] == ["seed", "optimizer.base_lr"]
 

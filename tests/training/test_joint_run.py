@@ -1,4 +1,4 @@
-"""Joint training as `python train.py` does it: a real tiny model, captions beside instructions without pictures."""
+"""Joint training as `mmadapter train` does it: a real tiny model, captions beside instructions without pictures."""
 
 import contextlib
 import io

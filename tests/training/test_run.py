@@ -1,4 +1,4 @@
-"""Whole runs on random tiny models: what `python train.py` does from settings to the final table."""
+"""Whole runs on random tiny models: what `mmadapter train` does from settings to the final table."""
 
 import json
 import os
@@ -91,9 +91,9 @@ def test_versions_say_what_it_was_made_with(whole):
 
 
 def test_the_command_in_versions_can_be_given_to_a_shell_again(monkeypatch):
-    typed = ["train.py", "tasks.scienceqa.template=What is it? {question}", "name=it's mine"]
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *typed[1:]])
-    assert shlex.split(versions(Ranks())["command"]) == typed
+    typed = ["tasks.scienceqa.template=What is it? {question}", "name=it's mine"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *typed])
+    assert shlex.split(versions(Ranks())["command"]) == ["mmadapter", "train", *typed]
 
 
 def test_every_role_is_in_the_trainable_table(whole):

@@ -54,7 +54,7 @@ def save_inputs(folder: Path) -> Path:
 
 
 def tiny_overrides(inputs: Path, runs: Path) -> list[str]:
-    """The quick start on the random models, two short epochs: what stands behind `python train.py`."""
+    """The quick start on the random models, two short epochs: what stands behind `mmadapter train`."""
     return [
         f"host.path={inputs / 'host'}",
         f"vision.model={inputs / 'clip'}",

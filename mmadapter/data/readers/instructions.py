@@ -238,7 +238,7 @@ def instruction_samples(
     for file in files:
         found = parsed_items(file, read_items(file), parse)
         found.defects.settle(
-            str(file), f"Fix them; `python -m data_prep.instruct --root {file} --check` lists what is wrong in a file."
+            str(file), f"Fix them; `mmadapter check instruct --root {file} --check` lists what is wrong in a file."
         )
         if open_ends := sum(one.item.open_end for one in found.items):
             log.warning("%s: %d dialogs end with a question; that last turn is left out.", file, open_ends)

@@ -186,7 +186,7 @@ def checked_problems(
         for defect in problem_defects(content[pid], prompt_format):
             defects.add(BAD_QUESTION, f"question {pid}: {defect}")
             break
-    remedy = f"Fix them; `python -m data_prep.scienceqa --root {file.parent} --check` tells all that is wrong there."
+    remedy = f"Fix them; `mmadapter check scienceqa --root {file.parent} --check` tells all that is wrong there."
     defects.settle(str(file), remedy)
     return {pid: {"lecture": "", "solution": "", "topic": "", **content[pid]} for pid in ids}
 

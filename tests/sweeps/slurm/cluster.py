@@ -67,7 +67,7 @@ class Cluster:
         return told.stdout
 
     def train(self, folder: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """`python train.py ARGUMENTS` from `folder`, to its end."""
+        """`mmadapter train ARGUMENTS` from `folder`, to its end."""
         command = [sys.executable, str(CHECKOUT / "train.py"), *arguments]
         return subprocess.run(
             command, env=self.environment, cwd=folder, capture_output=True, text=True, timeout=timeout

@@ -29,7 +29,7 @@ def submit_script(cluster: Cluster, folder: Path, text: str, *options: str) -> s
 
 def script_for(inputs: Path, seed: int, python: str) -> str:
     command = " ".join(f"'{word}'" for word in settings(inputs, f"seed={seed}", "run=runs/only"))
-    text, replaced = re.subn(r"python train\.py .*", f"{python} {CHECKOUT / 'train.py'} {command}", documented_script())
+    text, replaced = re.subn(r"mmadapter train .*", f"{python} {CHECKOUT / 'train.py'} {command}", documented_script())
     assert replaced == 1
     return text
 

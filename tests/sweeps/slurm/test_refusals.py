@@ -78,5 +78,5 @@ def test_the_same_sweep_submits_no_job_twice_and_a_cancelled_job_is_noticed(clus
 def test_without_m_nothing_is_run_here_by_mistake(cluster, inputs, tmp_path):
     began = time.monotonic()
     told = cluster.train(tmp_path, "cluster=slurm", *settings(inputs))
-    assert told.returncode == 2 and "python train.py -m cluster=slurm" in told.stderr
+    assert told.returncode == 2 and "mmadapter train -m cluster=slurm" in told.stderr
     assert time.monotonic() - began < 30
