@@ -146,22 +146,24 @@ class Chat:
             "top_p": options.top_p,
             "seed": options.seed,
         }
-        warnings = logging.getLogger("mmadapter")  # of a message that had to be cut
-        warnings.addHandler(Notes(self._say))
-        warnings.propagate = False
         if options.image is not None:
             self.see(options.image)
 
     def talk(self) -> None:
         """Until the end of the input, or /quit."""
-        for line in self._lines():
-            try:
-                if not line.startswith("/"):
-                    self.answer(line)
-                elif not self.obey(line):
-                    return
-            except InputError as error:  # about this line; the dialog goes on
-                self._say(f"error: {error}", "red")
+        warnings, notes = logging.getLogger("mmadapter"), Notes(self._say)
+        warnings.addHandler(notes)
+        try:
+            for line in self._lines():
+                try:
+                    if not line.startswith("/"):
+                        self.answer(line)
+                    elif not self.obey(line):
+                        return
+                except InputError as error:  # about this line; the dialog goes on
+                    self._say(f"error: {error}", "red")
+        finally:
+            warnings.removeHandler(notes)
 
     def obey(self, line: str) -> bool:
         """Do what a command says; False where it ends the dialog. Raises InputError for what cannot be done."""
@@ -185,7 +187,7 @@ class Chat:
         else:
             names = [command.split()[0] for command in COMMANDS]
             raise InputError(
-                f"There is no command {name}.{meant(name, names)} Commands: {', '.join(names)}. A message that begins "
+                f"There is no command {name}. {meant(name, names)}Commands: {', '.join(names)}. A message that begins "
                 "with / wants a blank before it."
             )
         return True
@@ -242,11 +244,10 @@ class Chat:
         if not self.in_terminal:
             yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
             return
-        self._say(
-            "/image PATH begins a dialog about a picture, /help shows more, Ctrl-D ends."
-            if self.model.features is not None
-            else "/help shows what else there is, Ctrl-D ends."
-        )
+        config, methods = self.model.host.config, ", ".join(self.model.adapter) or "none"
+        self._say(f"{config.model_type} of {self.model.host_size:,} parameters; adapter: {methods}")
+        sees = "/image PATH begins a dialog about a picture, " if self.model.features is not None else ""
+        self._say(f"{sees}/help shows what else there is, Ctrl-D ends.")
         prompt = prompt_text(self.console)
         while True:
             print()
