@@ -13,6 +13,7 @@ from typing import Any
 
 from mmadapter.config import EvalConf
 from mmadapter.errors import InputError
+from mmadapter.hosts.settings import host_folder
 from mmadapter.reports.report import write_report
 from mmadapter.runs.folder import find_run, finished_runs
 from mmadapter.tasks import task_of
@@ -47,7 +48,7 @@ def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
 def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`."""
     from mmadapter.distributed.ranks import Ranks
-    from mmadapter.hosts.load import hide_library_bars  # here, as these load torch
+    from mmadapter.hosts.load import hide_library_bars, load_tokenizer  # here, as these load torch
     from mmadapter.runs.model import model_of_run, settings_of_run
     from mmadapter.training.memory import explain_memory, of_a_task
 
@@ -64,7 +65,8 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     settings = task_of_run(conf.task, own, conf.given)
     settings.images = settings.images and run_conf.vision.enabled
     task = task_of(settings, run_conf.data.root)
-    samples = task.read()
+    tokenizer = load_tokenizer(host_folder(run_conf.host.path), run_conf.host.tokenizer)
+    samples = task.read(tokenizer)
 
     # The model with the run's adapter, and the features of the pictures.
     if not display.console.is_terminal:

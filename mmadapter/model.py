@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import queue
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 
 from mmadapter import __version__
 from mmadapter.data.batches import Batch, batches_by_length, make_batch
-from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
-from mmadapter.data.templates import alpaca_segments, dialog_segments
+from mmadapter.data.chat_templates import chat_template_digest, end_token
+from mmadapter.data.samples import Sample
+from mmadapter.data.templates import SINGLE, Turn, chosen_template, rendered
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
@@ -44,7 +47,6 @@ from mmadapter.vision.features import FeatureStore, PixelReader
 from mmadapter.vision.images import read_image, upright_rgb
 from mmadapter.vision.settings import NO_CACHE, VisionSettings
 
-TEMPLATES = ("alpaca", "plain")
 Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
@@ -66,6 +68,13 @@ class Dialog:
     """how many of the oldest turns were not seen by the last answer, because they no longer fit"""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    sample: Sample
+    dialog: Dialog
+    """with the picture, and without the turn that is asked"""
+
+
 class AdaptedModel(nn.Module):
     """A frozen host with a trainable adapter, which may see pictures through a frozen image encoder.
 
@@ -85,6 +94,7 @@ class AdaptedModel(nn.Module):
         max_tokens: int | None = None,
         activation_checkpointing: bool = False,
         folder: Path | None = None,
+        begin_of_text: str = "auto",
     ) -> None:
         super().__init__()
         self.host: Host = host
@@ -95,6 +105,8 @@ class AdaptedModel(nn.Module):
         self.max_tokens = min(max_tokens or 1 << 30, host.config.max_position_embeddings)
         self.activation_checkpointing = activation_checkpointing
         self.folder = folder
+        self.begin_of_text = begin_of_text
+        self.template = "auto"  # that of the training; what generate, chat and stream use unless told
         adapter.attach(host)
         self.train(False)
 
@@ -130,7 +142,8 @@ class AdaptedModel(nn.Module):
         store = _feature_store(vision, device) if vision.enabled and not on_meta else None
         fresh = Adapter.build(adapter, loaded, seed, features=features, device=device)
         tokenizer = None if on_meta else load_tokenizer(folder, host.tokenizer)
-        return cls(loaded, tokenizer, fresh, store, host.max_tokens, host.activation_checkpointing, folder)
+        settings = host.max_tokens, host.activation_checkpointing, folder, host.begin_of_text
+        return cls(loaded, tokenizer, fresh, store, *settings)
 
     @property
     def device(self) -> torch.device:
@@ -184,7 +197,7 @@ class AdaptedModel(nn.Module):
         logits = self._supervised_logits(batch)
         return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
-    def loss_of(self, triples: Sequence[Triple], *, template: str = "alpaca") -> Tensor:
+    def loss_of(self, triples: Sequence[Triple], *, template: str | None = None) -> Tensor:
         """The mean loss of the answers' tokens in nats, end-of-text included: a float32 scalar.
 
         `triples`: (prompt, answer, picture or None), computed as one batch. `template` as for `generate`; with "plain"
@@ -196,7 +209,7 @@ class AdaptedModel(nn.Module):
         if not triples:
             raise InputError("loss_of was given no triple. Give at least one (prompt, answer, image or None).")
         samples = [
-            _sample(number, _segments(prompt, answer, template)) for number, (prompt, answer, _) in enumerate(triples)
+            self._sample(number, [Turn(prompt, answer)], template) for number, (prompt, answer, _) in enumerate(triples)
         ]
         encoded, encoder = self._encode(samples, self.max_tokens)
         rows = replace(make_batch(encoded, encoder.pad_id), features=self._features_of([one[2] for one in triples]))
@@ -288,7 +301,7 @@ class AdaptedModel(nn.Module):
         prompts: str | Sequence[str],
         images: Picture | Sequence[Picture | None] | None = None,
         *,
-        template: str = "alpaca",
+        template: str | None = None,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -299,11 +312,12 @@ class AdaptedModel(nn.Module):
         """One answer for each prompt, in their order, without the prompt and outer blanks.
 
         `images`: None, one picture that all prompts are about, or one for each prompt, with None for a row without.
-        `template`: "alpaca", the prompt is an instruction in Alpaca's frame (its form without input); "plain", the
-        prompt is continued as it stands. `temperature` 0 is greedy, or beam search with `beams` > 1; else it samples
-        from the `top_p` share of the probability. `seed`: the same one gives the same answers to the same list in the
-        same `batch_size`; None: other ones each time. At most `batch_size` prompts of similar lengths are computed at a
-        time: it changes speed and memory, and no answer but sampled ones.
+        `template`: "auto", the host's own chat template where it has one, else Alpaca's frame; "alpaca", "vicuna" and
+        "chat" by name; "plain", the prompt is continued as it stands; None, as the adapter was trained. `temperature` 0
+        is greedy, or beam search with `beams` > 1; else it samples from the `top_p` share of the probability. `seed`:
+        the same one gives the same answers to the same list in the same `batch_size`; None: other ones each time. At
+        most `batch_size` prompts of similar lengths are computed at a time: it changes speed and memory, and no answer
+        but sampled ones.
 
         Raises InputError for settings that cannot be, an empty prompt, numbers of prompts and images that differ, a
         picture that cannot be read, and a picture for an adapter that learned without.
@@ -312,10 +326,10 @@ class AdaptedModel(nn.Module):
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: must be at least 1.")
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        samples = [_sample(number, _segments(prompt, None, template)) for number, prompt in enumerate(asked)]
+        samples = [self._sample(number, [Turn(prompt, None)], template) for number, prompt in enumerate(asked)]
         pictures = _pictures(images, len(asked))
         encoded, _ = self._encode(samples, self._room(max_new_tokens))
-        seed = secrets.randbits(48) if seed is None else seed
+        seed = _seed(seed)
         answers = [""] * len(asked)
         for indices in batches_by_length([len(item.ids) for item in encoded], batch_size):
             features = self._features_of([pictures[index] for index in indices])
@@ -331,7 +345,8 @@ class AdaptedModel(nn.Module):
         image: Picture | None = None,
         history: Dialog | None = None,
         *,
-        template: str = "alpaca",
+        system: str | None = None,
+        template: str | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -341,26 +356,107 @@ class AdaptedModel(nn.Module):
         """The answer to `message`, and the dialog with both in it, to be given as `history` with the next message.
 
         `image` is what the dialog is about from this turn on: one picture a dialog, seen by every later answer.
-        `template`: "alpaca", each turn in Alpaca's frame; "chat", turns of "### Human:" and "### Assistant:": as the
-        adapter was trained. Turns that no longer fit beside `max_new_tokens` are left out, oldest first: a warning says
-        so when it happens, and `left_out` of the returned dialog holds their number. The other settings are those of
-        `generate`. Raises InputError as `generate` does, and for a second picture.
+        `system` is what the assistant is told before all turns; None: what the template says itself. `template` is as
+        for `generate`, but for "plain", which has no turns. Turns that no longer fit beside `max_new_tokens` are left
+        out, oldest first: a warning says so when it happens, and `left_out` of the returned dialog holds their number.
+        The other settings are those of `generate`. Raises InputError as `generate` does, and for a second picture.
         """
         settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
-        history = Dialog() if history is None else history
+        asked = self._asked(message, image, history or Dialog(), system, template, settings)
+        answer = self.answer([asked.sample], settings, _seed(seed), self._features_of([asked.dialog.picture]))[0]
+        return answer, replace(asked.dialog, turns=(*asked.dialog.turns, (message, answer)))
+
+    def stream(
+        self,
+        message: str,
+        image: Picture | None = None,
+        history: Dialog | None = None,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        beams: int = 1,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The answer of `chat` in pieces, as they are generated; together they are that answer exactly.
+
+        No character is split between pieces. With `beams` > 1 the answer comes as one piece. Leaving the iterator
+        (break, close) ends the generation. It runs in a thread of its own: until the iterator has ended, ask the model
+        nothing else. Raises InputError as `chat` does, at once and not at the first piece.
+        """
+        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
+        asked = self._asked(message, image, history or Dialog(), system, template, settings)
+        features = self._features_of([asked.dialog.picture])
+        return self._pieces_of_answer(asked.sample, settings, _seed(seed), features)
+
+    def _pieces_of_answer(
+        self, sample: Sample, settings: GenerationConf, seed: int, features: Features
+    ) -> Iterator[str]:
+        news: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
+        left = threading.Event()
+
+        def watch(ids: list[int]) -> bool:
+            news.put(ids)
+            return left.is_set()
+
+        def work() -> None:
+            try:
+                seen = watch if settings.beams == 1 else None
+                news.put(self.answer([sample], settings, seed, features, watch=seen)[0])
+            except BaseException as error:  # it is raised where the pieces are read
+                news.put(error)
+
+        worker = threading.Thread(target=work, name="mmadapter-stream", daemon=True)
+        worker.start()
+        told = ""
+        try:
+            while not isinstance(new := news.get(), BaseException):
+                text = new if isinstance(new, str) else self._safe_beginning(new)
+                if text.startswith(told) and len(text) > len(told):
+                    yield text[len(told) :]
+                    told = text
+                if isinstance(new, str):
+                    return
+            raise new
+        finally:
+            left.set()
+            worker.join()
+
+    def _safe_beginning(self, ids: list[int]) -> str:
+        """The beginning of an answer's text that no later token changes."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+        if getattr(self.tokenizer, "clean_up_tokenization_spaces", False):  # "do n't" becomes "don't" later
+            text = text[: text.rfind(" ") + 1]
+        # Outer blanks are no part of an answer, and a character that is not complete is decoded as U+FFFD.
+        return text.rstrip("\ufffd").rstrip()
+
+    def _asked(
+        self,
+        message: str,
+        image: Picture | None,
+        history: Dialog,
+        system: str | None,
+        template: str | None,
+        settings: GenerationConf,
+    ) -> _Asked:
+        """A message behind its history as a sample, and the dialog with what the answer will see of it."""
         if image is not None and history.picture is not None:
             raise InputError("This dialog has a picture, and a dialog has one. Begin a new one: leave history away.")
         _refuse_empty(message)
-        picture = history.picture if image is None else _decoded(image)
-        sample = _sample(0, dialog_segments([*history.turns, (message, None)], template))
-        room = self._room(max_new_tokens)
+        if template is None and self.template in SINGLE:
+            template = "auto"
+        elif template in SINGLE:
+            raise InputError(f"template={template} has no turns, so it is for `generate`. Leave template away to chat.")
+        last = Turn(message, None)
+        sample = self._sample(0, [*(Turn(*turn) for turn in history.turns), last], template, system)
+        room = self._room(settings.max_new_tokens)
         _, encoder = self._encode([sample], room, history.left_out)
         if 0 < len(history.turns) == encoder.cut_turns:
-            self._encode([_sample(0, dialog_segments([(message, None)], template))], room)  # says whether it is cut too
-        seed = secrets.randbits(48) if seed is None else seed
-        answer = self.answer([sample], settings, seed, self._features_of([picture]))[0]
-        turns = (*history.turns, (message, answer))
-        return answer, replace(history, turns=turns, picture=picture, left_out=encoder.cut_turns)
+            self._encode([self._sample(0, [last], template, system)], room)  # says whether it is cut too
+        picture = history.picture if image is None else _decoded(image)
+        return _Asked(sample, replace(history, picture=picture, left_out=encoder.cut_turns))
 
     @torch.no_grad()
     def answer(
@@ -371,18 +467,26 @@ class AdaptedModel(nn.Module):
         features: Features | None = None,
         visual: bool | None = None,
         cache: str = "dynamic",
+        watch: Callable[[list[int]], bool] | None = None,
     ) -> list[str]:
         """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were.
 
         Pictures are read and encoded, or found in the model's store, unless `features` says what the encoder
         gives for each row. A sharded host needs this call on every rank at once (`in_step`); `visual` then says whether
         any of them has an image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
+        `watch` is called after each token with the ids of the first row's answer so far; True ends the generation.
         """
-        encoder = SampleEncoder(self.tokenizer, self.max_tokens - settings.max_new_tokens)
+        encoder = self.encoder(self.max_tokens - settings.max_new_tokens)
         encoded = [encoder.encode(sample.without_answer()) for sample in samples]
         batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual)
         batch = batch.with_features(self.features) if features is None else replace(batch, features=tuple(features))
         batch = batch.to(self.device)
+        width = batch.input_ids.shape[1]
+
+        def is_enough(ids: Tensor, *_: Any, **__: Any) -> Tensor:
+            ends = watch is not None and watch(ids[0, width:].tolist())
+            return torch.full((ids.shape[0],), ends, dtype=torch.bool, device=ids.device)
+
         devices = [self.device] if self.device.type == "cuda" else []
         call = self._call_of(batch, keep=True)
         with self.host.adapter_slot.during(call), torch.random.fork_rng(devices):
@@ -391,11 +495,29 @@ class AdaptedModel(nn.Module):
             tokens = self.host.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=generation_config(settings, self.tokenizer, cache),
+                generation_config=generation_config(settings, self.tokenizer, self._ends(), cache),
+                stopping_criteria=None if watch is None else [is_enough],
                 synced_gpus=self.in_step,  # a rank that is done goes on running the host until all are
             )
-        answers = self.tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+        answers = self.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
+
+    def encoder(self, max_tokens: int) -> SampleEncoder:
+        """What turns samples into this model's ids, at most `max_tokens` each."""
+        return SampleEncoder(self.tokenizer, max_tokens, begin_of_text=self.begin_of_text)
+
+    def _ends(self) -> list[int]:
+        """The tokens that end an answer: the tokenizer's, those of the host's own settings, its chat template's."""
+        own = getattr(self.host.generation_config, "eos_token_id", None)
+        listed = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), end_token(self.tokenizer)]
+        return list(dict.fromkeys(token for token in listed if token is not None))
+
+    def _sample(self, number: int, turns: Sequence[Turn], template: str | None, system: str | None = None) -> Sample:
+        """Turns as a sample; `template` None: that of the training."""
+        for turn in turns[-1:]:
+            _refuse_empty(turn.asked)
+        segments = rendered(turns, system, template or self.template, self.tokenizer)
+        return Sample(str(number), "library", segments, None, f"prompt {number}")
 
     def _room(self, max_new_tokens: int) -> int:
         """Tokens that are left for a prompt."""
@@ -409,7 +531,7 @@ class AdaptedModel(nn.Module):
 
     def _encode(self, samples: list[Sample], room: int, known: int = 0) -> tuple[list[Encoded], SampleEncoder]:
         """The samples as tokens; a warning says how many were cut, beyond `known` turns that were already left out."""
-        encoder = SampleEncoder(self.tokenizer, room)
+        encoder = self.encoder(room)
         encoded = encoder.encode_many(samples)
         if encoder.cut_turns > known:
             log.warning("%d oldest turns of the dialog no longer fit and are not seen.", encoder.cut_turns)
@@ -434,6 +556,9 @@ class AdaptedModel(nn.Module):
             **identity,
             "encoder": encoder,
             "max_tokens": self.max_tokens,
+            "begin_of_text": self.begin_of_text,
+            "template": chosen_template(self.template, self.tokenizer),
+            "chat_template": chat_template_digest(self.tokenizer),
             "versions": {
                 "mmadapter": __version__,
                 "torch": torch.__version__,
@@ -449,7 +574,12 @@ class AdaptedModel(nn.Module):
 
         Raises InputError when the folder is incomplete or damaged, or belongs to another host, encoder or adapter.
         """
-        return load_into(self.adapter, Path(folder), self._identity())
+        card = load_into(self.adapter, Path(folder), self._identity())
+        # What older cards do not say is as it was then.
+        self.template, self.begin_of_text = card.get("template", "alpaca"), card.get("begin_of_text", "always")
+        if self.template == "auto" and card.get("chat_template") != chat_template_digest(self.tokenizer):
+            log.warning("%s was trained with another chat template than the host has here.", folder)
+        return card
 
     def start_from(self, folder: str | Path) -> str:
         """Begin a training at the adapter that `folder` (or its `adapter/`, of a run) holds; says what was taken over.
@@ -489,23 +619,13 @@ def _checked(settings: GenerationConf) -> GenerationConf:
     return settings
 
 
-def _segments(prompt: str, answer: str | None, template: str) -> tuple[Segment, ...]:
-    _refuse_empty(prompt)
-    if template == "alpaca":
-        return alpaca_segments(prompt, "", answer)
-    if template != "plain":
-        raise InputError(f"template is {template!r}; allowed: {', '.join(TEMPLATES)}.")
-    asked = Segment(prompt, INSTRUCTION)
-    return (asked,) if answer is None else (asked, Segment(answer, ANSWER))
-
-
 def _refuse_empty(prompt: str) -> None:
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f"A prompt is {prompt!r}; it must be a text with something in it.")
 
 
-def _sample(number: int, segments: tuple[Segment, ...]) -> Sample:
-    return Sample(str(number), "library", segments, None, f"prompt {number}")
+def _seed(seed: int | None) -> int:
+    return secrets.randbits(48) if seed is None else seed
 
 
 def _pictures(images: Picture | Sequence[Picture | None] | None, count: int) -> list[Picture | None]:

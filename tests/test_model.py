@@ -7,7 +7,6 @@ import torch
 
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample
-from mmadapter.data.templates import dialog_segments
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.hosts.attention import AttentionInputs
@@ -16,6 +15,7 @@ from mmadapter.hosts.settings import GenerationConf, HostConf
 from mmadapter.methods import AdapterConf
 from mmadapter.model import AdaptedModel
 from mmadapter.vision.settings import VisionSettings
+from tests.data.prompts import dialog_segments
 from tests.models import BOTH_METHODS, V2, batch_of, model_on, picture, sample
 
 QUESTIONS = ["what colour is the circle", "what is on the left of the large red square and to the right", "a circle"]

@@ -10,11 +10,11 @@ from PIL import Image
 
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample
-from mmadapter.data.templates import alpaca_segments, dialog_segments
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.model import AdaptedModel, Dialog
+from tests.data.prompts import alpaca_segments, dialog_segments
 from tests.models import model_on, picture
 
 METHODS = ["llama_gqa", "v2 llama_gqa"]

@@ -7,16 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+BEGIN = "begin"  # template text that opens a sequence by itself: no begin-of-text is put in front of it
 TEMPLATE = "template"
 INSTRUCTION = "instruction"
 CONTEXT = "context"
+FIXED = "fixed"  # text of the data, or around it, that is never cut: a system text, ScienceQA's choices
 ANSWER = "answer"
-KINDS = (TEMPLATE, INSTRUCTION, CONTEXT, ANSWER)
+END = "end"  # what ends an answer, directly behind it; without one, end-of-text does
+KINDS = (BEGIN, TEMPLATE, INSTRUCTION, CONTEXT, FIXED, ANSWER, END)
+CONTROLS = (BEGIN, TEMPLATE, END)
+"""The kinds whose text may hold control tokens; in all others a text such as "</s>" stays text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of text. Only `answer` is supervised; only `context` and `instruction` may be cut."""
+    """A piece of text. Only `answer` and `end` are supervised; only `context` and `instruction` may be cut."""
 
     text: str
     kind: str
@@ -29,8 +34,8 @@ class Segment:
 class Sample:
     """One item: segments in order; a turn is a prompt and the answer behind it, and a dialog has several turns.
 
-    Behind every answer, end-of-text is implied. Where the last segment is no answer, the sample is to be answered, and
-    answers further in front are its history.
+    Behind an answer stands an `end`, or end-of-text is implied. Where a prompt stands last, the sample is to be
+    answered, and answers in front of it are its history.
     """
 
     id: str
@@ -48,12 +53,18 @@ class Sample:
     @property
     def answer(self) -> str | None:
         """The last turn's answer with its leading blank, None where the sample is to be answered."""
-        return self.segments[-1].text if self._is_answered else None
+        place = self._last_answer
+        return None if place is None else self.segments[place].text
 
     def without_answer(self) -> Sample:
         """The same sample with its last turn to be answered; what stands in front of that is history and stays."""
-        return replace(self, segments=self.segments[:-1]) if self._is_answered else self
+        place = self._last_answer
+        return self if place is None else replace(self, segments=self.segments[:place])
 
     @property
-    def _is_answered(self) -> bool:
-        return bool(self.segments) and self.segments[-1].kind == ANSWER
+    def _last_answer(self) -> int | None:
+        """The place of the answer that only the template's own text follows."""
+        for place in reversed(range(len(self.segments))):
+            if self.segments[place].kind not in CONTROLS:
+                return place if self.segments[place].kind == ANSWER else None
+        return None

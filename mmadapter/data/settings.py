@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from mmadapter.data.templates import CAPTION_TEMPLATES, DIALOG_TEMPLATES, scienceqa_format
+from mmadapter.data.templates import SINGLE, TEMPLATES, chosen_template, scienceqa_format
 from mmadapter.errors import InputError
 from mmadapter.settings import Register, choice, entries, input_path, number
 
@@ -66,7 +66,7 @@ class ScienceqaSettings(ReaderSettings):
 class CaptionSettings(ReaderSettings):
     """What the readers of captioned pictures share."""
 
-    template: str = choice(*CAPTION_TEMPLATES)  # alpaca: V2; plain: V1's caption demo
+    template: str = choice(*TEMPLATES)  # of the caption instruction; alpaca: V2; plain: V1's caption demo, no frame
     on_bad: str = choice("error", "skip")  # items that cannot be used: stop, or leave them out
 
     needs_pictures: ClassVar[bool] = True
@@ -115,9 +115,20 @@ class InstructionSettings(ReaderSettings):
     """What the readers of files of instructions and dialogs share."""
 
     val_size: int = number(200, at_least=1)  # items (by their picture or question) held out for val, at most a tenth
+    template: str = choice(*TEMPLATES)  # auto: the host's chat template, else Alpaca's frame (sharegpt: chat)
+    system: str | None = None  # of items without one of their own; null = the template's, "" = none
 
     reads_file: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...] | None] = ("train", "val", "all")
+    OTHERWISE: ClassVar[str] = "alpaca"  # what template=auto is where the host has no chat template
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        yield from super().contradictions(key)
+        if self.template in SINGLE and self.system:
+            yield (
+                f"{key}.system is set, but template={self.template} has no place for a system text. Set "
+                f"{key}.template=auto or {key}.system=null"
+            )
 
 
 @dataclass
@@ -133,30 +144,23 @@ class V2InstructionsSettings(InstructionSettings):
 
 
 @dataclass
-class DialogSettings(InstructionSettings):
-    """What the readers of dialogs share."""
-
-    template: str = choice(*DIALOG_TEMPLATES)  # alpaca: as V2; chat: as its 65B chat model
-    system: str | None = None  # the chat template's first line; null = a line of ours, "" = none
-
-
-@dataclass
-class LlavaSettings(DialogSettings):
+class LlavaSettings(InstructionSettings):
     reader: str = "llava"
 
 
 @dataclass
-class SharegptSettings(DialogSettings):
+class SharegptSettings(InstructionSettings):
     reader: str = "sharegpt"
-    template: str = choice(*reversed(DIALOG_TEMPLATES))
 
     has_pictures: ClassVar[bool] = False
+    OTHERWISE: ClassVar[str] = "chat"
 
 
 @dataclass
 class VisualInstructionsSettings(ReaderSettings):
     reader: str = "visual_instructions"
     split: str = "test"
+    template: str = choice(*TEMPLATES)  # auto: the host's chat template, else Alpaca's frame
 
     reads_file: ClassVar[bool] = True
     needs_pictures: ClassVar[bool] = True
@@ -205,6 +209,19 @@ class DataConf:
                 yield (
                     f"{key}.validation.{name} has weight or samples_per_step, but validation reads all. Set it to null."
                 )
+
+
+def trained_template(sources: Mapping[str, ReaderSettings], tokenizer: Any) -> str:
+    """The template that an adapter of these sources is asked in: that of its first instructions, else of its captions.
+
+    Questions of ScienceQA have a prompt of their own; an adapter of these alone is asked as `auto` says.
+    """
+    for kind in (InstructionSettings, CaptionSettings):
+        for source in sources.values():
+            if isinstance(source, kind):
+                otherwise = source.OTHERWISE if isinstance(source, InstructionSettings) else "alpaca"
+                return chosen_template(source.template, tokenizer, otherwise)
+    return chosen_template("auto", tokenizer)
 
 
 # How the sources share the steps: fixed samples of every source in each step, or whole steps of one source in turns.

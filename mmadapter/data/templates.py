@@ -1,17 +1,34 @@
-"""Prompt texts as segments: Alpaca's templates, dialogs, the caption instruction (V1, V2), ScienceQA's formats."""
+"""Prompt texts as segments: templates of instructions and dialogs, the caption instruction (V1, V2), ScienceQA."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Segment
+from mmadapter.data.chat_templates import chat_segments, has_chat_template
+from mmadapter.data.samples import ANSWER, CONTEXT, FIXED, INSTRUCTION, TEMPLATE, Segment
 from mmadapter.errors import InputError
 
 Segments = tuple[Segment, ...]
 
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is asked, and the answer; None where it is to be answered."""
+
+    asked: str
+    answer: str | None
+    context: str = ""
+    """the instruction's input, where there is one"""
+
+
+TEMPLATES = ("auto", "alpaca", "vicuna", "plain", "chat")
+"""The names under which settings and calls ask for a template; the first one is the default."""
+SINGLE = ("plain",)
+"""The templates that have no place for a second turn."""
 ALPACA_WITH_INPUT = Segment(
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n### Instruction:\n",
@@ -24,64 +41,89 @@ ALPACA_WITHOUT_INPUT = Segment(
 )
 ALPACA_INPUT = Segment("\n\n### Input:\n", TEMPLATE)
 ALPACA_RESPONSE = Segment("\n\n### Response:", TEMPLATE)
-CAPTION_INSTRUCTION = "Generate caption of this image"
-CAPTION_PLAIN = Segment(f"{CAPTION_INSTRUCTION} :", TEMPLATE)
-CAPTION_TEMPLATES = ("alpaca", "plain")
 ALPACA_NEXT = Segment("\n\n### Instruction:\n", TEMPLATE)
 CHAT_HUMAN = Segment("\n### Human:", TEMPLATE)
 CHAT_ASSISTANT = Segment("\n### Assistant:", TEMPLATE)
 CHAT_SYSTEM = "This is a conversation. The assistant gives correct, complete and friendly answers."
-DIALOG_TEMPLATES = ("alpaca", "chat")
+VICUNA_USER = Segment("USER:", TEMPLATE)
+VICUNA_ASSISTANT = Segment(" ASSISTANT:", TEMPLATE)
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CAPTION_INSTRUCTION = "Generate caption of this image"
+CAPTION_PLAIN = Segment(f"{CAPTION_INSTRUCTION} :", TEMPLATE)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def alpaca_segments(instruction: str, context: str = "", answer: str | None = None) -> Segments:
-    """Alpaca's template with input where there is one, else without; the answer stands directly behind the colon."""
-    asked = Segment(instruction, INSTRUCTION)
-    if context:
-        head: Segments = (ALPACA_WITH_INPUT, asked, ALPACA_INPUT, Segment(context, CONTEXT), ALPACA_RESPONSE)
-    else:
-        head = (ALPACA_WITHOUT_INPUT, asked, ALPACA_RESPONSE)
-    return head if answer is None else (*head, Segment(answer, ANSWER))
+def chosen_template(template: str, tokenizer: Any, otherwise: str = "alpaca") -> str:
+    """What `template` means with this tokenizer: "auto" is its own chat template, or `otherwise` where it has none.
 
-
-def dialog_segments(
-    turns: Sequence[tuple[str, str | None]], template: str = "chat", system: str = CHAT_SYSTEM
-) -> Segments:
-    """The segments of (user, assistant) turns; the last assistant text is None where the dialog is to be answered.
-
-    "alpaca": the first turn is Alpaca's template without input, as V2 has it for LLaVA's dialogs; further turns repeat
-    its two headings. "chat": a system line, then "### Human:" and "### Assistant:", as in the 65B chat model's
-    conversation v1_2.
-
-    Deviates: V2 trains on the first turn alone. The system line is ours, and v1_2's example exchange is left out. v1_2
-    learns to write "###" behind an answer and stops at that text; here, as in the 65B code's other form (bair_v1), the
-    host's end-of-text stands there (`SampleEncoder` puts it), so that a "###" within an answer does not end it.
+    Without a tokenizer (None), where only predictions are scored, there is no chat template.
     """
-    if template not in DIALOG_TEMPLATES:
-        raise InputError(f"template is {template!r}; allowed: {', '.join(DIALOG_TEMPLATES)}.")
-    if any(answer is None for _, answer in turns[:-1]):
+    if template not in TEMPLATES:
+        raise InputError(f"template is {template!r}; allowed: {', '.join(TEMPLATES)}.")
+    return otherwise if template == "auto" and not has_chat_template(tokenizer) else template
+
+
+def rendered(turns: Sequence[Turn], system: str | None, template: str, tokenizer: Any) -> Segments:
+    """The segments of an instruction or a dialog; the last turn has no answer where it is to be answered.
+
+    * auto: the tokenizer's chat template; alpaca where it has none, or where there is no tokenizer (None).
+    * alpaca: Alpaca's frame with input where there is one, else without; the answer stands directly behind the colon.
+      Further turns repeat its headings, as V2 has it for LLaVA's dialogs. A system text stands in front of it all.
+    * vicuna: Vicuna 1.1's "USER: ... ASSISTANT: ...", end-of-text behind each answer.
+    * chat: "### Human:" and "### Assistant:", as in the 65B chat model's conversation v1_2.
+    * plain: the text as it stands, and its answer as its continuation; one turn, no system text.
+
+    `system`: None is the template's own system text (vicuna, chat and many chat templates have one); "" is none, and in
+    a chat template its own.
+
+    Deviates: V2 trains on the first turn alone. The system line of "chat" is ours, and v1_2's example exchange is left
+    out. v1_2 learns to write "###" behind an answer and stops at that text; here, as in the 65B code's other form
+    (bair_v1), the host's end-of-text stands there (`SampleEncoder` puts it), so that a "###" within an answer does not
+    end it.
+    """
+    template = chosen_template(template, tokenizer)
+    if any(turn.answer is None for turn in turns[:-1]):
         raise InputError("Only the last turn of a dialog may be without an answer.")
+    if template in SINGLE and (len(turns) > 1 or system):
+        told = "only one turn" if len(turns) > 1 else "no system text"
+        fitting = ", ".join(name for name in TEMPLATES if name not in SINGLE)
+        raise InputError(f"template={template} has place for {told}. Set template to one of {fitting}.")
+    if template == "auto":
+        return chat_segments([(turn.asked, turn.context, turn.answer) for turn in turns], system, tokenizer)
+
     segments: list[Segment] = []
-    for number, (asked, answer) in enumerate(turns):
+    for number, turn in enumerate(turns):
+        asked, answer = Segment(turn.asked, INSTRUCTION), turn.answer
+        context = [Segment(turn.context, CONTEXT)] if turn.context else []
         if template == "alpaca":
-            opening = ALPACA_NEXT if number else ALPACA_WITHOUT_INPUT
-            segments += [opening, Segment(asked, INSTRUCTION), ALPACA_RESPONSE]
+            opening = ALPACA_NEXT if number else ALPACA_WITH_INPUT if context else ALPACA_WITHOUT_INPUT
+            if system and not number:
+                segments.append(Segment(f"{system}\n\n", FIXED))
+            segments += [opening, asked, *([ALPACA_INPUT, *context] if context else []), ALPACA_RESPONSE]
+        elif template == "plain":
+            segments += [asked, *context]
         else:
-            opening = CHAT_HUMAN if number or not system else Segment(f"{system}\n{CHAT_HUMAN.text}", TEMPLATE)
-            segments += [opening, Segment(f" {asked}", INSTRUCTION), CHAT_ASSISTANT]
+            user, assistant = (VICUNA_USER, VICUNA_ASSISTANT) if template == "vicuna" else (CHAT_HUMAN, CHAT_ASSISTANT)
+            line = system
+            if line is None:
+                line = VICUNA_SYSTEM if template == "vicuna" else CHAT_SYSTEM
+            if line and not number:
+                user = Segment(f"{line}{' ' if template == 'vicuna' else chr(10)}{user.text}", FIXED)
+            between = "\n\n" if context else ""
+            segments += [user, Segment(f" {turn.asked}{between}", INSTRUCTION), *context, assistant]
         if answer is not None:
-            segments.append(Segment(answer if template == "alpaca" else f" {answer}", ANSWER))
+            segments.append(Segment(f" {answer}" if template in ("vicuna", "chat") else answer, ANSWER))
     return tuple(segments)
 
 
-def caption_segments(template: str, caption: str | None = None) -> Segments:
-    """The caption prompt: "alpaca" as in V2 (instruction in Alpaca's template), "plain" as in V1's caption demo."""
-    if template == "alpaca":
-        return alpaca_segments(CAPTION_INSTRUCTION, "", caption)
+def caption_segments(template: str, caption: str | None = None, tokenizer: Any = None) -> Segments:
+    """The caption prompt: the instruction of V2 in a template, or "plain" as in V1's caption demo, without any."""
     if template == "plain":
         return (CAPTION_PLAIN,) if caption is None else (CAPTION_PLAIN, Segment(f" {caption}", ANSWER))
-    raise InputError(f"template is {template!r}; allowed: {', '.join(CAPTION_TEMPLATES)}.")
+    return rendered([Turn(CAPTION_INSTRUCTION, caption)], None, template, tokenizer)
 
 
 def scienceqa_format(name: str) -> tuple[str, str]:
@@ -109,7 +151,8 @@ def scienceqa_segments(problem: Mapping[str, Any], prompt_format: str, caption: 
     """The prompt of ScienceQA's authors for one checked problem, ending in "Answer:", and in training its answer.
 
     Every pair of blanks becomes one blank, once and across segments too, and newlines in lecture and solution are
-    written as backslash-n, as upstream does.
+    written as backslash-n, as upstream does. The frame is FIXED, as the choices within it are: none of it is cut, and a
+    choice "</s>" is that text and no end.
     """
 
     def explanation(letters: str) -> str:
@@ -121,14 +164,14 @@ def scienceqa_segments(problem: Mapping[str, Any], prompt_format: str, caption: 
     for part in re.findall(r"[LE]+|[QCM]", prompt):
         start = "\n" if pieces else ""
         if part == "Q":
-            pieces += [(f"{start}Question:", TEMPLATE), (f" {problem['question']}", INSTRUCTION)]
+            pieces += [(f"{start}Question:", FIXED), (f" {problem['question']}", INSTRUCTION)]
         elif part == "C":
-            pieces += [(f"{start}Context:", TEMPLATE), (f" {scienceqa_context(problem, caption)}", CONTEXT)]
+            pieces += [(f"{start}Context:", FIXED), (f" {scienceqa_context(problem, caption)}", CONTEXT)]
         elif part == "M":
-            pieces.append((f"{start}Options: {scienceqa_options(problem['choices'])}", TEMPLATE))
+            pieces.append((f"{start}Options: {scienceqa_options(problem['choices'])}", FIXED))
         else:
-            pieces += [(f"{start}BECAUSE:", TEMPLATE), (f" {explanation(part)}", CONTEXT)]
-    pieces.append(("\nAnswer:", TEMPLATE))
+            pieces += [(f"{start}BECAUSE:", FIXED), (f" {explanation(part)}", CONTEXT)]
+    pieces.append(("\nAnswer:", FIXED))
     if training:
         before, _, after = answer.partition("A")
         text = f"The answer is {LETTERS[problem['answer']]}."

@@ -8,19 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmadapter.data.samples import ANSWER, CONTEXT, INSTRUCTION, TEMPLATE, Sample
+from mmadapter.data.samples import ANSWER, BEGIN, CONTEXT, CONTROLS, END, INSTRUCTION, TEMPLATE, Sample, Segment
 from mmadapter.errors import InputError
 
 ANCHORS = (":", "\n", "a")
 CHUNK = 2048
 NAMED = 5
 Pieces = list[tuple[str, list[int]]]
-"""A sample's segments as (kind, token ids); an answer's ids with end-of-text."""
+"""A sample's segments as (kind, token ids), with begin-of-text in front; an answer's ids with what ends it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids with BOS, and with EOS behind every answer; the labels are `ids[begin:end]` of each span.
+    """Token ids with BOS, and with an end behind every answer; the labels are `ids[begin:end]` of each span.
 
     The ids are an array of 4 bytes a token; a list of numbers has 36 (8 a reference, 28 a number).
     """
@@ -30,18 +30,43 @@ class Encoded:
     spans: tuple[tuple[int, int], ...]
 
 
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The texts of the tokenizer's control tokens, longer ones first."""
+    added = [str(one) for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if one.special]
+    return tuple(sorted({*map(str, tokenizer.all_special_tokens), *added}, key=lambda one: (-len(one), one)))
+
+
+def _begin_of_text(tokenizer: Any, wanted: str = "auto") -> int | None:
+    """The token that is put in front of a text: where the tokenizer itself does ("auto"), "always", or "never".
+
+    LLaMA's own tokenizer does where its files do not say otherwise; transformers 5 has forgotten that (4.57 has not).
+    """
+    token = tokenizer.bos_token_id
+    if token is None or wanted == "never":
+        return None
+    is_llamas = type(tokenizer).__name__.startswith("LlamaTokenizer") and "add_bos_token" not in tokenizer.init_kwargs
+    if wanted == "always" or is_llamas or list(tokenizer("a", verbose=False)["input_ids"])[:1] == [token]:
+        return int(token)
+    return None
+
+
 class SampleEncoder:
     """Turns samples into ids of at most `max_tokens` tokens (BOS and EOS included).
 
+    BOS, begin-of-text, stands in front where the host's tokenizer itself puts it (`begin_of_text`: "auto", "always" or
+    "never"), but for a template that opens its sequences by itself.
+
     Works with every `transformers` tokenizer. A segment behind another one is tokenised as the continuation of a text:
     the ids of anchor + segment without the anchor's ids. So SentencePiece adds no blank of its own, and no token ever
-    reaches over a segment's boundary. Segments carry their own leading blank (" The answer is A.").
+    reaches over a segment's boundary. Segments carry their own leading blank (" The answer is A."). Behind a control
+    token, that token is the anchor.
 
     Deviates: the official code tokenises prompt and answer together and cuts at the prompt's length. The ids are the
     same, but for boundaries that a token would reach over: an answer that begins with a bracket or quote, and with
     Llama 3 a full stop or colon in front of a newline or an answer.
 
-    In a dialog every answer is learned, each with EOS behind it; so the model learns where to stop in every turn.
+    In a dialog every answer is learned, each with what ends it in its template, else with EOS behind it; so the model
+    learns where to stop in every turn.
 
     A longer dialog loses whole turns: its last ones where it is learned from, its oldest ones where it is to be
     answered. What is still too long loses its context's end, then its instruction's end. Where template and answer
@@ -49,13 +74,17 @@ class SampleEncoder:
     lost, and with it EOS). Counted are `cut_turns`; `cut_samples`, whose prompts were cut or lost oldest turns; and
     `cut_answers`.
 
-    Only templates may hold special tokens; in all other segments a text such as "</s>" stays text.
+    Only templates may hold control tokens; in all other segments a text such as "</s>" stays text.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int, long_answers: str = "error") -> None:
+    def __init__(
+        self, tokenizer: Any, max_tokens: int, long_answers: str = "error", begin_of_text: str = "auto"
+    ) -> None:
         self.tokenizer, self.max_tokens, self.long_answers = tokenizer, max_tokens, long_answers
         self.cut_samples = self.cut_answers = self.cut_turns = 0
-        self._bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+        self._begin, self._always_begins = _begin_of_text(tokenizer, begin_of_text), begin_of_text == "always"
+        self._controls = control_tokens(tokenizer)
+        self._ends: dict[str, str] = {}  # text of a template -> the control token at its end, or ""
         self._anchors = [(anchor, self._tokenise([anchor], TEMPLATE)[0]) for anchor in ANCHORS]
 
     @property
@@ -81,10 +110,10 @@ class SampleEncoder:
             for sample in chunk:
                 pieces = self._pieces(sample, ids_of)
                 if self._excess(pieces) > 0:
-                    pieces = self._shortened(pieces)
+                    pieces = self._shortened(pieces, sample.answer is not None)
                 if (excess := self._excess(pieces)) > 0:
                     excess_of[f"{sample.where} (source {sample.source})"] = excess
-                ids, spans = array("i", self._bos), []
+                ids, spans = array("i"), []
                 for kind, part in pieces:
                     if kind == ANSWER:
                         spans.append((len(ids), len(ids) + len(part)))
@@ -99,10 +128,21 @@ class SampleEncoder:
             )
         return encoded
 
-    def continuations(self, texts: Sequence[str], kind: str = TEMPLATE) -> list[list[int]]:
-        """The ids of each text as it continues another text."""
+    def continuations(self, texts: Sequence[str], kind: str = TEMPLATE, behind: str = "") -> list[list[int]]:
+        """The ids of each text as it continues another text, which ends with the token `behind` if one is given.
+
+        Where that other text is none that the tokenizer can be shown (a content that holds control tokens as text would
+        not stay text), it is one of the anchors.
+        """
         found: dict[str, list[int]] = {"": []}
         open_texts = [text for text in dict.fromkeys(texts) if text]
+        if behind:
+            shown = [text for text in open_texts if kind in CONTROLS or not any(one in text for one in self._controls)]
+            prefix = self._tokenise([behind], TEMPLATE)[0]
+            for text, ids in zip(shown, self._tokenise([behind + text for text in shown], TEMPLATE), strict=True):
+                if ids[: len(prefix)] == prefix:
+                    found[text] = ids[len(prefix) :]
+            open_texts = [text for text in open_texts if text not in found]
         for anchor, prefix in self._anchors:
             rows = self._tokenise([anchor + text for text in open_texts], kind)
             for text, ids in zip(open_texts, rows, strict=True):
@@ -116,7 +156,7 @@ class SampleEncoder:
     def _tokenise(self, texts: Sequence[str], kind: str) -> list[list[int]]:
         if not texts:
             return []
-        as_text = kind != TEMPLATE
+        as_text = kind not in CONTROLS
         before = getattr(self.tokenizer, "split_special_tokens", False)
         # transformers 4's tokenizers in plain Python ignore the argument and look at the attribute.
         self.tokenizer.split_special_tokens = as_text
@@ -126,31 +166,46 @@ class SampleEncoder:
         finally:
             self.tokenizer.split_special_tokens = before
 
-    def _tokenise_segments(self, samples: Sequence[Sample]) -> dict[tuple[str, str, bool], list[int]]:
-        """Ids of all segments of `samples`, by (text, kind, whether it is a continuation)."""
-        wanted: dict[tuple[str, bool], dict[str, None]] = {}
+    def _tokenise_segments(self, samples: Sequence[Sample]) -> dict[tuple[str, str, str | None], list[int]]:
+        """Ids of all segments of `samples`, by (text, kind, what stands in front: see `_behind`)."""
+        wanted: dict[tuple[str, str | None], dict[str, None]] = {}
         for sample in samples:
-            for position, segment in enumerate(sample.segments):
-                wanted.setdefault((segment.kind, position > 0), {})[segment.text] = None
-        ids_of: dict[tuple[str, str, bool], list[int]] = {}
-        for (kind, continues), texts in wanted.items():
+            for place, segment in enumerate(sample.segments):
+                wanted.setdefault((segment.kind, self._behind(sample.segments, place)), {})[segment.text] = None
+        ids_of: dict[tuple[str, str, str | None], list[int]] = {}
+        for (kind, behind), texts in wanted.items():
             listed = list(texts)
-            rows = self.continuations(listed, kind) if continues else self._tokenise(listed, kind)
-            ids_of.update(((text, kind, continues), ids) for text, ids in zip(listed, rows, strict=True))
+            rows = self._tokenise(listed, kind) if behind is None else self.continuations(listed, kind, behind)
+            ids_of.update(((text, kind, behind), ids) for text, ids in zip(listed, rows, strict=True))
         return ids_of
 
-    def _pieces(self, sample: Sample, ids_of: dict[tuple[str, str, bool], list[int]]) -> Pieces:
-        """The sample's segments as ids, with EOS behind every answer.
+    def _behind(self, segments: Sequence[Segment], place: int) -> str | None:
+        """The control token in front of a segment, "" where other text stands there; None for the first one."""
+        if not place:
+            return None
+        before = segments[place - 1]
+        if before.kind not in CONTROLS:
+            return ""
+        if before.text not in self._ends:
+            ends = (one for one in self._controls if before.text.endswith(one))
+            self._ends[before.text] = next(ends, "")
+        return self._ends[before.text]
+
+    def _pieces(self, sample: Sample, ids_of: dict[tuple[str, str, str | None], list[int]]) -> Pieces:
+        """The sample's segments as ids, with begin-of-text in front and an end behind every answer.
 
         Raises InputError on an answer without a prompt of its own, and on an empty one that is to be learned.
         """
+        segments = sample.segments
         pieces: Pieces = []
         is_learned = sample.answer is not None
-        for place, segment in enumerate(sample.segments):
-            ids = ids_of[segment.text, segment.kind, place > 0]
+        for place, segment in enumerate(segments):
+            ids = ids_of[segment.text, segment.kind, self._behind(segments, place)]
+            if segment.kind == END:  # it stands with its answer
+                continue
             if segment.kind == ANSWER:
-                is_alone = place == 0 and len(sample.segments) > 1
-                if is_alone or (place and sample.segments[place - 1].kind == ANSWER):
+                is_alone = place == 0 and len(segments) > 1
+                if is_alone or (place and segments[place - 1].kind == ANSWER):
                     wanted = "each answer stands behind a prompt of its own"
                     raise InputError(f"{sample.where}: {wanted}; segment {place} does not.")
                 if is_learned and (not ids or not segment.text.strip()):
@@ -158,30 +213,43 @@ class SampleEncoder:
                         f"{sample.where} (source {sample.source}): the answer is empty, so there is nothing to learn "
                         "from it. Give it an answer or take the item out."
                     )
-                if self.tokenizer.eos_token_id is None:
+                if place + 1 < len(segments) and segments[place + 1].kind == END:
+                    end = segments[place + 1]
+                    ids = [*ids, *ids_of[end.text, END, self._behind(segments, place + 1)]]
+                elif self.tokenizer.eos_token_id is None:
                     raise InputError(
                         "The host's tokenizer names no end-of-text token, so the model could not learn to stop. "
                         "Set eos_token in its tokenizer_config.json."
                     )
-                ids = [*ids, int(self.tokenizer.eos_token_id)]
+                else:
+                    ids = [*ids, int(self.tokenizer.eos_token_id)]
             pieces.append((segment.kind, ids))
+        opens_itself = segments[0].kind == BEGIN and not self._always_begins
+        if self._begin is not None and not opens_itself and pieces[0][1][:1] != [self._begin]:
+            pieces.insert(0, (BEGIN, [self._begin]))
         return pieces
 
     def _excess(self, pieces: Pieces) -> int:
         """How many tokens the sample has too many; below zero where there is room."""
-        return len(self._bos) + sum(len(ids) for _, ids in pieces) - self.max_tokens
+        return sum(len(ids) for _, ids in pieces) - self.max_tokens
 
-    def _shortened(self, pieces: Pieces) -> Pieces:
+    def _shortened(self, pieces: Pieces, is_answered: bool) -> Pieces:
         """What is left of a sample that is too long; an answer's end goes last, and only where that is allowed."""
-        whole, left_out = pieces, 0
-        is_answered = whole[-1][0] == ANSWER
-        ends = [place + 1 for place, (kind, _) in enumerate(whole) if kind == ANSWER]
+        ends = [place + 1 for place, (kind, _) in enumerate(pieces) if kind == ANSWER]
+        whole = pieces = pieces[: ends[-1]] if is_answered else pieces  # nothing is learned of what the template adds
+        left_out = 0
 
-        # Whole turns of a dialog. Every turn opens with one template piece. The first one carries the head (system
-        # line, Alpaca's preface) as well, so the oldest turn that stays gets it in place of its own.
+        # Whole turns of a dialog. The head (system text, Alpaca's preface) stands in front of the first turn's
+        # instruction, so the oldest turn that stays gets it in place of what opened it.
+        def asked_from(start: int) -> int:
+            return next(place for place in range(start, len(whole)) if whole[place][0] in (INSTRUCTION, CONTEXT))
+
         while self._excess(pieces) > 0 and left_out < len(ends) - is_answered:
             left_out += 1
-            pieces = whole[: ends[-1 - left_out]] if is_answered else [whole[0], *whole[ends[left_out - 1] + 1 :]]
+            if is_answered:
+                pieces = whole[: ends[-1 - left_out]]
+            else:
+                pieces = [*whole[: asked_from(0)], *whole[asked_from(ends[left_out - 1]) :]]
         excess = self._excess(pieces)
         self.cut_turns += left_out
         self.cut_samples += excess > 0 or (left_out > 0 and not is_answered)

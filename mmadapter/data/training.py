@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmadapter.data.batches import Batch, FeaturedBatches
 from mmadapter.data.mixture import JointMixture, Mixture, StepShape, TurnsMixture, micro_batches
@@ -24,8 +25,10 @@ class Samples:
     validation: dict[str, list[Sample]]
 
 
-def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
+def read_samples(conf: DataConf, *, images: bool, seed: int, tokenizer: Any = None) -> Samples:
     """Reads everything that `conf` names, before any model is loaded; `images=False` leaves all pictures out.
+
+    `tokenizer` is the host's, for its chat template.
 
     Raises InputError on what cannot be used, and where a validation sample is trained on.
     """
@@ -34,7 +37,8 @@ def read_samples(conf: DataConf, *, images: bool, seed: int) -> Samples:
         found = {}
         for name, source in listed.items():
             key = f"data.{part}.{name}"
-            found[name] = read(source, conf.root, source=name, training=True, images=images, seed=seed, key=key)
+            with_ = {"images": images, "seed": seed, "key": key, "tokenizer": tokenizer}
+            found[name] = read(source, conf.root, source=name, training=True, **with_)
         return found
 
     training, validation = read_all("sources", conf.sources), read_all("validation", conf.validation)

@@ -196,8 +196,8 @@ def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:
     return loaded
 
 
-def generation_config(settings: GenerationConf, tokenizer: Any, cache: str = "dynamic") -> Any:
-    """The `transformers.GenerationConfig` of our settings.
+def generation_config(settings: GenerationConf, tokenizer: Any, ends: list[int], cache: str = "dynamic") -> Any:
+    """The `transformers.GenerationConfig` of our settings; each of the tokens `ends` ends an answer.
 
     `cache` "dynamic", "static" or "none": the same answers at another speed.
     """
@@ -215,7 +215,7 @@ def generation_config(settings: GenerationConf, tokenizer: Any, cache: str = "dy
         cache_implementation="static" if cache == "static" else None,
         disable_compile=True,  # on a GPU a static cache would compile the host, in which hooks and CallSlot act
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
     )
 

@@ -21,6 +21,8 @@ class HostConf:
     attention: str = choice("sdpa", "eager", "flex")  # kernel; flex only on a GPU (on CPU it has no backward)
     activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower
     max_tokens: int = number(512, at_least=8)  # tokens of context used, prompt and answer together; paper: 512
+    # the token in front of every text; auto = where the host's own tokenizer puts it
+    begin_of_text: str = choice("auto", "always", "never")
 
     def dtype_on(self, device: object) -> str:
         """What `dtype` means on this device, "float32" or "bfloat16"."""

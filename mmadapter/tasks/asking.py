@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mmadapter.data.batches import batches_by_length, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
-from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.tasks.settings import TaskSettings
 
@@ -52,7 +51,7 @@ def cut_prompts(model: AdaptedModel, samples: Sequence[Sample], settings: TaskSe
             f"task {settings.name}: generation.max_new_tokens={settings.generation.max_new_tokens} leaves no room for "
             f"a prompt in host.max_tokens={model.max_tokens}. Lower the one, or raise the other."
         )
-    encoder = SampleEncoder(model.tokenizer, room)
+    encoder = model.encoder(room)
     encoder.encode_many(samples)
     return encoder.cut_samples
 
@@ -70,7 +69,7 @@ def most_likely_options(
     The candidates of a sample are compared by the sums of their log-probabilities: they should be equally long.
     Collective.
     """
-    encoder = SampleEncoder(model.tokenizer, model.max_tokens)
+    encoder = model.encoder(model.max_tokens)
     owners = [(place, option) for place, texts in enumerate(options) for option in range(len(texts))]
     candidates = [
         replace(samples[place], segments=(*samples[place].segments, Segment(options[place][option], ANSWER)))

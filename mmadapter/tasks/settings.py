@@ -91,8 +91,6 @@ class InstructTaskSettings(TaskSettings, InstructionSettings):
     name: str = "instruct"
     reader: str = "alpaca"  # any that reads files of instructions or dialogs
     split: str = "val"  # what data=alpaca keeps out of training: 200 items, at most a tenth
-    template: str | None = choice(None, "alpaca", "chat")  # of dialogs; null = the reader's usual one
-    system: str | None = None  # of dialogs: the chat template's first line; null = a line of ours, "" = none
 
     def contradictions(self, key: str) -> Iterator[str]:
         yield from super().contradictions(key)

@@ -74,11 +74,11 @@ class Task(Generic[Settings]):
 
     # With a model.
 
-    def read(self) -> list[Sample]:
-        """The samples to ask, without answers; the prompt is that of the reader's template."""
+    def read(self, tokenizer: Any = None) -> list[Sample]:
+        """The samples to ask, without answers, in the template of the settings; `tokenizer` is the host's."""
         settings = self.settings
         reader, key = settings.as_reader(), f"tasks.{settings.name}"
-        samples = read(reader, self.data_root, source=settings.name, training=False, key=key)
+        samples = read(reader, self.data_root, source=settings.name, training=False, key=key, tokenizer=tokenizer)
         if settings.attach_images is None:
             return samples
         if not settings.images:

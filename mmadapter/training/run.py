@@ -21,6 +21,7 @@ from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.mixture import StepShape
 from mmadapter.data.samples import Sample
+from mmadapter.data.settings import trained_template
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, read_samples
 from mmadapter.distributed.deepspeed import end_engines
@@ -197,18 +198,19 @@ def train_and_evaluate(
     data: RunData | None = None
     questions: dict[str, list[Sample]] = {}
     try:
+        tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
         if trains:
-            samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed)
+            samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed, tokenizer=tokenizer)
         waiting = list(tasks)
         if folder is not None and not changed:
             files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
             waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
-        questions = {name: tasks[name].read() for name in waiting}
+        questions = {name: tasks[name].read(tokenizer) for name in waiting}
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
         if trains:
-            tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
-            encoder = SampleEncoder(tokenizer, shape.max_tokens, conf.data.long_answers)
+            limits = shape.max_tokens, conf.data.long_answers, conf.host.begin_of_text
+            encoder = SampleEncoder(tokenizer, *limits)
             data = RunData(conf.data, samples, encoder, steps, conf.group_sources)
     except InputError as error:
         if folder is not None:
@@ -251,7 +253,9 @@ def train_and_evaluate(
     sharding = Sharding(conf.engine.offload) if conf.engine.stage == 3 else None
     with memory.explained("while the host was loaded"):
         model = AdaptedModel.build(*parts, device, sharding)
-    if not trains:
+    if trains:
+        model.template = trained_template(conf.data.sources, model.tokenizer)
+    else:
         gather_in_forward(model.host)
     for name, asked in questions.items():
         if cut := cut_prompts(model, asked, conf.tasks[name]):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mmadapter.data.samples import Sample
-from mmadapter.data.templates import DIALOG_TEMPLATES, dialog_segments
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
+from tests.data.prompts import dialog_segments
 from tests.data.tokenizers_at_hand import FAMILIES
 
 TURNS = [("Which word?", "The dog."), ("Which one is red?", "A red circle is."), ("And now?", "The cat sleeps.")]
@@ -18,13 +18,19 @@ def _tokenizer(request):
     return FAMILIES[request.param]()
 
 
-@pytest.fixture(params=DIALOG_TEMPLATES, name="template")
+@pytest.fixture(params=["alpaca", "chat"], name="template")
 def _template(request):
     return request.param
 
 
 def dialog(turns, template: str = "chat") -> Sample:
-    return Sample("7", "dialogs", dialog_segments(turns, template, "Be kind."), None, "d.json, item 7")
+    return Sample(
+        "7",
+        "dialogs",
+        dialog_segments(turns, template, "Be kind." if template == "chat" else None),
+        None,
+        "d.json, item 7",
+    )
 
 
 def asked(turns, template: str = "chat") -> Sample:

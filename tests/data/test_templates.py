@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmadapter.data.templates import alpaca_segments, caption_segments, dialog_segments, scienceqa_segments
+from mmadapter.data.templates import caption_segments, scienceqa_segments
 from mmadapter.errors import InputError
+from tests.data.prompts import alpaca_segments, dialog_segments
 from tests.data.small_files import problem
 
 QUESTION = problem(question="Which?", hint="A dog.", choices=["dog", "cat"], answer=1, lecture="L1\nL2", solution="E1")

@@ -6,9 +6,10 @@ import pytest
 from transformers import ByT5Tokenizer
 
 from mmadapter.data.samples import Sample, Segment
-from mmadapter.data.templates import alpaca_segments, caption_segments, scienceqa_segments
+from mmadapter.data.templates import caption_segments, scienceqa_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
+from tests.data.prompts import alpaca_segments
 from tests.data.tokenizers_at_hand import FAMILIES, llama, llama3
 
 PROBLEM = {

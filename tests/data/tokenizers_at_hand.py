@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import sentencepiece
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from mmadapter.data.templates import ALPACA_RESPONSE, ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT
@@ -71,6 +71,8 @@ def byte_level(split_as_llama3: bool = False) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
+    # as Llama 3's own: begin-of-text in front
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 

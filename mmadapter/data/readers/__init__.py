@@ -30,6 +30,7 @@ class Purpose:
     source: str  # the name that the samples bear
     training: bool  # with their answers; else their last turn is to be answered
     seed: int = 0  # of what is drawn (captions_per_image=one)
+    tokenizer: Any = None  # the host's, for template=auto; None where no model is asked
 
 
 @collection_paused()
@@ -42,18 +43,20 @@ def read(
     images: bool = True,
     seed: int = 0,
     key: str = "",
+    tokenizer: Any = None,
 ) -> list[Sample]:
     """The samples of one source, in the order of its files.
 
     `root` is where settings without a place of their own are read from; `images=False` leaves pictures out whatever
-    the settings say; `key` is where the settings stand, for messages. Raises InputError naming file and place for what
+    the settings say; `key` is where the settings stand, for messages; `tokenizer` is the host's, whose chat template
+    template=auto means. Raises InputError naming file and place for what
     cannot be used, MissingData where nothing is there.
     """
     key = key or settings.reader
     for problem in problems_of(settings, key):
         raise InputError(problem)
     placed = replace(placed_settings(settings, root, key), images=settings.images and images)
-    return READERS.load(settings.reader)(placed, Purpose(source, training, seed))
+    return READERS.load(settings.reader)(placed, Purpose(source, training, seed, tokenizer))
 
 
 def placed_settings(settings: Settings, root: str | Path | None, key: str) -> Settings:

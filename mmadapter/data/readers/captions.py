@@ -11,9 +11,9 @@ from pathlib import Path
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.defects import Defects
 from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
-from mmadapter.data.samples import Sample
+from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.settings import CaptionSettings
-from mmadapter.data.templates import alpaca_segments, caption_segments
+from mmadapter.data.templates import Turn, caption_segments, rendered
 from mmadapter.errors import InputError
 
 WHOLE = "train"  # the one split of layouts that have none
@@ -104,16 +104,20 @@ def caption_samples(
         there = ", ".join(found.splits) or "none with a caption"
         raise InputError(f"{found.what}: there is no split {settings.split!r}; there is: {there}.")
     samples: list[Sample] = []
-    usual_prompt = caption_segments(settings.template)
+
+    def asked(instruction: str | None, caption: str | None = None) -> tuple[Segment, ...]:
+        if instruction is None:
+            return caption_segments(settings.template, caption, purpose.tokenizer)
+        return rendered([Turn(instruction, caption)], None, settings.template, purpose.tokenizer)
+
+    usual_prompt = asked(None)
     for picture in found.splits[settings.split][: settings.limit]:
-        prompt = usual_prompt
-        if picture.instruction is not None:
-            if settings.template != "alpaca":
-                raise InputError(
-                    f"{picture.where}: it has a question of its own, but template={settings.template} asks one fixed "
-                    "question. Set template=alpaca, or instruction=caption where the dialogs are read."
-                )
-            prompt = alpaca_segments(picture.instruction)
+        if picture.instruction is not None and settings.template == "plain":
+            raise InputError(
+                f"{picture.where}: it has a question of its own, but template=plain asks one fixed question. Set "
+                "template=alpaca, or instruction=caption where the dialogs are read."
+            )
+        prompt = usual_prompt if picture.instruction is None else asked(picture.instruction)
         image = picture.image if settings.images else None
         meta = {"references": [text for _, text in picture.captions], "image_id": picture.image_id}
         if not purpose.training:
@@ -126,6 +130,6 @@ def caption_samples(
         for number, caption in chosen:
             name, where = f"{picture.image_id}-{number}", f"{picture.where}, caption {number}"
             # The prompt's segments and the meta are shared by all samples: a training set has half a million of them.
-            segments = (*prompt, caption_segments(settings.template, caption)[-1])
+            segments = (*prompt, *asked(picture.instruction, caption)[len(prompt) :])
             samples.append(Sample(name, purpose.source, segments, image, where, meta))
     return settle_missing_images(samples, settings.missing_image, f"{found.what}, split {settings.split}")

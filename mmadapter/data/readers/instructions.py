@@ -10,10 +10,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.chat_templates import THINKING_ENDS, drops_thinking
 from mmadapter.data.readers import Purpose, only_file
 from mmadapter.data.readers.defects import BadEntry, Defects, described, entry_field
 from mmadapter.data.readers.json_file import read_items
@@ -22,13 +23,12 @@ from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import (
     AlpacaSettings,
-    DialogSettings,
     InstructionSettings,
     LlavaSettings,
     SharegptSettings,
     V2InstructionsSettings,
 )
-from mmadapter.data.templates import CHAT_SYSTEM, alpaca_segments, dialog_segments
+from mmadapter.data.templates import Turn, chosen_template, rendered
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -99,18 +99,18 @@ def _file(settings: InstructionSettings, default_name: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Answered turns of (user, assistant), the first one with an input (`context`) or a picture where there is one."""
+    """Answered turns, with a picture and a system text of its own where there is one."""
 
-    turns: tuple[tuple[str, str], ...]
-    context: str = ""
+    turns: tuple[Turn, ...]
     image: str | None = None
+    system: str | None = None
     open_end: bool = False
     """Whether a last human turn without an answer was left out."""
 
     @property
     def key(self) -> tuple[str, str]:
         """What decides on which side of a split the item stands: its picture, else its first question and input."""
-        return ("image", self.image) if self.image else (self.turns[0][0], self.context)
+        return ("image", self.image) if self.image else (self.turns[0].asked, self.turns[0].context)
 
 
 def instruction_item(entry: Any) -> Item:
@@ -121,7 +121,7 @@ def instruction_item(entry: Any) -> Item:
         raise BadEntry("`instruction` is empty. Give it a text or take the item out", BAD_ITEM)
     if not answer.strip():
         raise BadEntry(EMPTY_OUTPUT, EMPTY_OUTPUT)
-    return Item(((asked, answer),), context)
+    return Item((Turn(asked, answer, context),))
 
 
 def dialog_item(entry: Any) -> Item:
@@ -158,7 +158,8 @@ def dialog_item(entry: Any) -> Item:
     if weakness is not None:
         raise BadEntry(weakness, weakness)
     answered = zip(said[0::2], said[1::2], strict=False)
-    return Item(tuple((asked, answer) for (_, asked), (_, answer) in answered), "", image, len(said) % 2 == 1)
+    turns = tuple(Turn(asked, answer) for (_, asked), (_, answer) in answered)
+    return Item(turns, image, open_end=len(said) % 2 == 1)
 
 
 def turns_of(entry: Any) -> list[tuple[str, str]]:
@@ -247,8 +248,12 @@ def instruction_samples(
     places = places_of_split([one.item.key for one in read], settings.split, settings.val_size)
     if not places:
         raise InputError(f"{what}: split {settings.split!r} holds no item; usable are {len(read)}.")
-    template = settings.template if isinstance(settings, DialogSettings) else "alpaca"
-    system = settings.system if isinstance(settings, DialogSettings) else None
+    template = chosen_template(settings.template, purpose.tokenizer, settings.OTHERWISE)
+    if template == "auto" and drops_thinking(purpose.tokenizer):
+        thinking = [one.where for one in read if any(THINKING_ENDS in (turn.answer or "") for turn in one.item.turns)]
+        if thinking:
+            line = "%s: %d items have thinking blocks in answers; the host's chat template drops them (the first: %s)."
+            log.warning(line, what, len(thinking), thinking[0])
     folders: dict[Path, ImageFolders] = {}
     samples = []
     for one in (read[place] for place in places[: settings.limit]):
@@ -256,14 +261,10 @@ def instruction_samples(
         if item.image is not None and settings.uses_pictures:
             root = Path(settings.root or one.file.parent)
             image = folders.setdefault(root, ImageFolders(root)).find(item.image)
-        asked, answer = item.turns[-1]
-        given = answer if purpose.training else None
-        if template == "alpaca" and len(item.turns) == 1:
-            segments = alpaca_segments(asked, item.context, given)
-        else:
-            turns = [*item.turns[:-1], (asked, given)]
-            segments = dialog_segments(turns, template, CHAT_SYSTEM if system is None else system)
+        last, system = item.turns[-1], settings.system if item.system is None else item.system
+        turns = item.turns if purpose.training else (*item.turns[:-1], replace(last, answer=None))
+        segments = rendered(turns, system, template, purpose.tokenizer)
         name = str(one.number) if len(files) == 1 else f"{one.file.stem}-{one.number}"
-        meta = {"instruction": asked, "input": item.context, "output": answer, "references": [answer]}
+        meta = {"instruction": last.asked, "input": last.context, "output": last.answer, "references": [last.answer]}
         samples.append(Sample(name, purpose.source, segments, image, one.where, meta))
     return settle_missing_images(samples, settings.missing_image, what)

@@ -20,8 +20,8 @@ OTHER_MARKS = "items whose human turn has not <image> once"
 def read_llava_pretrain(settings: LlavaPretrainSettings, purpose: Purpose) -> list[Sample]:
     """The captioned pictures of one JSON file, named by `path` or the only one under the root.
 
-    `instruction`: each item's own question ("own", in Alpaca's template), or "caption", the caption instruction in
-    either template. `<image>` is no text: it is removed. See `caption_samples`.
+    `instruction`: each item's own question ("own", in any template but plain), or "caption", the caption instruction in
+    any. `<image>` is no text: it is removed. See `caption_samples`.
     """
     assert settings.root is not None
     found = pretrain_files(Path(settings.root), settings.path, settings.instruction)

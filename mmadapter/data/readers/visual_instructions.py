@@ -12,7 +12,7 @@ from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.pictures import settle_missing_images
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import VisualInstructionsSettings
-from mmadapter.data.templates import alpaca_segments
+from mmadapter.data.templates import Turn, rendered
 from mmadapter.errors import InputError
 
 TEXTS = ("instruction", "image", "answer", "attribute")
@@ -39,7 +39,7 @@ def read_visual_instructions(settings: VisualInstructionsSettings, purpose: Purp
             defects.add(BAD_ITEM, f"{where}: {error}")
             continue
         image = file.parent / meta["image"] if settings.images else None
-        segments = alpaca_segments(meta["instruction"])
+        segments = rendered([Turn(meta["instruction"], None)], None, settings.template, purpose.tokenizer)
         samples.append(Sample(str(number), purpose.source, segments, image, where, meta))
     defects.settle(str(file), "Fix them, or take them out.")
     if not samples:
