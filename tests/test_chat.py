@@ -25,6 +25,7 @@ from tests.models import picture
 
 CHECKOUT = Path(__file__).parents[1]
 QUESTIONS = ["Which number is larger, 20 or 11?", "What is the opposite of hot?"]
+PROMPT = "\x1b[1;36m>\x1b[0m "
 SHORT = ["--max-new-tokens", "12"]
 
 
@@ -217,17 +218,18 @@ class Terminal:
                 command[0], command, os.environ | {"PYTHONPATH": str(CHECKOUT), "COLUMNS": "60", "TERM": "xterm"}
             )
 
-    def wait_for(self, text: str, seconds: float = 120) -> str:
-        """What is shown from now on until `text` is there."""
-        begin, deadline = len(self.shown), time.monotonic() + seconds
-        while text not in self.shown[begin:]:
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """What was shown since the last call, up to `text`, which it waits for."""
+        deadline = time.monotonic() + seconds
+        while text not in self.shown:
             ready, _, _ = select.select([self.device], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{text!r} did not come: {self.shown[begin:]!r}"
+            assert ready, f"{text!r} did not come: {self.shown!r}"
             try:
                 self.shown += os.read(self.device, 65536).decode(errors="replace")
             except OSError:  # the process has closed it
-                assert text in self.shown[begin:], f"ended before {text!r}: {self.shown[begin:]!r}"
-        return self.shown[begin:]
+                raise AssertionError(f"ended before {text!r}: {self.shown!r}") from None
+        before, found, self.shown = self.shown.partition(text)
+        return before + found
 
     def type(self, text: str) -> None:
         os.write(self.device, text.encode())
@@ -243,14 +245,14 @@ def plain(shown: str) -> str:
 
 def test_a_dialog_in_a_terminal(place, model):
     """Words come as they are generated; Tab completes a path with blanks; Ctrl-D ends."""
-    ready = "\x1b[0m "  # the prompt's end
+    ready = PROMPT
     terminal = Terminal([sys.executable, "-m", "mmadapter", "chat", "runs/seeing", *SHORT], place)
     try:
-        first = plain(terminal.wait_for("ends.") + terminal.wait_for(ready))
+        first = plain(terminal.wait_for(ready))
         assert "/image PATH" in first and "llama" in first
 
         terminal.type(QUESTIONS[0] + "\n")
-        told = terminal.wait_for(f"\n\r\n\x1b[1;36m>{ready}")
+        told = terminal.wait_for(ready)
         assert plain(asked(model, QUESTIONS[0])[0]) in plain(told)
 
         terminal.type("/image my p\t")
@@ -269,7 +271,7 @@ def test_a_dialog_in_a_terminal(place, model):
 
 
 def test_ctrl_c_stops_the_answer_and_the_dialog_goes_on(place, model):
-    ready = "\x1b[1;36m>\x1b[0m "
+    ready = PROMPT
     words = ["--max-new-tokens", "200", "--temperature", "3", "--seed", "1"]
     terminal = Terminal([sys.executable, "-m", "mmadapter", "chat", "runs/seeing", *words], place)
     try:
