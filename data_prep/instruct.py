@@ -71,11 +71,11 @@ def read(settings: argparse.Namespace) -> Check:
         for side in ("train", "val"):
             places = places_of_split(keys, side, settings.val_size) if keys else []
             check.splits[side] = [entries[place] for place in places]
-    if no_input := sum(bool(NO_INPUT.fullmatch(item.context)) for item in items):
+    if no_input := sum(bool(NO_INPUT.fullmatch(item.turns[0].context)) for item in items):
         check.notes.append(f'inputs that say "no input": {no_input:,} (kept as they are)')
     if open_ends := sum(item.open_end for item in items):
         check.notes.append(f"dialogs that end with a question: {open_ends:,} (that last turn is left out)")
-    said = Counter((item.turns, item.context, item.image) for item in items)
+    said = Counter((item.turns, item.image) for item in items)
     if repeated := said.total() - len(said):
         check.repetitions.append(f"repeated items, word for word: {repeated:,}")
     return check
@@ -98,9 +98,10 @@ def _files(root: Path) -> dict[str, Path]:
 def _line(name: Any, item: Item, is_dialog: bool) -> dict[str, Any]:
     """The item in its own layout, without the picture's mark; the readers read it again."""
     if not is_dialog:
-        ((asked, answer),) = item.turns
-        return {"instruction": asked, "input": item.context, "output": answer}
-    said = [{"from": role, "value": text} for turn in item.turns for role, text in zip(ROLES, turn, strict=True)]
+        (turn,) = item.turns
+        return {"instruction": turn.asked, "input": turn.context, "output": turn.answer}
+    texts = [(turn.asked, turn.answer) for turn in item.turns]
+    said = [{"from": role, "value": text} for turn in texts for role, text in zip(ROLES, turn, strict=True)]
     image = {} if item.image is None else {"image": item.image}
     return {"id": name, **image, "conversations": said}
 

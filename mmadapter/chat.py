@@ -109,10 +109,9 @@ def chosen_run(run: str | None, runs_root: str = RUNS_ROOT) -> tuple[Path, str]:
     if run is None:
         for folder, _ in finished_runs(Path(runs_root)):
             return folder, f"{folder}, the newest finished run"
-        raise InputError(
-            f"There is no finished run in {runs_root}/ to talk with. Name a run's or an adapter's folder "
-            "(mmadapter chat FOLDER), or train a model: mmadapter train"
-        )
+        from mmadapter.evaluation import SHIPPED
+
+        return SHIPPED, f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers."
     folder = Path(run).expanduser()
     return (folder if folder.is_dir() else find_run(run, runs_root)), ""
 

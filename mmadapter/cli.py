@@ -30,9 +30,11 @@ from mmadapter.settings import explained, nearest, open_defaults, to_plain
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import metric_of
 from mmadapter.sweeps.settings import sweep_name
+from mmadapter.terminal import own_command
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 Act = Callable[[Any], Any]
+HELP = ("-h", "--help", "--hydra-help", "--info", "-i", "--shell-completion", "-sc")
 
 
 @cache
@@ -73,6 +75,11 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
     register_plugins()
+    if schema is RunConf:
+        try:
+            _choose_embedded(folder)
+        except InputError as error:
+            _stop(str(error), error, wants_trace)
     _print_settings(folder, config_name, schema)
 
     def job(composed: DictConfig) -> Any:
@@ -129,6 +136,50 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
         ignore_signals()  # Python takes a second to end
 
 
+def _choose_embedded(folder: Path) -> None:
+    """Adds embedded=NAME to the command line of an experiment that names neither host nor data, where conf/ has one.
+
+    So the experiment runs on the models and the world that are shipped. Raises InputError for one that names only one
+    of the two: a tiny host would be judged by real data, or the other way round.
+    """
+    words = sys.argv[1:]
+    name = next((word.partition("=")[2] for word in reversed(words) if word.startswith("experiment=")), "")
+    file = folder / "embedded" / f"{name}.yaml"
+    if not name or not file.is_file() or any(word.startswith("embedded=") or word in HELP for word in words):
+        return
+
+    # What host and data are as they are given, here or in conf/local.
+    about = [word for word in words if word.lstrip("+~").partition("=")[0].partition(".")[0] in ("host", "data")]
+    try:
+        found = _compose(folder, "train", [f"experiment={name}", *about])
+        data = OmegaConf.to_container(found.data, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return  # Hydra will say it
+    has_host, has_data = found.host.path is not None, _names_a_place(data)
+    if not has_host and not has_data:
+        sys.argv.append(f"embedded={name}")
+    elif has_host != has_data and "dry_run=true" not in words:
+        given = {word.partition("=")[0] for word in words}
+        missing = [
+            word
+            for word in str(yaml.safe_load(file.read_text(encoding="utf-8"))["embedded"]).split()
+            if word.partition("=")[0] not in given and (not has_host or not word.startswith("host."))
+        ]
+        own = own_command()
+        raise InputError(
+            f"experiment={name} was given {'a host, but no data' if has_host else 'data, but no host'}. Name both, or "
+            f"neither to try it on what comes with the package:\n  {own} {shlex.join(missing)}\n"
+            f"  mmadapter train experiment={name}"
+        )
+
+
+def _names_a_place(data: Any) -> bool:
+    """Whether a root or a path is set anywhere in the settings of data."""
+    if not isinstance(data, dict):
+        return False
+    return any(data.get(key) is not None for key in ("root", "path")) or any(map(_names_a_place, data.values()))
+
+
 def starts_processes(conf: RunConf) -> bool:
     """Whether this process is to start those that do the run: asked for, and not one of them itself."""
     return (conf.launch.processes or 1) > 1 and not conf.dry_run and launched(os.environ) is None
@@ -166,16 +217,13 @@ def _print_settings(folder: Path, config_name: str, schema: type[Conf]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--cfg", "-c")
     parser.add_argument("--package", "-p")
-    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config-dir", "-cd")  # _compose reads it
     asked, others = parser.parse_known_args(sys.argv[1:])
     if asked.cfg != "job":
         return
     overrides = [word for word in others if not word.startswith("-")]
-    if asked.config_dir:
-        overrides.append(f"hydra.searchpath=[file://{Path(asked.config_dir).resolve()}]")
     try:
-        with hydra.initialize_config_dir(str(folder), **version_base()):
-            content = to_plain(typed(hydra.compose(config_name, overrides), schema))
+        content = to_plain(typed(_compose(folder, config_name, overrides), schema))
         for part in (asked.package or "").split(".") if asked.package else ():
             content = content[part]
     except InputError as error:
@@ -184,6 +232,16 @@ def _print_settings(folder: Path, config_name: str, schema: type[Conf]) -> None:
         return  # Hydra will say it
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), end="")
     sys.exit(0)
+
+
+def _compose(folder: Path, config_name: str, overrides: list[str]) -> DictConfig:
+    """What Hydra makes of these words, with the folder that --config-dir names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    own = parser.parse_known_args(sys.argv[1:])[0].config_dir
+    searched = [f"hydra.searchpath=[file://{Path(own).resolve()}]"] if own else []
+    with hydra.initialize_config_dir(str(folder), **version_base()):
+        return hydra.compose(config_name, [*overrides, *searched])
 
 
 def _refuse_what_needs_multirun(conf: RunConf) -> None:

@@ -6,6 +6,7 @@ runs beside a run (comparisons, variants).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -76,6 +77,8 @@ class ComparisonConf:
 @dataclass
 class RunConf:
     experiment: str = "quickstart"  # file of conf/experiment; names the run folder
+    # what to name for the real thing, where the shipped models and world stand in for host and data; null = they do not
+    embedded: str | None = plain(None, influence=False)
     run: str | None = plain(None, influence=False)  # name under runs_root, or a path; null = EXPERIMENT-DIGEST
     runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
     # never = anew; changed = continue what run= names under other settings
@@ -208,6 +211,16 @@ def _drop(content: dict[str, Any], keys: list[str]) -> None:
         del holder[last]
 
 
+def embedded_notice(experiment: str, embedded: str | None) -> str | None:
+    """What the terminal and the report say of a run on the shipped models and world; None for any other."""
+    if embedded is None:
+        return None
+    return (
+        f"experiment={experiment} was given neither a host nor data: this run is on the tiny models and the embedded "
+        f"world that come with the package. The real thing: mmadapter train experiment={experiment} {embedded}"
+    )
+
+
 # What must fit among components; each component's own rules are in its settings class (`contradictions`).
 
 
@@ -310,6 +323,8 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
             "or add a projection: adapter=v1_visual"
         )
         return
+    if conf.vision.SHAPE_NEEDS_TORCH:  # AdaptedModel.build asks the same, on the meta device
+        return
     try:
         shape = conf.vision.feature_shape()
     except InputError:  # the encoder's own settings say it
@@ -357,6 +372,12 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
         yield (
             f"optimizer.batch_size={conf.optimizer.batch_size} is shared out over {processes} processes: some would "
             f"have nothing to do in every step. Set optimizer.batch_size={processes} or more, or start fewer processes"
+        )
+    is_here = not on_cluster and not conf.dry_run
+    if conf.engine.name != "single" and is_here and importlib.util.find_spec("deepspeed") is None:
+        yield (
+            f"engine={conf.engine.name} needs DeepSpeed, which is not installed. To fix: pip install "
+            "'deepspeed>=0.19,<0.20', or engine=single (one process)"
         )
     here_is_none = not on_cluster and not gpu_seems_present()  # jobs are submitted from machines without GPUs
     on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and here_is_none)

@@ -21,7 +21,7 @@ from typing import Any
 
 import mmadapter
 from mmadapter.distributed.start import set_threads, thread_count
-from mmadapter.hosts.settings import TINY, TINY_HOST
+from mmadapter.hosts.settings import TINY, TINY_HOST, models_folder
 from mmadapter.terminal import default_console, readable_bytes
 from mmadapter.vision.settings import TINY_CLIP
 
@@ -245,13 +245,8 @@ def places() -> dict[str, str | None]:
     }
 
 
-def models_folder() -> Path:
-    """Where `mmadapter pretrained` puts models."""
-    return Path(os.environ.get("MMADAPTER_MODELS", "models"))
-
-
 def models_at_hand() -> list[str]:
-    """The prepared models."""
+    """The folders of models that `mmadapter pretrained` has written, or somebody else."""
     known = ("config.json", "open_clip_config.json")
     folders = sorted(models_folder().glob("*/")) if models_folder().is_dir() else []
     return [folder.name for folder in folders if any((folder / name).is_file() for name in known)]
@@ -379,7 +374,7 @@ def checks(found: Findings, unfit: list[str], gpu_trouble: str) -> Iterator[Chec
         "pretrained models",
         bool(found.pretrained),
         ", ".join(found.pretrained) or f"none in {models_folder()}/",
-        "mmadapter pretrained smollm2",
+        "mmadapter pretrained smollm2 (mmadapter pretrained --help lists them)",
     )
 
 

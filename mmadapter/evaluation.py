@@ -11,7 +11,8 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config import EvalConf
+from mmadapter.config import PACKAGE, EvalConf
+from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import host_folder
 from mmadapter.reports.report import write_report
@@ -22,6 +23,8 @@ from mmadapter.tasks.settings import TaskSettings
 from mmadapter.tasks.task import evaluate, with_versions
 from mmadapter.terminal import Display
 
+SHIPPED = PACKAGE / "tiny" / "run"  # a run folder: the quick start's adapter for the tiny models
+SHIPPED_RESULTS = "shipped_adapter"  # below runs_root
 # keys of a task that change no result, or have a place of their own in the name of the results
 SAME_RESULTS = ("root", "problems", "batch_size", "split", "limit")
 
@@ -55,10 +58,24 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
     if conf.run:
         folder = find_run(conf.run, conf.runs_root)
-    else:
-        folder = newest_run(conf.task.name, Path(conf.runs_root))
+    elif (newest := newest_run(conf.task.name, Path(conf.runs_root))) is not None:
+        folder = newest
         display.say(f"run: {folder}, the newest finished one that evaluates {conf.task.name}")
+    else:
+        folder = SHIPPED
     run_conf = settings_of_run(folder, conf)
+    if folder == SHIPPED:
+        if conf.task.name not in run_conf.evaluate:
+            raise InputError(
+                f"Nothing to evaluate: no finished run in {conf.runs_root} evaluates {conf.task.name}, nor does the "
+                "adapter that comes with the package. Name a run (run=RUN_FOLDER), score answers that are there "
+                f"(predictions=FILE), or train one: mmadapter train 'evaluate=[{conf.task.name}]'"
+            )
+        display.say(
+            f"No finished run in {conf.runs_root} evaluates {conf.task.name}: this is the adapter that comes with the "
+            "package, trained as the quick start does, with the shipped models. For a run of yours: run=RUN_FOLDER"
+        )
+        unpack_missing_world(run_conf.data.made, run_conf.data.root, display.say)
 
     # The task, as the run has it but for what the command line gives, and its samples.
     own = run_conf.tasks.get(conf.task.name)
@@ -80,7 +97,8 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
         model.prepare_images(paths, lambda done, total: display.report("image features", done, total))
 
     # Ask, score, write.
-    output = Path(conf.output) if conf.output else folder / "eval" / results_name(settings, own, conf.given)
+    holder = Path(conf.runs_root) / SHIPPED_RESULTS if folder == SHIPPED else folder  # the package is not written to
+    output = Path(conf.output) if conf.output else holder / "eval" / results_name(settings, own, conf.given)
     switches = [*of_a_task("task", settings, changes="other answers"), *general]
     with explain_memory(f"while task {settings.name} was evaluated", lambda: switches):
         scored = evaluate(model, task, samples, output, Ranks(), display.report)
@@ -96,18 +114,9 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     return scored.metrics
 
 
-def newest_run(task: str, runs_root: Path) -> Path:
-    """The folder of the run that finished last among those that have an adapter and evaluate this task.
-
-    Raises InputError where there is none.
-    """
-    for folder, conf in finished_runs(runs_root):
-        if task in conf.evaluate:
-            return folder
-    raise InputError(
-        f"Nothing to evaluate: no finished run in {runs_root} evaluates {task}. Name a run (run=RUN_FOLDER), score "
-        f"answers that are there (predictions=FILE), or train one: mmadapter train 'evaluate=[{task}]'"
-    )
+def newest_run(task: str, runs_root: Path) -> Path | None:
+    """The folder of the run that finished last among those that have an adapter and evaluate this task."""
+    return next((folder for folder, conf in finished_runs(runs_root) if task in conf.evaluate), None)
 
 
 def task_of_run(asked: TaskSettings, own: TaskSettings | None, given: Sequence[str]) -> TaskSettings:

@@ -131,14 +131,14 @@ class AdaptedModel(nn.Module):
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
         on_meta = str(device) == "meta"
-        folder = host_folder(host.path)
+        folder = host_folder(host.path, weights=not on_meta)
         loaded = load_host(folder, getattr(torch, host.dtype_on(device)), host.attention, device, sharding)
         if host.max_tokens > (positions := loaded.config.max_position_embeddings):
             raise InputError(
                 f"host.max_tokens={host.max_tokens}, but the host was built for {positions} tokens "
                 f"({folder / 'config.json'}). Set host.max_tokens={positions} or less."
             )
-        features = vision.feature_shape()[-1] if vision.enabled else None
+        features = _features_read(vision, adapter) if vision.enabled else None
         store = _feature_store(vision, device) if vision.enabled and not on_meta else None
         fresh = Adapter.build(adapter, loaded, seed, features=features, device=device)
         tokenizer = None if on_meta else load_tokenizer(folder, host.tokenizer)
@@ -604,6 +604,16 @@ class AdaptedModel(nn.Module):
 def _positions(attention_mask: Tensor) -> Tensor:
     """(rows, tokens): each token's place in its own row, wherever the padding stands."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _features_read(vision: VisionSettings, adapter: AdapterConf) -> int:
+    """How many numbers stand in each vector of a picture's features. Raises InputError where no method reads them so."""
+    shape = vision.feature_shape()
+    if wrong := [
+        text for name, one in adapter.chosen.items() for text in one.feature_problems(f"adapter.{name}", shape)
+    ]:
+        raise InputError(" ".join(wrong))
+    return shape[-1]
 
 
 def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore | PixelReader:

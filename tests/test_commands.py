@@ -10,15 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.shapes import make_world
 from mmadapter.__main__ import COMMANDS
+from tests.training.tiny_run import SIZES
 
 CHECKOUT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "transformers", "open_clip", "timm", "numpy", "PIL", "deepspeed")
-# as if these were not installed: whoever imports one fails
+UNIX = ("resource", "fcntl", "termios")  # not on Windows, or otherwise
+# As if some packages were not installed: whoever imports one fails. What others import on this system they may.
 BLOCKED = """
-import sys
-for name in {names!r}:
+import builtins, sys
+for name in set({names!r}) - set({unix!r}):
     sys.modules[name] = None
+true_import = builtins.__import__
+def refusing_import(name, globals=None, *rest, **more):
+    ours = str((globals or {{}}).get("__name__")).split(".")[0] in ("mmadapter", "data_prep")
+    if ours and name.split(".")[0] in {names!r}:
+        raise ModuleNotFoundError("there is no " + name + " here")
+    return true_import(name, globals, *rest, **more)
+builtins.__import__ = refusing_import
 sys.argv = ["mmadapter", *{words!r}]
 import runpy
 runpy.run_module("mmadapter", run_name="__main__", alter_sys=True)
@@ -27,7 +37,7 @@ runpy.run_module("mmadapter", run_name="__main__", alter_sys=True)
 
 def mmadapter(*words: str, folder: Path, without: tuple[str, ...] = (), **environment: str):
     """`mmadapter WORDS` typed in `folder`, where the packages `without` cannot be imported."""
-    code = BLOCKED.format(names=without, words=words)
+    code = BLOCKED.format(names=without, unix=UNIX, words=words)
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, env=environment)
@@ -79,6 +89,32 @@ def test_bad_input_of_any_command_is_one_line_and_status_2(tmp_path):
         told = mmadapter(*words, folder=tmp_path)
         assert told.returncode == 2 and told.stderr.startswith("error: ") and "gone" in told.stderr, told.stderr
         assert "Traceback" not in told.stderr and list(tmp_path.iterdir()) == []
+
+
+ABSENT_ELSEWHERE = (*UNIX, "deepspeed")
+
+
+def test_the_quick_start_runs_where_unix_modules_and_deepspeed_are_missing(tmp_path):
+    make_world(tmp_path / "data" / "shapes", sizes=SIZES)
+    small = [
+        "optimizer.epochs=1",
+        "optimizer.batch_size=8",
+        "optimizer.micro_batch_size=8",
+        "tasks.coco_caption.limit=1",
+    ]
+    told = mmadapter("train", *small, "run=quick", folder=tmp_path, without=ABSENT_ELSEWHERE)
+    assert told.returncode == 0, told.stderr
+    assert "Adapter with images" in told.stdout and "report: runs/quick/report.html" in told.stdout
+    assert "peak memory" not in told.stdout  # nobody tells it there
+    again = mmadapter("eval", "task=scienceqa", "task.limit=2", folder=tmp_path, without=ABSENT_ELSEWHERE)
+    assert again.returncode == 0 and "runs/quick" in again.stdout, again.stderr
+
+
+def test_an_engine_of_deepspeed_says_what_to_install_where_it_is_missing(tmp_path):
+    told = mmadapter("train", "engine=zero2", folder=tmp_path, without=ABSENT_ELSEWHERE)
+    assert told.returncode == 2, told.stderr
+    assert told.stderr.startswith("error: engine=zero2 needs DeepSpeed, which is not installed. To fix: pip install")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -41,7 +41,9 @@ def chat_segments(
 
     `system` None or "": no such text, so the template puts its own where it has one. A template that cannot carry a
     system text gets it in front of the first user text, an empty line between, as Gemma 3's own does. So stands an
-    input behind its instruction. Raises InputError for a template that cannot be split.
+    input behind its instruction. What a template strips off contents is stripped; thinking blocks, which some leave out
+    of earlier answers, are left out of all, as the prompt of generation closes an empty one. Raises InputError for a
+    template that cannot be split.
     """
     frame = _frame(tokenizer, str(tokenizer.chat_template), len(turns), bool(system))
     contents: list[list[Segment]] = [[Segment(system, FIXED)]] if system and frame.carries_system else []
@@ -53,23 +55,18 @@ def chat_segments(
             user.insert(0, Segment(f"{system}\n\n", FIXED))
         contents.append(user)
         if answer is not None:
-            if frame.drops_thinking:
-                answer = without_thinking(answer)
+            if frame.drops_thinking and THINKING_ENDS in answer:
+                answer = answer.split(THINKING_ENDS)[-1].lstrip("\n")
             contents.append([Segment(answer, ANSWER)])
 
     segments: list[Segment] = []
     for content, place in zip(contents, frame.places, strict=False):
         segments += place.before
         content[0] = Segment(place.blank + content[0].text.lstrip(place.strips_left), content[0].kind)
-        content[-1] = Segment(content[-1].text.rstrip(place.strips_right), content[-1].kind)
+        content[-1] = Segment(content[-1].text.rstrip(place.strips_right) + place.blanks_behind, content[-1].kind)
         segments += content
     is_answered = len(contents) == len(frame.places)
     return (*segments, *(frame.behind if is_answered else frame.places[-1].before))
-
-
-def without_thinking(answer: str) -> str:
-    """An answer without what stands before the end of its thinking block, as templates of Qwen3's kind have it."""
-    return answer.split(THINKING_ENDS)[-1].lstrip("\n")
 
 
 def end_token(tokenizer: Any) -> int | None:
@@ -102,6 +99,7 @@ class _Place:
 
     before: tuple[Segment, ...]
     blank: str  # a blank in front belongs to the content: so its first word is one token
+    blanks_behind: str  # nothing but these stands between the content and the next one
     strips_left: str
     strips_right: str
 
@@ -169,6 +167,9 @@ def _split(tokenizer: Any, turns: int, system: bool) -> _Frame:
                 raise _unusable("it does not end all answers alike")
             segments.append(Segment(end, END))
             piece = piece.removeprefix(end)
+        if places and not is_last and not piece.strip():
+            places[-1] = replace(places[-1], blanks_behind=piece)
+            piece = ""
         blank = " " if piece.endswith(" ") and not is_last else ""
         piece = piece.removesuffix(blank)
         if piece or not number:
@@ -176,7 +177,7 @@ def _split(tokenizer: Any, turns: int, system: bool) -> _Frame:
         if is_last:
             behind = tuple(segments)
         else:
-            places.append(_Place(tuple(segments), blank, lefts[number], rights[number + 1]))
+            places.append(_Place(tuple(segments), blank, "", lefts[number], rights[number + 1]))
     return _Frame(tuple(places), behind, end, system, _drops_thinking(tokenizer, marks))
 
 

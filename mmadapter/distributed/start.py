@@ -21,7 +21,8 @@ from mmadapter.distributed.launchers import OTHER_LAUNCHERS, RENDEZVOUS, STARTER
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what asks a run to stop
+# What asks a run to stop; SIGUSR1 and SIGUSR2 are not everywhere (Windows).
+STOPS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, once one has ended with an error
 PARENT_SECONDS = 2.0  # between two looks at whether the launcher is still there
 SAVE_SECONDS = 120.0  # for a rank whose launcher is gone to save and end

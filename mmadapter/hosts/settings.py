@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,17 @@ from mmadapter.settings import choice, input_path, number, plain
 
 TINY = "tiny"  # the name under which the models that ship with the package are asked for
 TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
+PREPARED = ("smollm2", "gemma3_270m")  # hosts that `mmadapter pretrained NAME` writes; conf/host has their settings
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
 
 
 @dataclass
 class HostConf:
-    path: str | None = input_path()  # model folder in transformers layout; "tiny" = the shipped one
+    path: str | None = input_path()  # folder in transformers layout; "tiny" = the shipped one; ORG/NAME = of the Hub
     tokenizer: str | None = input_path()  # folder or tokenizer.model; null = the host's own folder
-    dtype: str = choice("auto", "float32", "bfloat16")  # of the frozen weights; auto = bfloat16 on a GPU, else float32
+    # Of the frozen weights. auto = bfloat16 on a GPU, float32 on every CPU: without AMX or AVX512-BF16 bfloat16 is several
+    # times slower there, and with them a run that goes on or is repeated on another CPU would give other numbers.
+    dtype: str = choice("auto", "float32", "bfloat16")
     attention: str = choice("sdpa", "eager", "flex")  # kernel; flex only on a GPU (on CPU it has no backward)
     activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower
     max_tokens: int = number(512, at_least=8)  # tokens of context used, prompt and answer together; paper: 512
@@ -31,7 +37,7 @@ class HostConf:
     def contradictions(self, key: str) -> Iterator[str]:
         if self.path != TINY:
             try:
-                host_folder(self.path)
+                local_host_folder(self.path)
             except InputError as error:
                 yield str(error)
         if self.tokenizer is not None and not Path(self.tokenizer).expanduser().exists():
@@ -54,10 +60,29 @@ class GenerationConf:
             )
 
 
-def host_folder(path: str | None) -> Path:
-    """The folder that `host.path` names; "tiny" is the host that comes with the package.
+def models_folder() -> Path:
+    """Where `mmadapter pretrained` puts models: the environment variable MMADAPTER_MODELS, else models/ right here."""
+    return Path(os.environ.get("MMADAPTER_MODELS") or "models").expanduser()
 
-    Raises InputError where it is not set, or is no model folder in `transformers` layout.
+
+def host_folder(path: str | None, weights: bool = True) -> Path:
+    """The folder that `host.path` names, fetched from the Hub where it is ORG/NAME and no folder.
+
+    `weights` False: configuration and tokenizer are enough, so no weights are fetched. Raises InputError where it is
+    not set, is no model folder in `transformers` layout, or cannot be fetched.
+    """
+    folder = local_host_folder(path)
+    if folder is None:
+        from mmadapter.hosts.hub import fetched
+
+        folder = fetched(str(path), weights)
+    return folder
+
+
+def local_host_folder(path: str | None) -> Path | None:
+    """The folder that `host.path` names; "tiny" is the host that comes with the package, None is a model of the Hub.
+
+    Raises InputError where it is not set, or is no model folder in `transformers` layout. Reaches no network.
     """
     if path is None:
         raise InputError(
@@ -65,12 +90,26 @@ def host_folder(path: str | None) -> Path:
         )
     folder = TINY_HOST if path == TINY else Path(path).expanduser()
     if not folder.is_dir():
-        raise InputError(f"host.path={path}: no such folder. Give a folder with config.json and safetensors files.")
+        if folder.name in PREPARED and folder.parent == models_folder():
+            raise InputError(
+                f"host={folder.name} is not there yet ({path}). Fetch it once: mmadapter pretrained {folder.name}"
+            )
+        if HUB_NAME.fullmatch(path) and not folder.parent.is_dir():  # models/llama with models/ there is a slip
+            return None
+        raise InputError(
+            f"host.path={path}: no such folder. Give a folder with config.json and safetensors files "
+            "(or a model of the Hub: host.path=ORG/NAME)."
+        )
     if not (folder / "config.json").is_file():
         if (folder / "params.json").is_file():
             raise InputError(
                 f"host.path={path} is in Meta's layout (params.json). Convert it once: "
                 f"mmadapter convert meta {path} {path}-hf, then host.path={path}-hf"
+            )
+        if gguf := next(iter(sorted(folder.glob("*.gguf"))), None):
+            raise InputError(
+                f"host.path={path} holds a GGUF file. Convert it once: mmadapter convert gguf {gguf} {path}-hf, "
+                f"then host.path={path}-hf"
             )
         raise InputError(f"host.path={path}: no config.json there. Give a model folder as `save_pretrained` writes it.")
     return folder

@@ -61,7 +61,7 @@ class ProjectionConf(MethodConf):
             group = "clip_vit_l14_tokens" if reads == "all" else "clip_vit_l14"
             yield (
                 f"{key}.kind={self.kind} reads vision.tokens={reads}, but vision.tokens is {gives}. "
-                f"Set vision.tokens={reads} (vision={group}), or the other kind."
+                f"Set vision.tokens={reads} (as vision={group} does), or the other kind."
             )
 
     def problems_beside(self, others: Mapping[str, MethodConf], key: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmadapter.config import embedded_notice
 from mmadapter.files import write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Point, Series, finite, smoothed
@@ -37,6 +38,7 @@ def write_report(folder: Path) -> Path:
         "report.html.jinja",
         title=run.config.get("experiment") or run.folder.name,
         folder=str(run.folder),
+        notice=embedded_notice(run.config.get("experiment", ""), run.config.get("embedded")),
         finished=bool(run.summary),
         tiles=[*(tile for section in sections for tile in section.tiles), *tiles(run)],
         sections=sections,

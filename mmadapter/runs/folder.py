@@ -20,9 +20,10 @@ ATTEMPT_FILE = "attempt.json"  # the first file that a run writes
 def run_folder(conf: RunConf) -> Path:
     """The folder of this run: RUNS_ROOT/EXPERIMENT-DIGEST, or what `run=` names. Nothing is created.
 
-    The same settings give the same folder, so that a run continues. With `resume=never` an unused folder is chosen;
-    with `resume=changed` the folder that `run=` names may hold a run of other settings. Raises InputError where it
-    holds something else, and for `resume=changed` without `run=`.
+    EXPERIMENT_embedded-DIGEST where the shipped models and world stand in for host and data. The same settings give the
+    same folder, so that a run continues. With `resume=never` an unused folder is chosen; with `resume=changed` the
+    folder that `run=` names may hold a run of other settings. Raises InputError where it holds something else, and for
+    `resume=changed` without `run=`.
     """
     if conf.run is None:
         if conf.resume == "changed":
@@ -30,7 +31,8 @@ def run_folder(conf: RunConf) -> Path:
                 "resume=changed continues a run under other settings: say which one, run=NAME. Without run= other "
                 "settings have a folder of their own."
             )
-        folder = Path(conf.runs_root) / f"{conf.experiment}-{settings_digest(conf)}"
+        stand_in = "_embedded" if conf.embedded else ""
+        folder = Path(conf.runs_root) / f"{conf.experiment}{stand_in}-{settings_digest(conf)}"
         if conf.resume == "auto" or not folder.exists():
             return folder
         number = 2

@@ -201,6 +201,8 @@ def is_alive(pid: int | None, start: int | None) -> bool:
     """Whether process `pid` of this machine exists, and is the one that started at `start`: numbers are used again."""
     if pid is None:
         return False
+    if os.name == "nt":  # where signal 0 would be a Ctrl-C; nothing tells that it has ended
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -160,9 +159,14 @@ def reset_peak() -> None:
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes at the highest point so far: of this process (`host_bytes`), and of the GPU's allocator (`gpu_bytes`)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    """Bytes at the highest point so far: of this process (`host_bytes`, where the system tells it), and of the GPU's
+    allocator (`gpu_bytes`)."""
+    peak = {}
+    with contextlib.suppress(ImportError):  # Windows does not tell it this way
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak["host_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if torch.cuda.is_available():
         peak["gpu_bytes"] = torch.cuda.max_memory_allocated()
     return peak
@@ -187,8 +191,8 @@ def explain_memory(doing: str, switches: Callable[[], Sequence[str]], at_the_end
         if not is_out_of_memory(error):
             raise
         peak = peak_memory()
-        used = f"{readable_bytes(peak['host_bytes'])} of memory"
-        used += f", {readable_bytes(peak['gpu_bytes'])} on the GPU" if "gpu_bytes" in peak else ""
+        places = {"host_bytes": "of memory", "gpu_bytes": "on the GPU"}
+        used = ", ".join(f"{readable_bytes(size)} {places[name]}" for name, size in peak.items()) or "not measured here"
         named = "\n  ".join(switches()[:NAMED_SWITCHES])
         raise InputError(
             f"Out of memory {doing}: the peak was {used}. The cheapest switches:\n  {named}{at_the_end}"

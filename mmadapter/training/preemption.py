@@ -56,12 +56,14 @@ def interrupts() -> Iterator[None]:
 
 def hold_signals() -> None:
     """Holds signals back until the run can act on them (`release_signals`): imports and the meeting take seconds."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATIONS)
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATIONS)
 
 
 def release_signals() -> None:
     """Lets signals through that `hold_signals`, or the start of a SLURM job, has held back."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATIONS)
 
 
 def ignore_signals() -> None:

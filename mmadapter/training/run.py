@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mmadapter.config import RunConf, comparison_conf, save_config, variant_conf
+from mmadapter.config import RunConf, comparison_conf, embedded_notice, save_config, variant_conf
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.mixture import StepShape
 from mmadapter.data.samples import Sample
@@ -84,6 +84,8 @@ def run(conf: RunConf) -> dict[str, Any]:
         with interrupts():
             try:
                 release_signals()
+                if notice := embedded_notice(conf.experiment, conf.embedded):
+                    display.say(notice)
                 if conf.dry_run:
                     return train_and_evaluate(conf, None, ranks, display)
                 return run_whole(conf, ranks, display)
@@ -198,7 +200,7 @@ def train_and_evaluate(
     data: RunData | None = None
     questions: dict[str, list[Sample]] = {}
     try:
-        tokenizer = load_tokenizer(host_folder(conf.host.path), conf.host.tokenizer)
+        tokenizer = load_tokenizer(host_folder(conf.host.path, weights=False), conf.host.tokenizer)
         if trains:
             samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed, tokenizer=tokenizer)
         waiting = list(tasks)

@@ -31,7 +31,8 @@ def facts_line(summary: Mapping[str, Any]) -> str:
     parts = [f"wall time {duration(summary['wall_seconds'])}" + (f" in {attempts} attempts" if attempts > 1 else "")]
     if training.get("steps"):
         parts.append(f"training {training['steps']} steps in {duration(training['seconds'])}")
-    parts.append(f"peak memory {readable_bytes(summary['peak']['host_bytes'])}")
+    if "host_bytes" in summary["peak"]:
+        parts.append(f"peak memory {readable_bytes(summary['peak']['host_bytes'])}")
     if "gpu_bytes" in summary["peak"]:
         parts.append(f"{readable_bytes(summary['peak']['gpu_bytes'])} on the GPU")
     if several := summary["peak"].get("processes"):

@@ -62,5 +62,5 @@ def weights_digest(module: nn.Module, *facts: object) -> str:
     found = hashlib.sha256("".join(map(repr, facts)).encode())
     for name, tensor in sorted(module.state_dict().items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]

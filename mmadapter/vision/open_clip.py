@@ -51,7 +51,7 @@ class OpenClipEncoder(VisionEncoder):
         self._transform = _evaluation_transform(self.tower)
 
     def preparation(self) -> Callable[[Image.Image], Tensor]:
-        """Resized, cropped and normalised as CLIP's own evaluation does."""
+        """Resized, cropped and normalised as CLIP's own evaluation does, or as a folder's `preprocess_cfg` says."""
         return partial(_pixels, self._transform, self.settings.channel_order)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -76,8 +76,10 @@ class OpenClipEncoder(VisionEncoder):
         return joined[:, 0] if self.settings.tokens == "class" else joined
 
     def digest(self) -> str:
-        it = self.settings
-        facts = (it.layers, it.project_scales, it.channel_order, it.tokens)
+        it, prepared = self.settings, getattr(self.tower, "preprocess_cfg", None) or {}
+        facts: tuple[Any, ...] = (it.layers, it.project_scales, it.channel_order, it.tokens)
+        if fill := prepared.get("fill_color"):  # around a picture; the transform's text does not tell it
+            facts = (*facts, fill)
         return weights_digest(self.tower, facts, self._transform)
 
     def identity(self) -> dict[str, Any]:
@@ -92,11 +94,13 @@ def _pixels(transform: Callable[[Image.Image], Tensor], channel_order: str, imag
 
 
 def _evaluation_transform(tower: Any) -> Callable[[Image.Image], Tensor]:
+    """CLIP's own, or what the folder or tag of the weights says."""
     from open_clip.transform import image_transform
 
     told = getattr(tower, "preprocess_cfg", None) or {}
-    mean, std, interpolation = told.get("mean"), told.get("std"), told.get("interpolation", "bicubic")
-    return image_transform(tower.image_size, is_train=False, mean=mean, std=std, interpolation=interpolation)
+    names = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+    given = {name: told[name] for name in names if told.get(name) is not None}
+    return image_transform(tower.image_size, is_train=False, **given)
 
 
 # Weights.
@@ -114,6 +118,7 @@ def load_tower(settings: OpenClipSettings) -> nn.Module:
     try:
         if folder is not None:
             tower = _from_open_clip_folder(config, folder, settings.quick_gelu)
+            tower.preprocess_cfg = settings.preprocessing()
         elif source.is_dir():
             tower = _from_transformers_folder(config, source, settings.quick_gelu)
         elif source.is_file():

@@ -87,6 +87,8 @@ def _start_method() -> Any:
 
     A fork of the run itself would hold on to its lock, its GPU and its threads' locks.
     """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mmadapter.vision.features", "open_clip.transform"])
     return context

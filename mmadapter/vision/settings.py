@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmadapter.errors import InputError
 from mmadapter.settings import choice, input_path, listing, number, plain, to_plain
@@ -16,11 +16,20 @@ from mmadapter.settings import choice, input_path, listing, number, plain, to_pl
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
 NO_CACHE = "False"  # what `vision.cache=false` is, where a text is expected
 CONFIG_FILE = "open_clip_config.json"  # of a folder in open_clip's layout
+ALLOWED_PREPROCESSING = {  # in preprocess_cfg of that file
+    "mode": ("RGB",),
+    "interpolation": ("bicubic", "bilinear", "random"),  # random is for training; evaluation takes bicubic
+    "resize_mode": ("shortest", "longest", "squash"),
+}
+TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"  # of a folder in timm's layout
+PREPARED = ("dinov2_small", "efficientnet_lite0")  # what `mmadapter pretrained NAME` writes, a conf/vision/NAME each
 
 
 @dataclass
 class VisionSettings:
     """What the settings of every image encoder have."""
+
+    SHAPE_NEEDS_TORCH: ClassVar[bool] = False  # then `feature_shape` is asked when the model is built, not before
 
     enabled: bool = True  # false = text only: no encoder is loaded, no visual role is there
     encoder: str = "open_clip"  # name of a registered encoder, which decides the other keys
@@ -73,6 +82,7 @@ class OpenClipSettings(VisionSettings):
             return
         try:
             tower = self.model_config()["vision_cfg"]
+            self.preprocessing()
         except InputError as error:
             yield str(error)
             return
@@ -115,11 +125,47 @@ class OpenClipSettings(VisionSettings):
             tower = config["vision_cfg"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} cannot be read: {error}. It must hold a CLIP model's configuration.") from error
-        if not isinstance(tower.get("layers"), int) or "width" not in tower or tower.get("timm_model_name"):
+        if name := tower.get("timm_model_name"):
+            weights = "WEIGHTS" if self.folder is None else self.folder / "open_clip_model.safetensors"
+            raise InputError(
+                f"vision.model={self.model} is not a ViT of open_clip's own, but timm's. Set vision.encoder=timm "
+                f"vision.model={name} vision.pretrained={weights} vision.layers=null"
+            )
+        if not isinstance(tower.get("layers"), int) or "width" not in tower:
             raise InputError(
                 f"vision.model={self.model} is not a ViT of open_clip's own; multi-scale features need one."
             )
         return config
+
+    def preprocessing(self) -> dict[str, Any]:
+        """`preprocess_cfg` of a folder in open_clip's layout: mean, std, ... where they differ from CLIP's own.
+
+        Empty for a name of open_clip's list (a tag brings its own, when its weights are loaded). Raises InputError for
+        what open_clip would read otherwise than it stands there.
+        """
+        if self.folder is None:
+            return {}
+        file, image_size = self.folder / CONFIG_FILE, self.model_config()["vision_cfg"].get("image_size", 224)
+        told = json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg") or {}
+        wrong = [
+            f"{key}={told[key]!r}, allowed: {', '.join(map(repr, allowed))}"
+            for key, allowed in ALLOWED_PREPROCESSING.items()
+            if told.get(key) is not None and told[key] not in allowed
+        ]
+        for key in ("mean", "std"):
+            values = told.get(key) if isinstance(told.get(key), list) else [told.get(key)] * 3
+            if told.get(key) is not None and not (
+                len(values) == 3 and all(isinstance(one, int | float) for one in values)
+            ):
+                wrong.append(f"{key}={told[key]!r}, allowed: a number, or one for each of red, green and blue")
+        sizes = [size if isinstance(size, list) else [size, size] for size in (told.get("size"), image_size)]
+        if told.get("size") is not None and sizes[0] != sizes[1]:
+            wrong.append(f"size={told['size']}, but the model's image_size is {image_size}")
+        if unknown := sorted(told.keys() - {*ALLOWED_PREPROCESSING, "mean", "std", "size", "fill_color"}):
+            wrong.append(f"open_clip does not know {', '.join(unknown)}")
+        if wrong:
+            raise InputError(f"{file}: preprocess_cfg: {'; '.join(wrong)}. Correct the file.")
+        return {key: value for key, value in told.items() if value is not None and key not in ("size", "mode")}
 
     def weights_to_name(self) -> str | None:
         name = self.model or "a folder in open_clip's layout"
@@ -153,6 +199,91 @@ class OpenClipSettings(VisionSettings):
         size, patch = tower.get("image_size", 224), tower.get("patch_size", 16)  # open_clip's own defaults
         rows, columns = size if isinstance(size, list) else (size, size)
         return (1 + (rows // patch) * (columns // patch), width)
+
+
+@dataclass
+class TimmSettings(VisionSettings):
+    """Any model of timm: multi-scale global features of a transformer's blocks or of a convolutional network's stages.
+
+    What a model is decides timm; nothing of it is known here without torch. `vision/timm.py` checks `layers` on the
+    meta device, before weights are read.
+    """
+
+    SHAPE_NEEDS_TORCH: ClassVar[bool] = True
+
+    encoder: str = "timm"
+    model: str | None = None  # timm's name (vit_small_patch14_dinov2), or a folder in timm's layout, with its weights
+    pretrained: str | None = input_path()  # weights file, or a folder in timm's layout: config.json, model.safetensors
+    layers: list[int] | None = None  # blocks or stages, from 0; null = four blocks spread evenly, or all stages
+    norm: bool = True  # each block's tokens pass the model's own last norm, where it has one; false = as they are
+    tokens: str = choice("class", "all")  # class = a vector a block or stage; all = class and patch tokens, positions
+    image_size: int | None = number(None, at_least=1)  # pixels on each side; null = as the weights were trained
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder in timm's layout that `pretrained` or `model` names; None where neither does."""
+        return timm_folder(self.pretrained) or timm_folder(self.model)
+
+    def contradictions(self, key: str) -> Iterator[str]:
+        if not self.enabled:
+            return
+        if self.model is None and self.pretrained is None:
+            yield (
+                f"{key}.model is not set. Give timm's name, e.g. {key}.model=vit_small_patch14_dinov2, a folder in "
+                f"timm's layout ({TIMM_CONFIG}, {TIMM_WEIGHTS}), or set vision=none"
+            )
+        if self.layers is not None and not self.layers:
+            yield f"{key}.layers is empty: name the blocks or stages whose features are used, e.g. {key}.layers=[3,7,11]"
+        if self.layers is not None and len(set(self.layers)) != len(self.layers):
+            yield f"{key}.layers={self.layers} names a block or stage twice."
+
+    def missing_weights(self, key: str) -> Iterator[str]:
+        if not self.enabled or (self.model is None and self.pretrained is None):
+            return
+        given = self.pretrained if self.pretrained is not None or self.folder else self.model
+        place = Path(given or "").expanduser()
+        prepared = place.name
+        if self.pretrained is None and self.folder is None and "/" not in str(self.model):
+            yield (
+                f"{key}.pretrained is not set. Give the weights of {self.model}: a file, or a folder in timm's layout "
+                f"({TIMM_CONFIG}, {TIMM_WEIGHTS}): {key}.pretrained=FOLDER"
+            )
+        elif not place.exists() and prepared in PREPARED:
+            yield (f"vision={prepared} is not there yet ({given}). Fetch it once: mmadapter pretrained {prepared}")
+        elif not place.exists():
+            yield f"{key}.{'model' if self.pretrained is None else 'pretrained'}={given}: no such file or folder."
+
+    def weights_to_name(self) -> str | None:
+        return (
+            f"{self.model or 'a folder'} in timm's layout, {self.tokens} tokens, layers {self.layers or 'by default'}"
+        )
+
+    def take_weights(self, place: str) -> None:
+        """`place` is a folder in timm's layout, which says what it is, or a weights file for the model named before."""
+        if timm_folder(place) is None and (self.model is None or timm_folder(self.model) is not None):
+            raise InputError(
+                f"vision={place}: the adapter was trained with an encoder from a folder in timm's layout "
+                f"({TIMM_CONFIG} beside {TIMM_WEIGHTS}). Give such a folder, or load the run folder."
+            )
+        if timm_folder(place) is not None and (self.model is None or "/" in self.model):
+            self.model = None
+        self.pretrained = place
+
+    def portable(self) -> dict[str, Any]:
+        """`model` is null where a folder said what it is."""
+        return super().portable() | ({} if timm_folder(self.model) is None else {"model": None})
+
+    def feature_shape(self) -> tuple[int, ...]:
+        """Asked of timm's model on the meta device: this loads torch. Raises InputError for what timm cannot make."""
+        from mmadapter.vision.timm import feature_shape
+
+        return feature_shape(self)
+
+
+def timm_folder(place: str | None) -> Path | None:
+    """The folder in timm's layout at `place`, or None."""
+    folder = None if place is None else Path(place).expanduser()
+    return folder if folder is not None and (folder / TIMM_CONFIG).is_file() else None
 
 
 def open_clip_folder(model: str | None) -> Path | None:

@@ -139,8 +139,14 @@ class TestShareGpt:
         assert read("sharegpt", system="Be kind.", **settings)[0].prompt.startswith("Be kind.\n\n### Human: a\n")
         assert read("sharegpt", system="", **settings)[0].prompt.startswith("\n### Human: a\n")
         assert read("sharegpt", **settings)[0].prompt.startswith(CHAT_SYSTEM)
-        with pytest.raises(InputError, match="template=plain: allowed are chat, alpaca"):
-            read("sharegpt", template="plain", **settings)
+        with pytest.raises(InputError, match="template=plain has place for only one turn"):
+            read(
+                "sharegpt",
+                template="plain",
+                **{**settings, "path": write(tmp_path / "t.json", [conversation(*"abcd")])},
+            )
+        with pytest.raises(InputError, match="template=plain has no place for a system text"):
+            read("sharegpt", template="plain", system="Be kind.", **settings)
 
 
 class TestV2Lists:

@@ -141,7 +141,7 @@ class TestCocoCaptions:
         ("settings", "message"),
         [
             ({"split": "minival"}, "no split 'minival'; allowed: train, restval, val, test"),
-            ({"template": "x"}, "template=x: allowed are alpaca, plain"),
+            ({"template": "x"}, "template=x: allowed are auto, alpaca, vicuna, plain, chat"),
             ({"captions_per_image": "two"}, "captions_per_image=two: allowed are all, one"),
             ({"path": "gone.json"}, r"gone\.json: no such file or folder"),
         ],

@@ -72,7 +72,7 @@ def test_only_question_and_context_may_be_cut():
     assert kinds == {
         "instruction": " Which?",
         "context": " A dog.",
-        "template": "\nOptions: (A) dog (B) cat\nAnswer:",
+        "fixed": "\nOptions: (A) dog (B) cat\nAnswer:",
         "answer": " The answer is B.",
     }
 
@@ -121,7 +121,7 @@ def test_a_dialog_in_the_chat_template():
 
 
 def test_bad_dialogs_are_refused():
-    with pytest.raises(InputError, match="'plain'; allowed: alpaca, chat"):
+    with pytest.raises(InputError, match="template=plain has place for only one turn. Set template to one of auto"):
         dialog_segments(TURNS, "plain")
     with pytest.raises(InputError, match="Only the last turn"):
         dialog_segments(TURNS[::-1])
@@ -131,5 +131,5 @@ def test_caption_prompts():
     assert text(caption_segments("alpaca", "A dog")).endswith("Generate caption of this image\n\n### Response:A dog")
     assert text(caption_segments("plain", "A dog")) == "Generate caption of this image : A dog"
     assert text(caption_segments("plain")) == "Generate caption of this image :"
-    with pytest.raises(InputError, match="'llava'; allowed: alpaca, plain"):
+    with pytest.raises(InputError, match="'llava'; allowed: auto, alpaca, vicuna, plain, chat"):
         caption_segments("llava")

@@ -1,6 +1,8 @@
 """Meta's layout becomes a `transformers` folder with the same logits; damage is refused and nothing is left behind."""
 
 import json
+import math
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mmadapter.errors import InputError
-from mmadapter.hosts.load import load_host
+from mmadapter.hosts.load import load_host, load_tokenizer
 from mmadapter.interop.meta import convert, llama_settings, main, read_meta_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "official_v1_small.safetensors"
@@ -49,7 +51,7 @@ def test_the_converted_folder_gives_the_official_logits_at_gate_zero(golden, tmp
     source = write_meta_folder(tmp_path / "7B", golden, parts)
     assert main([str(source), str(tmp_path / "hf")]) == 0
     host = load_host(tmp_path / "hf", torch.float32)
-    direct = read_meta_tensors(source)
+    direct = read_meta_tensors(source, golden[0]["dim"])
     assert torch.equal(host.get_input_embeddings().weight, direct["tok_embeddings.weight"])
     tokens = golden[1]["input.tokens"]
     reference = meta_forward(golden, tokens)
@@ -134,3 +136,139 @@ def test_an_existing_target_is_never_overwritten(golden, tmp_path):
     (tmp_path / "hf").mkdir()
     with pytest.raises(InputError, match="exists already"):
         convert(write_meta_folder(tmp_path / "7B", golden), tmp_path / "hf")
+
+
+LLAMA3 = {
+    "dim": 64,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "multiple_of": 16,
+    "ffn_dim_multiplier": 1.3,
+    "norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "use_scaled_rope": True,
+    "vocab_size": 290,
+}
+
+
+def write_llama3_folder(folder, parts=2, **changed):
+    """A toy Llama 3.1 as Meta writes it: in several files the embeddings are split by rows of the vocabulary."""
+    torch.manual_seed(0)
+    params = LLAMA3 | changed
+    dim, kv, ffn, rows = params["dim"], params["dim"] // 2, llama_settings(params, 290)["intermediate_size"], 290
+    base = {"tok_embeddings.weight": torch.randn(rows, dim), "output.weight": torch.randn(rows, dim) / 8}
+    base["norm.weight"] = 1 + torch.rand(dim)
+    for layer in range(params["n_layers"]):
+        shapes = {"wq": (dim, dim), "wk": (kv, dim), "wv": (kv, dim), "wo": (dim, dim)}
+        base |= {f"layers.{layer}.attention.{n}.weight": torch.randn(s) / dim**0.5 for n, s in shapes.items()}
+        shapes = {"w1": (ffn, dim), "w2": (dim, ffn), "w3": (ffn, dim)}
+        base |= {f"layers.{layer}.feed_forward.{n}.weight": torch.randn(s) / dim**0.5 for n, s in shapes.items()}
+        base |= {f"layers.{layer}.{n}_norm.weight": 1 + torch.rand(dim) for n in ("attention", "ffn")}
+    folder.mkdir()
+    (folder / "params.json").write_text(json.dumps(params))
+    for part in range(parts):
+        held = {}
+        for name, tensor in base.items():
+            columns = name.endswith(("wo.weight", "w2.weight"))
+            held[name] = tensor if tensor.ndim == 1 else tensor.chunk(parts, int(columns))[part].clone()
+        torch.save(held, folder / f"consolidated.{part:02}.pth")
+    return base
+
+
+def llama3_forward(base, tokens, factor, heads=4, kv_heads=2):
+    """Llama 3.1 written out: as Meta's rows define it, with frequencies divided by `factor` where they are slow."""
+    dim = base["norm.weight"].shape[0]
+    size = dim // heads
+    turns = []
+    for pair in range(size // 2):
+        frequency = 500000.0 ** (-2 * pair / size)
+        wavelength = 2 * math.pi / frequency
+        if wavelength > 8192 / 1:
+            frequency = frequency / factor
+        elif wavelength > 8192 / 4:
+            share = (8192 / wavelength - 1) / (4 - 1)
+            frequency = (1 - share) * frequency / factor + share * frequency
+        turns.append(frequency)
+    angles = torch.arange(tokens.shape[1], dtype=torch.float64)[:, None] * torch.tensor(turns, dtype=torch.float64)
+    turn = torch.polar(torch.ones_like(angles), angles)[None, :, None]
+
+    def norm(x, weight):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
+
+    def rotated(x):
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+
+    base = {name: tensor.double() for name, tensor in base.items()}
+    hidden = base["tok_embeddings.weight"][tokens]
+    causal = torch.full((tokens.shape[1],) * 2, -torch.inf, dtype=torch.float64).triu(1)
+    for layer in range(LLAMA3["n_layers"]):
+        weight = {n.removeprefix(f"layers.{layer}."): t for n, t in base.items() if n.startswith(f"layers.{layer}.")}
+        x = norm(hidden, weight["attention_norm.weight"])
+        q = rotated((x @ weight["attention.wq.weight"].T).unflatten(-1, (heads, size)))
+        k = rotated((x @ weight["attention.wk.weight"].T).unflatten(-1, (kv_heads, size)))
+        v = (x @ weight["attention.wv.weight"].T).unflatten(-1, (kv_heads, size))
+        k, v = (one.repeat_interleave(heads // kv_heads, dim=2) for one in (k, v))
+        scores = torch.einsum("bthd,bshd->bhts", q, k) / size**0.5 + causal
+        mixed = torch.einsum("bhts,bshd->bthd", scores.softmax(-1), v).flatten(-2)
+        hidden = hidden + mixed @ weight["attention.wo.weight"].T
+        x = norm(hidden, weight["ffn_norm.weight"])
+        gate = torch.nn.functional.silu(x @ weight["feed_forward.w1.weight"].T)
+        hidden = hidden + (gate * (x @ weight["feed_forward.w3.weight"].T)) @ weight["feed_forward.w2.weight"].T
+    return norm(hidden, base["norm.weight"]) @ base["output.weight"].T
+
+
+@pytest.mark.parametrize("parts,changed,factor", [(1, {}, 32), (2, {"rope_scaling_factor": 8}, 8)])
+def test_llama_3_with_its_scaled_rotary_equals_a_formula_at_700_tokens(tmp_path, parts, changed, factor):
+    base = write_llama3_folder(tmp_path / "meta", parts, **changed)
+    assert main([str(tmp_path / "meta"), str(tmp_path / "hf")]) == 0
+    host = load_host(tmp_path / "hf", torch.float32)
+    tokens = torch.randint(290, (1, 700), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = host(input_ids=tokens).logits
+    expected = llama3_forward(base, tokens, factor)
+    assert (logits - expected).abs().max() < 1e-3
+    assert (expected - llama3_forward(base, tokens, 1)).abs().max() > 0.1  # the plain rotary would be seen
+    assert host.config.max_position_embeddings == 131072
+
+
+def test_the_factor_of_the_scaled_rotary_goes_by_the_size():
+    factors = [
+        llama_settings(LLAMA3 | {"dim": dim}, 290)["rope_scaling"]["factor"] for dim in (2048, 3072, 4096, 8192, 16384)
+    ]
+    assert factors == [32, 32, 8, 8, 8]
+    assert "rope_scaling" not in llama_settings(LLAMA3 | {"use_scaled_rope": False}, 290)
+
+
+def test_unknown_settings_and_another_vocabulary_are_refused_by_name(tmp_path, capsys):
+    write_llama3_folder(tmp_path / "meta", quantization_args={"group_size": 32}, vision_chunk_size=448)
+    assert main([str(tmp_path / "meta"), str(tmp_path / "hf")]) == 2
+    assert "not known here: quantization_args, vision_chunk_size." in capsys.readouterr().err
+    write_llama3_folder(tmp_path / "other", vocab_size=580)
+    assert main([str(tmp_path / "other"), str(tmp_path / "hf")]) == 2
+    assert "says 580 tokens, but the embeddings have 290 rows" in capsys.readouterr().err
+
+
+def test_llama_3s_tiktoken_file_becomes_its_tokenizer(tmp_path, capsys):
+    """Ranks by tiktoken's own rule: of neighbours, those that make the token of the lowest rank are merged first."""
+    write_llama3_folder(tmp_path / "meta")
+    ranks = [bytes([byte]) for byte in range(256)]
+    ranks += [b"th", b" th", b"the", b" the", b"19", b"198", "é".encode(), b"is", b" is"]
+    lines = [b64encode(token) + f" {rank}".encode() for rank, token in enumerate(ranks)]
+    (tmp_path / "meta" / "tokenizer.model").write_bytes(b"\n".join(lines) + b"\n")
+    assert main([str(tmp_path / "meta"), str(tmp_path / "hf")]) == 0
+    tokenizer = load_tokenizer(tmp_path / "hf")
+    begin = len(ranks)
+    text = "the é is 19845<|eot_id|>\n"
+    expected = [begin, 258, 32, 262, 264, 32, 261, *b"45", begin + 9, *b"\n"]
+    assert tokenizer(text)["input_ids"] == expected
+    assert tokenizer.decode(expected[1:]) == text
+    assert tokenizer.convert_ids_to_tokens([begin + 1, begin + 2, begin + 4, begin + 11]) == [
+        "<|end_of_text|>",
+        "<|reserved_special_token_0|>",
+        "<|finetune_right_pad_id|>",
+        "<|reserved_special_token_2|>",
+    ]
+    (tmp_path / "meta" / "tokenizer.model").write_bytes(lines[0] + b"\nnot a line of ranks at all\n")
+    assert main([str(tmp_path / "meta"), str(tmp_path / "again")]) == 2
+    assert "tokenizer.model is damaged" in capsys.readouterr().err
