@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from rich.console import Console
 
+from mmadapter.data.templates import SINGLE, TEMPLATES
 from mmadapter.distributed.start import set_threads
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import GenerationConf
@@ -56,9 +57,9 @@ in the dialog:
 def main(arguments: list[str]) -> None:
     """The command. Leaves with status 130 where Ctrl-C ends it; raises InputError for what cannot be begun."""
     options = parser().parse_args(arguments)
-    generation = GenerationConf(options.max_new_tokens or MAX_NEW_TOKENS, options.temperature, options.top_p)
-    if options.max_new_tokens == 0 or (wrong := list(problems_of(generation))):
-        raise InputError("max_new_tokens=0: must be at least 1." if options.max_new_tokens == 0 else " ".join(wrong))
+    longest = MAX_NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
+    if wrong := list(problems_of(GenerationConf(longest, options.temperature, options.top_p))):
+        raise InputError(" ".join(wrong))
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
@@ -91,7 +92,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--device", help="cpu, cuda or cuda:1 (default: the GPU where there is one)")
     found.add_argument("--system", metavar="TEXT", help="how the model should answer")
     found.add_argument("--image", metavar="PATH", help="the picture that the dialog is about")
-    found.add_argument("--template", metavar="NAME", help="how turns are written (default: as the model was trained)")
+    found.add_argument(
+        "--template",
+        choices=[name for name in TEMPLATES if name not in SINGLE],
+        help="how turns are written (default: as the model was trained)",
+    )
     found.add_argument(
         "--max-new-tokens",
         type=int,
@@ -111,7 +116,10 @@ def chosen_run(run: str | None, runs_root: str = RUNS_ROOT) -> tuple[Path, str]:
             return folder, f"{folder}, the newest finished run"
         from mmadapter.evaluation import SHIPPED
 
-        return SHIPPED, f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers."
+        return (
+            SHIPPED,
+            f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers.",
+        )
     folder = Path(run).expanduser()
     return (folder if folder.is_dir() else find_run(run, runs_root)), ""
 
@@ -226,6 +234,7 @@ class Chat:
         except KeyboardInterrupt:
             if not self.in_terminal:
                 raise
+            writing.held = ""  # the terminal has written ^C there
             writing.end()
             self._say("(stopped)")
             if said.strip():

@@ -197,10 +197,11 @@ def test_what_cannot_be_is_refused_at_the_start(words, message, piped):
         piped([QUESTIONS[0]], *words)
 
 
-def test_without_a_finished_run_it_says_what_to_do(tmp_path, monkeypatch):
+def test_without_a_finished_run_the_adapter_of_the_package_answers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="There is no finished run in runs/ to talk with"):
-        chat.main([])
+    folder, said = chat.chosen_run(None)
+    assert folder == Path(mmadapter.__file__).parent / "tiny" / "run"
+    assert said.startswith("There is no finished run in runs/")
 
 
 # In a terminal.
