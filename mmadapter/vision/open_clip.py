@@ -100,6 +100,8 @@ def _evaluation_transform(tower: Any) -> Callable[[Image.Image], Tensor]:
     told = getattr(tower, "preprocess_cfg", None) or {}
     names = ("mean", "std", "interpolation", "resize_mode", "fill_color")
     given = {name: told[name] for name in names if told.get(name) is not None}
+    # as tuples: the encoder's digest holds the transform's text, which must be the same wherever the numbers come from
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     return image_transform(tower.image_size, is_train=False, **given)
 
 
