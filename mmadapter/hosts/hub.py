@@ -63,7 +63,8 @@ def fetched(name: str, weights: bool = True) -> Path:
         raise InputError(f"host.path={name}: the Hub has no config.json there. Is it a model in `transformers` layout?")
     if weights and not any(folder.glob("model*.safetensors")):
         raise InputError(
-            f"host.path={name}: the Hub has no safetensors files of it, and torch's pickles are not fetched: they can "
-            "run code. Take a repository with model.safetensors, or convert it yourself and give the folder."
+            f"host.path={name}: no safetensors files of it are in {folder}. Either the network went before they were "
+            "fetched (try again), or the Hub has only torch's pickles, which are not fetched, as they can run code: "
+            "take a repository with model.safetensors, or convert it yourself and give the folder."
         )
     return folder

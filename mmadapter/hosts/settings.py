@@ -21,8 +21,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
 class HostConf:
     path: str | None = input_path()  # folder in transformers layout; "tiny" = the shipped one; ORG/NAME = of the Hub
     tokenizer: str | None = input_path()  # folder or tokenizer.model; null = the host's own folder
-    # Of the frozen weights. auto = bfloat16 on a GPU, float32 on every CPU: without AMX or AVX512-BF16 bfloat16 is several
-    # times slower there, and with them a run that goes on or is repeated on another CPU would give other numbers.
+    # Of the frozen weights. auto = bfloat16 on a GPU, float32 on every CPU: without AMX or AVX512-BF16 bfloat16 is much
+    # slower there, and with them a run that goes on or is repeated on another CPU would give other numbers.
     dtype: str = choice("auto", "float32", "bfloat16")
     attention: str = choice("sdpa", "eager", "flex")  # kernel; flex only on a GPU (on CPU it has no backward)
     activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower

