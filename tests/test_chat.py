@@ -99,7 +99,7 @@ def test_a_pipe_answers_each_line_as_model_chat_does_and_remembers_what_was_said
     told = subprocess.run(
         [sys.executable, "-m", "mmadapter", "chat", *SHORT],
         input="".join(f"{line}\n" for line in [*QUESTIONS, "", QUESTIONS[0]]),
-        capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, timeout=120,
+        capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, timeout=300,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     assert told.stdout == written(*asked(model, *QUESTIONS, QUESTIONS[0]))
@@ -219,7 +219,7 @@ class Terminal:
                 command[0], command, os.environ | {"PYTHONPATH": str(CHECKOUT), "COLUMNS": "60", "TERM": "xterm"}
             )
 
-    def wait_for(self, text: str, seconds: float = 60) -> str:
+    def wait_for(self, text: str, seconds: float = 180) -> str:
         """What was shown since the last call, up to `text`, which it waits for."""
         deadline = time.monotonic() + seconds
         while text not in self.shown:
@@ -337,5 +337,5 @@ def test_help_loads_nothing_heavy():
         "try: main(['--help'])\nexcept SystemExit as end: status = end.code\n"
         "print(status, [m for m in ('torch', 'transformers', 'numpy', 'PIL') if m in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, timeout=60)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, timeout=180)
     assert "/image PATH" in told.stdout and told.stdout.endswith("0 []\n"), told.stdout + told.stderr
