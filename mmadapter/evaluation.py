@@ -82,7 +82,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     # The task, as the run has it but for what the command line gives, and its samples.
     own = run_conf.tasks.get(conf.task.name)
     settings = task_of_run(conf.task, own, conf.given)
-    settings.images = settings.images and run_conf.vision.enabled
+    settings.images = settings.images and bool(run_conf.vision.enabled)
     task = task_of(settings, run_conf.data.root)
     tokenizer = load_tokenizer(host_folder(run_conf.host.path), run_conf.host.tokenizer)
     trained = trained_template(run_conf.data.sources, tokenizer, settings)

@@ -222,6 +222,7 @@ READERS.add(
 
 @dataclass
 class DataConf:
+    path: str | None = input_path()  # one's own file or folder, for data=own
     root: str | None = input_path()  # folder that sources without a root of their own are read from
     made: str | None = choice(None, "shapes", "interference")  # the made-up world, made in data.root when it is missing
     sources: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is trained on

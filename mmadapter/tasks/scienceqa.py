@@ -17,6 +17,7 @@ from mmadapter.tasks.scienceqa_scores import (
     COLUMNS,
     Question,
     Questions,
+    is_official_test,
     parse_answer,
     random_choice,
     read_predictions,
@@ -118,6 +119,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         seed = settings.seed if settings.fallback == "random" else None
         return {
             "split": settings.split,
+            "official": is_official_test(questions),
             **score(questions, predictions, split=settings.split, split_size=size, fallback_seed=seed),
             "fallback": "none" if seed is None else f"random, seed {seed}",
             "by_topic": topic_accuracy(questions, predictions),
@@ -148,7 +150,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         return super().values(metrics.get("accuracy") or {})
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
         own = results[-1]
         metrics, accuracy = own.metrics, own.metrics.get("accuracy") or {}
         scored = [one for one in results if one.metrics.get("accuracy")]
@@ -165,13 +167,13 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
             rows.append(Row(["questions", *(str(counts[name]) for name in columns)], "count"))
         notes = [*remarks(metrics), ABOUT_COLUMNS]
         papers: list[PaperRow] = []
-        if with_papers:
+        if with_papers and metrics.get("official"):
             papers = [row for row in SCIENCEQA if row.model in BESIDE_OURS]
             rows += [
                 Row(["The papers, on the real ScienceQA test split"], "between"),
                 *(paper_row(row, columns) for row in papers),
             ]
-            notes = [*([MADE_WORLD] if made_world else []), *notes, *paper_notes(papers)]
+            notes += paper_notes(papers)
         title = f"By subject, context and grade: {metrics.get('label', '')}"
         tables = [Table(("accuracy, %", *columns), rows, title, notes=notes)] if scored else []
 
@@ -210,12 +212,6 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
             cards_title="Test questions",
             cards_remark="Right and wrong answers of this run, one topic after the other.",
         )
-
-
-MADE_WORLD = (
-    "Our rows are scores on the made-up world of coloured shapes. The papers' rows are on the real ScienceQA test "
-    "split: they stand here for orientation and cannot be compared with ours."
-)
 
 
 def letter(index: int) -> str:

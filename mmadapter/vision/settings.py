@@ -32,7 +32,8 @@ class VisionSettings:
 
     SHAPE_NEEDS_TORCH: ClassVar[bool] = False  # then `feature_shape` is asked when the model is built, not before
 
-    enabled: bool = True  # false = text only: no encoder is loaded, no visual role is there
+    # false = text only: no encoder is loaded, no visual role is there; null = where the data have pictures
+    enabled: bool | None = True
     encoder: str = "open_clip"  # name of a registered encoder, which decides the other keys
     cache: str | None = plain(None, influence=False)  # folder for features; null = in memory; false = not kept
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
