@@ -69,6 +69,7 @@ class CaptionSettings(ReaderSettings):
     template: str = choice(*TEMPLATES)  # of the caption instruction; alpaca: V2; plain: V1's caption demo, no frame
     on_bad: str = choice("error", "skip")  # items that cannot be used: stop, or leave them out
 
+    OTHERWISE: ClassVar[str] = "alpaca"  # what template=auto is where the host has no chat template
     needs_pictures: ClassVar[bool] = True
 
 
@@ -248,16 +249,19 @@ class DataConf:
                 )
 
 
-def trained_template(sources: Mapping[str, ReaderSettings], tokenizer: Any) -> str:
+def trained_template(sources: Mapping[str, ReaderSettings], tokenizer: Any, asks: ReaderSettings | None = None) -> str:
     """The template that an adapter of these sources is asked in: that of its first instructions, else of its captions.
 
-    Questions of ScienceQA have a prompt of their own; an adapter of these alone is asked as `auto` says.
+    The other way round where `asks` (a task) asks for captions. Questions of ScienceQA have a prompt of their own; an
+    adapter of these alone is asked as `auto` says.
     """
-    for kind in (InstructionSettings, CaptionSettings):
+    kinds: tuple[type[ReaderSettings], ...] = (InstructionSettings, CaptionSettings)
+    for kind in reversed(kinds) if isinstance(asks, CaptionSettings) else kinds:
         for source in sources.values():
-            if isinstance(source, kind):
-                otherwise = source.OTHERWISE if isinstance(source, InstructionSettings) else "alpaca"
-                return chosen_template(source.template, tokenizer, otherwise)
+            if isinstance(source, kind) and isinstance(source, (InstructionSettings, CaptionSettings)):
+                found = chosen_template(source.template, tokenizer, source.OTHERWISE)
+                if found not in SINGLE or asks is None or isinstance(asks, CaptionSettings):
+                    return found
     return chosen_template("auto", tokenizer)
 
 

@@ -74,10 +74,15 @@ class Task(Generic[Settings]):
 
     # With a model.
 
-    def read(self, tokenizer: Any = None) -> list[Sample]:
-        """The samples to ask, without answers, in the template of the settings; `tokenizer` is the host's."""
+    def read(self, tokenizer: Any = None, trained: str = "auto") -> list[Sample]:
+        """The samples to ask, without answers, in the template of the settings, or in `trained`, that of the training.
+
+        `tokenizer` is the host's.
+        """
         settings = self.settings
         reader, key = settings.as_reader(), f"tasks.{settings.name}"
+        if getattr(settings, "template", "") is None:
+            setattr(reader, "template", trained)  # noqa: B010  (not every reader has one)
         samples = read(reader, self.data_root, source=settings.name, training=False, key=key, tokenizer=tokenizer)
         if settings.attach_images is None:
             return samples

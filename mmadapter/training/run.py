@@ -216,7 +216,10 @@ def train_and_evaluate(
             if folder is not None and not changed:
                 files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
                 waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
-            questions = {name: tasks[name].read(tokenizer) for name in waiting}
+            templates = {
+                name: trained_template(conf.data.sources, tokenizer, task.settings) for name, task in tasks.items()
+            }
+            questions = {name: tasks[name].read(tokenizer, templates[name]) for name in waiting}
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
         if samples is not None:

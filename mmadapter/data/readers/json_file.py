@@ -45,7 +45,7 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
         cut = "ends too early" if ended else "is damaged"
         raise InputError(
             f"{path}: the JSON {cut} at byte {offset} of {path.stat().st_size} ({error.msg}); "
-            f"the last whole entry is {last_whole_entry(text) or 'none'}. Fetch the file again."
+            f"the last whole entry is {last_whole_entry(text) or 'none'}. Fetch the file again, or mend it there."
         ) from error
     except RecursionError as error:
         raise InputError(f"{path}: the JSON is nested too deeply to be a data file.") from error

@@ -249,7 +249,8 @@ def _layout(layout: str, columns: Columns, there: Sequence[str], what: str) -> t
         raise InputError(
             f"{what}: no layout is recognised. The fields are: {', '.join(map(str, there[:20]))}. Expected are "
             "`conversations`, `messages`, `instruction` and `output`, or a question and an answer; if these have other "
-            "names, say so: columns.question=NAME columns.answer=NAME columns.image=NAME (or columns.caption=NAME)"
+            "names, say so: columns.question=NAME columns.answer=NAME columns.image=NAME (or columns.caption=NAME). "
+            "The first line of a table must hold the names."
         )
     return layout, column_layout(layout, columns)
 
