@@ -299,7 +299,7 @@ def _missing_choice(error: MissingConfigException) -> str:
     """A group has no such option: `experiment=scienseqa`."""
     group, _, wanted = str(error.missing_cfg_file).rpartition("/")
     if wanted.startswith("submitit"):
-        return "cluster=slurm needs a package that is not installed: pip install 'mmadapter[cluster]'"
+        return "cluster=slurm needs a package that is not installed: pip install 'hydra-submitit-launcher>=1.2'"
     if not group or not error.options:
         return str(error).strip()
     near = nearest(wanted, list(error.options), most=1)

@@ -82,12 +82,6 @@ def test_a_mistake_gives_one_message_and_status_2_before_anything_heavy_is_impor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eval_says_what_it_needs_with_status_2(tmp_path):
-    told = entry("eval.py", folder=tmp_path)
-    assert told.returncode == 2 and "Nothing to evaluate: no finished run" in said(told)
-    assert list(tmp_path.iterdir()) == []
-
-
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NUM_NODES": "1"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from mmadapter.config import EvalConf, RunConf, save_config, validate
 from mmadapter.errors import InputError
-from mmadapter.evaluation import newest_run, results_name, run_evaluation, task_of_run
+from mmadapter.evaluation import SHIPPED, newest_run, results_name, run_evaluation, task_of_run
 from mmadapter.runs.folder import find_run
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, InstructTaskSettings, ScienceqaTaskSettings
 from tests.config.composing import eval_conf
@@ -77,8 +77,26 @@ def test_without_run_the_newest_finished_run_that_evaluates_the_task_is_taken(ru
     runs("host_alone", ["scienceqa"], 5, adapter=False)
     (runs("damaged", ["scienceqa"], 6) / "config.yaml").write_text("seed: [")
     assert newest_run("scienceqa", runs.root) == newer
-    with pytest.raises(InputError, match=r"no finished run in .*runs evaluates coco_caption.*run=RUN_FOLDER"):
-        newest_run("coco_caption", runs.root)
+    assert newest_run("coco_caption", runs.root) is None
+
+
+def test_without_any_run_the_shipped_adapter_answers_and_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    conf = eval_conf("task=scienceqa", "task.limit=8")
+    conf.given = ["limit"]
+    run_evaluation(conf)
+    said = capsys.readouterr().out
+    assert "No finished run in runs evaluates scienceqa: this is the adapter that comes with the package" in said
+    written = tmp_path / "runs" / "shipped_adapter" / "eval" / "scienceqa-first-8"
+    assert json.loads((written / "metrics.json").read_text())["accuracy"]["Avg"] > 60  # of the whole test split: 68
+    assert not (SHIPPED / "eval").exists()
+
+
+def test_what_neither_a_run_nor_the_shipped_adapter_can_do_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no finished run in runs evaluates visual_instruct, nor .*run=RUN_FOLDER"):
+        run_evaluation(eval_conf("task=visual_instruct"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_run_that_is_taken_is_said_and_its_scores_and_cut_prompts_are_printed(runs, tmp_path, monkeypatch, capsys):

@@ -48,7 +48,7 @@ class Journal:
                 import wandb
             except ImportError as error:
                 raise InputError(
-                    "training.wandb=true, but the package is not installed. To fix: pip install -e .[wandb]"
+                    "training.wandb=true, but the package is not installed. To fix: pip install wandb"
                 ) from error
             self._wandb = wandb.init(
                 project="mmadapter", name=self.name, id=self.name, resume="allow", dir=str(self.folder)

@@ -106,7 +106,7 @@ class Sweeps(Sweeper):
             from mmadapter.sweeps.search import Search, corners_of, spaces_of
         except ImportError as error:
             raise InputError(
-                "sweep.trials searches with Optuna, which is not installed: pip install -e '.[search]'. Without it, "
+                "sweep.trials searches with Optuna, which is not installed: pip install 'optuna>=4'. Without it, "
                 "leave sweep.trials away and name the values: optimizer.base_lr=3e-3,9e-3"
             ) from error
         if not self.config.cluster.wait:

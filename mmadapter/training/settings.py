@@ -66,12 +66,12 @@ class TrainingConf:
     keep_checkpoints: int = number(2, at_least=1, influence=False)  # newest ones that stay, besides the best
     log_every_steps: int = number(10, at_least=1, influence=False)  # steps between lines of metrics.jsonl
     tensorboard: bool = plain(True, influence=False)  # RUN/tensorboard
-    wandb: bool = plain(False, influence=False)  # pip install -e .[wandb]; sends numbers to their servers
+    wandb: bool = plain(False, influence=False)  # pip install wandb; sends numbers to their servers
 
     def contradictions(self, key: str) -> Iterator[str]:
         """A board whose package is missing."""
         if self.wandb and find_spec("wandb") is None:
-            yield f"{key}.wandb=true, but wandb is not installed: pip install -e .[wandb], or {key}.wandb=false"
+            yield f"{key}.wandb=true, but wandb is not installed: pip install wandb, or {key}.wandb=false"
 
 
 @dataclass

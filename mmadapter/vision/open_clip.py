@@ -100,6 +100,8 @@ def _evaluation_transform(tower: Any) -> Callable[[Image.Image], Tensor]:
     told = getattr(tower, "preprocess_cfg", None) or {}
     names = ("mean", "std", "interpolation", "resize_mode", "fill_color")
     given = {name: told[name] for name in names if told.get(name) is not None}
+    # JSON's lists as open_clip's own tuples: the same preparation has the same text, and so the same digest
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return image_transform(tower.image_size, is_train=False, **given)
 
 

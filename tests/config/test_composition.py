@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from mmadapter.config import load_run_config, save_config
+from mmadapter.config import load_run_config, save_config, validate
 from mmadapter.data.settings import READERS, DataConf, ReaderSettings
+from mmadapter.runs.folder import run_folder
 from mmadapter.settings import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf
 
@@ -27,6 +28,17 @@ def test_every_experiment_composes_under_its_own_name(experiment):
     assert run_conf(f"experiment={experiment}").experiment == experiment
 
 
+@pytest.mark.parametrize("experiment", sorted({*choices("embedded")} - {"none"}))
+def test_every_embedded_stand_in_is_for_an_experiment_and_needs_nothing_of_ones_own(experiment):
+    conf = run_conf(f"experiment={experiment}", f"embedded={experiment}")
+    validate(conf)
+    assert conf.experiment == experiment and conf.host.path == "tiny" and conf.data.made is not None
+    named = [word.partition("=")[0] for word in conf.embedded.split()]  # what the real thing is given
+    real = run_conf(f"experiment={experiment}", *conf.embedded.split())
+    assert real.embedded is None and real.host.path == "/models/llama-7b" and "host.path" in named
+    assert run_folder(conf).name.startswith(f"{experiment}_embedded-")
+
+
 @pytest.mark.parametrize("task", choices("task"))
 def test_every_task_composes_for_evaluation(task):
     assert eval_conf(f"task={task}").task.name == task
@@ -34,7 +46,7 @@ def test_every_task_composes_for_evaluation(task):
 
 def test_every_file_of_conf_belongs_to_a_group_that_is_tested():
     folders = {file.parent.name for file in CONF.rglob("*.yaml") if file.parent != CONF}
-    assert folders <= {*RUN_GROUPS, "experiment", "task", "local"}
+    assert folders <= {*RUN_GROUPS, "experiment", "embedded", "task", "local"}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

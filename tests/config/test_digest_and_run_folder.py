@@ -168,5 +168,5 @@ def test_an_interrupted_save_keeps_the_settings_before_it(conf, tmp_path, monkey
 
 def test_every_setting_is_either_in_the_digest_or_named_here(quickstart):
     kept = {key.split(".")[0] for key in result_settings(quickstart)}
-    outside = {"run", "runs_root", "resume", "threads", "dry_run", "engine", "launch", "cluster", "sweep"}
+    outside = {"embedded", "run", "runs_root", "resume", "threads", "dry_run", "engine", "launch", "cluster", "sweep"}
     assert kept | outside == {item.name for item in fields(RunConf)}

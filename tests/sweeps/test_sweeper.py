@@ -141,7 +141,7 @@ def test_settings_that_no_trial_could_use_are_refused_before_the_search_begins(t
 def test_without_optuna_the_message_says_what_to_install(train, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setitem(sys.modules, "optuna.distributions", None)
-    refused(train("sweep.trials=2", RATES), "pip install -e '.[search]'")
+    refused(train("sweep.trials=2", RATES), "pip install 'optuna>=4'")
 
 
 def test_two_processes_do_not_go_on_with_one_search(train, tmp_path):
