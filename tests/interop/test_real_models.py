@@ -48,7 +48,9 @@ def smollm2(tmp_path_factory):
 
 def model_with(folder, methods, seed=0):
     host = HostConf(path=str(folder), max_tokens=256)
-    return AdaptedModel.build(host, VisionSettings(enabled=False), AdapterConf(methods=methods), seed=seed, device="cpu")
+    return AdaptedModel.build(
+        host, VisionSettings(enabled=False), AdapterConf(methods=methods), seed=seed, device="cpu"
+    )
 
 
 def opened(model, gate=0.5):
