@@ -10,6 +10,7 @@ import pytest
 from data_prep.shapes import make_world
 from mmadapter.config import RunConf, validate
 from tests.config.composing import choices, run_conf
+from tests.models import picture
 from tests.training.tiny_run import SIZES, save_inputs
 
 PARTS = {"quickstart": {"host", "text_only"}}  # comparisons; all other experiments have none
@@ -25,7 +26,21 @@ def inputs(tmp_path_factory) -> Path:
     folder = save_inputs(tmp_path_factory.mktemp("inputs"))
     save_deep_host(folder)
     make_world(folder / "interference", sizes=SIZES, interference=True)
+    save_dialogs(folder / "dialogs")
     return folder
+
+
+def save_dialogs(folder: Path) -> None:
+    """Forty dialogs about one picture each, as LLaVA has them, and the same without pictures."""
+    folder.mkdir()
+    told = [[f"what is {number}", "a red circle", "and the square", "blue"] for number in range(40)]
+    for name in ("llava.json", "sharegpt.json"):
+        items = []
+        for number, texts in enumerate(told):
+            said = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+            image = {"image": picture(folder, number).name} if name == "llava.json" else {}
+            items.append({"id": str(number), **image, "conversations": said})
+        (folder / name).write_text(json.dumps(items))
 
 
 def save_deep_host(folder: Path) -> None:
@@ -48,12 +63,16 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
     overrides = [
         f"runs_root={runs}",
         f"host.path={inputs / ('deep' if adapted else 'host')}",
-        "adapter.prompts.layers=2",
+        *(["adapter.prompts.layers=2"] if "prompts" in composed.adapter.methods else []),
     ]
     if composed.vision.enabled:
         overrides += [f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]"]
     if "alpaca" in composed.data.sources:
         overrides.append(f"data.sources.alpaca.path={inputs / 'world' / 'alpaca.json'}")
+    elif "dialogs" in composed.data.sources:
+        name = composed.data.sources["dialogs"].reader
+        overrides += [f"data.sources.dialogs.path={inputs / 'dialogs' / name}.json", "host.max_tokens=64"]
+        overrides += [f"data.root={inputs / 'dialogs'}"] if name == "llava" else []
     elif composed.data.made == "interference":
         overrides += [f"data.root={inputs / 'interference'}", "optimizer.steps=1", "optimizer.warmup_steps=0"]
         shares = {name: source.samples_per_step // 8 for name, source in composed.data.sources.items()}

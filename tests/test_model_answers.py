@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import threading
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.model import AdaptedModel, Dialog
 from tests.data.prompts import alpaca_segments, dialog_segments
+from tests.data.tokenizers_at_hand import byte_level
 from tests.models import model_on, picture
 
 METHODS = ["llama_gqa", "v2 llama_gqa"]
@@ -178,8 +181,63 @@ def test_a_dialog_is_asked_in_the_template_that_it_is_told():
     sample = Sample("0", "s", dialog_segments([("what is left", None)], "chat"), None, "test")
     assert answer == model.answer([sample], GenerationConf(max_new_tokens=5))[0]
     assert answer != model.chat("what is left", max_new_tokens=5)[0]
-    with pytest.raises(InputError, match="template is 'plain'; allowed: alpaca, chat"):
+    with pytest.raises(InputError, match="template=plain has no turns"):
         model.chat("what is left", template="plain", max_new_tokens=5)
+
+
+STREAMED = [
+    {"template": "alpaca"},
+    {"temperature": 1.5, "seed": 3},
+    {"beams": 2},
+    {"template": "chat", "system": "Be kind."},
+]
+
+
+@pytest.mark.parametrize("settings", STREAMED)
+def test_a_stream_is_chats_answer_in_pieces(settings, tmp_path):
+    model, image = model_on(seed=2), picture(tmp_path, 1)
+    counts = []
+    for seen, message in ((None, "what is left"), (image, "what is red"), (image, "a circle")):
+        for history in (None, Dialog((("a", "b"),))):
+            pieces = list(model.stream(message, seen, history, max_new_tokens=12, **settings))
+            answer = model.chat(message, seen, history, max_new_tokens=12, **settings)[0]
+            assert "".join(pieces) == answer and all(pieces)
+            counts.append(len(pieces))
+    assert max(counts) <= 1 if "beams" in settings else max(counts) > 1
+
+
+def test_a_stream_that_is_left_ends_its_generation_and_the_model_goes_on():
+    model = model_on(images=False, seed=2)
+    before, threads = model.chat("what is left", max_new_tokens=5)[0], threading.active_count()
+    passes = []
+    handle = model.host.register_forward_hook(lambda *_: passes.append(1))
+    stream = model.stream("what is left", max_new_tokens=30, template="alpaca")
+    assert next(stream)
+    stream.close()
+    handle.remove()
+    assert threading.active_count() == threads and len(passes) < 30
+    assert model.chat("what is left", max_new_tokens=5)[0] == before
+
+
+def test_what_goes_wrong_in_a_stream_is_raised_to_its_reader(monkeypatch):
+    model = model_on(images=False)
+    with pytest.raises(InputError, match="A prompt is ''"):
+        model.stream("")
+    stream = model.stream("a", max_new_tokens=5)
+    monkeypatch.setattr(model.tokenizer, "decode", None)
+    with pytest.raises(TypeError):
+        list(stream)
+
+
+def test_no_character_is_split_between_the_pieces_of_a_stream():
+    model = model_on(images=False)
+    model.tokenizer = byte_level()
+    text = "Über den Größen: 红色 圆, 😀!"
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) > len(text)
+    told = [model._safe_beginning(ids[:count]) for count in range(1, len(ids) + 1)]
+    assert all(text.startswith(one) for one in told) and told[-1] == text
+    assert all(later.startswith(one) for one, later in itertools.pairwise(told))
 
 
 def test_a_picture_may_come_in_a_later_turn(tmp_path):
@@ -227,7 +285,7 @@ REFUSED = [
     (["a", "b"], {"images": ["x.png"]}, "2 prompts and 1 images"),
     ("a", {"images": "no/such.png"}, "there is no such image file"),
     (["a", " "], {}, "A prompt is ' '"),
-    ("a", {"template": "chat"}, "template is 'chat'; allowed: alpaca, plain"),
+    ("a", {"template": "x"}, "template is 'x'; allowed: auto, alpaca, vicuna, plain, chat"),
     ("a", {"beams": 2, "temperature": 0.5}, "beam search does not sample"),
     ("a", {"beams": 0, "top_p": 0}, "top_p=0: must be above 0.*beams=0: must be at least 1"),
     ("a", {"max_new_tokens": 64}, "leaves no room for a prompt"),

@@ -233,6 +233,18 @@ def generation_config(settings: GenerationConf, tokenizer: Any, ends: list[int],
     )
 
 
+def listed_ends(folder: Path | None) -> list[int]:
+    """The tokens that end an answer by the folder's generation_config.json; none where `transformers` only filled in
+    the defaults of the model type, which need not be tokens of this tokenizer that end anything.
+    """
+    try:
+        told = {} if folder is None else json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    ends = [] if told.get("_from_model_config") else told.get("eos_token_id")
+    return [int(token) for token in (ends if isinstance(ends, list) else [ends]) if token is not None]
+
+
 # What changes without changing the host: where it lay, which version wrote it, the type its weights are stored in.
 _NOT_IDENTITY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
@@ -266,6 +278,20 @@ def hide_library_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def without_library_bars() -> Iterator[None]:
+    """While inside, `transformers` shows no progress bars; behind it they are as they were."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

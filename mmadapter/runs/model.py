@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.config import EvalConf, RunConf, load_run_config
+from mmadapter.data.settings import trained_template
 from mmadapter.errors import InputError
 from mmadapter.hosts.families import family_of
+from mmadapter.hosts.load import without_library_bars
 from mmadapter.hosts.settings import HostConf
 from mmadapter.methods.folder import CARD, read_card, settings_of_card
 from mmadapter.model import AdaptedModel
@@ -47,7 +49,8 @@ def open_folder(
     conf.host.dtype = dtype or conf.host.dtype
     if wrong := [problem for problem in problems_of(conf.host, "host") if "dtype" in problem]:
         raise InputError(wrong[0].removeprefix("host."))
-    with torch.random.fork_rng(devices=[]):  # frozen modules are drawn before their weights are read
+    # Frozen modules are drawn before their weights are read.
+    with without_library_bars(), torch.random.fork_rng(devices=[]):
         if is_run:
             return model_of_run(folder, conf, device)
         model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device)
@@ -77,6 +80,7 @@ def model_of_run(folder: Path, conf: RunConf, device: str | None = None) -> Adap
         model.load_adapter(folder / "adapter")
     elif not (folder / "finished.json").is_file():  # finished without an adapter: the host alone, with closed gates
         load_checkpoint(model, folder)
+        model.template = trained_template(conf.data.sources, model.tokenizer)
     return model
 
 

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
 from mmadapter.data.settings import (
+    LAYOUTS,
     READERS,
     CocoSettings,
+    ColumnNames,
     InstructionSettings,
     ReaderSettings,
     ScienceqaSettings,
     VisualInstructionsSettings,
 )
+from mmadapter.data.templates import TEMPLATES
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.settings import choice, input_path, number
 
@@ -73,6 +76,8 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
     reader: str = choice("coco_captions")
     annotations: str | None = input_path()  # with predictions=: captions_*.json or dataset_coco.json
     split_list: str | None = input_path()  # with predictions=: the images that count, e.g. karpathy_test_images.txt
+    # null = as the captions were trained
+    template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]
     allow_subset: bool = False  # score a part of the images too, labelled so; false = one caption each
     java_metrics: bool = False  # METEOR and SPICE too (slow), where Java and their files are there
 
@@ -91,6 +96,10 @@ class InstructTaskSettings(TaskSettings, InstructionSettings):
     name: str = "instruct"
     reader: str = "alpaca"  # any that reads files of instructions or dialogs
     split: str = "val"  # what data=alpaca keeps out of training: 200 items, at most a tenth
+    # null = as the instructions were trained
+    template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]
+    layout: str = choice("auto", *LAYOUTS)  # of reader=own: what the content says, or one by name
+    columns: ColumnNames = field(default_factory=ColumnNames)  # of reader=own: fields where the usual names do not tell
 
     def contradictions(self, key: str) -> Iterator[str]:
         yield from super().contradictions(key)
@@ -103,3 +112,5 @@ class InstructTaskSettings(TaskSettings, InstructionSettings):
 class VisualInstructTaskSettings(TaskSettings, VisualInstructionsSettings):
     name: str = "visual_instruct"
     reader: str = choice("visual_instructions")
+    # null = as the instructions were trained
+    template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]

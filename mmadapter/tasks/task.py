@@ -74,10 +74,15 @@ class Task(Generic[Settings]):
 
     # With a model.
 
-    def read(self, tokenizer: Any = None) -> list[Sample]:
-        """The samples to ask, without answers, in the template of the settings; `tokenizer` is the host's."""
+    def read(self, tokenizer: Any = None, trained: str = "auto") -> list[Sample]:
+        """The samples to ask, without answers, in the template of the settings, or in `trained`, that of the training.
+
+        `tokenizer` is the host's.
+        """
         settings = self.settings
         reader, key = settings.as_reader(), f"tasks.{settings.name}"
+        if getattr(settings, "template", "") is None:
+            setattr(reader, "template", trained)  # noqa: B010  (not every reader has one)
         samples = read(reader, self.data_root, source=settings.name, training=False, key=key, tokenizer=tokenizer)
         if settings.attach_images is None:
             return samples
@@ -128,10 +133,9 @@ class Task(Generic[Settings]):
         return {name: metrics[name] for name in (*cls.SCORES, *cls.IN_SUMMARY) if name in metrics}
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
-        """What terminal and report show of the last of `results`, beside the others and, if asked, the papers' numbers.
-
-        `made_world`: the data are the made-up world's, so the papers' numbers are there for orientation only.
+    def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
+        """What terminal and report show of the last of `results`, beside the others; the papers' numbers
+        where they are asked for and the data are those of the papers.
         """
         scored = {one.label: cls.values(one.metrics) for one in results}
         names = [name for name in cls.SCORES if any(name in values for values in scored.values())]

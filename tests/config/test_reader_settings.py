@@ -33,7 +33,7 @@ def test_the_recipe_composes_and_its_parts_follow_each_other():
         ("caption_table", "split_lists"),
         ("caption_shards", "captions_per_image"),
         ("scienceqa", "on_bad"),
-        ("alpaca", "template"),
+        ("alpaca", "prompt"),
         ("sharegpt", "prompt_format"),
     ],
 )
@@ -56,7 +56,7 @@ def test_null_is_the_default_so_that_another_reader_takes_a_files_settings_over(
         ("caption_shards", {"split": "val"}, "have one split. Set data.sources.captions.split=train"),
         ("alpaca", {"split": "test"}, "are split into train, val, all"),
         ("llava_pretrain", {"template": "plain"}, "Set data.sources.captions.instruction=caption, or"),
-        ("coco_captions", {"template": "chat"}, ".template=chat: allowed are alpaca, plain"),
+        ("coco_captions", {"template": "x"}, ".template=x: allowed are auto, alpaca, vicuna, plain, chat"),
         ("coco_captions", {"captions_per_image": "two"}, ".captions_per_image=two: allowed are all, one"),
         ("scienceqa", {"missing_image": "black"}, ".missing_image=black: allowed are error, skip, no_image"),
         ("scienceqa", {"prompt_format": "QXM"}, ".prompt_format is 'QXM'; allowed is PROMPT-ANSWER"),

@@ -132,12 +132,12 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(smollm2, tmp_pat
 
 @pytest.mark.reference_data
 @pytest.mark.parametrize(
-    ("methods", "rate", "steps", "bounds"),
-    # bounds of the held-out loss: measured 1.68 (V1, step 20) and 1.41 (V2, step 24), the host alone 2.13
-    [(PROMPTS, 0.01, 30, {20: 1.85, 30: 1.80}), (LINEARS, 0.002, 24, {24: 1.65})],
+    ("methods", "rate", "steps", "gains"),
+    # at least so many nats below the host alone, which has 2.36; measured: V1 1.77 and 1.80, V2 see docs of the run
+    [(PROMPTS, 0.01, 30, {20: 0.4, 30: 0.4}), (LINEARS, 0.002, 24, {24: 0.5})],
     ids=["v1", "v2"],
 )
-def test_a_few_steps_lower_the_held_out_loss(smollm2, reference_data, methods, rate, steps, bounds):
+def test_a_few_steps_lower_the_held_out_loss(smollm2, reference_data, methods, rate, steps, gains):
     train, held_out = short_items(reference_data / "alpaca" / "alpaca_first2500.json")
     model = model_with(smollm2, methods)
 
@@ -146,7 +146,7 @@ def test_a_few_steps_lower_the_held_out_loss(smollm2, reference_data, methods, r
             return model.loss_of(held_out, template="alpaca").item()
 
     start = held_out_loss()
-    assert 1.9 < start < 2.4  # the host's own
+    assert 2.2 < start < 2.5  # the host's own
     optimizer = torch.optim.AdamW([item.parameter for item in model.trainable_parameters()], weight_decay=0.02)
     model.train()
     for step in range(1, steps + 1):
@@ -156,10 +156,10 @@ def test_a_few_steps_lower_the_held_out_loss(smollm2, reference_data, methods, r
         model.loss_of(batch, template="alpaca").backward()
         torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
-        if step in bounds:
+        if step in gains:
             loss = held_out_loss()
             print(f"step {step}: {start:.3f} -> {loss:.3f}")
-            assert loss < bounds[step]
+            assert loss < start - gains[step]
 
 
 def short_items(file):

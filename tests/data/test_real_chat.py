@@ -1,0 +1,51 @@
+"""A real chat template, SmolLM2's: its own ids, and answers that end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmadapter.data.chat_templates import end_token
+from mmadapter.data.tokens import SampleEncoder
+from mmadapter.hosts.load import load_tokenizer
+from tests.data.test_chat_templates import TURNS, encoded, own_ids, tidy
+
+FOLDER = Path(os.environ.get("MMADAPTER_MODELS", "models"), "smollm2")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not (FOLDER / "tokenizer.json").is_file(), reason="not run: mmadapter pretrained smollm2"),
+]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("system", [None, "You answer in one word."])
+def test_the_ids_are_those_of_its_own_rendering(count, system):
+    tokenizer = load_tokenizer(FOLDER)
+    turns = tidy(TURNS[:count])
+    learned = encoded(turns, tokenizer, system)
+    assert list(learned.ids) == own_ids(turns, tokenizer, system)
+    assert all(learned.ids[stop - 1] == end_token(tokenizer) for _, stop in learned.spans)
+
+
+def test_it_never_puts_begin_of_text_in_front():
+    tokenizer = load_tokenizer(FOLDER)
+    assert SampleEncoder(tokenizer, 512)._begin is None and tokenizer.bos_token_id is not None
+
+
+def test_a_dialog_is_answered_in_its_own_format_and_ends():
+    from mmadapter.hosts.settings import HostConf
+    from mmadapter.methods import AdapterConf
+    from mmadapter.methods.settings import PromptsConf
+    from mmadapter.model import AdaptedModel
+    from mmadapter.vision.settings import VisionSettings
+
+    adapter = AdapterConf(methods={"prompts": PromptsConf(layers=4)})
+    host = HostConf(path=str(FOLDER), dtype="float32")
+    model = AdaptedModel.build(host, VisionSettings(enabled=False), adapter, device="cpu")
+    pieces = list(model.stream("What is the capital of France?", max_new_tokens=24))
+    answer, history = model.chat("What is the capital of France?", max_new_tokens=24)
+    assert answer == "".join(pieces) == "The capital of France is Paris."
+    assert len(pieces) > 4
+    assert "Paris" in model.chat("Say it again.", history=history, max_new_tokens=24)[0]
