@@ -26,6 +26,8 @@ KNOWN_ONLY_BY = {
     "hydra": {"cli", "sweeps"},
     "omegaconf": {"settings", "config", "cli", "sweeps"},
     "transformers": {"hosts", "model", "interop"},
+    "huggingface_hub": {"hosts"},
+    "gguf": {"interop"},
     "open_clip": {"vision"},
     "data_prep": set(),
 }
