@@ -12,15 +12,8 @@ from typing import Any
 from data_prep.checks import SPLITS, Check, Entry
 from data_prep.command import options, run
 from mmadapter.data.readers.defects import Defects
-from mmadapter.data.readers.instructions import (
-    ROLES,
-    WEAK,
-    Item,
-    dialog_item,
-    instruction_item,
-    parsed_items,
-    places_of_split,
-)
+from mmadapter.data.readers.instructions import places_of_split
+from mmadapter.data.readers.items import ALPACA, DIALOGS, ROLES, WEAK, Item, parsed_items
 from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.errors import InputError
@@ -46,14 +39,18 @@ def read(settings: argparse.Namespace) -> Check:
     objects = [entry for entry in next(iter(raw.values())) if isinstance(entry, dict)]
     are_dialogs = any("conversations" in entry for entry in objects)
     if not are_dialogs and not any("instruction" in entry for entry in objects):
-        raise InputError(f"{root}: no item has `conversations` or `instruction`; this is no file of instructions.")
+        raise InputError(
+            f"{root}: no item has `conversations` or `instruction`; this is no file of instructions. Other layouts: "
+            f"mmadapter check own {root}"
+        )
     folders = ImageFolders(settings.images or (root if root.is_dir() else root.parent))
     what = f"{'dialogs' if are_dialogs else 'instructions'}: {', '.join(str(file) for file in files.values())}"
     check = Check(what, folders.root, list(files.values()), Defects(harmless=WEAK))
     items: list[Item] = []
     for name, file in files.items():
-        found = parsed_items(file, raw[name], dialog_item if are_dialogs else instruction_item)
+        found = parsed_items(file, raw[name], DIALOGS if are_dialogs else ALPACA)
         check.defects.update(found.defects)
+        check.notes += found.notices()
         items += [one.item for one in found.items]
         entries = [
             Entry(
@@ -69,13 +66,12 @@ def read(settings: argparse.Namespace) -> Check:
             continue
         keys = [one.item.key for one in found.items]
         for side in ("train", "val"):
-            places = places_of_split(keys, side, settings.val_size) if keys else []
+            whole = [one.item.whole for one in found.items].__getitem__
+            places = places_of_split(keys, side, settings.val_size, whole=whole) if keys else []
             check.splits[side] = [entries[place] for place in places]
-    if no_input := sum(bool(NO_INPUT.fullmatch(item.turns[0].context)) for item in items):
+    if no_input := sum(bool(NO_INPUT.fullmatch(item.turns[-1].context)) for item in items):
         check.notes.append(f'inputs that say "no input": {no_input:,} (kept as they are)')
-    if open_ends := sum(item.open_end for item in items):
-        check.notes.append(f"dialogs that end with a question: {open_ends:,} (that last turn is left out)")
-    said = Counter((item.turns, item.image) for item in items)
+    said = Counter(item.whole for item in items)
     if repeated := said.total() - len(said):
         check.repetitions.append(f"repeated items, word for word: {repeated:,}")
     return check
@@ -97,13 +93,18 @@ def _files(root: Path) -> dict[str, Path]:
 
 def _line(name: Any, item: Item, is_dialog: bool) -> dict[str, Any]:
     """The item in its own layout, without the picture's mark; the readers read it again."""
-    if not is_dialog:
-        (turn,) = item.turns
-        return {"instruction": turn.asked, "input": turn.context, "output": turn.answer}
-    texts = [(turn.asked, turn.answer) for turn in item.turns]
-    said = [{"from": role, "value": text} for turn in texts for role, text in zip(ROLES, turn, strict=True)]
     image = {} if item.image is None else {"image": item.image}
-    return {"id": name, **image, "conversations": said}
+    system = {} if item.system is None else {"system": item.system}
+    if not is_dialog:
+        *earlier, last = item.turns
+        history = {"history": [[turn.asked, turn.answer] for turn in earlier]} if earlier else {}
+        return {"instruction": last.asked, "input": last.context, "output": last.answer, **history, **system, **image}
+    said = [
+        {"from": role, "value": text}
+        for turn in item.turns
+        for role, text in zip(ROLES, (turn.asked, turn.answer), strict=True)
+    ]
+    return {"id": name, **system, **image, "conversations": said}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from data_prep.command import options, run
 from mmadapter.data.readers.defects import Defects
 from mmadapter.data.readers.scienceqa import (
     BAD_QUESTION,
+    LEFT_OUT,
     NO_QUESTION,
     find_file,
     image_path,
@@ -57,7 +58,7 @@ def read(settings: argparse.Namespace) -> Check:
     except InputError:
         for pid, problem in problems.items():
             if pid not in unsound:
-                named.setdefault(problem["split"], []).append(pid)
+                named.setdefault(problem.get("split") or "train", []).append(pid)
         check.notes.append("there is no pid_splits.json: the questions' own `split` decides")
     else:
         check.files.append(splits_file)
@@ -71,7 +72,7 @@ def read(settings: argparse.Namespace) -> Check:
                 told.add(pid)
             if pid not in problems or pid in unsound:
                 continue
-            problem = problems[pid]
+            problem = {**LEFT_OUT, **problems[pid]}
             if (own := other_split(name, problem)) is None:
                 image = image_path(images, pid, problem)
                 said = None if image else (problem["question"], problem["hint"], *problem["choices"])

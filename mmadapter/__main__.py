@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str | dict[str, str]]] = {
     "check": (
         "look for what is wrong in data, before a training",
         {
+            "own": "data_prep.own:main",
             "scienceqa": "data_prep.scienceqa:main",
             "coco_caption": "data_prep.coco_caption:main",
             "instruct": "data_prep.instruct:main",

@@ -291,7 +291,8 @@ def composition_message(error: BaseException, schema: type[Conf]) -> str:
         said = str(error).partition("See https")[0].strip()
         return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
     if isinstance(error, ValueError):
-        return f"{str(error).strip()} (null). A group is chosen by the name of one of its files: optimizer=v1"
+        none = "; experiment=none for the bare defaults" if "experiment=null" in sys.argv[1:] else ""
+        return f"{str(error).strip()} (null). A group is chosen by the name of one of its files: optimizer=v1{none}"
     return str(error).strip()
 
 

@@ -19,7 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapter import settings
-from mmadapter.data.settings import READERS, DataConf, ReaderSettings, samples_per_step, sharing_problems
+from mmadapter.data.settings import (
+    READERS,
+    DataConf,
+    ReaderSettings,
+    narrowed_group,
+    samples_per_step,
+    sharing_problems,
+)
 from mmadapter.distributed.settings import LaunchConf
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
@@ -55,6 +62,15 @@ PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = None if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = (CHECKOUT or PACKAGE) / "conf"  # what Hydra composes from
 CONFIG_FILE = "config.yaml"
+# Reader -> the experiment that is made for its data.
+EXPERIMENTS = {
+    "scienceqa": "scienceqa",
+    "alpaca": "alpaca",
+    "coco_captions": "coco_caption",
+    "llava": "llava_instruct",
+    "sharegpt": "sharegpt",
+    "own": "finetune",
+}
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 # Key of version 0.1 -> today's.
@@ -159,10 +175,38 @@ def typed(composed: DictConfig, schema: type[Conf]) -> Conf:
         known = list(known_keys(schema, content))
         raise InputError("\n".join(renamed_message(key) or unknown_message(key, known) for key in unknown))
     try:
-        content = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+        content = OmegaConf.to_container(_without_idle_tasks(OmegaConf.create(content)), resolve=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"the settings: {explained(error, schema, content)}") from error
+        said = f"the settings: {explained(error, schema, content)}"
+        if str(error.full_key or "").startswith("tasks."):
+            sources = (content.get("data") or {}).get("sources") or {}
+            said += _for_these_data(content.get("experiment"), [one.get("reader") for one in sources.values()])
+        raise InputError(said) from error
     return settings.typed(schema, content)
+
+
+def _for_these_data(experiment: str | None, readers: Iterable[str | None]) -> str:
+    """What to choose where an experiment is made for other data than those of these readers."""
+    fitting = next((EXPERIMENTS[reader] for reader in readers if reader in EXPERIMENTS), None)
+    named = f"experiment={fitting}, or " if fitting not in (None, experiment) else ""
+    return (
+        f"\n  experiment={experiment} is made for other data. For these: {named}experiment=none, which evaluates "
+        "nothing; for a file of your own in any layout: experiment=finetune data.path=FILE_OR_FOLDER"
+    )
+
+
+def _without_idle_tasks(content: DictConfig) -> DictConfig:
+    """The settings without tasks that `evaluate` does not name and whose places these data do not have.
+
+    An experiment's task follows its own source (${data.sources.alpaca.path}); with other data it is out of place.
+    """
+    for name in list(content.get("tasks") or ()):
+        if name not in (content.get("evaluate") or ()):
+            try:
+                OmegaConf.to_container(content.tasks[name], resolve=True)
+            except OmegaConfBaseException:
+                del content.tasks[name]
+    return content
 
 
 def renamed_message(key: str) -> str | None:
@@ -252,7 +296,8 @@ def run_problems(conf: RunConf) -> Iterator[str]:
     for name, compared in conf.comparison.items():
         unknown = [source for source in compared.sources or [] if source not in conf.data.sources]
         if unknown:
-            yield _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
+            told = _no_such(f"comparison.{name}.sources", unknown, list(conf.data.sources), "data.sources")
+            yield told + _for_these_data(conf.experiment, [one.reader for one in conf.data.sources.values()])
         elif compared.train:
             alone = comparison_conf(conf, name)
             yield from _within(f"comparison.{name}", [*problems_of(alone), *_own_problems(alone)], own)
@@ -278,7 +323,7 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
 
     # Micro-batches divide a step of one source.
     micro_batch = conf.optimizer.micro_batch_size
-    if batch % micro_batch and samples_per_step(sources, batch, groups) is None:
+    if batch and micro_batch and batch % micro_batch and samples_per_step(sources, batch, groups) is None:
         fitting = next(n for n in range(micro_batch, 0, -1) if batch % n == 0)
         yield (
             f"optimizer.micro_batch_size={micro_batch} does not divide optimizer.batch_size={batch}. "
@@ -295,7 +340,13 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
     for name, group in conf.adapter.groups.items():
         if unknown := [source for source in group.sources or [] if source not in sources]:
             yield _no_such(f"adapter.groups.{name}.sources", unknown, list(sources), "data.sources")
-    yield from sharing_problems(sources, batch, groups)
+    if batch is not None:
+        yield from sharing_problems(sources, batch, groups)
+    elif len(sources) > 1 and (narrowed := narrowed_group(sources, groups) or _first_counted(sources)):
+        yield (
+            f"optimizer.batch_size is null (by the data's size), but {narrowed} asks for samples of every source in "
+            "each step. Set optimizer.batch_size, e.g. optimizer.batch_size=64"
+        )
     yield from _picture_problems(conf)
     if unknown := [name for name in conf.evaluate if name not in conf.tasks]:
         yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
@@ -304,9 +355,17 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
         yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
 
 
+def _first_counted(sources: Mapping[str, ReaderSettings]) -> str | None:
+    """The key of the first source that says how many of its samples a step holds."""
+    counted = (name for name, source in sources.items() if source.samples_per_step is not None)
+    return next((f"data.sources.{name}.samples_per_step" for name in counted), None)
+
+
 def _vision_problems(conf: RunConf) -> Iterator[str]:
     """The encoder has its weights, and what it gives is read by the adapter."""
     visual = conf.adapter.visual
+    if conf.vision.enabled is None:  # the data decide; then this is asked again
+        return
     if not conf.vision.enabled:
         if visual:
             off = " ".join(f"adapter.{name}=null" for name in visual)
@@ -335,6 +394,8 @@ def _vision_problems(conf: RunConf) -> Iterator[str]:
 
 def _picture_problems(conf: RunConf) -> Iterator[str]:
     """Pictures are read if and only if there is an encoder for them."""
+    if conf.vision.enabled is None:
+        return
     readings: dict[str, ReaderSettings] = {f"data.sources.{name}": source for name, source in conf.data.sources.items()}
     readings |= {f"data.validation.{name}": held_out for name, held_out in conf.data.validation.items()}
     tasks = {f"tasks.{name}": conf.tasks[name] for name in conf.evaluate if name in conf.tasks}
@@ -368,7 +429,7 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
         )
     on_cluster = conf.cluster.name != "local"
     processes = conf.cluster.nodes * conf.cluster.tasks_per_node if on_cluster else conf.launch.processes or 1
-    if conf.optimizer.batch_size < processes:
+    if conf.optimizer.batch_size is not None and conf.optimizer.batch_size < processes:
         yield (
             f"optimizer.batch_size={conf.optimizer.batch_size} is shared out over {processes} processes: some would "
             f"have nothing to do in every step. Set optimizer.batch_size={processes} or more, or start fewer processes"
@@ -404,12 +465,15 @@ def comparison_conf(conf: RunConf, name: str) -> RunConf:
     """The settings of the comparison run `name`: fewer sources, and without pictures where it says so."""
     compared = conf.comparison[name]
     derived = _alone(conf)
-    sharing = conf.data.sources, conf.optimizer.batch_size, conf.group_sources
-    shares = None if any(sharing_problems(*sharing)) else samples_per_step(*sharing)
+    batch, shares = conf.optimizer.batch_size, None
+    if batch is not None and not any(sharing_problems(conf.data.sources, batch, conf.group_sources)):
+        shares = samples_per_step(conf.data.sources, batch, conf.group_sources)
     if compared.sources is not None:
         derived.data.sources = {key: derived.data.sources[key] for key in compared.sources}
+    if derived.optimizer.lr is None and derived.optimizer.base_lr is None:  # the same rate with fewer methods
+        derived.optimizer.lr = conf.adapter.lr
     if not compared.images:
-        _remove_pictures(derived)
+        remove_pictures(derived)
     for group in derived.adapter.groups.values():
         if group.sources is not None:
             group.sources = [source for source in group.sources if source in derived.data.sources]
@@ -479,7 +543,8 @@ def _keep_shares(conf: RunConf, shares: Mapping[str, int]) -> None:
     for name, source in conf.data.sources.items():
         source.samples_per_step = shares[name]
     left = sum(shares[name] for name in conf.data.sources)
-    conf.optimizer.base_lr *= conf.optimizer.batch_size / left
+    if conf.optimizer.base_lr is not None:
+        conf.optimizer.base_lr *= (conf.optimizer.batch_size or left) / left
     conf.optimizer.batch_size = left
 
 
@@ -489,7 +554,7 @@ def _alone(conf: RunConf) -> RunConf:
     return derived
 
 
-def _remove_pictures(conf: RunConf) -> None:
+def remove_pictures(conf: RunConf) -> None:
     """Text only: no encoder, no visual method, no source or task that is nothing without its picture."""
     conf.vision.enabled = False
     conf.data.sources = _without_pictures(conf.data.sources)

@@ -11,14 +11,14 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmadapter.config import PACKAGE, EvalConf, load_run_config
+from mmadapter.config import PACKAGE, EvalConf
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.settings import trained_template
 from mmadapter.errors import InputError
 from mmadapter.files import read_json
 from mmadapter.hosts.settings import host_folder
 from mmadapter.reports.report import write_report
-from mmadapter.runs.folder import FINISHED_FILE, find_run
+from mmadapter.runs.folder import find_run, finished_runs
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
@@ -82,7 +82,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     # The task, as the run has it but for what the command line gives, and its samples.
     own = run_conf.tasks.get(conf.task.name)
     settings = task_of_run(conf.task, own, conf.given)
-    settings.images = settings.images and run_conf.vision.enabled
+    settings.images = settings.images and bool(run_conf.vision.enabled)
     task = task_of(settings, run_conf.data.root)
     tokenizer = load_tokenizer(host_folder(run_conf.host.path), run_conf.host.tokenizer)
     trained = trained_template(run_conf.data.sources, tokenizer, settings)
@@ -122,14 +122,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
 
 def newest_run(task: str, runs_root: Path) -> Path | None:
     """The folder of the run that finished last among those that have an adapter and evaluate this task."""
-    for file in sorted(runs_root.glob(f"*/{FINISHED_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
-        try:
-            names = load_run_config(file.parent).evaluate
-        except InputError:  # of another version, or damaged
-            continue
-        if task in names and (file.parent / "adapter" / "adapter.json").is_file():
-            return file.parent
-    return None
+    return next((folder for folder, conf in finished_runs(runs_root) if task in conf.evaluate), None)
 
 
 def task_of_run(asked: TaskSettings, own: TaskSettings | None, given: Sequence[str]) -> TaskSettings:

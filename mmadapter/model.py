@@ -6,7 +6,7 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -380,21 +380,22 @@ class AdaptedModel(nn.Module):
         top_p: float = 1.0,
         beams: int = 1,
         seed: int | None = None,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Dialog]:
         """The answer of `chat` in pieces, as they are generated; together they are that answer exactly.
 
-        No character is split between pieces. With `beams` > 1 the answer comes as one piece. Leaving the iterator
-        (break, close) ends the generation. It runs in a thread of its own: until the iterator has ended, ask the model
-        nothing else. Raises InputError as `chat` does, at once and not at the first piece.
+        What the generator returns (`yield from`, StopIteration.value) is the dialog that `chat` gives. No character is
+        split between pieces. With `beams` > 1 the answer comes as one piece. Leaving the iterator (break, close) ends
+        the generation. It runs in a thread of its own: until the iterator has ended, ask the model nothing else. Raises
+        InputError as `chat` does, at once and not at the first piece.
         """
         settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
         asked = self._asked(message, image, history or Dialog(), system, template, settings)
         features = self._features_of([asked.dialog.picture])
-        return self._pieces_of_answer(asked.sample, settings, _seed(seed), features)
+        return self._pieces_of_answer(message, asked, settings, _seed(seed), features)
 
     def _pieces_of_answer(
-        self, sample: Sample, settings: GenerationConf, seed: int, features: Features
-    ) -> Iterator[str]:
+        self, message: str, asked: _Asked, settings: GenerationConf, seed: int, features: Features
+    ) -> Generator[str, None, Dialog]:
         news: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
         left = threading.Event()
 
@@ -405,7 +406,7 @@ class AdaptedModel(nn.Module):
         def work() -> None:
             try:
                 seen = watch if settings.beams == 1 else None
-                news.put(self.answer([sample], settings, seed, features, watch=seen)[0])
+                news.put(self.answer([asked.sample], settings, seed, features, watch=seen)[0])
             except BaseException as error:  # it is raised where the pieces are read
                 news.put(error)
 
@@ -419,7 +420,7 @@ class AdaptedModel(nn.Module):
                     yield text[len(told) :]
                     told = text
                 if isinstance(new, str):
-                    return
+                    return replace(asked.dialog, turns=(*asked.dialog.turns, (message, new)))
             raise new
         finally:
             left.set()
@@ -606,7 +607,7 @@ def _positions(attention_mask: Tensor) -> Tensor:
 
 
 def _features_read(vision: VisionSettings, adapter: AdapterConf) -> int:
-    """How many numbers stand in each vector of a picture's features. Raises InputError where no method reads them so."""
+    """How many numbers stand in each vector of a picture's features. Raises InputError where a method reads others."""
     shape = vision.feature_shape()
     if wrong := [
         text for name, one in adapter.chosen.items() for text in one.feature_problems(f"adapter.{name}", shape)

@@ -51,10 +51,17 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._last_line: dict[str, float] = {}
+        self._said: set[str] = set()
 
     def say(self, text: str) -> None:
         """One message, above the bars."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def say_once(self, text: str) -> None:
+        """A message that may come up again and again, such as what is left out of a file: the first time only."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: Collection[str] = ()) -> None:
         """A table; the first column and `text_columns` are text, the others are numbers."""

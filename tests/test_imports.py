@@ -19,7 +19,7 @@ PACKAGE = CHECKOUT / "mmadapter"
 ORDER = [
     *("errors", "files", "terminal", "settings", "SETTINGS OF ROOMS"),
     *("distributed", "vision", "hosts", "methods", "data", "model", "tasks", "config"),
-    *("runs", "interop", "reports", "training", "evaluation", "sweeps", "cli", "__main__"),
+    *("runs", "interop", "reports", "training", "evaluation", "chat", "doctor", "sweeps", "cli", "__main__"),
 ]
 # who may know what from outside; a package that is not named here may be imported anywhere
 KNOWN_ONLY_BY = {
@@ -108,7 +108,7 @@ def test_every_foreign_import_is_a_declared_dependency():
     options = configparser.ConfigParser()
     options.read(CHECKOUT / "setup.cfg")
     declared = names_of(options["options"]["install_requires"])
-    for extra in ("wandb", "cluster", "search"):
+    for extra in ("wandb", "cluster", "search", "data"):
         declared |= names_of(options["options.extras_require"][extra])
     undeclared = set()
     for file in OURS:

@@ -181,12 +181,18 @@ def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 # room -> the register (or table) of what it holds, and where else a name of it may stand, with the reason
+TO_ENCODERS = {
+    "config.py": "the encoder of settings without one",
+    "methods/version_0_1.py": "old cards",
+    "runs/attempt.py": "the version of the package timm",
+    "interop/pretrained_vision.py": "it writes folders for timm's encoder, and checks them with it",
+}
 ROOMS = {
     "methods": (METHODS, {}),
     "hosts": (FAMILIES, {}),
     "tasks": (TASKS, {"config.py": "the task of `mmadapter eval` alone", "data": "a reader has this name, too"}),
     "data": (READERS, {"tasks": "a task derives from its reader", "model.py": "alpaca is a template, too"}),
-    "vision": (ENCODERS, {"config.py": "the encoder of settings without one", "methods/version_0_1.py": "old cards"}),
+    "vision": (ENCODERS, TO_ENCODERS),
 }
 
 

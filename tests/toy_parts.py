@@ -204,7 +204,7 @@ class Talk(Task[TalkSettings]):
         return Scored({"words": sum(words) / len(rows), "letters": letters, "answers": len(rows)}, rows)
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
         words = Tile("Words an answer", f"{results[-1].metrics['words']:.3f}", "of the toy task")
         return replace(super().section(results), tiles=[words], notes=["A note that only the toy task makes."])
 

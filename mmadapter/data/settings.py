@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mmadapter.data.templates import SINGLE, TEMPLATES, chosen_template, scienceqa_format
 from mmadapter.errors import InputError
-from mmadapter.settings import Register, choice, entries, input_path, number
+from mmadapter.settings import Register, choice, entries, input_path, listing, number
 
 READERS = Register("reader")
 
@@ -115,7 +115,10 @@ class LlavaPretrainSettings(CaptionSettings):
 class InstructionSettings(ReaderSettings):
     """What the readers of files of instructions and dialogs share."""
 
-    val_size: int = number(200, at_least=1)  # items (by their picture or question) held out for val, at most a tenth
+    val_size: int = number(200, at_least=1)  # items (by their picture or question) held out for val, at most ...
+    val_fraction: float = number(0.1, above=0, at_most=0.5)  # ... this fraction of them
+    on_bad: str = choice("error", "skip")  # items that cannot be used: stop, or leave them out; both count them
+    ignore: list[str] = listing()  # fields that say something no adapter learns (tools, weight, ...): go without them
     template: str = choice(*TEMPLATES)  # auto: the host's chat template, else Alpaca's frame (sharegpt: chat)
     system: str | None = None  # of items without one of their own; null = the template's, "" = none
 
@@ -158,6 +161,38 @@ class SharegptSettings(InstructionSettings):
 
 
 @dataclass
+class ColumnNames:
+    """The names of one's own fields or columns, where they are not the usual ones (docs/formats.md lists these)."""
+
+    question: str | None = None  # what is asked
+    answer: str | None = None  # of multiple choice: the index, letter or text of the right choice
+    context: str | None = None  # what the question is about, an input, a hint
+    image: str | None = None  # file name of a picture
+    caption: str | None = None  # a text, or a list of them
+    choices: str | None = None  # of multiple choice: a list of texts
+    system: str | None = None  # what the model is told in front of all
+    split: str | None = None  # train, val or test
+
+
+# How people write their own data down, as `layout` and messages call it.
+LAYOUTS = (
+    *("alpaca", "sharegpt", "llava", "messages", "question_answer", "multiple_choice", "captions"),
+    *("coco", "scienceqa"),
+)
+
+
+@dataclass
+class OwnSettings(InstructionSettings):
+    """Files of one's own, whose layout is seen from their content; `path` is a file or a folder."""
+
+    reader: str = "own"
+    layout: str = choice("auto", *LAYOUTS)  # auto = what the content says
+    columns: ColumnNames = field(default_factory=ColumnNames)  # where the usual names do not tell
+
+    splits: ClassVar[tuple[str, ...] | None] = ("train", "val", "test", "all")
+
+
+@dataclass
 class VisualInstructionsSettings(ReaderSettings):
     reader: str = "visual_instructions"
     split: str = "test"
@@ -177,6 +212,7 @@ READERS.add("llava_pretrain", LlavaPretrainSettings, "mmadapter.data.readers.lla
 READERS.add("llava", LlavaSettings, "mmadapter.data.readers.instructions:read_llava")
 READERS.add("sharegpt", SharegptSettings, "mmadapter.data.readers.instructions:read_sharegpt")
 READERS.add("v2_instructions", V2InstructionsSettings, "mmadapter.data.readers.instructions:read_v2_instructions")
+READERS.add("own", OwnSettings, "mmadapter.data.readers.own:read_own")
 READERS.add(
     "visual_instructions",
     VisualInstructionsSettings,
@@ -186,6 +222,7 @@ READERS.add(
 
 @dataclass
 class DataConf:
+    path: str | None = input_path()  # one's own file or folder, for data=own
     root: str | None = input_path()  # folder that sources without a root of their own are read from
     made: str | None = choice(None, "shapes", "interference")  # the made-up world, made in data.root when it is missing
     sources: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is trained on

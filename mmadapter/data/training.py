@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from mmadapter.data.mixture import JointMixture, Mixture, StepShape, TurnsMixtur
 from mmadapter.data.readers import read
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import DataConf, GroupSources, ReaderSettings, samples_per_step
-from mmadapter.data.tokens import SampleEncoder, samples_digest
+from mmadapter.data.tokens import Encoded, SampleEncoder, samples_digest
 from mmadapter.errors import InputError
 from mmadapter.vision.features import FeatureStore, PixelReader
+
+READERS_LOG = logging.getLogger("mmadapter.data.readers")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class Samples:
 
     training: dict[str, list[Sample]]
     validation: dict[str, list[Sample]]
+
+    @property
+    def count(self) -> int:
+        """How many samples there are to train on."""
+        return sum(map(len, self.training.values()))
 
 
 def read_samples(conf: DataConf, *, images: bool, seed: int, tokenizer: Any = None) -> Samples:
@@ -50,6 +58,33 @@ def read_samples(conf: DataConf, *, images: bool, seed: int, tokenizer: Any = No
                     f"data.validation.{name}: {one.where} is trained on, too. Give the validation another split."
                 )
     return Samples(training, validation)
+
+
+class Remarks(logging.Handler):
+    """What readers say of their files, each message once, while it takes the place of the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self.messages:
+            self.messages.append(text)
+
+    def __enter__(self) -> Remarks:
+        READERS_LOG.addHandler(self)
+        READERS_LOG.propagate, self.level_before = False, READERS_LOG.level
+        READERS_LOG.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        READERS_LOG.removeHandler(self)
+        READERS_LOG.propagate = True
+        READERS_LOG.setLevel(self.level_before)
+
+
+def supervised_tokens(item: Encoded) -> int:
+    return sum(end - begin for begin, end in item.spans)
 
 
 class RunData:
@@ -88,6 +123,8 @@ class RunData:
         self._validation = [b for items in validation.values() for b in micro_batches(items, shape, encoder.pad_id)]
         self.features: FeatureStore | PixelReader | None = None  # of all pictures, once there is an encoder
         self._validated = [item.sample for items in validation.values() for item in items]
+        self.parts = {f"training, {name}": items for name, items in self.encoded.items()}
+        self.parts |= {f"validation, {name}": items for name, items in validation.items()}
         self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}
         self.digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
 
@@ -104,6 +141,21 @@ class RunData:
         """All pictures that training and validation will ask for on any rank, each once."""
         trained = [item.sample for items in self.encoded.values() for item in items]
         return list(dict.fromkeys(one.image for one in [*trained, *self._validated] if one.image is not None))
+
+    def longest(self) -> tuple[int, int]:
+        """Tokens of the longest sample, and supervised ones of the sample that has the most."""
+        items = [item for part in self.parts.values() for item in part]
+        return max(len(item.ids) for item in items), max(supervised_tokens(item) for item in items)
+
+    def table(self) -> list[list[str]]:
+        """A line a source: name, samples, those with a picture; tokens of a sample: least, median, 95 %, most."""
+        rows = []
+        for name, items in self.parts.items():
+            lengths = sorted(len(item.ids) for item in items)
+            places = [round(share * (len(lengths) - 1)) for share in (0, 0.5, 0.95, 1)]
+            pictured = sum(item.sample.image is not None for item in items)
+            rows.append([name, f"{len(items):,}", f"{pictured:,}", *(f"{lengths[place]:,}" for place in places)])
+        return rows
 
     def describe(self) -> str:
         """Two lines: samples by source, validation, what was cut; what a step and an epoch hold."""

@@ -8,6 +8,7 @@ Whether its authors trained the backbone further is unknown: neither the package
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ from typing import Any
 
 import numpy
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mmadapter.errors import InputError
 from mmadapter.files import new_folder
+from mmadapter.vision.settings import TimmSettings
+from mmadapter.vision.timm import TimmEncoder
 
 DINOV2, EFFICIENTNET = "vit_small_patch14_dinov2", "tf_efficientnet_lite0"
 
@@ -82,7 +86,7 @@ def _write(architecture: str, state: dict[str, Tensor], source: Path, folder: Pa
     import timm
     from timm.models import save_for_hf
 
-    arguments = {} if "head.weight" in state or "classifier.weight" in state else {"num_classes": 0}
+    arguments: dict[str, Any] = {} if "head.weight" in state or "classifier.weight" in state else {"num_classes": 0}
     model = timm.create_model(architecture, pretrained=False, **arguments)
     try:
         model.load_state_dict(state)
@@ -122,6 +126,70 @@ def _dinov2_state(raw: dict[str, Tensor]) -> dict[str, Tensor]:
         state[f"{ours}ls1.gamma"] = raw[f"{theirs}layer_scale1.lambda1"]
         state[f"{ours}ls2.gamma"] = raw[f"{theirs}layer_scale2.lambda1"]
     return state
+
+
+# Checks of what was written: drawn pictures, as no installed package has a photograph.
+
+
+KNOWN_FEATURES = (-2.30983, 0.58121, 1.87617, -3.31772)  # of the clock, class token of the last block, 224 x 224
+
+
+def check_dinov2_small(folder: Path) -> str:
+    """What was checked: features of a drawn clock. Raises InputError where they are others."""
+    encoder = TimmEncoder(TimmSettings(model=DINOV2, pretrained=str(folder), layers=[11], image_size=224))
+    found = encoder.encode_one(encoder.preparation()(drawn_clock()))[:4].tolist()
+    wanted = ", ".join(f"{value:.4f}" for value in KNOWN_FEATURES)
+    measured = "first features of a drawn clock: " + ", ".join(f"{value:.4f}" for value in found)
+    if not all(abs(one - known) < 1e-4 for one, known in zip(found, KNOWN_FEATURES, strict=True)):
+        raise InputError(f"{folder}: {measured}, but they must be {wanted}. The weights are not right.")
+    return measured
+
+
+def check_efficientnet_lite0(folder: Path) -> str:
+    """What was checked: ImageNet's classes of two drawn pictures. Raises InputError where they are others."""
+    import timm
+    from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+
+    try:
+        model = timm.create_model(
+            f"local-dir:{folder}", pretrained=True
+        ).eval()  # with its head, which an encoder lacks
+    except Exception as error:  # timm, torch and safetensors each raise their own
+        raise InputError(f"{folder} cannot be loaded by timm ({type(error).__name__}: {error}).") from error
+    prepare, names, told = create_transform(**resolve_model_data_config(model)), ImageNetInfo(), []
+    for drawn, picture, known in (("clock", drawn_clock(), "analog clock"), ("lattice", drawn_lattice(), "shoji")):
+        with torch.no_grad():
+            probability, number = model(prepare(picture)[None]).softmax(-1)[0].max(-1)
+        found = names.index_to_description(int(number))
+        told.append(f"a drawn {drawn} is '{found}' ({float(probability):.2f})")
+        if found != known:
+            raise InputError(f"{folder}: {told[-1]}, but it must be '{known}'. The weights are not right.")
+    return ", ".join(told)
+
+
+def drawn_clock() -> Image.Image:
+    """320 x 320 pixels: a white face with twelve marks and two hands on grey."""
+    image = Image.new("RGB", (320, 320), (230, 230, 230))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((40, 40, 280, 280), fill=(255, 255, 255), outline=(20, 20, 20), width=12)
+    for hour in range(12):
+        x, y = math.sin(hour * math.pi / 6), -math.cos(hour * math.pi / 6)
+        ends = (round(160 + 86 * x), round(160 + 86 * y), round(160 + 104 * x), round(160 + 104 * y))
+        draw.line(ends, fill=(0, 0, 0), width=8)
+    draw.line((160, 160, 160, 80), fill=(0, 0, 0), width=8)
+    draw.line((160, 160, 220, 190), fill=(0, 0, 0), width=8)
+    return image
+
+
+def drawn_lattice() -> Image.Image:
+    """320 x 320 pixels: black lines on white, a fifth of the fields black."""
+    image = Image.new("RGB", (320, 320), (255, 255, 255))
+    draw = ImageDraw.Draw(image)
+    for column in range(12):
+        for row in range(12):
+            x, y, black = 10 + 25 * column, 10 + 25 * row, (column * 7 + row * 5 + column * row) % 5 == 0
+            draw.rectangle((x, y, x + 25, y + 25), (0, 0, 0) if black else (255, 255, 255), (0, 0, 0), 2)
+    return image
 
 
 # An ONNX file is one protobuf message. Of its format only what holds tensors is read here: numbers of the fields below

@@ -40,6 +40,18 @@ class AdapterConf:
     frozen: list[str] = listing()  # roles that are there and do not train in this run (a later phase, an earlier one)
     start: str | None = plain(None)  # adapter or run folder whose tensors the training starts from; null = fresh
     groups: dict[str, GroupConf] = named()  # name -> roles that train together
+    # true = each source moves its own groups (groups.NAME.sources); false = every source moves all groups
+    apart: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.apart:
+            for group in self.groups.values():
+                group.sources = None
+
+    @property
+    def lr(self) -> float:
+        """The actual rate for small batches at which the slowest of the methods learns."""
+        return min((settings.SMALL_BATCH_LR for settings in self.chosen.values()), default=MethodConf.SMALL_BATCH_LR)
 
     @property
     def chosen(self) -> dict[str, MethodConf]:

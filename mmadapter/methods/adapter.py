@@ -31,6 +31,8 @@ class BuildContext:
     """numbers per picture, or per token of it, that the image encoder gives; None without one"""
     device: str | None = None
     """"meta" for shapes only, None for real tensors"""
+    fused_layers: int = 0
+    """the host's first layers that visual tokens have for themselves (V2)"""
 
 
 class Method(nn.ModuleDict):
@@ -96,7 +98,8 @@ class Adapter(nn.ModuleDict):
         places = HostPlaces(host)
         on_meta = str(device) == "meta"
         generator = None if on_meta else torch.Generator().manual_seed(seed)
-        context = BuildContext(places, generator, features, "meta" if on_meta else None)
+        fused = sum(getattr(one, "layers", 0) for one in conf.chosen.values() if one.FUSES)
+        context = BuildContext(places, generator, features, "meta" if on_meta else None, fused)
         methods = {name: METHODS.load(name)(settings, context) for name, settings in conf.chosen.items()}
         adapter = cls(methods, conf.chosen, places)
         adapter.attach(host)
@@ -141,6 +144,15 @@ class Adapter(nn.ModuleDict):
         parts: list[Any] = [part for layer in layers for part in self.parts[layer, ATTENTION]]
         rows = [part.gate_values().detach() for part in parts if hasattr(part, "gate")]
         return torch.stack(rows) if rows else torch.zeros(0, 0)
+
+    def adapted_layers(self) -> dict[str, list[int]]:
+        """Name of a method -> the numbers of the host's layers that have a part of it, where there are any."""
+        found = {
+            name: sorted({layer for layer, _, _ in method.placed() if layer >= 0})
+            for name, method in self.items()
+            if isinstance(method, Method)
+        }
+        return {name: layers for name, layers in found.items() if layers}
 
     def lowest_layer(self, depth: int) -> int:
         """The lowest layer of the host with a part; `depth` where there is none."""

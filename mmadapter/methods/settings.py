@@ -20,6 +20,7 @@ class MethodConf:
     READS_FEATURES: ClassVar[bool] = False  # it makes the visual tokens of what the image encoder gives
     TAKES_TOKENS: ClassVar[bool] = False  # visual tokens enter the host through it
     FUSES: ClassVar[bool] = False  # and through no other method: prompts leave them alone
+    SMALL_BATCH_LR: ClassVar[float] = 2e-3  # actual rate with batches of some 4 samples (optimizer.lr and base_lr null)
 
     def roles(self) -> list[str]:
         """The roles that its parameters have under these values."""
@@ -45,6 +46,7 @@ class ProjectionConf(MethodConf):
     ROLES: ClassVar[tuple[str, ...]] = ("visual_projection",)
     VISUAL: ClassVar[bool] = True
     READS_FEATURES: ClassVar[bool] = True
+    SMALL_BATCH_LR: ClassVar[float] = 5e-3
 
     kind: str = choice("mlp", "query_transformer")  # mlp reads vision.tokens=class, query_transformer vision.tokens=all
     hidden: int = number(64, at_least=1)  # inner width; mlp: 4608 -> 64 -> 4096 fits V1's 0.6M; released V2: 768
@@ -86,9 +88,12 @@ class PromptsConf(MethodConf):
 
     ROLES: ClassVar[tuple[str, ...]] = ("prompt", "gate")
     TAKES_TOKENS: ClassVar[bool] = True
+    SMALL_BATCH_LR: ClassVar[float] = 1e-2
 
     length: int = number(10, at_least=1)  # K, prompts a layer; V1: 10, V2: 20
-    layers: int = number(30, at_least=1)  # L, the last L layers of the host have prompts; V1: 30 of 32, V2: 31
+    # L, the last L layers of the host have prompts; null = all but one in 16 (V1: 30 of 32), or with early fusion all
+    # but its layers (V2: 31 of 32)
+    layers: int | None = number(None, at_least=1)
     gate: str = choice("tanh", "identity")  # paper: tanh; identity for some released checkpoints
     gate_per: str = choice("head", "layer")  # paper: one gate a head; layer = one scalar
     gate_factor: bool = False  # one more factor on a layer's gates, 1 at the start (released V2 with LoRA)
@@ -122,6 +127,7 @@ class EarlyFusionConf(MethodConf):
     VISUAL: ClassVar[bool] = True
     TAKES_TOKENS: ClassVar[bool] = True
     FUSES: ClassVar[bool] = True
+    SMALL_BATCH_LR: ClassVar[float] = 1e-2
 
     layers: int = number(1, at_least=1)  # the first layers attend to visual tokens; V2: 1
     gate: str = choice("tanh", "identity")  # as in prompts
@@ -144,6 +150,7 @@ class LoraConf(MethodConf):
     """Low-rank matrices beside linear layers: W x + alpha / rank * up(down(x)) (Hu et al. 2021)."""
 
     ROLES: ClassVar[tuple[str, ...]] = ("lora",)
+    SMALL_BATCH_LR: ClassVar[float] = 1e-3
 
     rank: int = number(16, at_least=1)  # released V2: 16
     alpha: int | None = number(None, at_least=1)  # factor alpha/rank; null = rank, a factor of 1 as released

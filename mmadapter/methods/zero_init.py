@@ -21,7 +21,9 @@ Attention = Callable[[AttentionInputs], Attended]
 
 def build_prompts(settings: PromptsConf, context: BuildContext) -> Method:
     """Prompts for the host's last layers, drawn lowest layer first. Raises InputError where there are not so many."""
-    layers = context.host.last_layers(settings.layers, "adapter.prompts.layers")
+    depth = context.host.depth
+    count = settings.layers or depth - (context.fused_layers or depth // 16)
+    layers = context.host.last_layers(count, "adapter.prompts.layers")
     width, heads = context.host.width, context.host.heads
     own = (settings, width, heads, context.generator, context.device)
     return Method({(layer, ATTENTION): PromptLayer(*own) for layer in layers})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def find_run(run: str, runs_root: str) -> Path:
         f"run={run}: no run folder (a folder with {CONFIG_FILE}) of that path or name. "
         f"In {runs_root}: {', '.join(runs) or 'none'}."
     )
+
+
+def finished_runs(runs_root: Path) -> Iterator[tuple[Path, RunConf]]:
+    """Folder and settings of each finished run that has an adapter, the newest first."""
+    for file in sorted(runs_root.glob(f"*/{FINISHED_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
+        if (file.parent / "adapter" / "adapter.json").is_file():
+            try:
+                yield file.parent, load_run_config(file.parent)
+            except InputError:  # of another version, or damaged
+                continue
 
 
 def is_finished(folder: Path, conf: RunConf) -> bool:

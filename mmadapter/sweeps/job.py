@@ -43,6 +43,10 @@ def job_of(number: int, words: list[str], context: HydraContext, config: DictCon
     error = None
     try:
         validate(conf)
+        if conf.vision.enabled is None:  # by the data: the run's folder is that of the settings that they make
+            from mmadapter.training.by_data import decided_by_data
+
+            conf, _ = decided_by_data(conf)
         parts = conf.host, conf.vision, conf.adapter
         if (model := repr(parts)) not in _refusals:
             from mmadapter.model import AdaptedModel  # loads torch, which `train.py --help` does without

@@ -24,10 +24,7 @@ from mmadapter.tasks.task import CARDS, Answers, Scored, Task
 CAPTIONS_FILE = "captions.json"
 REFERENCES = 5  # of a caption that are shown
 ABOUT_PAPERS = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
-MADE_WORLD = (
-    "Our rows are scores on the made-up world. The papers' rows are on COCO, Karpathy's test split: they stand here "
-    "for orientation and cannot be compared with ours."
-)
+KARPATHY_TEST = 5000  # images of the test split of which the papers' scores are
 
 
 class CocoCaption(Task[CocoCaptionTaskSettings]):
@@ -117,7 +114,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         return None
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
         own, metrics = results[-1], results[-1].metrics
         scored = [one for one in results if all(name in one.metrics for name in CAPTION_SCORES)]
         names = [name for name in cls.SCORES if any(name in one.metrics for one in scored)]
@@ -125,15 +122,18 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         for one in scored:  # three decimals of percent: the five digits that the reference scorers print
             values = ["" if name not in one.metrics else f"{100 * one.metrics[name]:.3f}" for name in names]
             rows.append(Row([one.label, "", "", *values], "own" if one is own else ""))
-        if with_papers and metrics.get("coverage", {}).get("complete"):  # the papers' scores are of the whole split
+        whole = metrics.get("coverage", {}).get("complete") and metrics.get("images") == KARPATHY_TEST
+        if with_papers and whole:  # the papers' scores are of Karpathy's whole test split
             rows.append(Row([ABOUT_PAPERS], "between"))
             for paper in CAPTION_ROWS:
                 printed = {"BLEU-4": str(paper.bleu_4), "CIDEr": str(paper.cider)}
                 cells = [paper.pretraining_pairs, paper.fine_tuning_pairs, *(printed.get(name, "") for name in names)]
                 rows.append(Row([paper.model + " *" * bool(paper.note), *cells], "paper", paper.source))
             table_notes = [f"* {paper.model}: {paper.note}." for paper in CAPTION_ROWS if paper.note]
-            notes += [MADE_WORLD] if made_world else []
         header = ["score × 100", "PT pairs", "FT pairs", *names]
+        if not table_notes:  # without the papers, without their columns
+            header = [header[0], *names]
+            rows = [replace(row, cells=[row.cells[0], *row.cells[3:]]) for row in rows]
         return Section(
             cls.TITLE,
             coverage=metrics.get("label", ""),

@@ -17,6 +17,7 @@ from mmadapter.tasks.scienceqa_scores import (
     COLUMNS,
     Question,
     Questions,
+    is_official_test,
     parse_answer,
     random_choice,
     read_predictions,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from mmadapter.model import AdaptedModel
 
 CARDS = 12
-HEADER = ("accuracy, %", *COLUMNS)
 ABOUT_COLUMNS = (
     "NAT, SOC, LAN: natural, social and language science. TXT: the question has a textual context; IMG: it has a "
     "picture; NO: neither (a question with both counts in TXT and in IMG)."
@@ -119,6 +119,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         seed = settings.seed if settings.fallback == "random" else None
         return {
             "split": settings.split,
+            "official": is_official_test(questions),
             **score(questions, predictions, split=settings.split, split_size=size, fallback_seed=seed),
             "fallback": "none" if seed is None else f"random, seed {seed}",
             "by_topic": topic_accuracy(questions, predictions),
@@ -149,33 +150,46 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         return super().values(metrics.get("accuracy") or {})
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
+    def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
         own = results[-1]
         metrics, accuracy = own.metrics, own.metrics.get("accuracy") or {}
         scored = [one for one in results if one.metrics.get("accuracy")]
+        # Columns without a question (one's own data may have no subjects and grades) are left out.
+        columns = [name for name in COLUMNS if any(one.metrics["accuracy"].get(name) is not None for one in scored)]
 
         # Accuracy of this run and the compared ones, by option likelihood too; the papers below.
         rows = []
         for one in scored:
-            rows.append(accuracy_row(one.label, one.metrics["accuracy"], "own" if one is own else ""))
+            rows.append(accuracy_row(one.label, one.metrics["accuracy"], columns, "own" if one is own else ""))
             if likelihood := one.metrics.get("likelihood_accuracy"):
-                rows.append(accuracy_row("– by option likelihood", likelihood))
+                rows.append(accuracy_row("– by option likelihood", likelihood, columns))
         if counts := metrics.get("counts"):
-            rows.append(Row(["questions", *(str(counts[name]) for name in COLUMNS)], "count"))
+            rows.append(Row(["questions", *(str(counts[name]) for name in columns)], "count"))
         notes = [*remarks(metrics), ABOUT_COLUMNS]
         papers: list[PaperRow] = []
-        if with_papers:
+        if with_papers and metrics.get("official"):
             papers = [row for row in SCIENCEQA if row.model in BESIDE_OURS]
-            rows += [Row(["The papers, on the real ScienceQA test split"], "between"), *map(paper_row, papers)]
-            notes = [*([MADE_WORLD] if made_world else []), *notes, *paper_notes(papers)]
+            rows += [
+                Row(["The papers, on the real ScienceQA test split"], "between"),
+                *(paper_row(row, columns) for row in papers),
+            ]
+            notes += paper_notes(papers)
         title = f"By subject, context and grade: {metrics.get('label', '')}"
-        tables = [Table(HEADER, rows, title, notes=notes)] if scored else []
+        tables = [Table(("accuracy, %", *columns), rows, title, notes=notes)] if scored else []
 
         # Everything published, and topics, for those who want to see it.
         if papers:
             sources = f"Sources: {'; '.join(dict.fromkeys(row.source for row in SCIENCEQA))}."
-            published, notes = [paper_row(row) for row in SCIENCEQA], [*paper_notes(SCIENCEQA), sources]
-            tables.append(Table(HEADER, published, "All published rows, with sources", is_folded=True, notes=notes))
+            published, notes = [paper_row(row, tuple(COLUMNS)) for row in SCIENCEQA], [*paper_notes(SCIENCEQA), sources]
+            tables.append(
+                Table(
+                    ("accuracy, %", *COLUMNS),
+                    published,
+                    "All published rows, with sources",
+                    is_folded=True,
+                    notes=notes,
+                )
+            )
         tables += topic_tables(results)
 
         bars = []
@@ -200,24 +214,19 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         )
 
 
-MADE_WORLD = (
-    "Our rows are scores on the made-up world of coloured shapes. The papers' rows are on the real ScienceQA test "
-    "split: they stand here for orientation and cannot be compared with ours."
-)
-
-
 def letter(index: int) -> str:
     """A, B, C, ... of an option's index."""
     return chr(ord("A") + index)
 
 
-def accuracy_row(label: str, accuracy: Mapping[str, float | None], kind: Any = "") -> Row:
-    return Row([label, *(percent(accuracy.get(name)) for name in COLUMNS)], kind)
+def accuracy_row(label: str, accuracy: Mapping[str, float | None], columns: Sequence[str], kind: Any = "") -> Row:
+    return Row([label, *(percent(accuracy.get(name)) for name in columns)], kind)
 
 
-def paper_row(row: PaperRow) -> Row:
+def paper_row(row: PaperRow, columns: Sequence[str]) -> Row:
     source = f"{row.source}; {row.note}" if row.note else row.source
-    return Row([row.model + " *" * bool(row.note), *map(percent, row.values)], "paper", source)
+    values = dict(zip(COLUMNS, row.values, strict=True))
+    return Row([row.model + " *" * bool(row.note), *(percent(values[name]) for name in columns)], "paper", source)
 
 
 def paper_notes(rows: Sequence[PaperRow]) -> list[str]:

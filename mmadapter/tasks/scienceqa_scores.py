@@ -6,6 +6,7 @@ has_hint, has_image.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +28,19 @@ COLUMNS: dict[str, Callable[[Question], bool]] = {
     "TXT": lambda question: question["has_hint"],
     "IMG": lambda question: question["has_image"],
     "NO": lambda question: not question["has_hint"] and not question["has_image"],
-    "G1-6": lambda question: 1 <= int(question["grade"].removeprefix("grade")) <= 6,
-    "G7-12": lambda question: 7 <= int(question["grade"].removeprefix("grade")) <= 12,
+    "G1-6": lambda question: 1 <= int(question["grade"].removeprefix("grade") or 0) <= 6,
+    "G7-12": lambda question: 7 <= int(question["grade"].removeprefix("grade") or 0) <= 12,
     "Avg": lambda question: True,
 }
+
+OFFICIAL_TEST_IDS = "d8c0f869a41f4547"  # of the 4,241 questions of the published test split
+
+
+def is_official_test(questions: Questions) -> bool:
+    """Whether these are the questions of the published test split, by their ids: then the papers' scores compare."""
+    ids = "\n".join(sorted(questions))
+    return hashlib.sha256(ids.encode()).hexdigest()[:16] == OFFICIAL_TEST_IDS
+
 
 _BRACKETS = r"\(\s*([A-Za-z])\s*\)"
 _UPPER = r"([A-Z])(?![\w'’])"

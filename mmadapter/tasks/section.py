@@ -123,7 +123,6 @@ def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = Tru
     beside = sorted(path for part in ("comparison", "variants") for path in folder.glob(f"{part}/*") if path.is_dir())
     own = "Adapter with images" if (config.get("vision") or {}).get("enabled") else "Adapter"
     runs = [*((LABELS.get(path.name, path.name), path) for path in beside), (own, folder)]
-    is_made = bool((config.get("data") or {}).get("made"))
     found: dict[str, list[tuple[str, Section]]] = {kind: [] for kind in TASKS.names()}
     shown = [folder] if any(folder.glob("eval/*/metrics.json")) else [path for _, path in runs]  # variants: all of them
     for name in sorted({file.parent.name for path in shown for file in path.glob("eval/*/metrics.json")}):
@@ -134,7 +133,7 @@ def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = Tru
         ]
         kind = results[-1].metrics.get("task", name) if results else None
         if kind in found and (name == kind or name in (config.get("tasks") or ())):
-            section = TASKS.load(kind).section(results, with_papers, is_made)
+            section = TASKS.load(kind).section(results, with_papers)
             found[kind].append((name, section if name == kind else replace(section, title=f"{section.title}: {name}")))
     return dict(pair for pairs in found.values() for pair in pairs)
 

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
 from mmadapter.data.settings import (
+    LAYOUTS,
     READERS,
+    TEMPLATES,
     CocoSettings,
+    ColumnNames,
     InstructionSettings,
     ReaderSettings,
     ScienceqaSettings,
     VisualInstructionsSettings,
 )
-from mmadapter.data.templates import TEMPLATES
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.settings import choice, input_path, number
 
@@ -96,6 +98,8 @@ class InstructTaskSettings(TaskSettings, InstructionSettings):
     split: str = "val"  # what data=alpaca keeps out of training: 200 items, at most a tenth
     # null = as the instructions were trained
     template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]
+    layout: str = choice("auto", *LAYOUTS)  # of reader=own: what the content says, or one by name
+    columns: ColumnNames = field(default_factory=ColumnNames)  # of reader=own: fields where the usual names do not tell
 
     def contradictions(self, key: str) -> Iterator[str]:
         yield from super().contradictions(key)

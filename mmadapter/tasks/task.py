@@ -133,10 +133,9 @@ class Task(Generic[Settings]):
         return {name: metrics[name] for name in (*cls.SCORES, *cls.IN_SUMMARY) if name in metrics}
 
     @classmethod
-    def section(cls, results: Sequence[Result], with_papers: bool = True, made_world: bool = False) -> Section:
-        """What terminal and report show of the last of `results`, beside the others and, if asked, the papers' numbers.
-
-        `made_world`: the data are the made-up world's, so the papers' numbers are there for orientation only.
+    def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
+        """What terminal and report show of the last of `results`, beside the others; the papers' numbers
+        where they are asked for and the data are those of the papers.
         """
         scored = {one.label: cls.values(one.metrics) for one in results}
         names = [name for name in cls.SCORES if any(name in values for values in scored.values())]

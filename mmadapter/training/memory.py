@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from mmadapter.model import AdaptedModel
 from mmadapter.tasks.settings import TaskSettings
 from mmadapter.terminal import readable_bytes
 from mmadapter.training.preemption import way_on
-from mmadapter.training.settings import EngineConf, OptimizerConf
+from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 
 VALUE = 4  # bytes of a float32 number: each trainable value, its start, its gradient, each of its two Adam moments
 BYTES = {"float32": 4, "bfloat16": 2}
 NAMED_SWITCHES = 3
+CARDS_GB, USABLE = (8, 16, 24, 80), 0.9  # GPUs that a dry run speaks of, and the part of one that a run can have
 CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=changed"
 
 
@@ -33,7 +34,7 @@ CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=cha
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one process; activations are those of one micro-batch of full-length samples."""
+    """Bytes of one process; activations and logits are those of one micro-batch of the longest samples."""
 
     frozen: int
     trainable: int  # with start (from which movement is measured), gradients and moments
@@ -51,8 +52,8 @@ class MemoryEstimate:
         parts = {
             "frozen weights": self.frozen,
             "trainable parameters with start, gradients and Adam moments": self.trainable,
-            "activations of a micro-batch of full length": self.activations,
-            "logits (all positions supervised)": self.logits,
+            "activations of a micro-batch of the longest samples": self.activations,
+            "logits of its supervised tokens": self.logits,
         }
         if self.gathered:
             parts["frozen weights gathered from other processes"] = self.gathered
@@ -65,13 +66,32 @@ class MemoryEstimate:
         return {**asdict(self), "total": self.total}
 
 
+@dataclass(frozen=True)
+class Longest:
+    """How long samples get: tokens of the longest one, and how many of them are supervised at most."""
+
+    tokens: int
+    supervised: int
+
+    def cut(self, most: int) -> Longest:
+        return Longest(min(self.tokens, most), min(self.supervised, most))
+
+
 def memory_needed(
-    optimizer: OptimizerConf, host: HostConf, engine: EngineConf, processes: int, model: AdaptedModel, dtype: str
+    optimizer: SizedOptimizerConf,
+    host: HostConf,
+    engine: EngineConf,
+    processes: int,
+    model: AdaptedModel,
+    dtype: str,
+    longest: Longest | None = None,
 ) -> MemoryEstimate:
-    """The estimate for one rank of a training with these settings, for micro-batches of samples of full length.
+    """The estimate for one rank of a training with these settings, for a micro-batch of samples that are all as long as
+    the longest; without data (`longest` None) full of supervised tokens.
 
     `model` may be on the meta device; `dtype` is that of the frozen weights.
     """
+    longest = longest or Longest(model.max_tokens, model.max_tokens)
     size, config = BYTES[dtype], model.host.config
     trainable = {id(item.parameter): item.parameter.numel() for item in model.trainable_parameters()}
     tensors = {id(tensor): tensor for tensor in [*model.host.parameters(), *model.host.buffers()]}
@@ -84,8 +104,9 @@ def memory_needed(
         stored,
         sum(trainable.values()),
         adapted_layers=config.num_hidden_layers - model.adapter.lowest_layer(config.num_hidden_layers),
-        tokens=optimizer.micro_batch_size * model.max_tokens,
-        longest=model.max_tokens,
+        tokens=optimizer.micro_batch_size * longest.tokens,
+        longest=longest.tokens,
+        supervised=optimizer.micro_batch_size * longest.supervised,
         checkpointing=host.activation_checkpointing,
         eager_attention=host.attention == "eager",
         kept_by_parts=model.adapter.kept_per_token(),
@@ -103,13 +124,15 @@ def estimate(
     adapted_layers: int,
     tokens: int,
     longest: int,
+    supervised: int | None = None,
     checkpointing: bool = False,
     eager_attention: bool = False,
     kept_by_parts: int = 0,
     engine: EngineConf,
     processes: int = 1,
 ) -> MemoryEstimate:
-    """Upper estimate of a training step on one process: `tokens` in a micro-batch, `longest` in one sample.
+    """Upper estimate of a training step on one process: `tokens` in a micro-batch, of which `supervised` have logits
+    (None: all), `longest` in one sample.
 
     `config` is the host's, of `transformers`; its frozen weights take `frozen` bytes. docs/performance.md: as measured.
     """
@@ -124,7 +147,7 @@ def estimate(
     activations = layer * adapted_layers
     if checkpointing:
         activations = layer + adapted_layers * tokens * width * bytes_per_value
-    logits = tokens * config.vocab_size * (4 + 4 + bytes_per_value)
+    logits = (tokens if supervised is None else supervised) * config.vocab_size * (4 + 4 + bytes_per_value)
 
     # Trainable values, their start, gradients and moments. With DeepSpeed values and start are whole on every process;
     # so are, for a while, the gradients of one micro-batch (twice) and the buffer in which DeepSpeed sums them up.
@@ -145,6 +168,51 @@ def estimate(
     if stage == 3:
         return MemoryEstimate(0, kept, activations, logits, gathered, shared + moved)
     return MemoryEstimate(shared, kept, activations, logits, 0, moved)
+
+
+def changes_for_card(
+    gigabytes: float,
+    optimizer: SizedOptimizerConf,
+    host: HostConf,
+    engine: EngineConf,
+    model: AdaptedModel,
+    longest: Longest | None = None,
+) -> str:
+    """What to set so that a training in bfloat16 fits a GPU of so many gigabytes, the least of changes; "nothing" where
+    it fits as it is. A tenth of the card is left to the driver and to gaps between blocks.
+    """
+    micro_batches = [n for n in range(optimizer.micro_batch_size, 0, -1) if optimizer.batch_size % n == 0]
+    thin, shorter = "host.activation_checkpointing=true", [256, 128]
+    longest = longest or Longest(model.max_tokens, model.max_tokens)
+
+    # Cheapest first: smaller micro-batches, then checkpointing, then shorter samples, then other engines.
+    tries: list[tuple[int, bool, int, str, int, list[str]]] = []
+    for checkpointing in sorted({host.activation_checkpointing, True}):
+        words = [thin] if checkpointing and not host.activation_checkpointing else []
+        tries += [(micro, checkpointing, longest.tokens, engine.name, 1, words) for micro in micro_batches]
+    words = [] if host.activation_checkpointing else [thin]
+    for most in (one for one in shorter if one < longest.tokens):
+        tries.append((1, True, most, engine.name, 1, [*words, f"host.max_tokens={most}"]))
+    for count in (2, 4, 8):
+        if optimizer.batch_size >= count:
+            more = [f"engine=zero3 launch.processes={count} (as many GPUs)"]
+            tries.append((1, True, longest.tokens, "zero3", count, [*words, *more]))
+    tries.append((1, True, longest.tokens, "zero3_offload", 1, [*words, "engine=zero3_offload"]))
+
+    for micro, checkpointing, most, name, count, words in tries:
+        needed = memory_needed(
+            replace(optimizer, micro_batch_size=micro),
+            replace(host, activation_checkpointing=checkpointing),
+            replace(engine, name=name),
+            count,
+            model,
+            "bfloat16",
+            longest.cut(most),
+        )
+        if needed.total <= USABLE * gigabytes * 1e9:
+            smaller = [f"optimizer.micro_batch_size={micro}"] if micro != optimizer.micro_batch_size else []
+            return f"{' '.join([*smaller, *words]) or 'nothing'}: {readable_bytes(needed.total)}"
+    return "too small for this host, whatever is set"
 
 
 # --- what it has used
@@ -203,7 +271,7 @@ def explain_memory(doing: str, switches: Callable[[], Sequence[str]], at_the_end
 class MemoryAdvice:
     """What a run says when memory runs out: made of those settings that can be switched."""
 
-    optimizer: OptimizerConf
+    optimizer: SizedOptimizerConf
     host: HostConf
     engine: EngineConf
     resume: str

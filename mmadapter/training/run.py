@@ -20,17 +20,18 @@ import torch
 from mmadapter.config import RunConf, comparison_conf, embedded_notice, save_config, variant_conf
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.mixture import StepShape
+from mmadapter.data.readers import MissingData
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import trained_template
 from mmadapter.data.tokens import SampleEncoder
-from mmadapter.data.training import RunData, read_samples
+from mmadapter.data.training import Remarks, RunData, Samples, read_samples
 from mmadapter.distributed.deepspeed import end_engines
 from mmadapter.distributed.ranks import Ranks, connected
 from mmadapter.distributed.start import thread_count
 from mmadapter.errors import InputError
 from mmadapter.files import read_json, write_json
 from mmadapter.hosts.load import hide_library_bars, load_tokenizer
-from mmadapter.hosts.settings import host_folder
+from mmadapter.hosts.settings import HostConf, host_folder
 from mmadapter.hosts.sharded import Sharding, gather_in_forward
 from mmadapter.methods.folder import CARD
 from mmadapter.methods.groups import Group, parameter_groups, trainable_table
@@ -51,14 +52,18 @@ from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.task import evaluate
 from mmadapter.terminal import Display, quiet_console
+from mmadapter.training.by_data import decided_by_data
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
+from mmadapter.training.dry_run import show_data, show_memory
 from mmadapter.training.loop import Loop
-from mmadapter.training.memory import MemoryAdvice, memory_needed, of_a_task, peak_of_ranks, reset_peak
+from mmadapter.training.memory import MemoryAdvice, of_a_task, peak_of_ranks, reset_peak
 from mmadapter.training.optimizer import check_sources
 from mmadapter.training.preemption import end_interrupted, interrupts, refuse_new_folders, release_signals, way_on
 from mmadapter.training.schedule import Schedule
-from mmadapter.training.settings import ENGINES
+from mmadapter.training.settings import ENGINES, OptimizerConf, SizedOptimizerConf
 from mmadapter.training.summary import show_results
+
+UNKNOWN_SAMPLES = 1000  # what a dry run without data takes batch and micro-batch for
 
 
 def run(conf: RunConf) -> dict[str, Any]:
@@ -86,6 +91,9 @@ def run(conf: RunConf) -> dict[str, Any]:
                 release_signals()
                 if notice := embedded_notice(conf.experiment, conf.embedded):
                     display.say(notice)
+                conf, lines = decided_by_data(conf)  # every rank reads all data, and finds the same
+                for line in lines:
+                    display.say_once(line)
                 if conf.dry_run:
                     return train_and_evaluate(conf, None, ranks, display)
                 return run_whole(conf, ranks, display)
@@ -165,7 +173,6 @@ def train_and_evaluate(
     evaluated. Everything that can be refused is refused before the work: settings, then what the host cannot carry
     (on the meta device), then data. All ranks do the work, and rank 0 writes.
     """
-    memory = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
     device = device_of(conf.engine.device)
     dtype = conf.host.dtype_on(device)  # of the frozen weights
 
@@ -195,63 +202,70 @@ def train_and_evaluate(
 
     # 3. All data: training and validation samples, the questions of tasks that no earlier attempt has finished.
     tasks = {name: task_of(conf.tasks[name], conf.data.root) for name in conf.evaluate}
-    sizes = conf.optimizer.batch_size, conf.optimizer.micro_batch_size
-    steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
     data: RunData | None = None
+    samples: Samples | None = None
     questions: dict[str, list[Sample]] = {}
+    remarks = Remarks()  # of the readers
     try:
-        tokenizer = load_tokenizer(host_folder(conf.host.path, weights=False), conf.host.tokenizer)
-        if trains:
-            samples = read_samples(conf.data, images=conf.vision.enabled, seed=conf.seed, tokenizer=tokenizer)
-        waiting = list(tasks)
-        if folder is not None and not changed:
-            files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
-            waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
-        templates = {
-            name: trained_template(conf.data.sources, tokenizer, task.settings) for name, task in tasks.items()
-        }
-        questions = {name: tasks[name].read(tokenizer, templates[name]) for name in waiting}
+        tokenizer = tokenizer_of(conf.host, needed=folder is not None)
+        with remarks:
+            if trains:
+                pictures = bool(conf.vision.enabled)
+                samples = read_samples(conf.data, images=pictures, seed=conf.seed, tokenizer=tokenizer)
+            waiting = list(tasks)
+            if folder is not None and not changed:
+                files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
+                waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
+            templates = {
+                name: trained_template(conf.data.sources, tokenizer, task.settings) for name, task in tasks.items()
+            }
+            questions = {name: tasks[name].read(tokenizer, templates[name]) for name in waiting}
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
-        if trains:
+        if samples is not None:
             limits = shape.max_tokens, conf.data.long_answers, conf.host.begin_of_text
             encoder = SampleEncoder(tokenizer, *limits)
+            optimizer = conf.optimizer.sized(samples.count, conf.adapter.lr)
+            sizes = optimizer.batch_size, optimizer.micro_batch_size
+            steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
             data = RunData(conf.data, samples, encoder, steps, conf.group_sources)
-    except InputError as error:
+    except MissingData as error:
         if folder is not None:
             raise
         display.say(f"data: not read, so steps and lengths are not known. {error}")
+    for remark in remarks.messages:
+        display.say_once(remark)
+    if data is None:
+        optimizer = conf.optimizer.sized(UNKNOWN_SAMPLES, conf.adapter.lr)
+    memory = MemoryAdvice(optimizer, conf.host, conf.engine, conf.resume, ranks.world_size)
 
     # 4. What trains: groups of roles, the schedule, the table.
     groups = groups_of(conf, shape) if trains else []
     if data is not None:
         check_sources(groups, data.sources)
-    schedule = Schedule.of(conf.optimizer, data.steps_per_epoch if data is not None else 1)
-    rows = trainable_table(
-        groups, shape.trainable_parameters(), schedule.lr, conf.optimizer.weight_decay, shape.host_size
-    )
+    schedule = Schedule.of(optimizer, data.steps_per_epoch if data is not None else 1)
+    rows = trainable_table(groups, shape.trainable_parameters(), schedule.lr, optimizer.weight_decay, shape.host_size)
     if trains:
         show_trainable(rows, display)
-        if data is not None:
+        display.say(adapted_layers_text(shape))
+        if data is not None and samples is not None:
             display.say(data.describe())
-        base, batch = f"base {conf.optimizer.base_lr:g}", f"effective batch {conf.optimizer.batch_size}"
-        length = f"micro-batches of {conf.optimizer.micro_batch_size}"
-        if data is not None:
-            whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"
-            length = f"{whole} of {schedule.steps_per_epoch:,}"
-        display.say(f"learning rate {schedule.lr:.4g} = {base} x {batch} / 256; {length}")
+            if by_size := conf.optimizer.by_size(samples.count):
+                display.say(by_size)
+        length_is_known = data is not None or optimizer.steps is None  # that of an epoch is not, without data
+        if length_is_known and (shortened := schedule.cut_warmup(optimizer)):
+            display.say(shortened)
+        display.say(rate_text(conf.optimizer, optimizer, schedule, data is not None))
 
     # 5. A dry run stops here, with what it would take.
     if folder is None:
         count = conf.launch.processes or 1
-        needed = memory_needed(conf.optimizer, conf.host, conf.engine, count, shape, dtype)
-        of_each = f", each of {count} processes, engine={conf.engine.name}" if count > 1 else ""
-        display.table(f"memory estimate for training{of_each}", ["", "bytes"], needed.rows())
-        display.say(
-            "An upper estimate: real batches are padded to their longest sample only. The image encoder comes on top."
-        )
+        show_data(data, {name: len(asked) for name, asked in questions.items()}, display)
+        memory_facts = show_memory(optimizer, conf.host, conf.engine, count, shape, device, data, display)
         parameters = sum(row["parameters"] for row in rows)
-        return {"trainable": rows, "parameters": parameters, "memory": needed.as_dict(), "lr": schedule.lr}
+        length = schedule.total_steps if data is not None else None
+        found = {"trainable": rows, "parameters": parameters, **memory_facts, "lr": schedule.lr}
+        return {**found, "batch_size": optimizer.batch_size, "steps": length}
     del shape
 
     # 6. Weights; the adapter fresh, or from the one that the settings start from.
@@ -281,7 +295,7 @@ def train_and_evaluate(
         groups = groups_of(conf, model)
         if ranks.is_first:
             note(folder, total_steps=schedule.total_steps)
-        engine = ENGINES.load(conf.engine.name)(model, groups, conf.optimizer, conf.seed, conf.engine, ranks)
+        engine = ENGINES.load(conf.engine.name)(model, groups, optimizer, conf.seed, conf.engine, ranks)
         loop = Loop(engine, data, schedule, folder, journal, display, memory, conf.training, dtype, conf.resume)
 
     with contextlib.closing(journal):
@@ -300,7 +314,7 @@ def train_and_evaluate(
                     text = "\n  ".join([f"{text} under changed settings (there -> now):", *changed])
                 display.say(text)
                 facts: dict[str, Any] = {"step": loop.position.step, "engine": conf.engine.name}
-                facts |= {"processes": ranks.world_size, "micro_batch_size": conf.optimizer.micro_batch_size}
+                facts |= {"processes": ranks.world_size, "micro_batch_size": optimizer.micro_batch_size}
                 journal.event("resumed", **facts, **({"changed": changed} if changed else {}))
 
         # 8. Pictures: each is read and encoded once, whatever it is drawn for; no random number moves.
@@ -342,6 +356,18 @@ def device_of(asked: str) -> str:
     return asked if asked != "auto" else "cuda" if available else "cpu"
 
 
+def tokenizer_of(host: HostConf, *, needed: bool) -> Any:
+    """The host's tokenizer. Raises InputError where there is none, MissingData where it is not `needed`: a dry run then
+    reads no data.
+    """
+    try:
+        return load_tokenizer(host_folder(host.path, weights=False), host.tokenizer)
+    except InputError as error:
+        if needed:
+            raise
+        raise MissingData(str(error)) from error
+
+
 def refuse_other_ranks(conf: RunConf, ranks: Ranks) -> None:
     """Raises InputError where the settings do not fit the ranks that were started."""
     count, wanted = ranks.world_size, conf.launch.processes
@@ -364,6 +390,28 @@ def groups_of(conf: RunConf, model: AdaptedModel) -> list[Group]:
     if not settings:
         settings = {"all": GroupConf(roles=sorted({item.role for item in trainable}.difference(frozen)))}
     return parameter_groups(trainable, settings, frozen)
+
+
+def adapted_layers_text(model: AdaptedModel) -> str:
+    """Which of the host's layers each method adapts, in one line."""
+    found = model.adapter.adapted_layers()
+    each = [f"{name} {layers[0] + 1} to {layers[-1] + 1}" for name, layers in found.items()]
+    return f"adapted layers, of {model.host.config.num_hidden_layers}: {', '.join(each) or 'none'}"
+
+
+def rate_text(asked: OptimizerConf, optimizer: SizedOptimizerConf, schedule: Schedule, length_is_known: bool) -> str:
+    """The rate and where it comes from; how long the run is, where the data are there."""
+    batch = f"effective batch {optimizer.batch_size}"
+    source = f" = base {asked.base_lr:g} x {batch} / 256" if asked.base_lr is not None else f"; {batch}"
+    if asked.lr is not None:
+        source = f"; {batch}"
+    elif asked.base_lr is None:
+        source = f" of this adapter's methods with small batches (optimizer.lr){source}"
+    length = f"micro-batches of {optimizer.micro_batch_size}"
+    if length_is_known:
+        whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"
+        length = f"{whole} of {schedule.steps_per_epoch:,}"
+    return f"learning rate {schedule.lr:.4g}{source}; {length}"
 
 
 def show_trainable(rows: list[dict[str, Any]], display: Display) -> None:

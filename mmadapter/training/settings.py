@@ -9,52 +9,89 @@ from importlib.util import find_spec
 from mmadapter.settings import Register, choice, listing, number, plain
 
 REFERENCE_BATCH = 256  # samples a step that base rates are stated for
+# By the data's size, where a setting is null.
+LARGEST_BATCH, BATCHES_AT_LEAST = 32, 8  # the batch is a power of two up to 32, and up to an eighth of the samples
+PASSES, FEWEST_STEPS, MOST_STEPS = 3, 60, 2000  # steps: three passes over the samples, between these two
+WARMUP_SHARE = 0.05  # of the run
+LARGEST_MICRO_BATCH = 8
 
 
 @dataclass
 class OptimizerConf:
     """conf/optimizer: AdamW, learning rate, schedule, batch (V1 paper, section 4.1)."""
 
-    base_lr: float = number(9.0e-3, above=0)  # actual rate = base_lr x batch_size / 256; paper: 9e-3
+    lr: float | None = number(None, above=0)  # actual rate, whatever the batch; null = what base_lr says
+    base_lr: float | None = number(9.0e-3, above=0)  # actual rate = base_lr x batch_size / 256; paper: 9e-3
+    # (both null: the rate at which the slowest of the adapter's methods learns with small batches)
     min_lr: float = number(0.0, at_least=0)  # actual rate at the end of the half cosine; paper: 0
-    epochs: float = number(5.0, above=0)  # passes over the training samples; paper: 5 (Alpaca), 30 (ScienceQA)
-    warmup_epochs: float = number(2.0, at_least=0)  # linear, per step; paper: 2
+    epochs: float | None = number(5.0, above=0)  # passes over the samples; paper: 5, 30; null = by the data's size
+    warmup_epochs: float | None = number(2.0, at_least=0)  # linear, per step; paper: 2; null = 5 % of the run
     steps: int | None = number(None, at_least=1)  # optimizer steps of the run, in place of epochs; null = epochs
-    warmup_steps: int | None = number(None, at_least=0)  # with steps, in place of warmup_epochs
-    batch_size: int = number(64, at_least=1)  # samples a step, over all devices and micro-batches; paper: 64
-    # it changes no more than rounding, through the order of sums: a run may continue with another one
-    micro_batch_size: int = number(8, at_least=1, influence=False)  # samples in memory; divides a step of one source
+    warmup_steps: int | None = number(None, at_least=0)  # in place of warmup_epochs; null = warmup_epochs
+    # samples a step, over all devices and micro-batches; paper: 64; null = by the data's size
+    batch_size: int | None = number(64, at_least=1)
+    # samples in memory at a time; divides a step of one source; null = up to 8. It changes no more than rounding,
+    # through the order of sums: a run may continue with another one
+    micro_batch_size: int | None = number(8, at_least=1, influence=False)
     betas: list[float] = listing(0.9, 0.95)  # AdamW; paper: 0.9, 0.95
     weight_decay: float = number(0.02, at_least=0)  # on prompts and gates, not on vectors and biases; paper: 0.02
     clip_norm: float | None = number(None, above=0)  # gradient norm per group; null = none, as in the paper
     max_nonfinite_steps: int = number(10, at_least=0, influence=False)  # skipped for NaN or infinity before a run stops
 
-    @property
-    def lr(self) -> float:
-        """The learning rate that the base rate means for this batch: base_lr x batch_size / 256."""
-        return self.base_lr * self.batch_size / REFERENCE_BATCH
+    def sized(self, samples: int, methods_lr: float) -> SizedOptimizerConf:
+        """These settings for so many training samples, with batch, micro-batch and actual rate as numbers.
+
+        The length is in `steps`, where neither steps nor epochs are given. `methods_lr` is the rate where none is set.
+        """
+        batch = self.batch_size or power_of_two(min(LARGEST_BATCH, samples // BATCHES_AT_LEAST))
+        micro = self.micro_batch_size or next(n for n in range(LARGEST_MICRO_BATCH, 0, -1) if batch % n == 0)
+        base = methods_lr if self.base_lr is None else self.base_lr * batch / REFERENCE_BATCH
+        steps = self.steps
+        if steps is None and self.epochs is None:
+            steps = min(max(-(-PASSES * samples // batch), FEWEST_STEPS), MOST_STEPS)
+        own = {**vars(self), "batch_size": batch, "micro_batch_size": micro, "lr": self.lr or base, "steps": steps}
+        return SizedOptimizerConf(**own)
+
+    def by_size(self, samples: int) -> str:
+        """How batch and steps follow from the number of samples, in one line; empty where the settings say both."""
+        sized, parts = self.sized(samples, 1.0), []
+        if self.batch_size is None:
+            parts.append(
+                f"batch {sized.batch_size} (a power of two, at most {LARGEST_BATCH} and n/{BATCHES_AT_LEAST}: "
+                "optimizer.batch_size)"
+            )
+        if self.steps is None and self.epochs is None:
+            parts.append(
+                f"{sized.steps:,} steps ({PASSES} n / batch, at least {FEWEST_STEPS}, at most {MOST_STEPS:,}: "
+                "optimizer.steps or optimizer.epochs)"
+            )
+        if self.warmup_steps is None and self.warmup_epochs is None:
+            parts.append(f"warm-up {WARMUP_SHARE:.0%} of the steps (optimizer.warmup_steps)")
+        return f"by the data's size, n = {samples:,} samples: {', '.join(parts)}" if parts else ""
 
     def contradictions(self, key: str) -> Iterator[str]:
-        """Warm-up and length, betas, the end of the schedule."""
-        steps, warmup = self.steps, self.warmup_steps
-        if (steps is None) != (warmup is None):
-            missing, given = ("warmup_steps", "steps") if warmup is None else ("steps", "warmup_steps")
-            example = (steps or 0) // 10 if warmup is None else 10 * (warmup or 1)
-            yield f"{key}.{given} needs {key}.{missing} beside it, e.g. {key}.{missing}={example}"
-        elif steps is not None and warmup is not None and warmup > steps:
-            yield (
-                f"{key}.warmup_steps={warmup} exceeds {key}.steps={steps}: the full learning rate would never be "
-                f"reached. Set {key}.warmup_steps={steps // 10}"
-            )
-        elif steps is None and self.warmup_epochs > self.epochs:
-            yield (
-                f"{key}.warmup_epochs={self.warmup_epochs:g} exceeds {key}.epochs={self.epochs:g}: "
-                f"the full learning rate would never be reached. Set {key}.warmup_epochs={self.epochs / 10:g}"
-            )
+        """Betas, the end of the schedule."""
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             yield f"{key}.betas={self.betas}: two numbers from 0 up to (not including) 1; the paper: [0.9,0.95]"
-        if self.min_lr > self.lr:
-            yield f"{key}.min_lr={self.min_lr:g} is above the actual rate, base_lr x batch_size/256 = {self.lr:g}."
+        lr, how = self.lr, ""
+        if lr is None and self.base_lr is not None and self.batch_size is not None:
+            lr, how = self.base_lr * self.batch_size / REFERENCE_BATCH, "base_lr x batch_size/256 = "
+        if lr is not None and self.min_lr > lr:
+            yield f"{key}.min_lr={self.min_lr:g} is above the actual rate, {how}{lr:g}."
+
+
+@dataclass
+class SizedOptimizerConf(OptimizerConf):
+    """The optimizer's settings once the number of samples is known: nothing is left to the data's size."""
+
+    lr: float = 0.0
+    batch_size: int = 1
+    micro_batch_size: int = 1
+
+
+def power_of_two(most: int) -> int:
+    """The largest power of two up to `most`; 1 where that is less."""
+    return 1 << max(most, 1).bit_length() - 1
 
 
 @dataclass

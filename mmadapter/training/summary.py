@@ -13,7 +13,7 @@ from mmadapter.terminal import Display, duration, readable_bytes
 
 def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> None:
     """Prints what a run folder holds: the tasks' scores and answers beside those of the runs in it, time and memory,
-    the report, two next commands."""
+    the report, the next commands."""
     for section in sections_of(folder, RunFolder(folder).config, with_papers=False).values():
         show_section(section, display)
     display.say(facts_line(summary))
@@ -41,14 +41,16 @@ def facts_line(summary: Mapping[str, Any]) -> str:
 
 
 def next_commands(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    """The next commands to try."""
+    """The next commands to try, made of what the run holds: an adapter, evaluations, the made-up world, a board."""
+    made = (RunFolder(folder).config.get("data") or {}).get("made")
     variants = sorted((folder / "variants").glob("*"))
     folder = variants[0] if variants else folder
+    commands = [f"mmadapter chat {folder}"] if (folder / "adapter" / "adapter.json").is_file() else []
     results = sorted(file.parent.name for file in folder.glob("eval/*/metrics.json"))
     evaluated = next(iter(summary.get("evaluation") or results), None)
-    commands = [f"mmadapter eval task={evaluated} run={folder}"] if evaluated else []
-    if summary.get("experiment") == "quickstart":
-        real = "host.path=/models/llama-7b data.root=/data/scienceqa vision.pretrained=openai"
-        return [*(f"{line} task.limit=20" for line in commands), f"mmadapter train experiment=scienceqa {real}"]
+    if evaluated is not None:
+        commands.append(f"mmadapter eval task={evaluated} run={folder}")
+    if made:
+        commands.append("mmadapter train experiment=finetune data.path=FILE_OR_FOLDER   (data of your own)")
     boards = folder / "tensorboard"
     return [*commands, f"tensorboard --logdir {boards}"] if boards.is_dir() else commands

@@ -120,7 +120,7 @@ def load_tower(settings: OpenClipSettings) -> nn.Module:
     try:
         if folder is not None:
             tower = _from_open_clip_folder(config, folder, settings.quick_gelu)
-            tower.preprocess_cfg = settings.preprocessing()
+            vars(tower)["preprocess_cfg"] = settings.preprocessing()  # where open_clip itself writes a tag's
         elif source.is_dir():
             tower = _from_transformers_folder(config, source, settings.quick_gelu)
         elif source.is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmadapter.errors import InputError
+from mmadapter.hosts.settings import models_folder
 from mmadapter.settings import choice, input_path, listing, number, plain, to_plain
 
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
@@ -31,7 +32,8 @@ class VisionSettings:
 
     SHAPE_NEEDS_TORCH: ClassVar[bool] = False  # then `feature_shape` is asked when the model is built, not before
 
-    enabled: bool = True  # false = text only: no encoder is loaded, no visual role is there
+    # false = text only: no encoder is loaded, no visual role is there; null = where the data have pictures
+    enabled: bool | None = True
     encoder: str = "open_clip"  # name of a registered encoder, which decides the other keys
     cache: str | None = plain(None, influence=False)  # folder for features; null = in memory; false = not kept
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
@@ -128,8 +130,8 @@ class OpenClipSettings(VisionSettings):
         if name := tower.get("timm_model_name"):
             weights = "WEIGHTS" if self.folder is None else self.folder / "open_clip_model.safetensors"
             raise InputError(
-                f"vision.model={self.model} is not a ViT of open_clip's own, but timm's. Set vision.encoder=timm "
-                f"vision.model={name} vision.pretrained={weights} vision.layers=null"
+                f"vision.model={self.model} is not a ViT of open_clip's own, but timm's. Use it with "
+                f"vision=timm vision.model={name} vision.pretrained={weights}"
             )
         if not isinstance(tower.get("layers"), int) or "width" not in tower:
             raise InputError(
@@ -153,11 +155,10 @@ class OpenClipSettings(VisionSettings):
             if told.get(key) is not None and told[key] not in allowed
         ]
         for key in ("mean", "std"):
-            values = told.get(key) if isinstance(told.get(key), list) else [told.get(key)] * 3
-            if told.get(key) is not None and not (
-                len(values) == 3 and all(isinstance(one, int | float) for one in values)
-            ):
-                wrong.append(f"{key}={told[key]!r}, allowed: a number, or one for each of red, green and blue")
+            given = told.get(key, 0.0)
+            values = given if isinstance(given, list) else [given] * 3
+            if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+                wrong.append(f"{key}={given!r}, allowed: a number, or one for each of red, green and blue")
         sizes = [size if isinstance(size, list) else [size, size] for size in (told.get("size"), image_size)]
         if told.get("size") is not None and sizes[0] != sizes[1]:
             wrong.append(f"size={told['size']}, but the model's image_size is {image_size}")
@@ -165,7 +166,8 @@ class OpenClipSettings(VisionSettings):
             wrong.append(f"open_clip does not know {', '.join(unknown)}")
         if wrong:
             raise InputError(f"{file}: preprocess_cfg: {'; '.join(wrong)}. Correct the file.")
-        return {key: value for key, value in told.items() if value is not None and key not in ("size", "mode")}
+        said = {key: value for key, value in told.items() if value is not None and key not in ("size", "mode")}
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
 
     def weights_to_name(self) -> str | None:
         name = self.model or "a folder in open_clip's layout"
@@ -233,7 +235,7 @@ class TimmSettings(VisionSettings):
                 f"timm's layout ({TIMM_CONFIG}, {TIMM_WEIGHTS}), or set vision=none"
             )
         if self.layers is not None and not self.layers:
-            yield f"{key}.layers is empty: name the blocks or stages whose features are used, e.g. {key}.layers=[3,7,11]"
+            yield f"{key}.layers is empty: name the blocks or stages whose features are used, or set {key}.layers=null"
         if self.layers is not None and len(set(self.layers)) != len(self.layers):
             yield f"{key}.layers={self.layers} names a block or stage twice."
 
@@ -242,21 +244,19 @@ class TimmSettings(VisionSettings):
             return
         given = self.pretrained if self.pretrained is not None or self.folder else self.model
         place = Path(given or "").expanduser()
-        prepared = place.name
         if self.pretrained is None and self.folder is None and "/" not in str(self.model):
             yield (
                 f"{key}.pretrained is not set. Give the weights of {self.model}: a file, or a folder in timm's layout "
                 f"({TIMM_CONFIG}, {TIMM_WEIGHTS}): {key}.pretrained=FOLDER"
             )
-        elif not place.exists() and prepared in PREPARED:
-            yield (f"vision={prepared} is not there yet ({given}). Fetch it once: mmadapter pretrained {prepared}")
+        elif not place.exists() and place.name in PREPARED and place.parent == models_folder():
+            yield f"vision={place.name} is not there yet ({given}). Fetch it once: mmadapter pretrained {place.name}"
         elif not place.exists():
             yield f"{key}.{'model' if self.pretrained is None else 'pretrained'}={given}: no such file or folder."
 
     def weights_to_name(self) -> str | None:
-        return (
-            f"{self.model or 'a folder'} in timm's layout, {self.tokens} tokens, layers {self.layers or 'by default'}"
-        )
+        layers = "by default" if self.layers is None else self.layers
+        return f"{self.model or 'a folder'} in timm's layout, layers {layers}, vision.tokens={self.tokens}"
 
     def take_weights(self, place: str) -> None:
         """`place` is a folder in timm's layout, which says what it is, or a weights file for the model named before."""

@@ -60,15 +60,16 @@ class TimmEncoder(VisionEncoder):
 
     def encode(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(next(self.model.parameters()).dtype)
-        found = dict(zip(sorted(self.layers), _intermediates(self.model, pixels, self.layers, self.settings.norm)))
+        levels = _intermediates(self.model, pixels, self.layers, self.settings.norm)
+        found = dict(zip(sorted(self.layers), levels, strict=True))
         chosen = [found[layer] for layer in self.layers]
         if self.settings.tokens == "class":
-            firsts = [maps.mean((2, 3)) if first is None else first for maps, first in chosen]
-            return torch.cat(firsts, dim=-1)
-        tokens = [maps.flatten(2).mT for maps, _ in chosen]
-        if chosen[0][1] is not None:
-            tokens = [torch.cat([first[:, None], one], dim=1) for one, (_, first) in zip(tokens, chosen, strict=True)]
-        return torch.cat(tokens, dim=-1)
+            return torch.cat([maps.mean((2, 3)) if first is None else first for maps, first in chosen], dim=-1)
+        scales = []
+        for maps, first in chosen:
+            positions = maps.flatten(2).mT  # row by row
+            scales.append(positions if first is None else torch.cat([first[:, None], positions], dim=1))
+        return torch.cat(scales, dim=-1)
 
     def digest(self) -> str:
         return weights_digest(self.model, self._facts)
@@ -103,7 +104,7 @@ def _named(settings: TimmSettings) -> _Named:
 
     folder, told = settings.folder, {}
     name = settings.model if timm_folder(settings.model) is None else None
-    where, arguments = "vision.model", {"num_classes": 0}  # no head
+    where, arguments = "vision.model", dict[str, Any](num_classes=0)  # no head
     if folder is not None:
         told = _read_config(folder)
         architecture = told.get("architecture")
@@ -123,6 +124,8 @@ def _named(settings: TimmSettings) -> _Named:
         raise InputError(f"{where}={name}: {error}") from error
     config = {} if default is None else {key: one for key, one in default.to_dict().items() if one is not None}
     config |= told.get("pretrained_cfg", {})
+    if config.get("input_size", (3,))[0] != 3 or arguments.get("in_chans", 3) != 3:
+        raise InputError(f"{where}={name} takes pictures of other than three channels. Take another model.")
     if settings.image_size is not None:
         config["input_size"] = (3, settings.image_size, settings.image_size)
         if config.get("fixed_input_size"):
@@ -138,9 +141,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / TIMM_CONFIG} cannot be read: {error}.") from error
     if not isinstance(told, dict) or "architecture" not in told:
         kind = f" (it says model_type {told['model_type']})" if isinstance(told, dict) and "model_type" in told else ""
-        raise InputError(
-            f"{folder / TIMM_CONFIG} names no timm architecture{kind}. A folder in timm's layout is wanted."
-        )
+        raise InputError(f"{folder / TIMM_CONFIG} names no architecture of timm{kind}. Give a folder in timm's layout.")
     told.setdefault("model_args", {})
     if "pretrained_cfg" not in told:  # as timm wrote them before version 0.9
         told["pretrained_cfg"] = {key: one for key, one in told.items() if key not in ("architecture", "model_args")}
@@ -218,16 +219,15 @@ def _with_weights(named: _Named, state: dict[str, Tensor]) -> nn.Module:
 
 # What the model gives, and what is taken of it.
 
-Level = tuple[
-    Tensor, Tensor | None
-]  # of a block or stage: (pictures, channels, rows, columns); the class token's vector
+Level = tuple[Tensor, Tensor | None]  # of a block or stage: (pictures, channels, rows, columns); the class token
 
 
 def _intermediates(model: Any, pixels: Tensor, layers: list[int] | None, norm: bool) -> list[Level]:
     """What the blocks or stages of these numbers (None: all) compute, lowest first."""
-    arguments = {"indices": None if layers is None else sorted(layers), "norm": norm, "output_fmt": "NCHW"}
+    indices = None if layers is None else sorted(layers)
+    arguments: dict[str, Any] = {"indices": indices, "norm": norm, "output_fmt": "NCHW"}
     with_tokens = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
-    if with_tokens and getattr(model, "num_prefix_tokens", 0):
+    if with_tokens and getattr(model, "num_prefix_tokens", 0) > 0:
         arguments["return_prefix_tokens"] = True
     found = model.forward_intermediates(pixels, stop_early=True, intermediates_only=True, **arguments)
     has_class = getattr(model, "cls_token", None) is not None  # else what stands before the patches are registers
@@ -243,8 +243,8 @@ def _levels(named: _Named, norm: bool) -> list[Level]:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         rows, columns = size[1:]
         raise InputError(
-            f"timm's {named.architecture} cannot take pictures of {rows} x {columns} pixels: {error} Set "
-            "vision.image_size to a size that suits it."
+            f"timm's {named.architecture} gives no features of {rows} x {columns} pixels with vision.norm="
+            f"{str(norm).lower()} ({error}). Set another vision.image_size, vision.norm=false, or take another model."
         ) from error
 
 

@@ -70,7 +70,8 @@ def test_the_quick_start_is_the_default_and_compares_host_text_only_and_images()
 def test_alpaca_has_the_numbers_of_the_paper():
     conf = run_conf("experiment=alpaca")
     optimizer = conf.optimizer
-    assert (conf.adapter.methods["prompts"].length, conf.adapter.methods["prompts"].layers) == (10, 30)
+    # null = all but one layer in 16, the paper's 30 of 32 (tests/methods/test_counts.py)
+    assert (conf.adapter.methods["prompts"].length, conf.adapter.methods["prompts"].layers) == (10, None)
     assert (optimizer.base_lr, optimizer.weight_decay, optimizer.batch_size) == (9e-3, 0.02, 64)
     assert (optimizer.epochs, optimizer.warmup_epochs, optimizer.betas) == (5, 2, [0.9, 0.95])
     assert conf.host.max_tokens == 512 and not conf.vision.enabled
@@ -108,7 +109,7 @@ def test_alpaca_is_evaluated_on_what_it_keeps_out_of_training():
     assert (conf.tasks["instruct"].path, conf.tasks["instruct"].split) == ("/a.json", "val")
 
 
-@pytest.mark.parametrize(("name", "template"), [("llava_instruct", "alpaca"), ("sharegpt", "chat")])
+@pytest.mark.parametrize(("name", "template"), [("llava_instruct", "auto"), ("sharegpt", "auto")])
 def test_dialogs_are_validated_as_they_are_learned(name, template):
     own = ["data.root=/pictures", "data.sources.dialogs.path=d.json"]
     data = run_conf(f"data={name}", *own).data

@@ -140,20 +140,3 @@ def test_a_comparison_run_of_fewer_sources_keeps_shares_and_actual_rate(disjoint
     assert samples_per_step(alone) == {"questions": 16} and alone.optimizer.batch_size == 16
     rates = [conf.optimizer.base_lr * conf.optimizer.batch_size / 256 for conf in (settings, alone)]
     assert rates[0] == rates[1]
-
-
-@pytest.mark.parametrize(
-    "overrides,told",
-    [
-        (
-            ["optimizer.steps=300"],
-            "steps needs optimizer.warmup_steps beside it, e.g. optimizer.warmup_steps=30",
-        ),
-        (["optimizer.warmup_steps=30"], "optimizer.warmup_steps needs optimizer.steps beside it"),
-        (["optimizer.steps=30", "optimizer.warmup_steps=31"], "optimizer.warmup_steps=31 exceeds optimizer.steps=30"),
-    ],
-)
-def test_steps_in_place_of_epochs_need_their_own_warm_up(shared, overrides, told):
-    with pytest.raises(InputError, match=told):
-        validate(shared(*overrides))
-    validate(shared("optimizer.steps=300", "optimizer.warmup_steps=30"))

@@ -252,3 +252,23 @@ def test_an_entry_of_a_picture_takes_the_place_of_a_bad_one_before_it(tmp_path):
     write_json(tmp_path / "captions_train2014.json", content)
     (sample,) = read_coco_captions(tmp_path, split="train", training=True, on_bad="skip")
     assert sample.answer == "a dog"
+
+
+class TestSplitsThatAreNotThere:
+    def test_karpathys_file_says_which_splits_it_has(self, tmp_path):
+        file = write_karpathy(tmp_path) / "dataset_coco.json"
+        content = json.loads(file.read_text())
+        content["images"] = [one for one in content["images"] if one["split"] != "val"]
+        file.write_text(json.dumps(content))
+        with pytest.raises(
+            InputError, match="there is no split 'val'; there is: restval, test, train. Set split to one"
+        ):
+            read_coco_captions(tmp_path, split="val", training=True)
+
+    def test_a_list_of_pictures_that_is_missing_is_named(self, tmp_path):
+        root = write_official_with_lists(tmp_path)
+        (lost,) = root.rglob("karpathy_val_images.txt")
+        lost.unlink()
+        told = "split val is the pictures in karpathy_val_images.txt, which is not there; there is karpathy_test_images"
+        with pytest.raises(InputError, match=told):
+            read_coco_captions(root, split="val", training=True)

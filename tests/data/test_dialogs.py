@@ -114,7 +114,8 @@ class TestShareGpt:
     @pytest.mark.parametrize(
         ("item", "reason"),
         [
-            ({"conversations": [{"from": "system", "value": "Be."}]}, "another role than human and gpt: 1"),
+            ({"conversations": [{"from": "tool", "value": "Be."}]}, "another role than human and gpt: 1"),
+            ({"conversations": [{"from": "system", "value": "Be."}]}, "no answered turn: 1"),
             ({"conversations": [{"from": "gpt", "value": "Hi."}]}, "starts with gpt: 1"),
             ({"conversations": [{"from": "human", "value": "a"}] * 2}, "human and gpt do not alternate: 1"),
             (conversation("a", " \n"), "empty turn: 1"),
@@ -147,6 +148,28 @@ class TestShareGpt:
             )
         with pytest.raises(InputError, match="template=plain has no place for a system text"):
             read("sharegpt", template="plain", system="Be kind.", **settings)
+
+    def test_a_system_turn_a_system_field_and_other_names_of_the_roles_are_read(self, tmp_path):
+        turns = [{"from": "system", "value": "Be kind."}, *conversation("a", "b")["conversations"]]
+        users = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        items = [{"conversations": turns}, conversation("a", "b", system="Be kind."), {"conversations": users}]
+        samples = read_sharegpt(write(tmp_path / "s.json", items), training=True, split="all", template="chat")
+        assert samples[0].prompt == samples[1].prompt and samples[0].prompt.startswith("Be kind.\n\n### Human: a\n")
+        assert answers(samples[2]) == [" b"] and samples[2].prompt.startswith(CHAT_SYSTEM)
+
+    def test_what_the_reader_does_not_use_is_told(self, tmp_path, caplog):
+        items = [conversation("a", "b", image="a.png", model="x"), conversation("c", "d", tools=["f"])]
+        file = write(tmp_path / "s.json", items)
+        with pytest.raises(InputError, match=r"items with `tools` .*: 1, the first: s.json, item 1.* set on_bad=skip"):
+            read_sharegpt(file, training=True, split="all")
+        assert len(read_sharegpt(file, training=True, split="all", on_bad="skip")) == 1
+        assert "these fields are not used: `model` (1 items)" in caplog.text
+        assert "1 items have a picture, which reader=sharegpt leaves out. Set reader=own" in caplog.text
+        assert len(read_sharegpt(file, training=True, split="all", ignore=["tools"])) == 2
+
+    def test_dialogs_that_all_begin_alike_are_split_by_the_whole_item(self, tmp_path):
+        file = write(tmp_path / "s.json", [conversation("Hello", "Hi", f"{n}?", "x") for n in range(30)])
+        assert [len(read_sharegpt(file, training=True, split=split)) for split in ("train", "val")] == [27, 3]
 
 
 class TestV2Lists:

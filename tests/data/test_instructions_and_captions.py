@@ -24,6 +24,15 @@ class TestAlpaca:
         assert "### Input:" not in samples[0].prompt and samples[0].answer is None
         assert "### Input:\nin 1\n" in samples[1].prompt
 
+    def test_system_and_history_are_learned(self, tmp_path):
+        item = {"instruction": "c", "input": None, "output": "d", "system": "Be kind.", "history": [["a", "b"]]}
+        (tmp_path / "a.json").write_text(json.dumps([item, {**item, "history": [["a"]]}]))
+        with pytest.raises(InputError, match=r"item 1: history\[0\] is list .*; it must be .question, answer."):
+            read_alpaca(tmp_path / "a.json", training=True, split="all")
+        (sample,) = read_alpaca(tmp_path / "a.json", training=True, split="all", on_bad="skip")
+        learned = [segment.text for segment in sample.segments if segment.kind == "answer"]
+        assert learned == ["b", "d"] and "Be kind." in sample.prompt and sample.meta["instruction"] == "c"
+
     def test_validation_is_disjoint_and_does_not_depend_on_the_files_order(self, tmp_path):
         file = write_alpaca(tmp_path / "a.json")
         parts = {split: read_alpaca(file, training=True, split=split) for split in ("train", "val", "all")}
@@ -59,7 +68,6 @@ class TestAlpaca:
         [
             ({"instruction": "x"}, "item 1: the field `output` is missing"),
             ({"instruction": 3, "output": "y"}, "item 1: `instruction` is int '3'"),
-            ({"instruction": "x", "input": None, "output": "y"}, "item 1: `input` is null"),
             ({"instruction": " ", "output": "y"}, "item 1: `instruction` is empty"),
             ("text", "item 1: expected an object"),
         ],

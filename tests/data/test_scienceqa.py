@@ -135,8 +135,6 @@ class TestMissingImages:
         ({"question": " "}, "`question` is ' '; allowed: a text that is not empty"),
         ({"question": ...}, "the field `question` is missing"),
         ({"hint": 3}, "`hint` is int '3'"),
-        ({"hint": ...}, "the field `hint` is missing"),
-        ({"image": ...}, "the field `image` is missing"),
         ({"image": True}, "`image` is bool"),
         ({"image": "../secret.png"}, "allowed: a bare file name"),
         ({"lecture": None}, "`lecture` is null"),
@@ -153,6 +151,15 @@ def test_a_bad_question_is_told_with_file_id_and_field(tmp_path, changes, messag
     assert told.startswith(f"{tmp_path / 'problems.json'}: bad questions: 1, the first: question 17: ")
     assert message in told
     assert [sample.id for sample in reading(tmp_path, limit=1)] == ["1"]
+
+
+def test_questions_of_ones_own_need_three_fields(tmp_path):
+    problems = {"1": {"question": "Who?", "choices": ["a", "b"], "answer": 1}}
+    (tmp_path / "problems.json").write_text(json.dumps(problems))
+    (tmp_path / "pid_splits.json").write_text(json.dumps({"train": ["1"]}))
+    (sample,) = reading(tmp_path)
+    assert sample.prompt == "Question: Who?\nContext: N/A\nOptions: (A) a (B) b\nAnswer:"
+    assert sample.meta["subject"] == sample.meta["grade"] == "" and not sample.meta["has_hint"]
 
 
 def test_a_question_that_is_no_object(tmp_path):

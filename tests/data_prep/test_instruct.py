@@ -94,7 +94,10 @@ def test_llava_is_written_without_the_marks(llava, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("item", "line"),
     [
-        (dialog("<image> a <image>", "b"), "bad items: 1, the first: llava.json, item 4: <image> stands 2 times"),
+        (
+            dialog("<image> a <image>", "b"),
+            "items with several pictures: 1, the first: llava.json, item 4: <image> stands 2 times",
+        ),
         (dialog("<image> a", "b"), "bad items: 1, the first: llava.json, item 4: <image> stands in the text"),
         ({"id": 4}, "bad items: 1, the first: llava.json, item 4: the field `conversations` is missing"),
         (dialog("a", "b", image="no.jpg"), "missing pictures: 1, the first: llava.json, item 4: no.jpg"),
@@ -122,7 +125,7 @@ def test_weak_dialogs_are_left_out_by_reason(tmp_path, capsys):
     assert text.startswith("dialogs: ")
     for reason in ("empty turn", "no answered turn", "starts with gpt", "another role than human and gpt"):
         assert f"{reason}: 1, the first: s.json, item" in text
-    assert "dialogs that end with a question: 1" in text
+    assert "1 dialogs end with a question" in text
 
 
 def test_repeated_items_and_overlaps_are_notes_or_with_strict_defects(tmp_path, capsys):

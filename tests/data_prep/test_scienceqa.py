@@ -48,7 +48,7 @@ def test_the_command_runs_from_a_shell(root):
     ("edit", "line"),
     [
         (lambda content: content["3"].update(answer=7), "bad questions: 1, the first: question 3: `answer` is 7"),
-        (lambda content: content["1"].pop("grade"), "bad questions: 1, the first: question 1: the field `grade`"),
+        (lambda content: content["1"].pop("choices"), "bad questions: 1, the first: question 1: the field `choices`"),
         (lambda content: content["1"].update(split="val"), "split differs: 1, the first: question 1 is in train"),
         (lambda content: content.pop("4"), "ids without a question in problems.json: 1, the first: 4 (val)"),
     ],

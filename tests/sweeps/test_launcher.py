@@ -67,7 +67,11 @@ def train(folder: Path, *arguments: str, hidden: str = "", **environment: str) -
     [
         (["cluster=slurm"], {}, "error: cluster=slurm submits with -m only: mmadapter train -m cluster=slurm"),
         (["-m", "cluster=slurm"], {"PATH": "/nowhere"}, "error: cluster=slurm: there is no `sbatch` on this machine"),
-        (["-m", "cluster=slurm"], {"hidden": "hydra_plugins.hydra_submitit_launcher"}, "pip install -e '.[cluster]'"),
+        (
+            ["-m", "cluster=slurm"],
+            {"hidden": "hydra_plugins.hydra_submitit_launcher"},
+            "pip install 'hydra-submitit-launcher>=1.2'",
+        ),
         (["-m", "cluster=slurm", "dry_run=true"], {}, "error: dry_run=true submits nothing"),
         (["-m", "cluster=slurm", "optimizer.micro_batch_size=5,7"], {}, "micro_batch_size=7 does not divide"),
     ],

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
@@ -24,6 +25,9 @@ class StandIn:
 
     def __init__(self) -> None:
         self.tokenizer = byte_level()
+
+    def encoder(self, max_tokens: int) -> SampleEncoder:
+        return SampleEncoder(self.tokenizer, max_tokens)
 
     def eval(self) -> None:
         self.training = False

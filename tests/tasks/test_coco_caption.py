@@ -8,6 +8,7 @@ from mmadapter.config import validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation import run_evaluation
 from mmadapter.reports.report import write_report
+from mmadapter.tasks import coco_caption
 from mmadapter.tasks.caption_scores import CAPTION_SCORES as SCORES
 from mmadapter.tasks.coco_caption import read_annotations, read_results
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
@@ -183,9 +184,13 @@ def test_a_limited_look_prints_captions_and_no_scores(tmp_path, capsys):
     assert set(SCORES) <= set(asked) and not asked["coverage"]["complete"]
 
 
-def test_the_report_shows_scores_papers_and_references(tmp_path):
+def test_the_report_shows_scores_references_and_the_papers_where_all_of_karpathys_test_split_is_scored(
+    tmp_path, monkeypatch
+):
     task = caption_task(tmp_path)
     evaluated(Parrot("a <dog>"), task, tmp_path / "run" / "eval" / "coco_caption")
+    assert "122.2" not in write_report(tmp_path / "run").read_text()
+    monkeypatch.setattr(coco_caption, "KARPATHY_TEST", 2)
     page = write_report(tmp_path / "run").read_text()
     for text in (
         "Captions of test pictures",

@@ -9,6 +9,7 @@ import pytest
 from mmadapter.tasks import task_of
 from mmadapter.tasks.papers import SCIENCEQA
 from mmadapter.tasks.scienceqa_scores import COLUMNS
+from mmadapter.tasks.section import Result
 from mmadapter.tasks.settings import ScienceqaTaskSettings
 
 pytestmark = pytest.mark.reference_data
@@ -19,6 +20,8 @@ def test_llava_13b_scores_as_published_to_the_last_digit(reference_data):
     task = task_of(ScienceqaTaskSettings(problems=str(folder / "problems_test.json")))
     scores = task.score_file(folder / "results_llava_13b_v0.json").metrics
     assert scores["coverage"]["complete"] and scores["counts"]["Avg"] == 4241
+    assert scores["official"] and "LLaVA-13B" in str(task.section([Result("ours", scores, [])]))
+    assert "LLaVA-13B" not in str(task.section([Result("ours", scores, [])], with_papers=False))
     assert [scores["accuracy"][name] for name in COLUMNS] == [
         90.36, 95.95, 88.00, 89.49, 88.00, 90.66, 90.93, 90.90, 90.92,
     ]  # fmt: skip

@@ -95,7 +95,7 @@ def metrics_of(folder, name):
 SUMMARISED = {
     "scienceqa": {"accuracy", "likelihood_accuracy", "counts", "unanswered"},
     "coco_caption": {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"},
-    "instruct": {"exact_match", "counts"},
+    "instruct": {"exact_match", "F1", "ROUGE-L", "BLEU", "counts"},
     "visual_instruct": {"followed", "named", "counts"},
     "count": {"letters"},
 }

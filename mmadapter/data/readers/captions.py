@@ -49,6 +49,8 @@ class CaptionFiles:
     """files and entries that no caption belongs to, by kind"""
     verbatim: bool = False
     """whether all stays as it is in the file, pictures without a caption too: for what is scored"""
+    there: set[str] = field(default_factory=set)
+    """splits that the file has, those too that nobody asked for"""
     has_splits: bool = False
     """whether the file itself says which picture is of which split"""
 
@@ -101,8 +103,11 @@ def caption_samples(
     remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
     found.defects.settle(found.what, remedy, skip=settings.on_bad == "skip")
     if settings.split not in found.splits:
-        there = ", ".join(found.splits) or "none with a caption"
-        raise InputError(f"{found.what}: there is no split {settings.split!r}; there is: {there}.")
+        there = ", ".join(sorted(found.there | found.splits.keys())) or "none with a caption"
+        raise InputError(
+            f"{found.what}: there is no split {settings.split!r}; there is: {there}. Set split to one of them, or name "
+            "a file that holds it (path)."
+        )
     samples: list[Sample] = []
 
     def asked(instruction: str | None, caption: str | None = None) -> tuple[Segment, ...]:

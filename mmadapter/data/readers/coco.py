@@ -99,6 +99,11 @@ def coco_files(
             f"{root}: split train is what stands in neither list of pictures, but there is only "
             f"{', '.join(SPLIT_LIST.format(split) for split in lists)}. Put the other list beside it."
         )
+    if lists and only in LISTED and only not in lists:
+        raise InputError(
+            f"{root}: split {only} is the pictures in {SPLIT_LIST.format(only)}, which is not there; there is "
+            f"{', '.join(SPLIT_LIST.format(split) for split in lists)}. Put the other list beside it."
+        )
     names, pattern = (("train", "val"), "captions_{}20??.json") if lists else (wanted, "captions_{}*.json")
     files: dict[str, Path] = {}
     for split in names:
@@ -246,7 +251,9 @@ def _karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str 
     split_of = {part: split for split in ((only,) if only else SPLITS) for part in KARPATHY_SPLITS[split]}
 
     def parse(entry: Any) -> Entry:
-        image_id, split = entry_field(entry, "cocoid", int), split_of.get(entry_field(entry, "split", str))
+        image_id, own = entry_field(entry, "cocoid", int), entry_field(entry, "split", str)
+        found.there.add(own)
+        split = split_of.get(own)
         if split is None:
             return Entry(image_id, None)
         name = f"{entry.get('filepath', '')}/{entry_field(entry, 'filename', str)}".lstrip("/")

@@ -1,7 +1,8 @@
 """Instructions and dialogs: Alpaca's layout, LLaVA-Instruct, ShareGPT, and the file lists of official V2's fine-tuning.
 
 An item is answered turns of human and assistant; {instruction, input, output} is one turn. Known weaknesses of public
-files (WEAK) are left out and counted; everything else that is wrong with an item stops the run.
+files (WEAK) are left out and counted; everything else that is wrong with an item stops the run, or is left out and
+counted with on_bad=skip.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmadapter.data.chat_templates import THINKING_ENDS, drops_thinking
 from mmadapter.data.readers import Purpose, only_file
-from mmadapter.data.readers.defects import BadEntry, Defects, described, entry_field
+from mmadapter.data.readers.items import ALPACA, DIALOGS, EITHER, ItemLayout, ReadItem, parsed_items
 from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.meta_list import read_meta_list
 from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
@@ -28,20 +30,10 @@ from mmadapter.data.settings import (
     SharegptSettings,
     V2InstructionsSettings,
 )
-from mmadapter.data.templates import Turn, chosen_template, rendered
+from mmadapter.data.templates import chosen_template, rendered
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
-MARKER = "<image>"
-ROLES = ("human", "gpt")
-BAD_ITEM = "bad items"
-EMPTY_OUTPUT = "empty output"
-OTHER_ROLE = "another role than human and gpt"
-GPT_FIRST = "starts with gpt"
-NOT_IN_TURN = "human and gpt do not alternate"
-EMPTY_TURN = "empty turn"
-NO_ANSWER = "no answered turn"
-WEAK = (EMPTY_OUTPUT, OTHER_ROLE, GPT_FIRST, NOT_IN_TURN, EMPTY_TURN, NO_ANSWER)
 
 
 def read_alpaca(settings: AlpacaSettings, purpose: Purpose) -> list[Sample]:
@@ -53,7 +45,7 @@ def read_alpaca(settings: AlpacaSettings, purpose: Purpose) -> list[Sample]:
     Deviates: V2's fine-tuning code takes the template with input where `input` is empty; here as in V1 and Alpaca it
     is the one without.
     """
-    return instruction_samples([_file(settings, "alpaca_data.json")], instruction_item, settings, purpose)
+    return instruction_samples([_file(settings, "alpaca_data.json")], ALPACA, settings, purpose)
 
 
 def read_llava(settings: LlavaSettings, purpose: Purpose) -> list[Sample]:
@@ -62,12 +54,12 @@ def read_llava(settings: LlavaSettings, purpose: Purpose) -> list[Sample]:
     Items may lack a picture. `val` holds the dialogs of the `val_size` pictures with the smallest hash (at most a
     tenth), `train` all others: several dialogs are about one picture, and they stand on the same side.
     """
-    return instruction_samples([_file(settings, "llava_instruct_150k.json")], dialog_item, settings, purpose)
+    return instruction_samples([_file(settings, "llava_instruct_150k.json")], DIALOGS, settings, purpose)
 
 
 def read_sharegpt(settings: SharegptSettings, purpose: Purpose) -> list[Sample]:
     """ShareGPT's dialogs in the chat template, without pictures; what does not alternate human and gpt is left out."""
-    return instruction_samples([_file(settings, "sharegpt.json")], dialog_item, settings, purpose)
+    return instruction_samples([_file(settings, "sharegpt.json")], DIALOGS, settings, purpose)
 
 
 def read_v2_instructions(settings: V2InstructionsSettings, purpose: Purpose) -> list[Sample]:
@@ -77,12 +69,9 @@ def read_v2_instructions(settings: V2InstructionsSettings, purpose: Purpose) -> 
     picture a black one. Here all turns are learned, the mark is taken out, and no picture is none.
     """
 
-    def item(raw: Any) -> Item:
-        return dialog_item(raw) if isinstance(raw, dict) and "conversations" in raw else instruction_item(raw)
-
     root = None if settings.root is None else Path(settings.root)
     listed = [file for file, _ in read_meta_list(_file(settings, "data.yaml"), root)]
-    return instruction_samples(listed, item, settings, purpose)
+    return instruction_samples(listed, EITHER, settings, purpose)
 
 
 def _file(settings: InstructionSettings, default_name: str) -> Path:
@@ -94,142 +83,46 @@ def _file(settings: InstructionSettings, default_name: str) -> Path:
     return path
 
 
-# Items.
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """Answered turns, with a picture and a system text of its own where there is one."""
-
-    turns: tuple[Turn, ...]
-    image: str | None = None
-    system: str | None = None
-    open_end: bool = False
-    """Whether a last human turn without an answer was left out."""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What decides on which side of a split the item stands: its picture, else its first question and input."""
-        return ("image", self.image) if self.image else (self.turns[0].asked, self.turns[0].context)
-
-
-def instruction_item(entry: Any) -> Item:
-    """An item of Alpaca's layout (GPT-4-LLM's as well). Raises BadEntry, EMPTY_OUTPUT among its reasons."""
-    asked, answer = entry_field(entry, "instruction", str), entry_field(entry, "output", str)
-    context = entry_field({"input": "", **entry}, "input", str)
-    if not asked.strip():
-        raise BadEntry("`instruction` is empty. Give it a text or take the item out", BAD_ITEM)
-    if not answer.strip():
-        raise BadEntry(EMPTY_OUTPUT, EMPTY_OUTPUT)
-    return Item((Turn(asked, answer, context),))
-
-
-def dialog_item(entry: Any) -> Item:
-    """An item of LLaVA's and ShareGPT's layout, {id, image, conversations: [{from, value}]}; `image` may be missing.
-
-    `<image>` stands once, first or last in the first human turn, and is taken out. Elsewhere, twice or without `image`
-    it is an error. Deviates: the official V2 code leaves it in the text. Raises BadEntry, with a reason of WEAK or not.
-    """
-    said = turns_of(entry)
-    image = entry.get("image")
-    if image is not None and (not isinstance(image, str) or not image.strip()):
-        raise BadEntry(f"`image` is {described(image)}; it must be a file name (or be left out)")
-    marks = sum(text.count(MARKER) for _, text in said)
-    if marks > 1:
-        raise BadEntry(f"{MARKER} stands {marks} times; one picture an item is what an adapter can see")
-    if marks:
-        role, bare = said[0][0], said[0][1].strip()
-        if role != "human" or not (bare.startswith(MARKER) or bare.endswith(MARKER)):
-            raise BadEntry(f"{MARKER} must stand first or last in the first human turn")
-        if image is None:
-            raise BadEntry(f"{MARKER} stands in the text, but the item names no `image`")
-        said = [(role, bare.replace(MARKER, "").strip()), *said[1:]]
-    weakness = None
-    if any(role not in ROLES for role, _ in said):
-        weakness = OTHER_ROLE
-    elif said and said[0][0] == "gpt":
-        weakness = GPT_FIRST
-    elif any(role != ROLES[place % 2] for place, (role, _) in enumerate(said)):
-        weakness = NOT_IN_TURN
-    elif any(not text.strip() for _, text in said):
-        weakness = EMPTY_TURN
-    elif len(said) < 2:
-        weakness = NO_ANSWER
-    if weakness is not None:
-        raise BadEntry(weakness, weakness)
-    answered = zip(said[0::2], said[1::2], strict=False)
-    turns = tuple(Turn(asked, answer) for (_, asked), (_, answer) in answered)
-    return Item(turns, image, open_end=len(said) % 2 == 1)
-
-
-def turns_of(entry: Any) -> list[tuple[str, str]]:
-    """(role, text) of every turn of a dialog, as the file has them. Raises BadEntry where it is no dialog."""
-    said = []
-    for number, turn in enumerate(entry_field(entry, "conversations", list)):
-        try:
-            said.append((entry_field(turn, "from", str), entry_field(turn, "value", str)))
-        except BadEntry as error:
-            raise BadEntry(f"conversations[{number}]: {error}") from error
-    return said
-
-
-# Files.
-
-
-@dataclass(frozen=True, slots=True)
-class ReadItem:
-    """One usable item and where it stands."""
-
-    file: Path
-    number: int
-    id: Any
-    item: Item
-
-    @property
-    def where(self) -> str:
-        return f"{self.file.name}, item {self.number}"
-
-
-@dataclass
-class InstructionFile:
-    """What a file of items holds, and what was wrong."""
-
-    items: list[ReadItem] = field(default_factory=list)
-    defects: Defects = field(default_factory=lambda: Defects(harmless=WEAK))
-
-
-def parsed_items(file: Path, raw: Sequence[Any], parse: Callable[[Any], Item]) -> InstructionFile:
-    """The usable ones among the raw items of a file; the others are counted by reason."""
-    found = InstructionFile()
-    for number, entry in enumerate(raw):
-        try:
-            item = parse(entry)
-            found.items.append(ReadItem(file, number, entry.get("id", number), item))
-        except BadEntry as error:
-            where = f"{file.name}, item {number}"
-            if error.reason in WEAK:
-                found.defects.add(error.reason, where)
-            else:
-                found.defects.add(BAD_ITEM, f"{where}: {error}")
-    return found
-
-
-def places_of_split(keys: Sequence[Sequence[str]], split: str, val_size: int) -> list[int]:
+def places_of_split(
+    keys: Sequence[Sequence[str]],
+    split: str,
+    val_size: int,
+    val_fraction: float = 0.1,
+    whole: Callable[[int], str] | None = None,
+    count_items: bool = False,
+) -> list[int]:
     """The places of the items in `split`; items with equal keys stand on the same side.
 
-    `val` holds the `val_size` keys (at most a tenth of them, at least one) with the smallest hash, `train` the others,
-    `all` everything: the same ones however the file is ordered.
+    `val` holds the `val_size` keys (at most `val_fraction` of them, at least one) with the smallest hash, `train` the
+    others, `all` everything: the same ones however the file is ordered. With `count_items` the sizes are those of
+    items, not keys. `whole` gives all of the item at a place: where more than a quarter of the items have one key
+    (dialogs that begin with the same question), this is their key instead.
     """
     if split == "all":
         return list(range(len(keys)))
-    hashes = [hashlib.sha256(json.dumps(list(key)).encode()).hexdigest() for key in keys]
-    distinct = sorted(set(hashes))
-    held_out = set(distinct[: min(val_size, max(len(distinct) // 10, 1))])
+    owners = Counter(map(tuple, keys))
+    shared = {key for key, count in owners.items() if count > max(len(keys) / 4, 1)} if whole is not None else set()
+    hashes = []
+    for place, key in enumerate(keys):
+        told = [*key, whole(place)] if whole is not None and tuple(key) in shared else list(key)
+        hashes.append(hashlib.sha256(json.dumps(told).encode()).hexdigest())
+    sizes = Counter(hashes)
+    distinct = sorted(sizes)
+    most = min(val_size, max(int((len(keys) if count_items else len(distinct)) * val_fraction + 1e-9), 1))
+    if not count_items:
+        held_out = set(distinct[:most])
+    else:
+        held_out, items = set(distinct[:1]), sizes[distinct[0]] if distinct else 0
+        for one in distinct[1:]:
+            if items + sizes[one] > most:
+                break
+            held_out.add(one)
+            items += sizes[one]
     return [place for place, one in enumerate(hashes) if (one in held_out) == (split == "val")]
 
 
 def instruction_samples(
-    files: Sequence[Path], parse: Callable[[Any], Item], settings: InstructionSettings, purpose: Purpose
+    files: Sequence[Path], layout: ItemLayout, settings: InstructionSettings, purpose: Purpose
 ) -> list[Sample]:
     """The samples of one split of all `files` together, in order. Raises InputError naming file and item.
 
@@ -237,34 +130,75 @@ def instruction_samples(
     """
     read: list[ReadItem] = []
     for file in files:
-        found = parsed_items(file, read_items(file), parse)
-        found.defects.settle(
-            str(file), f"Fix them; `mmadapter check instruct --root {file} --check` lists what is wrong in a file."
+        found = parsed_items(file, read_items(file), layout, settings.ignore)
+        remedy = (
+            f"Fix them, or set on_bad=skip (they are left out); `mmadapter check instruct --root {file} --check` lists "
+            "what is wrong in a file."
         )
-        if open_ends := sum(one.item.open_end for one in found.items):
-            log.warning("%s: %d dialogs end with a question; that last turn is left out.", file, open_ends)
+        found.defects.settle(str(file), remedy, skip=settings.on_bad == "skip")
+        for notice in found.notices():
+            log.warning("%s", notice)
+        if not settings.has_pictures and (pictures := sum(one.item.image is not None for one in found.items)):
+            log.warning(
+                "%s: %d items have a picture, which reader=%s leaves out. Set reader=own (or llava) to read them.",
+                *(file, pictures, settings.reader),
+            )
         read += found.items
     what = ", ".join(str(file) for file in files)
-    places = places_of_split([one.item.key for one in read], settings.split, settings.val_size)
+    keys = [one.item.key for one in read]
+    places = places_of_split(
+        keys, settings.split, settings.val_size, settings.val_fraction, lambda place: read[place].item.whole
+    )
     if not places:
         raise InputError(f"{what}: split {settings.split!r} holds no item; usable are {len(read)}.")
+
+    folders: dict[Path, ImageFolders] = {}
+
+    def find(one: ReadItem, name: str) -> Path:
+        root = Path(settings.root or one.file.parent)
+        return folders.setdefault(root, ImageFolders(root)).find(name)
+
+    chosen = [read[place] for place in places[: settings.limit]]
+    samples = item_samples(chosen, settings, purpose, find, several_files=len(files) > 1)
+    return settle_missing_images(samples, settings.missing_image, what)
+
+
+def item_samples(
+    items: Sequence[ReadItem],
+    settings: InstructionSettings,
+    purpose: Purpose,
+    find: Callable[[ReadItem, str], Path],
+    several_files: bool = False,
+) -> list[Sample]:
+    """A sample an item, with the picture that `find` finds; in training one for each of its right answers.
+
+    Without training, the last turn is to be answered. meta has `instruction`, `input`, `output` and `references`, and
+    of multiple choice `choices` and `answer`, the index.
+    """
     template = chosen_template(settings.template, purpose.tokenizer, settings.OTHERWISE)
     if template == "auto" and drops_thinking(purpose.tokenizer):
-        thinking = [one.where for one in read if any(THINKING_ENDS in (turn.answer or "") for turn in one.item.turns)]
+        thinking = [one.where for one in items if any(THINKING_ENDS in (turn.answer or "") for turn in one.item.turns)]
         if thinking:
-            line = "%s: %d items have thinking blocks in answers; the host's chat template drops them (the first: %s)."
-            log.warning(line, what, len(thinking), thinking[0])
-    folders: dict[Path, ImageFolders] = {}
+            line = "%d items have thinking blocks in answers; the host's chat template drops them (the first: %s)."
+            log.warning(line, len(thinking), thinking[0])
     samples = []
-    for one in (read[place] for place in places[: settings.limit]):
-        item, image = one.item, None
-        if item.image is not None and settings.uses_pictures:
-            root = Path(settings.root or one.file.parent)
-            image = folders.setdefault(root, ImageFolders(root)).find(item.image)
-        last, system = item.turns[-1], settings.system if item.system is None else item.system
-        turns = item.turns if purpose.training else (*item.turns[:-1], replace(last, answer=None))
-        segments = rendered(turns, system, template, purpose.tokenizer)
-        name = str(one.number) if len(files) == 1 else f"{one.file.stem}-{one.number}"
-        meta = {"instruction": last.asked, "input": last.context, "output": last.answer, "references": [last.answer]}
-        samples.append(Sample(name, purpose.source, segments, image, one.where, meta))
-    return settle_missing_images(samples, settings.missing_image, what)
+    for one in items:
+        item, system = one.item, settings.system if one.item.system is None else one.item.system
+        image = find(one, item.image) if item.image is not None and settings.uses_pictures else None
+        last = item.turns[-1]
+        references = item.references
+        meta: dict[str, Any] = {
+            "instruction": last.asked,
+            "input": last.context,
+            "output": references[0],
+            "references": references,
+        }
+        if item.choices:
+            meta |= {"choices": list(item.choices), "answer": item.choice}
+        name = str(one.number) if not several_files else f"{one.file.stem}-{one.number}"
+        for number, answer in enumerate(references if purpose.training else [None]):
+            turns = (*item.turns[:-1], replace(last, answer=answer))
+            segments = rendered(turns, system, template, purpose.tokenizer)
+            own = f"{name}-{number}" if purpose.training and len(references) > 1 else name
+            samples.append(Sample(own, purpose.source, segments, image, one.where, meta))
+    return samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import json
 from collections.abc import Collection, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from mmadapter.data.readers.defects import described
 from mmadapter.errors import InputError
 
+OTHER_KINDS = (".csv", ".tsv", ".parquet")
 _BLANKS = " \t\r\n"
 
 
@@ -33,7 +35,8 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
 
     Fields named in `without` are dropped while reading, in every object: they take no memory.
     """
-    text = _read_text(path)
+    refuse_other_kinds(path)
+    text = read_text(path)
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs, without))
     except json.JSONDecodeError as error:
@@ -42,7 +45,7 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
         cut = "ends too early" if ended else "is damaged"
         raise InputError(
             f"{path}: the JSON {cut} at byte {offset} of {path.stat().st_size} ({error.msg}); "
-            f"the last whole entry is {last_whole_entry(text) or 'none'}. Fetch the file again."
+            f"the last whole entry is {last_whole_entry(text) or 'none'}. Fetch the file again, or mend it there."
         ) from error
     except RecursionError as error:
         raise InputError(f"{path}: the JSON is nested too deeply to be a data file.") from error
@@ -52,7 +55,7 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
 def read_json_lines(path: Path) -> list[Any]:
     """The entries of a JSON-lines file; raises InputError with file and line where one is damaged."""
     entries = []
-    for number, line in enumerate(_read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -63,9 +66,23 @@ def read_json_lines(path: Path) -> list[Any]:
     return entries
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a file is JSON lines: its name ends in .jsonl, or its first two lines are an object each."""
+    if path.suffix.lower() == ".jsonl":
+        return True
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            first, second = lines.readline(1 << 20).strip(), lines.readline(1 << 20).strip()
+        return second.startswith("{") and isinstance(json.loads(first), dict)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return False
+
+
 def read_items(path: Path) -> list[Any]:
-    """The list in a JSON file, or in JSON lines where the name ends in .jsonl."""
-    items = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
+    """The list in a JSON file (itself, or the only one, `data`), or JSON lines."""
+    items = read_json_lines(path) if is_json_lines(path) else read_json(path)
+    if isinstance(items, dict) and isinstance(items.get("data"), list):
+        items = items["data"]
     if not isinstance(items, list):
         raise InputError(f"{path}: expected a list of items, got {described(items)}.")
     return items
@@ -105,7 +122,8 @@ def _behind(text: str, position: int, sign: str) -> int:
     return position
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file of text; raises InputError where it cannot be read, is empty, or is not UTF-8."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -115,9 +133,23 @@ def _read_text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            told, encoding = "the file is UTF-16, not UTF-8", "UTF-16"
+        else:
+            told, encoding = f"byte {error.start} is not UTF-8 ({error.reason})", "WINDOWS-1252"
         raise InputError(
-            f"{path}: byte {error.start} is not UTF-8 ({error.reason}). Save the file as UTF-8, or fetch it again."
+            f"{path}: {told}. Save the file as UTF-8 (if it is {encoding}: iconv -f {encoding} -t UTF-8 "
+            f"{path.name} > utf8-{path.name}), or fetch it again."
         ) from error
+
+
+def refuse_other_kinds(path: Path) -> None:
+    """Raises InputError for a file that is meant to be no JSON, by its name."""
+    if path.suffix.lower() in OTHER_KINDS:
+        raise InputError(
+            f"{path}: this is a table, not JSON. Questions and answers in a table are read by reader=own; "
+            "pictures with captions, url<TAB>caption, by reader=caption_table."
+        )
 
 
 def _object(path: Path, pairs: list[tuple[str, Any]], without: Collection[str] = ()) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmadapter.data.readers import Purpose, only_file
 from mmadapter.data.readers.captions import ID_TWICE, WHOLE, CaptionFiles, caption_samples
 from mmadapter.data.readers.defects import BadEntry, entry_field
-from mmadapter.data.readers.instructions import MARKER, turns_of
+from mmadapter.data.readers.items import MARKER, turns_of
 from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample

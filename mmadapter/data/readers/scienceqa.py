@@ -22,8 +22,19 @@ FOLDERS = ("", "data/scienceqa", "scienceqa", "data")
 SPLITS = ("train", "val", "test")
 WHOLE_SPLITS = {**{split: (split,) for split in SPLITS}, "trainval": ("train", "val")}
 META = ("question", "choices", "answer", "subject", "grade", "hint", "split", "topic")
-REQUIRED_TEXT = ("question", "hint", "subject", "grade", "split")
-OPTIONAL_TEXT = ("task", "topic", "category", "skill", "lecture", "solution")
+REQUIRED_TEXT = ("question",)
+OPTIONAL_TEXT = ("hint", "subject", "grade", "split", "task", "topic", "category", "skill", "lecture", "solution")
+LEFT_OUT = {
+    "hint": "",
+    "image": None,
+    "subject": "",
+    "grade": "",
+    "split": "",
+    "lecture": "",
+    "solution": "",
+    "topic": "",
+}
+"""What a field is that one's own questions leave out; `question`, `choices` and `answer` must be there."""
 SUBJECTS = ("natural science", "social science", "language science")
 CHOICES = range(2, 6)
 BAD_QUESTION = "bad questions"
@@ -115,7 +126,10 @@ def split_ids(root: Path, file: Path, content: Mapping[str, Any], split: str, na
         wanted = WHOLE_SPLITS[split]
         ids = [pid for pid, problem in content.items() if isinstance(problem, dict) and problem.get("split") in wanted]
         if not ids:
-            told = f"no question has `split` {' or '.join(wanted)}, and there is no pid_splits.json."
+            told = (
+                f"no question has `split` {' or '.join(wanted)}, and there is no pid_splits.json. Give the questions a "
+                "`split` (train, val, test), or let reader=own split them."
+            )
             raise InputError(f"{file}: {told}") from None
         return ids
     splits = read_splits(splits_file)
@@ -171,7 +185,7 @@ def image_root(root: Path, file: Path) -> Path:
 
 def image_path(folder: Path, pid: str, problem: Mapping[str, Any]) -> Path | None:
     """images/SPLIT/ID/image.png by the problem's own split, None where it has no picture."""
-    return folder / problem["split"] / pid / problem["image"] if problem["image"] else None
+    return folder / problem.get("split", "") / pid / problem["image"] if problem.get("image") else None
 
 
 # What one question must look like.
@@ -188,7 +202,7 @@ def checked_problems(
             break
     remedy = f"Fix them; `mmadapter check scienceqa --root {file.parent} --check` tells all that is wrong there."
     defects.settle(str(file), remedy)
-    return {pid: {"lecture": "", "solution": "", "topic": "", **content[pid]} for pid in ids}
+    return {pid: {**LEFT_OUT, **content[pid]} for pid in ids}
 
 
 def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]:
@@ -207,9 +221,7 @@ def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]
                 yield f"the field `{name}` is missing"
         elif not isinstance(problem[name], str):
             yield f"`{name}` is {described(problem[name])}; it must be text"
-    if "image" not in problem:
-        yield "the field `image` is missing (a file name, or null)"
-    elif problem["image"] is not None and not (isinstance(problem["image"], str) and problem["image"]):
+    if problem.get("image") is not None and not (isinstance(problem["image"], str) and problem["image"]):
         yield f"`image` is {described(problem['image'])}; it must be a file name or null"
 
     # Choices and answer.
@@ -238,5 +250,5 @@ def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]
         ("image", r"(?!\.\.?$)[^/\\]*", "a bare file name, found at images/SPLIT/ID/"),
     ):
         value = problem.get(name)
-        if isinstance(value, str) and not re.fullmatch(pattern, value):
+        if isinstance(value, str) and (value or name == "question") and not re.fullmatch(pattern, value):
             yield f"`{name}` is {value!r}; allowed: {allowed}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.defects import BadEntry, Defects, described, entry_field
-from mmadapter.data.readers.instructions import BAD_ITEM
+from mmadapter.data.readers.items import BAD_ITEM
 from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.pictures import settle_missing_images
 from mmadapter.data.samples import Sample
