@@ -12,6 +12,7 @@ import pytest
 from mmadapter.config import EvalConf, RunConf, save_config, validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation import SHIPPED, newest_run, results_name, run_evaluation, task_of_run
+from mmadapter.hosts.settings import HostConf
 from mmadapter.runs.folder import find_run
 from mmadapter.tasks.settings import CocoCaptionTaskSettings, InstructTaskSettings, ScienceqaTaskSettings
 from tests.config.composing import eval_conf
@@ -55,7 +56,7 @@ def runs(tmp_path):
 
     def make(name, evaluate, seconds, finished=True, adapter=True, **tasks):
         folder = tmp_path / "runs" / name
-        save_config(RunConf(evaluate=evaluate, tasks=tasks), folder)
+        save_config(RunConf(host=HostConf(path="tiny"), evaluate=evaluate, tasks=tasks), folder)
         if adapter:
             saved_adapter = folder / "adapter" / "adapter.json"
             saved_adapter.parent.mkdir()

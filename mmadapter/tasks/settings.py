@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from mmadapter.data.settings import (
     LAYOUTS,
     READERS,
+    TEMPLATES,
     CocoSettings,
     ColumnNames,
     InstructionSettings,
@@ -15,7 +16,6 @@ from mmadapter.data.settings import (
     ScienceqaSettings,
     VisualInstructionsSettings,
 )
-from mmadapter.data.templates import TEMPLATES
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.settings import choice, input_path, number
 

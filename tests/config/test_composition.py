@@ -109,7 +109,7 @@ def test_alpaca_is_evaluated_on_what_it_keeps_out_of_training():
     assert (conf.tasks["instruct"].path, conf.tasks["instruct"].split) == ("/a.json", "val")
 
 
-@pytest.mark.parametrize(("name", "template"), [("llava_instruct", "alpaca"), ("sharegpt", "chat")])
+@pytest.mark.parametrize(("name", "template"), [("llava_instruct", "auto"), ("sharegpt", "auto")])
 def test_dialogs_are_validated_as_they_are_learned(name, template):
     own = ["data.root=/pictures", "data.sources.dialogs.path=d.json"]
     data = run_conf(f"data={name}", *own).data
