@@ -62,15 +62,6 @@ PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = None if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = (CHECKOUT or PACKAGE) / "conf"  # what Hydra composes from
 CONFIG_FILE = "config.yaml"
-# Reader -> the experiment that is made for its data.
-EXPERIMENTS = {
-    "scienceqa": "scienceqa",
-    "alpaca": "alpaca",
-    "coco_captions": "coco_caption",
-    "llava": "llava_instruct",
-    "sharegpt": "sharegpt",
-    "own": "finetune",
-}
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 # Key of version 0.1 -> today's.
@@ -198,7 +189,8 @@ def _readers(content: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _for_these_data(experiment: str | None, readers: Iterable[str | None]) -> str:
     """What to choose where an experiment is made for other data than those of these readers."""
-    fitting = next((EXPERIMENTS[reader] for reader in readers if reader in EXPERIMENTS), None)
+    made_for = [READERS.settings(one).EXPERIMENT for one in readers if one is not None and one in READERS]
+    fitting = next((name for name in made_for if name is not None), None)
     named = f"experiment={fitting}, or " if fitting not in (None, experiment) else ""
     return (
         f"\n  experiment={experiment} is made for other data. For these: {named}experiment=none, which evaluates "

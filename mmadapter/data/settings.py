@@ -31,6 +31,7 @@ class ReaderSettings:
     needs_pictures: ClassVar[bool] = False  # True: without the picture nothing is left to learn or to score
     reads_file: ClassVar[bool] = False  # True: reads one file, `path`; False: the folder `root`
     splits: ClassVar[tuple[str, ...] | None] = None  # the splits that its files have; None: what the files say
+    EXPERIMENT: ClassVar[str | None] = None  # of conf/experiment, that is made for its data
 
     @property
     def uses_pictures(self) -> bool:
@@ -48,6 +49,8 @@ class ReaderSettings:
 
 @dataclass
 class ScienceqaSettings(ReaderSettings):
+    EXPERIMENT: ClassVar[str | None] = "scienceqa"
+
     reader: str = "scienceqa"
     prompt_format: str = "QCM-A"  # QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A
     captions: str | None = input_path()  # captions.json, put into the context; paper: none
@@ -75,6 +78,8 @@ class CaptionSettings(ReaderSettings):
 
 @dataclass
 class CocoSettings(CaptionSettings):
+    EXPERIMENT: ClassVar[str | None] = "coco_caption"
+
     reader: str = "coco_captions"
     captions_per_image: str = choice("all", "one")  # of a picture, in training; one: the run's seed decides which
     split_lists: str | None = input_path()  # folder of karpathy_{val,test}_images.txt; null = beside the captions
@@ -137,6 +142,8 @@ class InstructionSettings(ReaderSettings):
 
 @dataclass
 class AlpacaSettings(InstructionSettings):
+    EXPERIMENT: ClassVar[str | None] = "alpaca"
+
     reader: str = "alpaca"
 
     has_pictures: ClassVar[bool] = False
@@ -149,11 +156,15 @@ class V2InstructionsSettings(InstructionSettings):
 
 @dataclass
 class LlavaSettings(InstructionSettings):
+    EXPERIMENT: ClassVar[str | None] = "llava_instruct"
+
     reader: str = "llava"
 
 
 @dataclass
 class SharegptSettings(InstructionSettings):
+    EXPERIMENT: ClassVar[str | None] = "sharegpt"
+
     reader: str = "sharegpt"
 
     has_pictures: ClassVar[bool] = False
@@ -184,6 +195,8 @@ LAYOUTS = (
 @dataclass
 class OwnSettings(InstructionSettings):
     """Files of one's own, whose layout is seen from their content; `path` is a file or a folder."""
+
+    EXPERIMENT: ClassVar[str | None] = "finetune"
 
     reader: str = "own"
     layout: str = choice("auto", *LAYOUTS)  # auto = what the content says

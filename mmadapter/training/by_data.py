@@ -10,7 +10,6 @@ from mmadapter.data.training import Remarks, read_samples
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import TINY as TINY_HOST
 from mmadapter.vision.settings import TINY as TINY_ENCODER
-from mmadapter.vision.settings import OpenClipSettings
 
 
 def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
@@ -48,7 +47,7 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
             f"{pictured:,} of {len(listed):,} samples have a picture, and no method of this adapter reads pictures. "
             f"Choose one that does, adapter=v1_visual or adapter=v2; or train on the text alone: {to_leave_out}"
         )
-    if isinstance(encoder, OpenClipSettings) and encoder.model == TINY_ENCODER and conf.host.path != TINY_HOST:
+    if getattr(encoder, "model", None) == TINY_ENCODER and conf.host.path != TINY_HOST:
         raise InputError(
             f"{pictured:,} of {len(listed):,} samples have a picture, and no image encoder is chosen for this host "
             "(the shipped one knows coloured shapes only). Add one of these:\n"
