@@ -13,7 +13,8 @@ from tests.config.composing import choices, run_conf
 from tests.models import picture
 from tests.training.tiny_run import SIZES, save_inputs
 
-PARTS = {"quickstart": {"host", "text_only"}}  # comparisons; all other experiments have none
+# Comparisons; all other experiments have none.
+PARTS = {name: {"host", "text_only"} for name in ("quickstart", "finetune")}
 EXAMPLES = {"interference": "interference", "interference_told": "interference"}  # experiment -> folder in examples/
 SHORT = {
     "optimizer.batch_size=16": "optimizer.batch_size=2",
@@ -65,7 +66,7 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         f"host.path={inputs / ('deep' if adapted else 'host')}",
         *(["adapter.prompts.layers=2"] if "prompts" in composed.adapter.methods else []),
     ]
-    if composed.vision.enabled:
+    if composed.vision.enabled is not False:
         overrides += [f"vision.model={inputs / 'clip'}", "vision.layers=[1,2]"]
     if "alpaca" in composed.data.sources:
         overrides.append(f"data.sources.alpaca.path={inputs / 'world' / 'alpaca.json'}")
@@ -77,6 +78,8 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides += [f"data.root={inputs / 'interference'}", "optimizer.steps=1", "optimizer.warmup_steps=0"]
         shares = {name: source.samples_per_step // 8 for name, source in composed.data.sources.items()}
         overrides += [f"data.sources.{name}.samples_per_step={share}" for name, share in shares.items()]
+    elif "own" in composed.data.sources:
+        overrides.append(f"data.path={inputs / 'world' / 'coco'}")
     else:
         own = "" if composed.data.made else "coco" if "captions" in composed.data.sources else "scienceqa"
         overrides.append(f"data.root={inputs / 'world' / own}")

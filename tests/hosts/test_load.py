@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from mmadapter.errors import InputError
 from mmadapter.hosts import load
-from mmadapter.hosts.settings import host_folder
+from mmadapter.hosts.settings import TINY_HOST, HostConf, host_folder
 from tests.families import random_tokens, tiny_host
 
 
@@ -127,3 +127,19 @@ def test_a_later_change_of_the_base_attention_is_followed():
     host.set_attn_implementation("eager")
     assert (adapted_logits(host, adapter, tokens) - sdpa).abs().max() < 1e-5
     assert host(input_ids=tokens, output_attentions=True).attentions[0] is not None, "eager gives its weights"
+
+
+def test_auto_is_float32_on_every_cpu_and_a_slow_choice_is_told(monkeypatch, caplog):
+    for quick in (True, False):
+        monkeypatch.setattr(load, "cpu_is_quick_in_bfloat16", lambda quick=quick: quick)
+        assert HostConf(dtype="auto").dtype_on("cpu") == "float32"
+        assert HostConf(dtype="auto").dtype_on("cuda:0") == "bfloat16"
+        caplog.clear()
+        assert load.load_host(TINY_HOST, torch.bfloat16).dtype == torch.bfloat16
+        assert ("bfloat16 is much slower than host.dtype=float32 here" in caplog.text) is not quick
+
+
+def test_what_the_cpu_can_is_read_from_torch(monkeypatch):
+    for found, quick in [({"avx512_f": True}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        assert load.cpu_is_quick_in_bfloat16() is quick

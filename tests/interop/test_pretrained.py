@@ -105,4 +105,5 @@ def test_without_a_name_all_are_listed_with_size_licence_and_whether_they_are_th
     assert told["smollm2"] == f"93 MB, licence as the package says: Apache-2.0; is there: {place}; host=smollm2"
     assert told["gemma3_270m"].startswith("239 MB, licence as the package says: unknown; not there yet")
     assert main(["smolm2"]) == 2
-    assert "There is no pretrained model 'smolm2'. Did you mean smollm2? There are: smollm2, gemma3_270m" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "There is no pretrained model 'smolm2'. Did you mean smollm2? There are: smollm2, gemma3_270m" in said

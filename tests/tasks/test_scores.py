@@ -1,6 +1,8 @@
 """ScienceQA's score columns, on small made questions."""
 
+from mmadapter.tasks.scienceqa import ScienceQA
 from mmadapter.tasks.scienceqa_scores import random_choice, score, topic_accuracy
+from mmadapter.tasks.section import Result
 
 
 def made(answer=0, subject="natural science", grade="grade3", hint=False, image=False, topic=""):
@@ -63,3 +65,10 @@ def test_the_random_fallback_depends_on_seed_and_question_only():
 
 def test_accuracy_by_topic():
     assert topic_accuracy(QUESTIONS, {"1": 0, "3": 0, "4": 1}) == {"maps": {"accuracy": 50.0, "count": 2}}
+
+
+def test_columns_without_a_question_leave_the_table():
+    questions = {"1": made(subject="", grade="", hint=True), "2": made(subject="", grade="")}
+    section = ScienceQA.section([Result("ours", score(questions, {"1": 0, "2": 1}), [])], with_papers=False)
+    assert section.tables[0].header == ("accuracy, %", "TXT", "NO", "Avg")
+    assert section.tables[0].rows[0].cells == ["ours", "100.00", "0.00", "50.00"]
