@@ -179,10 +179,21 @@ def typed(composed: DictConfig, schema: type[Conf]) -> Conf:
     except OmegaConfBaseException as error:
         said = f"the settings: {explained(error, schema, content)}"
         if str(error.full_key or "").startswith("tasks."):
-            sources = (content.get("data") or {}).get("sources") or {}
-            said += _for_these_data(content.get("experiment"), [one.get("reader") for one in sources.values()])
+            said += _for_these_data(content.get("experiment"), _readers(content).values())
         raise InputError(said) from error
-    return settings.typed(schema, content)
+    try:
+        return settings.typed(schema, content)
+    except InputError as error:
+        if "reader is not set" not in str(error):
+            raise
+        hint = _for_these_data(content.get("experiment"), _readers(content).values())  # the experiment names a source
+        raise InputError(f"{error}{hint}") from error
+
+
+def _readers(content: Mapping[str, Any]) -> dict[str, str | None]:
+    """Source -> its reader, of composed settings; of those that are mappings."""
+    sources = (content.get("data") or {}).get("sources") or {}
+    return {name: one.get("reader") for name, one in sources.items() if isinstance(one, Mapping)}
 
 
 def _for_these_data(experiment: str | None, readers: Iterable[str | None]) -> str:

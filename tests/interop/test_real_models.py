@@ -133,7 +133,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_new_process(smollm2, tmp_pat
 @pytest.mark.reference_data
 @pytest.mark.parametrize(
     ("methods", "rate", "steps", "gains"),
-    # at least so many nats below the host alone, which has 2.36; measured: V1 1.77 and 1.80, V2 see docs of the run
+    # at least so many nats below the host alone, which has 2.36; measured: V1 1.77 and 1.80, V2 1.55
     [(PROMPTS, 0.01, 30, {20: 0.4, 30: 0.4}), (LINEARS, 0.002, 24, {24: 0.5})],
     ids=["v1", "v2"],
 )

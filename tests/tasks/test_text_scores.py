@@ -81,3 +81,17 @@ def test_answers_in_chinese_have_scores_beside_each_other_in_one_table(tmp_path,
     show(wanted, tmp_path / "out")
     said = capsys.readouterr().out
     assert "F1" in said and "BLEU" in said and "accuracy" not in said and "count characters" in said
+
+
+def test_multiple_choice_is_scored_by_the_option_that_is_named_and_free_text_apart_from_it(tmp_path, capsys):
+    file = tmp_path / "questions.jsonl"
+    asked = [{"question": f"How many is {n}?", "choices": ["one", "two"], "answer": n - 1} for n in (1, 2, 1)]
+    file.write_text("\n".join(map(json.dumps, asked)))
+    wanted = eval_conf("task=instruct", "task.reader=own", f"task.path={file}", "task.split=all").task
+    metrics = evaluated(Says("The answer is A.", "two", "(A) or (B)"), wanted, tmp_path / "out")
+    assert metrics["accuracy"] == 66.67 and "exact_match" not in metrics and "BLEU" not in metrics
+    assert metrics["counts"] == {"answers": 3, "exact": 0, "choices": 3, "right": 2, "unanswered": 1, "empty": 0}
+    assert [row["correct"] for row in rows_of(tmp_path / "out")] == [True, True, False]
+    show(wanted, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "accuracy" in said and "F1" not in said and "1 answers name no single option" in said

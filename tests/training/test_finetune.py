@@ -1,6 +1,8 @@
 """experiment=finetune: one's own data in one command, by their size, with or without pictures."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -67,14 +69,14 @@ def test_texts_are_trained_and_scored_beside_the_host_and_the_end_names_what_to_
 
 
 def test_pictures_turn_the_shipped_encoder_on_and_the_text_only_run_learns_at_the_same_rate(pictures, tmp_path, capsys):
-    summary = run(finetune(tmp_path, pictures, "optimizer.steps=2", "adapter=v2"))
+    summary = run(finetune(tmp_path, pictures, "optimizer.steps=2"))
     said, folder = capsys.readouterr().out, summary["folder"]
     assert "pictures: 9 of 9 samples have one; image encoder tiny" in said and "Text-only adapter" in said
     rates = [
         json.loads((place / "summary.json").read_text())["training"]["lr"]
         for place in (folder, folder / "comparison" / "text_only")
     ]
-    assert rates == [0.002, 0.002]
+    assert rates == [0.005, 0.005]  # that of the projection, which the text-only run has not
     rows = [json.loads(line) for line in (folder / "eval/instruct/predictions.jsonl").read_text().splitlines()]
     assert rows[0]["image"].endswith(".png") and rows[0]["references"] == [f"Red {rows[0]['image'][-5]}."]
 
@@ -118,8 +120,10 @@ def test_a_dry_run_without_data_says_so_and_one_with_damaged_data_fails(tmp_path
 
 def test_a_task_that_is_not_evaluated_is_not_resolved_and_other_data_are_told_what_fits(texts):
     dialogs = ("data=sharegpt", f"data.sources.dialogs.path={texts}", "host=tiny")
-    conf = run_conf("experiment=alpaca", *dialogs, "evaluate=[]")
-    assert "instruct" not in conf.tasks
+    conf = run_conf("experiment=scienceqa", *dialogs, "evaluate=[]")
+    assert "scienceqa" not in conf.tasks
+    with pytest.raises(InputError, match="experiment=sharegpt.*experiment=none.*experiment=finetune data.path="):
+        run_conf("experiment=scienceqa", *dialogs)
     with pytest.raises(InputError, match="experiment=sharegpt.*experiment=none.*experiment=finetune data.path="):
         run_conf("experiment=alpaca", *dialogs)
     with pytest.raises(InputError, match="comparison.host.sources names questions.*\n.*experiment=sharegpt"):
@@ -127,3 +131,16 @@ def test_a_task_that_is_not_evaluated_is_not_resolved_and_other_data_are_told_wh
     bare = run_conf("experiment=none", *dialogs, "vision=none", "adapter=v1")
     validate(bare)
     assert (bare.experiment, bare.evaluate, bare.comparison) == ("none", [], {})
+
+
+@pytest.mark.slow
+def test_the_documented_command_and_those_that_it_ends_with_run_as_they_stand(pictures, tmp_path):
+    def mmadapter(*words):
+        done = subprocess.run([sys.executable, "-m", "mmadapter", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = mmadapter("train", "experiment=finetune", f"data.path={pictures.name}")
+    assert "60 steps (3 n / batch" in said and "Text-only adapter" in said
+    (evaluation,) = (line.split() for line in said.splitlines() if line.strip().startswith("mmadapter eval"))
+    assert "ROUGE-L" in mmadapter(*evaluation[1:])

@@ -153,8 +153,9 @@ def train(conf: RunConf, model, data, folder: Path, journal: Journal, display: D
     groups = parameter_groups(model.trainable_parameters(), conf.adapter.groups, conf.adapter.frozen)
     check_sources(groups, data.sources)
     engine = ENGINES.load(conf.engine.name)(model, groups, conf.optimizer, conf.seed, conf.engine, here())
-    advice = MemoryAdvice(conf.optimizer, conf.host, conf.engine, conf.resume, here().world_size)
-    schedule = Schedule.of(conf.optimizer, data.steps_per_epoch)
+    optimizer = conf.optimizer.sized(data.steps_per_epoch, methods_lr=1.0)
+    advice = MemoryAdvice(optimizer, conf.host, conf.engine, conf.resume, here().world_size)
+    schedule = Schedule.of(optimizer, data.steps_per_epoch)
     display = display or Display(log_every_steps=conf.training.log_every_steps)
     settings = conf.training, conf.host.dtype_on("cpu"), conf.resume
     loop = Loop(engine, data, schedule, folder, journal, display, advice, *settings)
