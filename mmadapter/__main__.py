@@ -58,10 +58,7 @@ def main() -> NoReturn:
         if rest[0] not in called:
             _refuse("kind", f"mmadapter {name}", rest[0], list(called))
         name, called, rest = f"{name} {rest[0]}", called[rest[0]], rest[1:]
-    sys.argv = [
-        f"mmadapter {name}",
-        *rest,
-    ]  # the name of the program, as argparse shows it; the words, as Hydra reads them
+    sys.argv = [f"mmadapter {name}", *rest]  # the program's name, as argparse shows it; the words, as Hydra reads them
     module, _, function = called.partition(":")
     sys.exit(exit_status(lambda: getattr(importlib.import_module(module), function)(rest)))
 

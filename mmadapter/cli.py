@@ -53,12 +53,12 @@ def version_base() -> dict[str, str]:
 
 
 def train(words: list[str] | None = None) -> None:
-    """`mmadapter train ...`, or `mmadapter train ...`. Hydra reads the words from sys.argv."""
+    """`mmadapter train ...`, or `python train.py ...`. Hydra reads the words from sys.argv."""
     command("train", RunConf, "mmadapter.training.run:run")
 
 
 def evaluate(words: list[str] | None = None) -> None:
-    """`mmadapter eval ...`, or `mmadapter eval ...`."""
+    """`mmadapter eval ...`, or `python eval.py ...`."""
     command("eval", EvalConf, "mmadapter.evaluation:run_evaluation")
 
 
