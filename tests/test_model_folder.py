@@ -180,3 +180,20 @@ def test_a_card_of_a_newer_version_or_with_an_unknown_method_is_refused_by_name(
     file.write_text(json.dumps(card | {"format": 3}))
     with pytest.raises(InputError, match="has format 3, which a newer mmadapter wrote"):
         model.load_adapter(tmp_path / "adapter")
+
+
+def test_the_card_notes_the_template_and_older_cards_mean_alpacas(tmp_path):
+    model = model_on(images=False, seed=2)
+    model.template = "vicuna"
+    model.save(tmp_path / "a")
+    card = json.loads((tmp_path / "a" / "adapter.json").read_text())
+    assert (card["template"], card["begin_of_text"], card["chat_template"]) == ("vicuna", "auto", None)
+    again = model_on(images=False, seed=2)
+    again.load_adapter(tmp_path / "a")
+    told = {"max_new_tokens": 5}
+    assert again.generate("what is red", **told) == model.generate("what is red", template="vicuna", **told)
+    for name in ("template", "begin_of_text", "chat_template"):
+        del card[name]
+    (tmp_path / "a" / "adapter.json").write_text(json.dumps(card))
+    again.load_adapter(tmp_path / "a")
+    assert (again.template, again.begin_of_text) == ("alpaca", "always")

@@ -10,6 +10,7 @@ from mmadapter.data.templates import caption_segments, scienceqa_segments
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.errors import InputError
 from tests.data.prompts import alpaca_segments
+from tests.data.small_files import problem
 from tests.data.tokenizers_at_hand import FAMILIES, llama, llama3
 
 PROBLEM = {
@@ -193,3 +194,10 @@ def test_each_answer_stands_behind_a_prompt(tokenizer):
     for segments in ([("x", "answer"), ("y", "template")], [("x", "template"), ("y", "answer"), ("z", "answer")]):
         with pytest.raises(InputError, match="each answer stands behind a prompt of its own; segment [02] does not"):
             SampleEncoder(tokenizer, 64).encode(sample_of(*(Segment(*segment) for segment in segments)))
+
+
+def test_a_choice_that_is_a_control_token_stays_text(tokenizer):
+    asked = problem(question="Which ends a text?", choices=["<s>", "</s>"], answer=1)
+    encoded = SampleEncoder(tokenizer, 512).encode(sample_of(*scienceqa_segments(asked, "QCM-A", None, True)))
+    assert encoded.ids.count(tokenizer.eos_token_id) == encoded.ids.count(tokenizer.bos_token_id) == 1
+    assert "(A) <s> (B) </s>" in tokenizer.decode(encoded.ids)
