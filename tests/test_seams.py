@@ -181,17 +181,21 @@ def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 # room -> the register (or table) of what it holds, and where else a name of it may stand, with the reason
+SELF_TEST = {"doctor.py": "it builds the shipped model, and lists the package timm"}
+ALPACA = dict.fromkeys(("model.py", "evaluation.py"), "alpaca is a template, too")
+COMMANDS = {"__main__.py": "a check of data is called like its reader"}
 TO_ENCODERS = {
     "config.py": "the encoder of settings without one",
     "methods/version_0_1.py": "old cards",
     "runs/attempt.py": "the version of the package timm",
     "interop/pretrained_vision.py": "it writes folders for timm's encoder, and checks them with it",
+    **SELF_TEST,
 }
 ROOMS = {
-    "methods": (METHODS, {}),
-    "hosts": (FAMILIES, {}),
-    "tasks": (TASKS, {"config.py": "the task of `mmadapter eval` alone", "data": "a reader has this name, too"}),
-    "data": (READERS, {"tasks": "a task derives from its reader", "model.py": "alpaca is a template, too"}),
+    "methods": (METHODS, SELF_TEST),
+    "hosts": (FAMILIES, dict.fromkeys(("interop/gguf.py", "interop/vocabulary.py"), "GGUF's names for families")),
+    "tasks": (TASKS, {"config.py": "the task of `mmadapter eval` alone", "data": "a reader has this name", **COMMANDS}),
+    "data": (READERS, {"tasks": "a task derives from its reader", **COMMANDS, **ALPACA}),
     "vision": (ENCODERS, TO_ENCODERS),
 }
 
