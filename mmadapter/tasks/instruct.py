@@ -28,7 +28,7 @@ class Instruct(Task[InstructTaskSettings]):
     SCORES = ("accuracy", "exact_match", "F1", "ROUGE-L", "BLEU")
     MAIN_SCORES = ("exact_match", "accuracy", "F1")
     IN_SUMMARY = ("counts",)
-    PACKAGES = ("rouge_score", "sacrebleu")
+    PACKAGES = ("sacrebleu",)
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         rows = [self.row(sample, output) for sample, output in zip(samples, answers.texts, strict=True)]

@@ -1,4 +1,4 @@
-"""Scores of free text against references: F1 of words (SQuAD), ROUGE-L (rouge_score), BLEU (sacrebleu).
+"""Scores of free text against references: F1 of words (SQuAD), ROUGE-L (Lin 2004), BLEU (sacrebleu).
 
 A language that is written without blanks (Chinese, Japanese, Thai, ...) is compared by characters. No torch.
 """
@@ -17,12 +17,9 @@ _TOKEN = re.compile(f"[{_NO_BLANKS}]|[^\\W_{_NO_BLANKS}]+")
 ARTICLES = ("a", "an", "the")
 
 
-class Words:
-    """A tokenizer for rouge_score, whose own one drops everything that is not Latin."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """The words in small letters, without punctuation; a character each where the script has no blanks."""
-        return _TOKEN.findall(text.casefold())
+def words(text: str) -> list[str]:
+    """The words in small letters, without punctuation; a character each where the script has no blanks."""
+    return _TOKEN.findall(text.casefold())
 
 
 def normalised_words(text: str) -> list[str]:
@@ -30,7 +27,7 @@ def normalised_words(text: str) -> list[str]:
 
     Deviates: SQuAD's script takes punctuation out without a blank in its place ("o'clock" is one word there).
     """
-    return [word for word in Words().tokenize(text) if word not in ARTICLES]
+    return [word for word in words(text) if word not in ARTICLES]
 
 
 def word_f1(said: str, references: Sequence[str]) -> float:
@@ -50,11 +47,20 @@ def word_f1(said: str, references: Sequence[str]) -> float:
 
 
 def rouge_l(said: str, references: Sequence[str]) -> float:
-    """F-measure of the longest common subsequence of words, the best of the references; 0 to 1."""
-    from rouge_score.rouge_scorer import RougeScorer
+    """F1 of the longest common subsequence of words, the best of the references; 0 to 1 (Lin 2004, with beta 1)."""
+    own = words(said)
 
-    scorer = RougeScorer(["rougeL"], tokenizer=Words())
-    return max(scorer.score(reference, said)["rougeL"].fmeasure for reference in references)
+    def against(reference: str) -> float:
+        wanted = words(reference)
+        lengths = [0] * (len(wanted) + 1)  # of the longest common subsequence of what was read and wanted[:place]
+        for word in own:
+            before = 0
+            for place, other in enumerate(wanted, 1):
+                longest = before + 1 if word == other else max(lengths[place], lengths[place - 1])
+                before, lengths[place] = lengths[place], longest
+        return 2 * lengths[-1] / (len(own) + len(wanted)) if lengths[-1] else 0.0
+
+    return max(map(against, references))
 
 
 def bleu(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, str]:
