@@ -50,7 +50,7 @@ def test_what_is_typed_besides_holds_and_host_with_data_is_the_real_thing(tmp_pa
     assert own["embedded"] and own["host"]["path"] == "tiny" and own["data"]["root"] == "data/shapes"
     assert own["optimizer"]["epochs"] == 3 and own["adapter"]["prompts"]["length"] == 4
     real = settings("experiment=scienceqa", "host.path=/m/llama", "data.root=/d/sqa", folder=tmp_path)
-    assert real["embedded"] is None and real["adapter"]["prompts"]["layers"] == 30 and real["optimizer"]["epochs"] == 30
+    assert real["embedded"] is None and real["host"]["path"] == "/m/llama" and real["optimizer"]["epochs"] == 30
     assert settings(folder=tmp_path)["embedded"] is None
 
 
