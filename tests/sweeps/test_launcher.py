@@ -209,4 +209,4 @@ def test_a_jobs_own_command_is_that_of_one_run_without_a_cluster(launcher, monke
     job.config = OmegaConf.create()
     with pytest.raises(EOFError):
         job(["seed=1", "cluster=slurm", "cluster.wait=true", "sweep.metric=scienceqa.Avg"])
-    assert sys.argv == ["train.py", "seed=1"]
+    assert sys.argv == ["mmadapter train", "seed=1"]
