@@ -383,7 +383,7 @@ def pip_install(requirements: list[str]) -> str:
 
 
 def reinstall() -> str:
-    return "pip install --force-reinstall --no-deps mmadapter"
+    return "pip install --force-reinstall --no-deps WHEEL (mmadapter-*.whl), or run it from a whole checkout"
 
 
 # What is shown.

