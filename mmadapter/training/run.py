@@ -407,7 +407,7 @@ def rate_text(asked: OptimizerConf, optimizer: SizedOptimizerConf, schedule: Sch
     elif asked.base_lr is not None:
         source = f" = base {asked.base_lr:g} x {batch} / 256"
     else:
-        source = f" of this adapter's methods with small batches (optimizer.lr); {batch}"
+        source = f" (the adapter's own for small batches: optimizer.lr); {batch}"
     length = f"micro-batches of {optimizer.micro_batch_size}"
     if length_is_known:
         whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"
