@@ -55,6 +55,6 @@ def show_memory(
     display.table(title, ["", f"{dtype} on {device} (here)", "bfloat16 on a GPU"], rows)
     display.say(ABOUT_THE_ESTIMATE)
     cards = [[f"{size} GB", changes_for_card(size, optimizer, host, engine, model, longest)] for size in CARDS_GB]
-    as_float32 = " (with host.dtype=bfloat16)" if host.dtype == "float32" else ""
-    display.table("", ["GPU of", f"to change{as_float32}: sum"], cards, text_columns=[f"to change{as_float32}: sum"])
+    changes = f"to change{' (with host.dtype=bfloat16)' if host.dtype == 'float32' else ''}: sum"
+    display.table("", ["GPU of", changes], cards, text_columns=[changes])
     return {"memory": needed.as_dict(), "memory_on_gpu": on_gpu.as_dict()}
