@@ -13,7 +13,7 @@ from mmadapter.training.memory import CARDS_GB, Longest, changes_for_card, memor
 from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 
 ABOUT_THE_ESTIMATE = (
-    "An upper estimate: as if all samples of a micro-batch were as long as the longest. The image encoder comes on top."
+    "An upper estimate: as if all samples of a micro-batch were as long as the longest. An image encoder is not counted."
 )
 
 
@@ -26,7 +26,7 @@ def show_data(data: RunData | None, questions: Mapping[str, int], display: Displ
     cut = [f"{count:,} {what}" for what, count in data.cut.items() if count]
     display.say(f"cut to fit in host.max_tokens: {'; '.join(cut) or 'nothing'}")
     for name, count in questions.items():
-        display.say(f"task {name}: {count:,} questions")
+        display.say(f"task {name} asks {count:,}")
 
 
 def show_memory(
