@@ -126,7 +126,7 @@ def test_a_dry_run_without_data_says_so_and_one_with_damaged_data_fails(tmp_path
 @pytest.mark.parametrize(
     ("items", "mend", "samples"),
     [
-        # Of eleven items one is held out by its hash. Whichever that is, the whole message is one setting to copy.
+        # One of the eleven items is held out, so ten are trained on.
         ([{"question": f"{n}?", "choices": ["x", "y"], "answer": n % 11} for n in range(11)], "on_bad=skip", 1),
         ([{"question": f"{n}?", "answer": "x", "image": f"{n}.png"} for n in range(11)], "missing_image=no_image", 10),
         ([{"question": f"{n}?", "answer": "x", "image": "1.png"} for n in range(11)], "images=false", 10),
