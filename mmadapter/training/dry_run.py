@@ -13,7 +13,7 @@ from mmadapter.training.memory import CARDS_GB, Longest, changes_for_card, memor
 from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 
 ABOUT_THE_ESTIMATE = (
-    "An upper estimate: as if all samples of a micro-batch were as long as the longest. An image encoder is not counted."
+    "An upper estimate: all samples of a micro-batch count as long as the longest. An image encoder is not counted."
 )
 
 
