@@ -52,6 +52,8 @@ class Check:
     splits: dict[str, list[Entry]] = field(default_factory=dict)
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
     """by split: how many items were taken out of it, by reason"""
+    refusals: list[str] = field(default_factory=list)
+    """why training refuses these files as a whole"""
     repetitions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, int] = field(default_factory=dict)

@@ -77,7 +77,7 @@ def run(
         harmless = {*check.defects.harmless, *([ABSENT] if settings.missing_image == "skip" else [])}
         lines = {reason: check.defects.line(reason) for reason in check.defects.counts}
         skipped = set(lines) if settings.on_bad == "skip" else harmless
-        failures = [line for reason, line in lines.items() if reason not in skipped]
+        failures = [*check.refusals, *(line for reason, line in lines.items() if reason not in skipped)]
         losses = [f"{line} (left out)" for reason, line in lines.items() if reason in skipped]
         (failures if settings.strict else check.notes).extend(check.repetitions)
         print(check.summary(failures, losses))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 from collections import Counter
@@ -29,9 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="folder that the pictures' names start at (default: beside them)")
     parser.add_argument("--layout", choices=("auto", *LAYOUTS), default="auto", help="default: seen from the content")
     parser.add_argument(
-        "--columns", nargs="+", default=[], metavar="ROLE=NAME", help="names of fields: question=Frage answer=Antwort"
+        "--columns",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ROLE=NAME",
+        help="names of fields: question=Frage answer=Antwort",
     )
-    parser.add_argument("--ignore", nargs="+", default=[], metavar="FIELD", help="fields to go without")
+    parser.add_argument(
+        "--ignore", nargs="+", action="extend", default=[], metavar="FIELD", help="fields to go without"
+    )
     parser.add_argument("--val-fraction", type=float, default=0.1, help="of what has no val of its own (default 0.1)")
     parser.add_argument("--val-size", type=int, default=200, help="items in val, at most (default 200)")
     return run(parser, words, read)
@@ -44,11 +52,16 @@ def read(settings: argparse.Namespace) -> Check:
         raise InputError(f"{place}: no such file or folder. Check the path.")
     images = None if settings.images is None else str(settings.images)
     columns = with_overrides(ColumnNames(), settings.columns, "--columns")
-    data = collected(place, images, settings.layout, columns, settings.ignore)
+    try:
+        data = collected(place, images, settings.layout, columns, settings.ignore)
+    except InputError as error:
+        raise InputError(_with_options(str(error))) from error
+    data.defects.first = {reason: list(map(_with_options, said)) for reason, said in data.defects.first.items()}
     root = settings.images or (place if place.is_dir() else place.parent)
     check = Check(data.layout.line, root, data.files, data.defects)
     check.notes += data.notices
     if not data.items:
+        check.refusals = ["no item can be used"]
         return check
 
     own = OwnSettings(path=str(place), val_size=settings.val_size, val_fraction=settings.val_fraction)
@@ -58,7 +71,7 @@ def read(settings: argparse.Namespace) -> Check:
             try:
                 items = of_split(data, replace(own, split=split))
             except InputError as error:  # too few to be split
-                check.notes.append(str(error))
+                check.refusals = [str(error)]
                 items = data.items if split == "train" else []
             pictures = [None if one.item.image is None else data.find(one, one.item.image) for one in items]
             check.splits[split] = [
@@ -75,6 +88,13 @@ def read(settings: argparse.Namespace) -> Check:
     return check
 
 
+def _with_options(message: str) -> str:
+    """A reader's message with the settings that it says to set as options of this command."""
+    message = re.sub(r"\bcolumns\.(\w+)=", r"--columns \1=", message)
+    message = re.sub(r"\bignore=\[(\w+)\]", r"--ignore \1", message)
+    return re.sub(r"\blayout=", "--layout ", message).replace("path=FILE", "mmadapter check own FILE")
+
+
 def _line(one: ReadItem) -> dict[str, Any]:
     """The item in a layout that the reader `own` reads again to the same text, without the picture's mark."""
     item: Item = one.item
@@ -82,15 +102,16 @@ def _line(one: ReadItem) -> dict[str, Any]:
     image = {} if item.image is None else {"image": item.image}
     system = {} if item.system is None else {"system": item.system}
     context = {} if not last.context else {"context": last.context}
+    history = {"history": [[turn.asked, turn.answer] for turn in earlier]} if earlier else {}
     if item.choices:
         asked = last.asked.removesuffix(f"\nOptions: {scienceqa_options(item.choices)}")
         told = {"question": asked, "choices": list(item.choices), "answer": item.choice}
-        return {"id": one.id, **told, **context, **system, **image}
+        return {"id": one.id, **told, **context, **system, **image, **history}
     if item.answers and item.is_caption:
         return {"id": one.id, **image, "caption": list(item.answers)}
     if item.answers:
-        return {"id": one.id, "question": last.asked, "answer": list(item.answers), **context, **system, **image}
-    history = {"history": [[turn.asked, turn.answer] for turn in earlier]} if earlier else {}
+        told = {"question": last.asked, "answer": list(item.answers)}
+        return {"id": one.id, **told, **context, **system, **image, **history}
     told = {"instruction": last.asked, "input": last.context, "output": last.answer}
     return {"id": one.id, **told, **history, **system, **image}
 

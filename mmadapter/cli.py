@@ -16,6 +16,7 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -74,6 +75,7 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
     wants_trace = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them its own way
     started = False
+    sys.argv[1:] = map(quoted, sys.argv[1:])
     register_plugins()
     if schema is RunConf:
         try:
@@ -134,6 +136,21 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
         sys.exit(128 + number)
     finally:
         ignore_signals()  # Python takes a second to end
+
+
+def quoted(word: str) -> str:
+    """A setting whose value is no text in Hydra's grammar (~/my.json, 数据.json, my (1).json) in quotes for Hydra."""
+    key, sign, value = word.partition("=")
+    if not sign or word.startswith("-") or value[:1] in ("[", "{", "'", '"') or "'" in value or value[-1:] == "\\":
+        return word
+    parser = OverridesParser.create()
+    for one in (word, f"{key}='{value}'"):
+        try:
+            parser.parse_override(one)
+        except HydraException:
+            continue
+        return one
+    return word
 
 
 def _choose_embedded(folder: Path) -> None:

@@ -89,7 +89,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     card = read_json(folder / "adapter" / "adapter.json")
     if card is not None and "template" not in card:  # older: there was no other
         trained = "alpaca" if trained == "auto" else trained
-    samples = task.read(tokenizer, trained)
+    samples = task.read(tokenizer, trained, key="task")
 
     # The model with the run's adapter, and the features of the pictures.
     if not display.console.is_terminal:

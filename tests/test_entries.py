@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from mmadapter.cli import quoted
 
 CHECKOUT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "open_clip", "numpy", "deepspeed")
@@ -80,6 +84,18 @@ def test_a_mistake_gives_one_message_and_status_2_before_anything_heavy_is_impor
     assert "Traceback" not in said(told) and said(told).count("error:") == 1
     assert imported(told).isdisjoint(HEAVY)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["~/my.json", "数据.json", "my (1).json", "a=b.json", "Sei höflich (bitte)!", "C:\\My data (1)\\x.json"]
+)
+def test_a_text_that_the_grammar_cannot_read_is_taken_as_it_stands(value):
+    parser = OverridesParser.create()
+    with pytest.raises(HydraException):
+        parser.parse_override(f"data.path={value}")
+    assert str(parser.parse_override(quoted(f"data.path={value}")).value()) == value
+    for word in (f"data.path={value}'", "quickstart", "~data.validation.own", "seed=0,1", "evaluate=[a", "--cfg=job ("):
+        assert quoted(word) == word
 
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

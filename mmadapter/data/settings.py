@@ -11,6 +11,7 @@ from mmadapter.errors import InputError
 from mmadapter.settings import Register, choice, entries, input_path, listing, number
 
 READERS = Register("reader")
+OWN = "data.sources.own"  # of conf/data/own.yaml: its path is data.path, and validation and task follow its settings
 
 
 @dataclass

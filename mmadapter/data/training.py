@@ -12,7 +12,7 @@ from mmadapter.data.batches import Batch, FeaturedBatches
 from mmadapter.data.mixture import JointMixture, Mixture, StepShape, TurnsMixture, micro_batches
 from mmadapter.data.readers import read
 from mmadapter.data.samples import Sample
-from mmadapter.data.settings import DataConf, GroupSources, ReaderSettings, samples_per_step
+from mmadapter.data.settings import OWN, DataConf, GroupSources, ReaderSettings, samples_per_step
 from mmadapter.data.tokens import Encoded, SampleEncoder, samples_digest
 from mmadapter.errors import InputError
 from mmadapter.vision.features import FeatureStore, PixelReader
@@ -44,6 +44,8 @@ def read_samples(conf: DataConf, *, images: bool, seed: int, tokenizer: Any = No
         found = {}
         for name, source in listed.items():
             key = f"data.{part}.{name}"
+            if key == "data.validation.own" and "own" in conf.sources:
+                key = OWN
             with_ = {"images": images, "seed": seed, "key": key, "tokenizer": tokenizer}
             found[name] = read(source, conf.root, source=name, training=True, **with_)
         return found

@@ -74,13 +74,13 @@ class Task(Generic[Settings]):
 
     # With a model.
 
-    def read(self, tokenizer: Any = None, trained: str = "auto") -> list[Sample]:
+    def read(self, tokenizer: Any = None, trained: str = "auto", key: str | None = None) -> list[Sample]:
         """The samples to ask, without answers, in the template of the settings, or in `trained`, that of the training.
 
-        `tokenizer` is the host's.
+        `tokenizer` is the host's; `key` is where the settings stand, for messages.
         """
         settings = self.settings
-        reader, key = settings.as_reader(), f"tasks.{settings.name}"
+        reader, key = settings.as_reader(), key or f"tasks.{settings.name}"
         if getattr(settings, "template", "") is None:
             setattr(reader, "template", trained)  # noqa: B010  (not every reader has one)
         samples = read(reader, self.data_root, source=settings.name, training=False, key=key, tokenizer=tokenizer)

@@ -24,7 +24,7 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
         with remarks:
             read = read_samples(conf.data, images=True, seed=conf.seed)
     except MissingData:
-        if not conf.dry_run:
+        if not conf.dry_run or conf.data.path is not None:  # parameters can be counted without data, not with a slip
             raise
         read = None
     listed = [one for samples in (read.training if read else {}).values() for one in samples]

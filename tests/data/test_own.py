@@ -108,6 +108,22 @@ class TestLayouts:
         assert (sample.meta["instruction"], answers(sample)) == ("Who?", ["A dog."])
         assert sample.image == tmp_path / "a.png" and sample.meta["layout"] == "messages"
 
+    def test_history_is_read_of_questions_and_choices_as_well(self, tmp_path):
+        swift = {"query": "And now?", "response": "Ho", "history": [["Hi", "Hello"], ["Who?", "I."]]}
+        (sample,) = own(write(tmp_path / "swift.jsonl", [swift]))
+        assert answers(sample) == ["Hello", "I.", "Ho"]
+        choice = {"question": "And now?", "choices": ["x", "y"], "answer": "B", "history": [["Hi", "Hello"]]}
+        (sample,) = own(write(tmp_path / "choice.jsonl", [choice]))
+        assert answers(sample) == ["Hello", "The answer is B."] and sample.meta["answer"] == 1
+        with pytest.raises(InputError, match=r"item 0: history\[0\] is str 'Hi'; it must be .question, answer."):
+            own(write(tmp_path / "bad.jsonl", [{**swift, "history": ["Hi"]}]))
+
+    def test_a_table_that_tells_excel_its_delimiter(self, tmp_path):
+        for ends in ("\n", "\r\n"):
+            text = "sep=;" + ends + "question;answer" + ends + "a, b, c;d" + ends
+            (sample,) = own(write(tmp_path / "a.csv", text, "utf-8-sig"))
+            assert (sample.meta["instruction"], sample.meta["output"]) == ("a, b, c", "d")
+
     def test_questions_in_csv_with_bom_semicolons_and_quoted_newlines(self, tmp_path):
         text = '\ufeffPrompt;Completion;image_path\r\n"Was ist das?\nGenau.";"Ein ""Hund"".";a.png\r\n你好;很好;\r\n'
         picture(tmp_path / "a.png")
@@ -324,7 +340,9 @@ class TestRefusals:
             ("a.json", [{"frage": "a", "antwort": "b"}], "no layout is recognised. The fields are: frage, antwort"),
             ("a.json", [{"messages": [], "conversations": []}], "Say which are the turns: layout=sharegpt"),
             ("a.json", {"a": 1}, "expected a list of items, or an object with such a list as `data`; got an object"),
-            ("a.json", ["text"], "there is no item"),
+            ("a.json", ["text"], "there is no item .an object with fields. in it; the first entry is str 'text'"),
+            ("a.jsonl", [[{"question": "a", "answer": "b"}]], "this is one JSON list, not an object a line.* a.json$"),
+            ("b.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}], "columns.answer=chosen ignore=.rejected."),
             (
                 "a.xlsx",
                 "PK",
@@ -353,7 +371,7 @@ class TestRefusals:
     )
     def test_other_encodings_are_told(self, tmp_path, encoding, told):
         file = write(tmp_path / "a.csv", "question,answer\nWer?,ü\n", encoding)
-        with pytest.raises(InputError, match=f"{told}.*iconv -f .* -t UTF-8 a.csv"):
+        with pytest.raises(InputError, match=f"{told}.*iconv -f .* -t UTF-8 {re.escape(str(file))} > .*utf8-a.csv"):
             own(file)
 
     def test_a_table_given_to_a_reader_of_json(self, tmp_path):

@@ -73,7 +73,7 @@ def test_leaks_between_splits_of_ones_own(tmp_path, capsys):
         [{"image": "a.png", "caption": [f"A dog {n}.", "A pet."]} for n in range(2)]
         + [{"image": "b.png", "caption": "B"}],
         [{"question": f"{n}?", "choices": ["x", "y"], "answer": n % 2, "hint": "h"} for n in range(4)],
-        [{"question": f"{n}?", "answer": ["x", "y"], "image": "a.png"} for n in range(4)],
+        [{"question": f"{n}?", "answer": ["x", "y"], "image": "a.png", "history": [["a", "b"]]} for n in range(4)],
         [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "x"}]} for n in range(4)],
     ],
 )
@@ -95,6 +95,30 @@ def test_columns_and_what_cannot_be_read(tmp_path, capsys):
     assert main([str(file)]) == UNUSABLE
     assert "no layout is recognised. The fields are: Frage, Antwort" in capsys.readouterr().err
     assert main([str(file), "--columns", "question=Frage", "answer=Antwort"]) == SOUND
+    assert main([str(file), "--columns", "question=Frage", "--columns", "answer=Antwort"]) == SOUND
     assert main([str(file), "--columns", "frage=Frage"]) == UNUSABLE
     assert main([str(tmp_path / "no.json")]) == UNUSABLE
     assert "no.json: no such file or folder" in capsys.readouterr().err
+
+
+def test_what_a_message_says_to_set_is_an_option_of_the_check(tmp_path, capsys):
+    file = write(tmp_path / "d.json", [{"Frage": f"{n}?", "Antwort": "x"} for n in range(3)])
+    assert main([str(file)]) == UNUSABLE
+    assert "say so: --columns question=NAME --columns answer=NAME" in capsys.readouterr().err
+    write(file, [{"prompt": f"{n}?", "chosen": "x", "rejected": "y"} for n in range(3)])
+    assert main([str(file)]) == UNUSABLE
+    assert (mend := "--columns answer=chosen --ignore rejected") in capsys.readouterr().err
+    assert main([str(file), *mend.split()]) == SOUND
+    write(file, [{"question": f"{n}?", "answer": "x", "weight": 2} for n in range(3)])
+    assert main([str(file)]) == UNSOUND
+    assert "set --ignore weight to go without it" in capsys.readouterr().out
+
+
+def test_what_training_refuses_as_a_whole_is_no_sound_file(tmp_path, capsys):
+    assert main([str(write(tmp_path / "d.json", [{"question": "a", "answer": "b"}] * 3))]) == UNSOUND
+    text = capsys.readouterr().out
+    assert text.count("3 usable items cannot be shared out to train and val") == 1 and "defect: " in text
+    assert main([str(write(tmp_path / "e.json", [{"question": "a", "answer": "b", "image": ["a", "b"]}]))]) == UNSOUND
+    assert capsys.readouterr().out.startswith("e.json: questions and answers, 0 items\n")
+    assert main([str(write(tmp_path / "f.json", [{"instruction": "a", "output": ""}]))]) == UNSOUND
+    assert "defect: no item can be used\n" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """task=instruct: sampled answers to Alpaca-format items, counted where they equal their reference."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,6 +115,8 @@ def test_dialogs_are_asked_for_their_last_answer(tmp_path):
         "task=instruct", "task.reader=sharegpt", f"task.path={tmp_path / 'dialogs.json'}", "task.split=all"
     ).task
     (sample,) = task_of(asked).read()
+    with pytest.raises(InputError, match=r"^task\.path=nowhere\.json: no such file"):
+        task_of(replace(asked, path="nowhere.json")).read(key="task")
     assert "Yes." in sample.prompt and "And large?" in sample.prompt and sample.meta["output"] == "No."
     asked.template = "alpaca"
     assert task_of(asked).read()[0].prompt != sample.prompt

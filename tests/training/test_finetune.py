@@ -1,6 +1,7 @@
 """experiment=finetune: one's own data in one command, by their size, with or without pictures."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -8,8 +9,10 @@ import pytest
 from PIL import Image
 
 from mmadapter.config import validate
+from mmadapter.data.training import read_samples
 from mmadapter.errors import InputError
 from mmadapter.runs.state import RunFolder
+from mmadapter.tasks import task_of
 from mmadapter.training.by_data import decided_by_data
 from mmadapter.training.run import run
 from tests.config.composing import run_conf
@@ -111,11 +114,68 @@ def test_a_dry_run_says_what_the_data_are_and_what_memory_they_take(adapter, lay
 
 
 def test_a_dry_run_without_data_says_so_and_one_with_damaged_data_fails(tmp_path, capsys):
-    run(finetune(tmp_path, tmp_path / "nowhere.json", "dry_run=true"))
+    run(finetune(tmp_path, "null", "dry_run=true"))
     assert "data: not read" in capsys.readouterr().out
+    with pytest.raises(InputError, match="data.path=.*nowhere.json: no such file"):
+        decided_by_data(finetune(tmp_path, tmp_path / "nowhere.json", "dry_run=true"))
     (tmp_path / "bad.json").write_text('[{"instruction": 3')
     with pytest.raises(InputError, match="bad.json"):
         run(finetune(tmp_path, tmp_path / "bad.json", "dry_run=true"))
+
+
+@pytest.mark.parametrize(
+    ("items", "mend", "samples"),
+    [
+        # One of the eleven items is held out, so ten are trained on.
+        ([{"question": f"{n}?", "choices": ["x", "y"], "answer": n % 11} for n in range(11)], "on_bad=skip", 1),
+        ([{"question": f"{n}?", "answer": "x", "image": f"{n}.png"} for n in range(11)], "missing_image=no_image", 10),
+        ([{"question": f"{n}?", "answer": "x", "image": "1.png"} for n in range(11)], "images=false", 10),
+        ([{"question": f"{n}?", "answer": "x", "weight": 2} for n in range(11)], "ignore=[weight]", 10),
+        (
+            [{"prompt": f"{n}?", "chosen": "x", "rejected": "y"} for n in range(11)],
+            "columns.answer=chosen data.sources.own.ignore=[rejected]",
+            10,
+        ),
+    ],
+)
+def test_what_a_message_says_to_set_works_when_it_is_copied(items, mend, samples, tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(items))
+    with pytest.raises(InputError) as told:
+        decided_by_data(finetune(tmp_path, file))
+    copied = f"data.sources.own.{mend}"
+    assert copied in str(told.value)
+    conf, _ = decided_by_data(finetune(tmp_path, file, *copied.split()))
+    assert read_samples(conf.data, images=True, seed=0).count == samples
+    tasks = [task_of(conf.tasks[name]).read() for name in conf.evaluate]
+    assert [len(one) for one in tasks] == [1]
+
+
+def test_one_item_is_trained_on_as_the_message_says(tmp_path):
+    (tmp_path / "own.json").write_text('[{"question": "a", "answer": "b"}]')
+    with pytest.raises(InputError) as told:
+        decided_by_data(finetune(tmp_path, tmp_path / "own.json"))
+    copied = "data.sources.own.split=all '~data.validation.own' 'evaluate=[]'"
+    assert copied in str(told.value)
+    conf, _ = decided_by_data(finetune(tmp_path, tmp_path / "own.json", *shlex.split(copied)))
+    assert read_samples(conf.data, images=True, seed=0).count == 1
+
+
+def test_the_validation_s_pictures_are_told_by_the_source_s_setting(tmp_path):
+    file = tmp_path / "own.json"
+    items = [{"question": f"{n}?", "answer": "x"} for n in range(10)]
+    file.write_text(json.dumps({"train": items, "val": [{"question": "a", "answer": "b", "image": "gone.png"}]}))
+    with pytest.raises(InputError, match="data.sources.own.missing_image=skip"):
+        decided_by_data(finetune(tmp_path, file))
+
+
+def test_no_path_and_two_files_name_data_path(tmp_path):
+    with pytest.raises(InputError, match=r"Set data\.path=FILE$"):
+        decided_by_data(finetune(tmp_path, "null"))
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(InputError, match=r"Name one: data\.path=FILE, or call them"):
+        decided_by_data(finetune(tmp_path, tmp_path))
 
 
 def test_a_task_that_is_not_evaluated_is_not_resolved_and_other_data_are_told_what_fits(texts):

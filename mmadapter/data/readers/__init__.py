@@ -5,6 +5,7 @@ A reader is a function (settings, purpose) -> list of samples, registered with i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from mmadapter.data.readers.json_file import collection_paused
 from mmadapter.data.samples import Sample
-from mmadapter.data.settings import READERS, ReaderSettings
+from mmadapter.data.settings import OWN, READERS, ReaderSettings
 from mmadapter.errors import InputError
 from mmadapter.settings import problems_of
 
@@ -52,11 +53,25 @@ def read(
     template=auto means. Raises InputError naming file and place for what cannot be used, MissingData where nothing is
     there.
     """
-    key = key or settings.reader
-    for problem in problems_of(settings, key):
+    for problem in problems_of(settings, key or settings.reader):
         raise InputError(problem)
-    placed = replace(placed_settings(settings, root, key), images=settings.images and images)
-    return READERS.load(settings.reader)(placed, Purpose(source, training, seed, tokenizer))
+    try:
+        placed = replace(placed_settings(settings, root, key or settings.reader), images=settings.images and images)
+        return READERS.load(settings.reader)(placed, Purpose(source, training, seed, tokenizer))
+    except InputError as error:
+        if not key:
+            raise
+        raise type(error)(as_typed(str(error), settings, key)) from error
+
+
+def as_typed(message: str, settings: ReaderSettings, key: str) -> str:
+    """A message with the settings that it says to set as one types them: on_bad=skip is data.sources.own.on_bad=skip.
+
+    Readers do not know where their settings stand. What has a place already stays as it is.
+    """
+    names = "|".join(item.name for item in fields(settings))
+    message = re.sub(rf"(?<![\w.?&/'\"-])({names})(?=(\.\w+)?=\S)", rf"{key}.\1", message)
+    return message.replace(f"{OWN}.path=", "data.path=")
 
 
 def placed_settings(settings: Settings, root: str | Path | None, key: str) -> Settings:

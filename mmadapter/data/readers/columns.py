@@ -12,8 +12,11 @@ from mmadapter.data.readers.defects import BadEntry, described
 from mmadapter.data.readers.items import (
     EMPTY_OUTPUT,
     EMPTY_TURN,
+    HISTORY,
     Item,
     ItemLayout,
+    earlier_turns,
+    history_of,
     is_nothing,
     picture_names,
     text_field,
@@ -105,16 +108,20 @@ def column_layout(name: str, columns: Columns) -> ItemLayout:
     question, answer = columns.one("question"), columns.one("answer")
     context = columns.one("context", needed=False)
     assert question is not None and answer is not None
+    # ms-swift's name for the turns before, unless it is a column that somebody named
+    history = HISTORY in columns.there and HISTORY not in {question, answer, context, system, *pictures}
     fields = {question, answer, *pictures} | {one for one in (context, system) if one is not None}
+    fields |= {HISTORY} if history else set()
 
-    def asked_of(entry: Mapping[str, Any]) -> tuple[str, str, str | None, str | None]:
-        """The question and its context, the system text and the picture."""
-        said = [("human", text_field(entry, question))]
+    def asked_of(entry: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str, str, str | None, str | None]:
+        """The turns before, the question and its context, the system text and the picture."""
+        said = [*(history_of(entry) if history else ()), ("human", text_field(entry, question))]
         told = "" if system is None else text_field(entry, system)
         turns, told_system, picture = turn_pairs(said, told, picture_names(entry, pictures), text_marks=True)
-        if not turns[0][1].strip():
+        if not all(text.strip() for _, text in turns):
             raise BadEntry(EMPTY_TURN, EMPTY_TURN)
-        return turns[0][1], "" if context is None else text_field(entry, context), told_system, picture
+        about = "" if context is None else text_field(entry, context)
+        return earlier_turns(turns), turns[-1][1], about, told_system, picture
 
     if name == "multiple_choice":
         listed = columns.found["choices"]
@@ -122,22 +129,22 @@ def column_layout(name: str, columns: Columns) -> ItemLayout:
             columns.one("choices")
 
         def parse_choice(entry: Any) -> Item:
-            asked, about, told, picture = asked_of(_object(entry))
+            earlier, asked, about, told, picture = asked_of(_object(entry))
             choices, labels = choices_of(entry, listed)
             right = right_choice(entry.get(answer), answer, choices, labels)
             text = f"{asked}\nOptions: {scienceqa_options(choices)}"
             turn = Turn(text, f"The answer is {LETTERS[right]}.", about)
-            return Item((turn,), told, picture, choices=tuple(choices), choice=right)
+            return Item((*earlier, turn), told, picture, choices=tuple(choices), choice=right)
 
         return ItemLayout("multiple choice", frozenset(fields.union(listed)), parse_choice)
 
     def parse_answer(entry: Any) -> Item:
-        asked, about, told, picture = asked_of(_object(entry))
+        earlier, asked, about, told, picture = asked_of(_object(entry))
         answers = texts_of(entry, answer)
         if not answers:
             raise BadEntry(EMPTY_OUTPUT, EMPTY_OUTPUT)
         several = answers if len(answers) > 1 else ()
-        return Item((Turn(asked, answers[0], about),), told, picture, answers=tuple(several))
+        return Item((*earlier, Turn(asked, answers[0], about)), told, picture, answers=tuple(several))
 
     return ItemLayout("questions and answers", frozenset(fields), parse_answer)
 

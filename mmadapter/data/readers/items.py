@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 MARKER = "<image>"
 ROLES = ("human", "gpt")
 SYSTEM = "system"
+HISTORY = "history"
 ROLE_NAMES = {
     **dict.fromkeys(("human", "user"), "human"),
     **dict.fromkeys(("gpt", "assistant", "model"), "gpt"),
@@ -211,13 +212,7 @@ def instruction_item(entry: Any) -> Item:
     asked, answer = entry_field(entry, "instruction", str), entry_field(entry, "output", str)
     context = "" if entry.get("input") is None else entry_field(entry, "input", str)
     images = picture_names(entry)
-    history = entry.get("history")
-    before: list[tuple[str, str]] = []
-    if not is_nothing(history):
-        for number, pair in enumerate(history if isinstance(history, list) else [history]):
-            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-                raise BadEntry(f"history[{number}] is {described(pair)}; it must be [question, answer]")
-            before += zip(ROLES, pair, strict=True)
+    before = history_of(entry)
     if not asked.strip() and context.strip() and before:
         asked, context = context, ""
     turns, system, image = turn_pairs([*before, ("human", asked)], text_field(entry, "system"), images, text_marks=True)
@@ -227,8 +222,24 @@ def instruction_item(entry: Any) -> Item:
         raise BadEntry(EMPTY_OUTPUT, EMPTY_OUTPUT)
     if any(not text.strip() for _, text in turns):
         raise BadEntry(EMPTY_TURN, EMPTY_TURN)
-    earlier = [Turn(q, a) for (_, q), (_, a) in zip(turns[0:-1:2], turns[1:-1:2], strict=True)]
-    return Item((*earlier, Turn(turns[-1][1], answer, context)), system, image)
+    return Item((*earlier_turns(turns), Turn(turns[-1][1], answer, context)), system, image)
+
+
+def history_of(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(role, text) of the turns before, of a field `history`: [[question, answer]]. Raises BadEntry."""
+    history = entry.get(HISTORY)
+    before: list[tuple[str, str]] = []
+    if not is_nothing(history):
+        for number, pair in enumerate(history if isinstance(history, list) else [history]):
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+                raise BadEntry(f"history[{number}] is {described(pair)}; it must be [question, answer]")
+            before += zip(ROLES, pair, strict=True)
+    return before
+
+
+def earlier_turns(turns: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
+    """The answered turns in front of the last question."""
+    return tuple(Turn(q, a) for (_, q), (_, a) in zip(turns[0:-1:2], turns[1:-1:2], strict=True))
 
 
 def dialog_item(entry: Any) -> Item:
@@ -295,7 +306,7 @@ def _part(part: Any, images: list[str]) -> str:
 
 ALPACA = ItemLayout(
     "Alpaca instructions",
-    frozenset(("instruction", "input", "output", "system", "history", "image", "images")),
+    frozenset(("instruction", "input", "output", "system", HISTORY, "image", "images")),
     instruction_item,
 )
 DIALOGS = ItemLayout("dialogs", frozenset(("conversations", "system", "image", "images")), dialog_item, "conversations")

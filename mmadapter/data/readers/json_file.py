@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mmadapter.data.readers.defects import described
@@ -54,8 +55,13 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
 @collection_paused()
 def read_json_lines(path: Path) -> list[Any]:
     """The entries of a JSON-lines file; raises InputError with file and line where one is damaged."""
-    entries = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    entries: list[Any] = []
+    text = read_text(path)
+    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+        raise InputError(
+            f"{path}: this is one JSON list, not an object a line. Call the file {path.with_suffix('.json').name}"
+        )
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -139,7 +145,7 @@ def read_text(path: Path) -> str:
             told, encoding = f"byte {error.start} is not UTF-8 ({error.reason})", "WINDOWS-1252"
         raise InputError(
             f"{path}: {told}. Save the file as UTF-8 (if it is {encoding}: iconv -f {encoding} -t UTF-8 "
-            f"{path.name} > utf8-{path.name}), or fetch it again."
+            f"{quote(str(path))} > {quote(str(path.with_name(f'utf8-{path.name}')))}), or fetch it again."
         ) from error
 
 

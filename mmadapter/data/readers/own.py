@@ -39,7 +39,7 @@ from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
 from mmadapter.data.readers.scienceqa import image_path, image_root, read_problems, read_splits
 from mmadapter.data.readers.tables import TABLES, read_table
 from mmadapter.data.samples import Sample
-from mmadapter.data.settings import ColumnNames, OwnSettings
+from mmadapter.data.settings import OWN, ColumnNames, OwnSettings
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
         if not has_splits:
             there = "none of its own, so train and val are made of all items"
         raise InputError(
-            f"{what}: there is no split {split!r}; there is: {there}. Set split to one of these, or to all."
+            f"{what}: there is no split {split!r}; there is: {there}. Set one of these (split=NAME), or split=all."
         )
 
     # No val of its own: some of train are split off.
@@ -163,7 +163,8 @@ def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
     if not 0 < len(places) < len(pool):
         raise InputError(
             f"{what}: {len(pool)} usable items cannot be shared out to train and val (equal items stand on one side). "
-            "Give it at least two different items, or set split=all."
+            f"Give it at least two different items, or train on all without a validation: {OWN}.split=all "
+            "'~data.validation.own' 'evaluate=[]'"
         )
     return [pool[place] for place in places]
 
@@ -206,7 +207,9 @@ def collected(place: Path, root: str | None, layout: str, columns: ColumnNames, 
     there = _fields(items for *_, items in contents)
     what = str(place)
     if not there:
-        raise InputError(f"{what}: there is no item (an object with fields) in it.")
+        first = next((one for *_, items in contents for one in items), None)
+        got = "" if first is None else f"; the first entry is {described(first)}"
+        raise InputError(f"{what}: there is no item (an object with fields) in it{got}.")
     name, item_layout = _layout(layout, Columns(there, columns, what), there, what)
     split_field = columns.split or next((one for one in there if one.lower() == "split"), None)
 
@@ -245,6 +248,11 @@ def _layout(layout: str, columns: Columns, there: Sequence[str], what: str) -> t
     known = {"alpaca": ALPACA, "sharegpt": DIALOGS, "llava": DIALOGS, "messages": MESSAGES}
     if layout in known:
         return layout, known[layout]
+    if not layout and {"chosen", "rejected"} <= set(there):
+        raise InputError(
+            f"{what}: `chosen` and `rejected` are preferences between answers, which cannot be learned. To learn what "
+            "was chosen as the answer: columns.answer=chosen ignore=[rejected]"
+        )
     if not layout:
         raise InputError(
             f"{what}: no layout is recognised. The fields are: {', '.join(map(str, there[:20]))}. Expected are "
@@ -297,7 +305,7 @@ def _with_line(data: OwnData, place: Path, name: str) -> OwnData:
     }
     parts = [f"{place.name or place}: {titles[name]}", f"{len(data.items):,} items"]
     splits = Counter(one.split for one in data.items)
-    if set(splits) != {None}:
+    if set(splits) - {None}:
         parts.append("splits " + ", ".join(f"{split} {splits[split]:,}" for split in (*SPLITS, None) if splits[split]))
     named = [data.find(one, one.item.image) for one in data.items if one.item.image is not None]
     if named:
@@ -369,7 +377,7 @@ def _unread(place: Path, read: Sequence[Path]) -> Iterator[str]:
         ]
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            yield f"{place}: not read are {', '.join(names[:5])}{more}. Name a file (path=FILE) to read that one."
+            yield f"{place}: not read are {', '.join(names[:5])}{more}. To read one, name it, not the folder."
 
 
 def _split_of_name(stem: str) -> str | None:

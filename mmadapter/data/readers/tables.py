@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ def _csv(file: Path) -> list[dict[str, Any]]:
     """Rows whose fields may be quoted and hold newlines; the delimiter is the one that the header has most often."""
     text = read_text(file)
     header = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else max(DELIMITERS, key=header.count)
+    if said := re.fullmatch(r"sep=(.)\r?", header):  # a line for Excel, in front of the header
+        delimiter, text = said[1], text.lstrip("\r\n")[len(header) :]
+    else:
+        delimiter = "\t" if file.suffix.lower() == ".tsv" else max(DELIMITERS, key=header.count)
     csv.field_size_limit(MOST_IN_A_FIELD)
     # newline="": newlines within quotes stay as they are.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
