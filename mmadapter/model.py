@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -478,7 +479,7 @@ class AdaptedModel(nn.Module):
         any of them has an image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
         `watch` is called after each token with the ids of the first row's answer so far; True ends the generation.
         """
-        encoder = self.encoder(self.max_tokens - settings.max_new_tokens)
+        encoder, ends = self.encoder(self.max_tokens - settings.max_new_tokens), self._ends()
         encoded = [encoder.encode(sample.without_answer()) for sample in samples]
         batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual)
         batch = batch.with_features(self.features) if features is None else replace(batch, features=tuple(features))
@@ -486,8 +487,9 @@ class AdaptedModel(nn.Module):
         width = batch.input_ids.shape[1]
 
         def is_enough(ids: Tensor, *_: Any, **__: Any) -> Tensor:
-            ends = watch is not None and watch(ids[0, width:].tolist())
-            return torch.full((ids.shape[0],), ends, dtype=torch.bool, device=ids.device)
+            seen = takewhile(lambda token: token not in ends, ids[0, width:].tolist())
+            stops = watch is not None and watch(list(seen))
+            return torch.full((ids.shape[0],), stops, dtype=torch.bool, device=ids.device)
 
         devices = [self.device] if self.device.type == "cuda" else []
         call = self._call_of(batch, keep=True)
@@ -497,11 +499,13 @@ class AdaptedModel(nn.Module):
             tokens = self.host.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=generation_config(settings, self.tokenizer, self._ends(), cache),
+                generation_config=generation_config(settings, self.tokenizer, ends, cache),
                 stopping_criteria=None if watch is None else [is_enough],
                 synced_gpus=self.in_step,  # a rank that is done goes on running the host until all are
             )
-        answers = self.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+        # What ends an answer is no part of it, even where the tokenizer does not call it special.
+        rows = [list(takewhile(lambda token: token not in ends, row)) for row in tokens[:, width:].tolist()]
+        answers = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
     def encoder(self, max_tokens: int) -> SampleEncoder:
