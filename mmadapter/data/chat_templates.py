@@ -15,7 +15,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from mmadapter.data.samples import ANSWER, BEGIN, END, FIXED, INSTRUCTION, TEMPLATE, Segment
-from mmadapter.data.tokens import control_tokens
 from mmadapter.errors import InputError
 
 THINKING_ENDS = "</think>"
@@ -27,6 +26,19 @@ _WITHOUT = "Name another one in place of the host's own: template=alpaca"
 _PADDED_LEFT, _PADDED_RIGHT = "\n \n", "\n\t\n"
 _LEFT = {_PADDED_LEFT: "", " \n": "\n", "": None}
 _RIGHT = {_PADDED_RIGHT: "", "\n\t": "\n", "": None}
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The texts of the tokenizer's control tokens, longer ones first."""
+    added = [str(one) for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if one.special]
+    return tuple(sorted({*map(str, tokenizer.all_special_tokens), *added}, key=lambda one: (-len(one), one)))
+
+
+def _own_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that are one token wherever they stand in a template, longer ones first: control tokens, and others that
+    were added to the vocabulary (some models' <|im_end|> is no control token)."""
+    added = [str(one) for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if str(one).strip()]
+    return tuple(sorted({*control_tokens(tokenizer), *added}, key=lambda one: (-len(one), one)))
 
 
 def has_chat_template(tokenizer: Any) -> bool:
@@ -80,11 +92,21 @@ def end_token(tokenizer: Any) -> int | None:
     return None if token is None else int(tokenizer.convert_tokens_to_ids(token))
 
 
-def _own_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Texts that are one token wherever they stand in a template, longer ones first: control tokens, and others that
-    were added to the vocabulary (some models' <|im_end|> is no control token)."""
-    added = [str(one) for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if str(one).strip()]
-    return tuple(sorted({*control_tokens(tokenizer), *added}, key=lambda one: (-len(one), one)))
+def plain_turn_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Tokens with which the chat template marks turns, though the tokenizer does not call them control tokens.
+
+    Those of thinking are none, as answers may hold them, nor is a word such as "user".
+    """
+    if not has_chat_template(tokenizer):
+        return ()
+    try:
+        frame = _frame(tokenizer, 1, False)
+    except InputError:  # who uses the template is told
+        return ()
+    pieces = [*(place.before for place in frame.places), frame.behind]
+    text = "".join(segment.text for piece in pieces for segment in piece)
+    others = {*control_tokens(tokenizer), "<think>", THINKING_ENDS}
+    return tuple(one for one in _own_tokens(tokenizer) if one in text and one not in others and not one.isalnum())
 
 
 def chat_template_digest(tokenizer: Any) -> str | None:
