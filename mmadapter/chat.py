@@ -121,7 +121,8 @@ def chosen_run(run: str | None, host: str | None = None, runs_root: str = RUNS_R
 
         return (
             SHIPPED,
-            f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers.",
+            f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers, which "
+            "knows the toy world of the quick start alone.",
         )
     folder = Path(run).expanduser()
     if not folder.exists() and "=" in run:
