@@ -1,4 +1,4 @@
-"""Checks data of one's own, whatever the layout, and writes them as JSON lines: python -m data_prep.own PATH."""
+"""Checks data of one's own, whatever the layout, and writes them as JSON lines: mmadapter check own PATH."""
 
 from __future__ import annotations
 

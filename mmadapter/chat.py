@@ -43,10 +43,10 @@ TRAIN = "Train one first: mmadapter train experiment=finetune data.path=FILE hos
 DESCRIPTION = """Talk with a trained model. Each message is answered with the dialog so far in mind.
 
 RUN_OR_ADAPTER is a run's folder, its name in runs/, or an adapter's folder (which needs --host, and --vision where it
-sees pictures). Without it: the newest finished run in runs/.
+sees pictures). Without it: the newest finished run in runs/, else the small adapter that comes with the package.
 """
 EXAMPLES = """examples:
-  mmadapter chat                                          the newest finished run
+  mmadapter chat                                          the newest finished run, else the shipped adapter
   mmadapter chat runs/NAME --image apple.png              a dialog about a picture
   mmadapter chat runs/NAME/adapter --host models/smollm2  an adapter that somebody gave you
   echo "What is red?" | mmadapter chat runs/NAME          answers each line of a file or pipe

@@ -133,7 +133,7 @@ class VisionOverride:
 class EvalConf:
     task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
     run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
-    given: list[str] = listing()  # filled by itself: the task's keys on the command line; the others are as in the run
+    given: list[str] = listing()  # set by the command: the task's keys that were given; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK

@@ -53,7 +53,7 @@ WORLD_BYTES = 200e6  # the quick start's world, features and run, with room to s
 DESCRIPTION = """What this machine has: versions, processors, memory, folders; what works here, and how to get the rest.
 
 Builds the tiny model that ships with the package, trains one step and asks it once. Status 1 only where something is
-broken that everything needs. Names of users and machines are left out, so that --json can go into a report of a fault.
+broken that everything needs. Names of users and machines are left out, so that --json can go into a bug report.
 """
 
 
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "mmadapter doctor", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true", help="for programs, and for reports of faults")
+    parser.add_argument("--json", action="store_true", help="for programs, and for bug reports")
     options = parser.parse_args(arguments)
     found = findings()
     content = without_names(asdict(found))
@@ -383,7 +383,7 @@ def pip_install(requirements: list[str]) -> str:
 
 
 def reinstall() -> str:
-    return "pip install --force-reinstall --no-deps mmadapter"
+    return "pip install --force-reinstall --no-deps WHEEL (mmadapter-*.whl), or run it from a whole checkout"
 
 
 # What is shown.

@@ -132,10 +132,6 @@ class Register:
         loaded = importlib.import_module(module)
         return getattr(loaded, attribute) if attribute else loaded
 
-    def name_of(self, settings: object) -> str:
-        """The name under which the class of a settings object was registered (the first, where there are several)."""
-        return next(name for name, component in self._components.items() if component.settings is type(settings))
-
     def refusal(self, name: str) -> str:
         """What to say of a name that is not registered."""
         return f"{meant(name, self.names())}Registered {self.kind}s: {', '.join(self.names())}."

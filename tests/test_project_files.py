@@ -35,6 +35,12 @@ def test_the_workflow_tests_the_pythons_that_are_supported():
     assert options["options"]["python_requires"] == f">={job['strategy']['matrix']['python'][0]}"
 
 
+def test_the_help_of_eval_names_every_task():
+    help_text = yaml.safe_load((CHECKOUT / "conf" / "eval.yaml").read_text())["hydra"]["help"]["template"]
+    named = re.search(r"Tasks: ([\w, ]+)\.", help_text)
+    assert named and named[1].split(", ") == sorted(file.stem for file in (CHECKOUT / "conf" / "task").glob("*.yaml"))
+
+
 def test_the_image_leaves_out_nothing_that_the_wheel_needs():
     ignored = {line for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if not line.startswith("#")}
     assert ignored.isdisjoint(

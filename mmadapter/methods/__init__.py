@@ -50,7 +50,7 @@ class AdapterConf:
 
     @property
     def lr(self) -> float:
-        """The actual rate for small batches at which the slowest of the methods learns."""
+        """The actual rate for small batches: the smallest of the methods' own."""
         return min((settings.SMALL_BATCH_LR for settings in self.chosen.values()), default=MethodConf.SMALL_BATCH_LR)
 
     @property

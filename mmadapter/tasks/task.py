@@ -134,8 +134,8 @@ class Task(Generic[Settings]):
 
     @classmethod
     def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
-        """What terminal and report show of the last of `results`, beside the others; the papers' numbers
-        where they are asked for and the data are those of the papers.
+        """What terminal and report show of the last of `results`, beside the others; the papers' numbers where they are
+        asked for and the data are those of the papers.
         """
         scored = {one.label: cls.values(one.metrics) for one in results}
         names = [name for name in cls.SCORES if any(name in values for values in scored.values())]

@@ -8,8 +8,7 @@ from mmadapter.config import RunConf, remove_pictures, validate
 from mmadapter.data.readers import MissingData
 from mmadapter.data.training import Remarks, read_samples
 from mmadapter.errors import InputError
-from mmadapter.hosts.settings import TINY as TINY_HOST
-from mmadapter.vision.settings import TINY as TINY_ENCODER
+from mmadapter.hosts.settings import TINY
 
 
 def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
@@ -42,12 +41,13 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
         f"data.sources.{name}.images=false" for name, one in conf.data.sources.items() if one.images
     )
     encoder = conf.vision
+    model = getattr(encoder, "model", None)
     if not conf.adapter.visual:
         raise InputError(
             f"{pictured:,} of {len(listed):,} samples have a picture, and no method of this adapter reads pictures. "
             f"Choose one that does, adapter=v1_visual or adapter=v2; or train on the text alone: {to_leave_out}"
         )
-    if getattr(encoder, "model", None) == TINY_ENCODER and conf.host.path != TINY_HOST:
+    if model == TINY and conf.host.path != TINY:
         raise InputError(
             f"{pictured:,} of {len(listed):,} samples have a picture, and no image encoder is chosen for this host "
             "(the shipped one knows coloured shapes only). Add one of these:\n"
@@ -57,10 +57,5 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
         )
     encoder.enabled = True
     validate(conf)
-    line = f"pictures: {pictured:,} of {len(listed):,} samples have one; image encoder {encoder_name(conf)}"
+    line = f"pictures: {pictured:,} of {len(listed):,} samples have one; image encoder {model or encoder.encoder}"
     return conf, [*remarks.messages, line]
-
-
-def encoder_name(conf: RunConf) -> str:
-    """The image encoder as messages call it."""
-    return str(getattr(conf.vision, "model", None) or conf.vision.encoder)

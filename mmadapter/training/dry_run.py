@@ -13,7 +13,7 @@ from mmadapter.training.memory import CARDS_GB, Longest, changes_for_card, memor
 from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 
 ABOUT_THE_ESTIMATE = (
-    "An upper estimate: as if all samples of a micro-batch were as long as the longest. The image encoder comes on top."
+    "An upper estimate: as if all samples of a micro-batch were as long as the longest. An image encoder is not counted."
 )
 
 
@@ -26,7 +26,7 @@ def show_data(data: RunData | None, questions: Mapping[str, int], display: Displ
     cut = [f"{count:,} {what}" for what, count in data.cut.items() if count]
     display.say(f"cut to fit in host.max_tokens: {'; '.join(cut) or 'nothing'}")
     for name, count in questions.items():
-        display.say(f"task {name}: {count:,} questions")
+        display.say(f"task {name} asks {count:,}")
 
 
 def show_memory(
@@ -55,6 +55,6 @@ def show_memory(
     display.table(title, ["", f"{dtype} on {device} (here)", "bfloat16 on a GPU"], rows)
     display.say(ABOUT_THE_ESTIMATE)
     cards = [[f"{size} GB", changes_for_card(size, optimizer, host, engine, model, longest)] for size in CARDS_GB]
-    as_float32 = " (with host.dtype=bfloat16)" if host.dtype == "float32" else ""
-    display.table("", ["GPU of", f"to change{as_float32}: sum"], cards, text_columns=[f"to change{as_float32}: sum"])
+    changes = f"to change{' (with host.dtype=bfloat16)' if host.dtype == 'float32' else ''}: sum"
+    display.table("", ["GPU of", changes], cards, text_columns=[changes])
     return {"memory": needed.as_dict(), "memory_on_gpu": on_gpu.as_dict()}

@@ -25,7 +25,8 @@ from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 VALUE = 4  # bytes of a float32 number: each trainable value, its start, its gradient, each of its two Adam moments
 BYTES = {"float32": 4, "bfloat16": 2}
 NAMED_SWITCHES = 3
-CARDS_GB, USABLE = (8, 16, 24, 80), 0.9  # GPUs that a dry run speaks of, and the part of one that a run can have
+CARDS_GB = (8, 16, 24, 80)  # GPUs that a dry run advises on
+USABLE = 0.9  # of a GPU's memory: what a run can have
 CHANGES = "changes the result; to go on all the same: run=THIS_FOLDER resume=changed"
 
 

@@ -63,7 +63,7 @@ from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES, OptimizerConf, SizedOptimizerConf
 from mmadapter.training.summary import show_results
 
-UNKNOWN_SAMPLES = 1000  # what a dry run without data takes batch and micro-batch for
+UNKNOWN_SAMPLES = 1000  # that a dry run without data assumes, to choose batch and micro-batch
 
 
 def run(conf: RunConf) -> dict[str, Any]:
@@ -402,11 +402,12 @@ def adapted_layers_text(model: AdaptedModel) -> str:
 def rate_text(asked: OptimizerConf, optimizer: SizedOptimizerConf, schedule: Schedule, length_is_known: bool) -> str:
     """The rate and where it comes from; how long the run is, where the data are there."""
     batch = f"effective batch {optimizer.batch_size}"
-    source = f" = base {asked.base_lr:g} x {batch} / 256" if asked.base_lr is not None else f"; {batch}"
     if asked.lr is not None:
         source = f"; {batch}"
-    elif asked.base_lr is None:
-        source = f" of this adapter's methods with small batches (optimizer.lr){source}"
+    elif asked.base_lr is not None:
+        source = f" = base {asked.base_lr:g} x {batch} / 256"
+    else:
+        source = f" (the adapter's own for small batches: optimizer.lr); {batch}"
     length = f"micro-batches of {optimizer.micro_batch_size}"
     if length_is_known:
         whole = f"{schedule.total_steps:,} steps = {schedule.total_epochs:.4g} epochs"

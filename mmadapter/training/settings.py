@@ -22,7 +22,7 @@ class OptimizerConf:
 
     lr: float | None = number(None, above=0)  # actual rate, whatever the batch; null = what base_lr says
     base_lr: float | None = number(9.0e-3, above=0)  # actual rate = base_lr x batch_size / 256; paper: 9e-3
-    # (both null: the rate at which the slowest of the adapter's methods learns with small batches)
+    # (both null: the smallest of the adapter's methods' rates for small batches)
     min_lr: float = number(0.0, at_least=0)  # actual rate at the end of the half cosine; paper: 0
     epochs: float | None = number(5.0, above=0)  # passes over the samples; paper: 5, 30; null = by the data's size
     warmup_epochs: float | None = number(2.0, at_least=0)  # linear, per step; paper: 2; null = 5 % of the run

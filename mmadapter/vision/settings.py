@@ -207,8 +207,8 @@ class OpenClipSettings(VisionSettings):
 class TimmSettings(VisionSettings):
     """Any model of timm: multi-scale global features of a transformer's blocks or of a convolutional network's stages.
 
-    What a model is decides timm; nothing of it is known here without torch. `vision/timm.py` checks `layers` on the
-    meta device, before weights are read.
+    Only timm knows what a model is, and it loads torch. So `vision/timm.py` checks `layers` on the meta device, before
+    weights are read.
     """
 
     SHAPE_NEEDS_TORCH: ClassVar[bool] = True

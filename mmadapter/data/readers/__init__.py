@@ -49,8 +49,8 @@ def read(
 
     `root` is where settings without a place of their own are read from; `images=False` leaves pictures out whatever
     the settings say; `key` is where the settings stand, for messages; `tokenizer` is the host's, whose chat template
-    template=auto means. Raises InputError naming file and place for what
-    cannot be used, MissingData where nothing is there.
+    template=auto means. Raises InputError naming file and place for what cannot be used, MissingData where nothing is
+    there.
     """
     key = key or settings.reader
     for problem in problems_of(settings, key):

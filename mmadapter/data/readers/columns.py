@@ -56,7 +56,7 @@ class Columns:
             self.found["choices"] = lettered
         if self.found["choices"] and given.answer is None:
             self.found["answer"] = [one for one in there if plain[one] in RIGHT_CHOICE]
-        # What one role takes by name is not another's; an input without a question is the question.
+        # A column that is named for one role is no candidate for another; an input without a question is the question.
         taken = {name for name in asdict(given).values() if name is not None}
         for role, name in asdict(given).items():
             if name is None:

@@ -1,7 +1,7 @@
 """Items of instructions and dialogs: one class, and a layout for each way in which people write them down.
 
 A layout says which fields of an item it reads. Every other field is either refused, because it says something that an
-adapter cannot learn (NOT_LEARNED), or counted and told (`parsed_items`): nothing that a user wrote is silently left.
+adapter cannot learn (NOT_LEARNED), or counted and named (`parsed_items`): nothing is silently ignored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SEVERAL_PICTURES = "items with several pictures"
 PLACE_OF_PICTURE = "items whose picture stands in a later turn or within a text"
 NO_FILE = "pictures that are no file"
 WEIGHTS = ("weight", "weights", "loss")
-# Fields that say something about the training itself: what an adapter cannot do with them must not be left silently.
+# Fields that say something about the training itself: they must not be silently ignored.
 NOT_LEARNED = {
     **dict.fromkeys(("video", "videos"), "moving pictures"),
     **dict.fromkeys(("audio", "audios"), "sound"),

@@ -56,10 +56,6 @@ class ImageFolders:
                 return self.root / folder / file
         return self.root / name
 
-    def listings(self) -> Iterator[tuple[Path, frozenset[str]]]:
-        """The folders that were looked into and are there, with the names of their files."""
-        yield from ((self.root / folder, names) for folder, names in self._names.items() if names)
-
     def _places(self, folder: str, file: str) -> Iterator[tuple[str, str]]:
         yield folder, file
         yield os.path.join("images", folder), file
