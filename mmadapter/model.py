@@ -109,6 +109,7 @@ class AdaptedModel(nn.Module):
         self.folder = folder
         self.begin_of_text = begin_of_text
         self.template = "auto"  # that of the training; what generate, chat and stream use unless told
+        self.system: str | None = None  # that of the training, likewise; None: as the template says
         adapter.attach(host)
         self.train(False)
 
@@ -358,7 +359,7 @@ class AdaptedModel(nn.Module):
         """The answer to `message`, and the dialog with both in it, to be given as `history` with the next message.
 
         `image` is what the dialog is about from this turn on: one picture a dialog, seen by every later answer.
-        `system` is what the assistant is told before all turns; None: what the template says itself. `template` is as
+        `system` is what the assistant is told before all turns; None: as in the training. `template` is as
         for `generate`, but for "plain", which has no turns. Turns that no longer fit beside `max_new_tokens` are left
         out, oldest first: a warning says so when it happens, and `left_out` of the returned dialog holds their number.
         The other settings are those of `generate`. Raises InputError as `generate` does, and for a second picture.
@@ -518,10 +519,13 @@ class AdaptedModel(nn.Module):
         return list(dict.fromkeys(token for token in listed if token is not None))
 
     def _sample(self, number: int, turns: Sequence[Turn], template: str | None, system: str | None = None) -> Sample:
-        """Turns as a sample; `template` None: that of the training."""
+        """Turns as a sample; `template` and `system` None: those of the training."""
         for turn in turns[-1:]:
             _refuse_empty(turn.asked)
-        segments = rendered(turns, system, template or self.template, self.tokenizer)
+        template = template or self.template
+        if system is None and template not in SINGLE:
+            system = self.system
+        segments = rendered(turns, system, template, self.tokenizer)
         return Sample(str(number), "library", segments, None, f"prompt {number}")
 
     def _room(self, max_new_tokens: int) -> int:
@@ -564,6 +568,7 @@ class AdaptedModel(nn.Module):
             "begin_of_text": self.begin_of_text,
             "template": chosen_template(self.template, self.tokenizer),
             "chat_template": chat_template_digest(self.tokenizer),
+            "system": self.system,
             "versions": {
                 "mmadapter": __version__,
                 "torch": torch.__version__,
@@ -582,6 +587,7 @@ class AdaptedModel(nn.Module):
         card = load_into(self.adapter, Path(folder), self._identity())
         # What older cards do not say is as it was then.
         self.template, self.begin_of_text = card.get("template", "alpaca"), card.get("begin_of_text", "always")
+        self.system = card.get("system")
         if self.template == "auto" and card.get("chat_template") != chat_template_digest(self.tokenizer):
             log.warning("%s was trained with another chat template than the host has here.", folder)
         return card
