@@ -12,7 +12,9 @@ from mmadapter.terminal import Display
 from mmadapter.training.memory import CARDS_GB, Longest, changes_for_card, memory_needed
 from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 
-ABOUT_THE_ESTIMATE = "An upper estimate: as if all samples of a micro-batch were as long as the longest. An image encoder is not counted."
+ABOUT_THE_ESTIMATE = (
+    "An upper estimate: all samples of a micro-batch count as long as the longest. An image encoder is not counted."
+)
 
 
 def show_data(data: RunData | None, questions: Mapping[str, int], display: Display) -> None:
