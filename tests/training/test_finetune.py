@@ -104,7 +104,7 @@ def test_a_dry_run_says_what_the_data_are_and_what_memory_they_take(adapter, lay
     pictured = "0" if text_alone else "9"
     (row,) = (line.split() for line in said.splitlines() if "training, own" in line)
     assert row[2:4] == ["9", pictured] and int(row[4]) <= int(row[5]) <= int(row[6]) <= int(row[7])
-    assert "cut to fit in host.max_tokens: nothing" in said and "task instruct: 1 questions" in said
+    assert "cut to fit in host.max_tokens: nothing" in said and "task instruct asks 1" in said
     assert "float32 on cpu (here)" in said and "bfloat16 on a GPU" in said and "24 GB" in said
     here, there = facts["memory"], facts["memory_on_gpu"]
     assert here["activations"] == 2 * there["activations"] > 0 or adapter != "v1_visual"
