@@ -21,7 +21,7 @@ from rich.console import Console
 from mmadapter.data.templates import SINGLE, TEMPLATES
 from mmadapter.distributed.start import set_threads
 from mmadapter.errors import InputError
-from mmadapter.hosts.settings import GenerationConf
+from mmadapter.hosts.settings import PREPARED, GenerationConf
 from mmadapter.runs.folder import find_run, finished_runs
 from mmadapter.settings import meant, problems_of
 
@@ -39,6 +39,7 @@ COMMANDS = {
     "/quit": "end, as Ctrl-D does",
 }
 KEYS = {"Ctrl-C": "stop the answer; the dialog goes on", "Tab": "complete a command or the path of a picture"}
+TRAIN = "Train one first: mmadapter train experiment=finetune data.path=FILE host=smollm2, then: mmadapter chat"
 DESCRIPTION = """Talk with a trained model. Each message is answered with the dialog so far in mind.
 
 RUN_OR_ADAPTER is a run's folder, its name in runs/, or an adapter's folder (which needs --host, and --vision where it
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> None:
             stream.reconfigure(errors="replace")  # a byte that is no text ends no dialog
     console = Console(stderr=not in_terminal, highlight=False)
     try:
-        folder, said = chosen_run(options.run)
+        folder, said = chosen_run(options.run, options.host)
         if said:
             console.print(said, style="dim", markup=False, soft_wrap=True)
         with console.status(f"loading {folder}"):
@@ -109,18 +110,25 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def chosen_run(run: str | None, runs_root: str = RUNS_ROOT) -> tuple[Path, str]:
+def chosen_run(run: str | None, host: str | None = None, runs_root: str = RUNS_ROOT) -> tuple[Path, str]:
     """The folder to load, and what is to be said where nobody named it. Raises InputError where there is none."""
     if run is None:
         for folder, _ in finished_runs(Path(runs_root)):
             return folder, f"{folder}, the newest finished run"
+        if host is not None:
+            raise InputError(f"There is no finished run in {runs_root}/ whose adapter could go with {host}. {TRAIN}")
         from mmadapter.evaluation import SHIPPED
 
         return (
             SHIPPED,
-            f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers.",
+            f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers, which "
+            "knows the toy world of the quick start alone.",
         )
     folder = Path(run).expanduser()
+    if not folder.exists() and "=" in run:
+        raise InputError(f"{run}: chat takes no settings of a training; a run knows its host. {TRAIN}")
+    if (folder / "config.json").is_file() or (not folder.exists() and run in PREPARED):
+        raise InputError(f"{run} is a language model alone, and chat is with a trained adapter. {TRAIN}")
     return (folder if folder.is_dir() else find_run(run, runs_root)), ""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmadapter.config import PACKAGE, EvalConf
 from mmadapter.data.embedded import unpack_missing_world
-from mmadapter.data.settings import trained_template
+from mmadapter.data.settings import trained_system, trained_template
 from mmadapter.errors import InputError
 from mmadapter.files import read_json
 from mmadapter.hosts.settings import host_folder
@@ -89,7 +89,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     card = read_json(folder / "adapter" / "adapter.json")
     if card is not None and "template" not in card:  # older: there was no other
         trained = "alpaca" if trained == "auto" else trained
-    samples = task.read(tokenizer, trained, key="task")
+    samples = task.read(tokenizer, trained, trained_system(run_conf.data.sources), key="task")
 
     # The model with the run's adapter, and the features of the pictures.
     if not display.console.is_terminal:

@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ class AdaptedModel(nn.Module):
         self.folder = folder
         self.begin_of_text = begin_of_text
         self.template = "auto"  # that of the training; what generate, chat and stream use unless told
+        self.system: str | None = None  # that of the training, likewise; None: as the template says
         adapter.attach(host)
         self.train(False)
 
@@ -357,7 +359,7 @@ class AdaptedModel(nn.Module):
         """The answer to `message`, and the dialog with both in it, to be given as `history` with the next message.
 
         `image` is what the dialog is about from this turn on: one picture a dialog, seen by every later answer.
-        `system` is what the assistant is told before all turns; None: what the template says itself. `template` is as
+        `system` is what the assistant is told before all turns; None: as in the training. `template` is as
         for `generate`, but for "plain", which has no turns. Turns that no longer fit beside `max_new_tokens` are left
         out, oldest first: a warning says so when it happens, and `left_out` of the returned dialog holds their number.
         The other settings are those of `generate`. Raises InputError as `generate` does, and for a second picture.
@@ -478,7 +480,7 @@ class AdaptedModel(nn.Module):
         any of them has an image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
         `watch` is called after each token with the ids of the first row's answer so far; True ends the generation.
         """
-        encoder = self.encoder(self.max_tokens - settings.max_new_tokens)
+        encoder, ends = self.encoder(self.max_tokens - settings.max_new_tokens), self._ends()
         encoded = [encoder.encode(sample.without_answer()) for sample in samples]
         batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual)
         batch = batch.with_features(self.features) if features is None else replace(batch, features=tuple(features))
@@ -486,8 +488,9 @@ class AdaptedModel(nn.Module):
         width = batch.input_ids.shape[1]
 
         def is_enough(ids: Tensor, *_: Any, **__: Any) -> Tensor:
-            ends = watch is not None and watch(ids[0, width:].tolist())
-            return torch.full((ids.shape[0],), ends, dtype=torch.bool, device=ids.device)
+            seen = takewhile(lambda token: token not in ends, ids[0, width:].tolist())
+            stops = watch is not None and watch(list(seen))
+            return torch.full((ids.shape[0],), stops, dtype=torch.bool, device=ids.device)
 
         devices = [self.device] if self.device.type == "cuda" else []
         call = self._call_of(batch, keep=True)
@@ -497,11 +500,13 @@ class AdaptedModel(nn.Module):
             tokens = self.host.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=generation_config(settings, self.tokenizer, self._ends(), cache),
+                generation_config=generation_config(settings, self.tokenizer, ends, cache),
                 stopping_criteria=None if watch is None else [is_enough],
                 synced_gpus=self.in_step,  # a rank that is done goes on running the host until all are
             )
-        answers = self.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+        # What ends an answer is no part of it, even where the tokenizer does not call it special.
+        rows = [list(takewhile(lambda token: token not in ends, row)) for row in tokens[:, width:].tolist()]
+        answers = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 
     def encoder(self, max_tokens: int) -> SampleEncoder:
@@ -514,10 +519,13 @@ class AdaptedModel(nn.Module):
         return list(dict.fromkeys(token for token in listed if token is not None))
 
     def _sample(self, number: int, turns: Sequence[Turn], template: str | None, system: str | None = None) -> Sample:
-        """Turns as a sample; `template` None: that of the training."""
+        """Turns as a sample; `template` and `system` None: those of the training."""
         for turn in turns[-1:]:
             _refuse_empty(turn.asked)
-        segments = rendered(turns, system, template or self.template, self.tokenizer)
+        template = template or self.template
+        if system is None and template not in SINGLE:
+            system = self.system
+        segments = rendered(turns, system, template, self.tokenizer)
         return Sample(str(number), "library", segments, None, f"prompt {number}")
 
     def _room(self, max_new_tokens: int) -> int:
@@ -560,6 +568,7 @@ class AdaptedModel(nn.Module):
             "begin_of_text": self.begin_of_text,
             "template": chosen_template(self.template, self.tokenizer),
             "chat_template": chat_template_digest(self.tokenizer),
+            "system": self.system,
             "versions": {
                 "mmadapter": __version__,
                 "torch": torch.__version__,
@@ -578,6 +587,7 @@ class AdaptedModel(nn.Module):
         card = load_into(self.adapter, Path(folder), self._identity())
         # What older cards do not say is as it was then.
         self.template, self.begin_of_text = card.get("template", "alpaca"), card.get("begin_of_text", "always")
+        self.system = card.get("system")
         if self.template == "auto" and card.get("chat_template") != chat_template_digest(self.tokenizer):
             log.warning("%s was trained with another chat template than the host has here.", folder)
         return card

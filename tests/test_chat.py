@@ -204,6 +204,15 @@ def test_without_a_finished_run_the_adapter_of_the_package_answers(tmp_path, mon
     assert said.startswith("There is no finished run in runs/")
 
 
+@pytest.mark.parametrize("words", [["--host", "models/smollm2"], ["host=smollm2"], ["smollm2"], ["models/smollm2"]])
+def test_a_language_model_alone_is_told_to_be_trained(words, tmp_path, monkeypatch):
+    (tmp_path / "models" / "smollm2").mkdir(parents=True)
+    (tmp_path / "models" / "smollm2" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"Train one first: mmadapter train experiment=finetune data\.path=FILE"):
+        chat.main(words)
+
+
 # In a terminal.
 
 
@@ -262,6 +271,7 @@ def test_a_dialog_in_a_terminal(place, model):
         assert "A new dialog about red ball.png" in terminal.wait_for("pixels.")
         terminal.wait_for(ready)
 
+        time.sleep(1)  # Python loses a Ctrl-C that comes between the prompt and its waiting for keys
         terminal.type("\x03")
         terminal.wait_for("Ctrl-D or /quit ends.")
         terminal.wait_for(ready)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import threading
 
@@ -238,6 +239,19 @@ def test_no_character_is_split_between_the_pieces_of_a_stream():
     told = [model._safe_beginning(ids[:count]) for count in range(1, len(ids) + 1)]
     assert all(text.startswith(one) for one in told) and told[-1] == text
     assert all(later.startswith(one) for one, later in itertools.pairwise(told))
+
+
+def test_what_ends_an_answer_is_no_part_of_it_even_where_it_is_no_special_token(tmp_path):
+    model = model_on(images=False, seed=2)
+    whole = model.chat("what is left", max_new_tokens=12)[0]
+    end = next(word for word in whole.split() if word != whole.split()[0])  # a plain word of the vocabulary
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": model.tokenizer.convert_tokens_to_ids(end)})
+    )
+    model.folder = tmp_path
+    short = whole.partition(end)[0].strip()
+    assert short and model.chat("what is left", max_new_tokens=12)[0] == short
+    assert "".join(model.stream("what is left", max_new_tokens=12)) == short
 
 
 def test_a_picture_may_come_in_a_later_turn(tmp_path):

@@ -192,8 +192,23 @@ def test_the_card_notes_the_template_and_older_cards_mean_alpacas(tmp_path):
     again.load_adapter(tmp_path / "a")
     told = {"max_new_tokens": 5}
     assert again.generate("what is red", **told) == model.generate("what is red", template="vicuna", **told)
-    for name in ("template", "begin_of_text", "chat_template"):
+    for name in ("template", "begin_of_text", "chat_template", "system"):
         del card[name]
     (tmp_path / "a" / "adapter.json").write_text(json.dumps(card))
     again.load_adapter(tmp_path / "a")
-    assert (again.template, again.begin_of_text) == ("alpaca", "always")
+    assert (again.template, again.begin_of_text, again.system) == ("alpaca", "always", None)
+
+
+def test_the_system_text_of_the_training_is_that_of_answers(tmp_path):
+    model = model_on(images=False, seed=2)
+    model.template, model.system = "vicuna", "a circle is green"
+    model.save(tmp_path / "a")
+    again = model_on(images=False, seed=2)
+    again.load_adapter(tmp_path / "a")
+    told = {"max_new_tokens": 5}
+    with_it = model.chat("what is red", system="a circle is green", **told)[0]
+    assert again.generate("what is red", **told) == [with_it] == [again.chat("what is red", **told)[0]]
+    assert again.loss_of([("a", "b", None)]) != model_on(images=False, seed=2).loss_of(
+        [("a", "b", None)], template="vicuna"
+    )
+    assert again.generate("what is red", template="plain", **told)  # has no place for it

@@ -11,22 +11,34 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from mmadapter.data.samples import ANSWER, BEGIN, CONTEXT, END, FIXED, INSTRUCTION, TEMPLATE, Segment
-from mmadapter.data.tokens import control_tokens
+from mmadapter.data.samples import ANSWER, BEGIN, END, FIXED, INSTRUCTION, TEMPLATE, Segment
 from mmadapter.errors import InputError
 
 THINKING_ENDS = "</think>"
 # Templates that write today's date get this one: or the same data would be other data tomorrow.
 DATE = datetime.date(2024, 7, 26)
 _WITHOUT = "Name another one in place of the host's own: template=alpaca"
-# What is put around a mark, and what is left of it -> the characters that the template takes away ("": none).
+# What is put around a mark, and what is left of it -> the characters that the template takes away, as `str.strip` takes
+# them ("": none; None: all white space, a full-width blank too).
 _PADDED_LEFT, _PADDED_RIGHT = "\n \n", "\n\t\n"
-_WHITESPACE = " \t\n\r"
-_LEFT = {_PADDED_LEFT: "", " \n": "\n", "": _WHITESPACE}
-_RIGHT = {_PADDED_RIGHT: "", "\n\t": "\n", "": _WHITESPACE}
+_LEFT = {_PADDED_LEFT: "", " \n": "\n", "": None}
+_RIGHT = {_PADDED_RIGHT: "", "\n\t": "\n", "": None}
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The texts of the tokenizer's control tokens, longer ones first."""
+    added = [str(one) for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if one.special]
+    return tuple(sorted({*map(str, tokenizer.all_special_tokens), *added}, key=lambda one: (-len(one), one)))
+
+
+def _own_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that are one token wherever they stand in a template, longer ones first: control tokens, and others that
+    were added to the vocabulary (some models' <|im_end|> is no control token)."""
+    added = [str(one) for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if str(one).strip()]
+    return tuple(sorted({*control_tokens(tokenizer), *added}, key=lambda one: (-len(one), one)))
 
 
 def has_chat_template(tokenizer: Any) -> bool:
@@ -45,12 +57,11 @@ def chat_segments(
     of earlier answers, are left out of all, as the prompt of generation closes an empty one. Raises InputError for a
     template that cannot be split.
     """
-    frame = _frame(tokenizer, str(tokenizer.chat_template), len(turns), bool(system))
+    frame = _frame(tokenizer, len(turns), bool(system))
     contents: list[list[Segment]] = [[Segment(system, FIXED)]] if system and frame.carries_system else []
     for number, (asked, context, answer) in enumerate(turns):
-        user = [Segment(asked, INSTRUCTION)]
-        if context:
-            user = [Segment(f"{asked}\n\n", INSTRUCTION), Segment(context, CONTEXT)]
+        # One segment, so that no token of it is split: cut is its end, and that is the input.
+        user = [Segment(f"{asked}\n\n{context}" if context else asked, INSTRUCTION)]
         if system and not frame.carries_system and not number:
             user.insert(0, Segment(f"{system}\n\n", FIXED))
         contents.append(user)
@@ -74,11 +85,28 @@ def end_token(tokenizer: Any) -> int | None:
     if not has_chat_template(tokenizer):
         return None
     try:
-        frame = _frame(tokenizer, str(tokenizer.chat_template), 1, False)
+        frame = _frame(tokenizer, 1, False)
     except InputError:  # who uses the template is told
         return None
-    token = next((one for one in control_tokens(tokenizer) if frame.end and frame.end.endswith(one)), None)
+    token = next((one for one in _own_tokens(tokenizer) if frame.end and frame.end.endswith(one)), None)
     return None if token is None else int(tokenizer.convert_tokens_to_ids(token))
+
+
+def plain_turn_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Tokens with which the chat template marks turns, though the tokenizer does not call them control tokens.
+
+    Those of thinking are none, as answers may hold them, nor is a word such as "user".
+    """
+    if not has_chat_template(tokenizer):
+        return ()
+    try:
+        frame = _frame(tokenizer, 1, False)
+    except InputError:  # who uses the template is told
+        return ()
+    pieces = [*(place.before for place in frame.places), frame.behind]
+    text = "".join(segment.text for piece in pieces for segment in piece)
+    others = {*control_tokens(tokenizer), "<think>", THINKING_ENDS}
+    return tuple(one for one in _own_tokens(tokenizer) if one in text and one not in others and not one.isalnum())
 
 
 def chat_template_digest(tokenizer: Any) -> str | None:
@@ -90,7 +118,7 @@ def chat_template_digest(tokenizer: Any) -> str | None:
 
 def drops_thinking(tokenizer: Any) -> bool:
     """Whether the tokenizer's chat template leaves thinking blocks of earlier answers out."""
-    return has_chat_template(tokenizer) and _frame(tokenizer, str(tokenizer.chat_template), 1, False).drops_thinking
+    return has_chat_template(tokenizer) and _frame(tokenizer, 1, False).drops_thinking
 
 
 @dataclass(frozen=True)
@@ -100,8 +128,8 @@ class _Place:
     before: tuple[Segment, ...]
     blank: str  # a blank in front belongs to the content: so its first word is one token
     blanks_behind: str  # nothing but these stands between the content and the next one
-    strips_left: str
-    strips_right: str
+    strips_left: str | None  # characters, as `str.lstrip` takes them
+    strips_right: str | None
 
 
 @dataclass(frozen=True)
@@ -110,24 +138,31 @@ class _Frame:
 
     places: tuple[_Place, ...]  # of the contents in their order
     behind: tuple[Segment, ...]  # the last answer
-    end: str  # what ends an answer; "" where no control token does
+    end: str  # what ends an answer; "" where no token of its own does
     carries_system: bool
     drops_thinking: bool
 
 
-@lru_cache(maxsize=1024)
-def _frame(tokenizer: Any, chat_template: str, turns: int, system: bool) -> _Frame:
-    """The frame of dialogs with so many turns. `chat_template` is there for the cache: it may be changed."""
-    if system:
+_frames: WeakKeyDictionary[Any, dict[tuple[str, int, bool], _Frame]] = WeakKeyDictionary()
+"""What was found so far, of each tokenizer: chat template (a program may change it), turns, system text -> frame."""
+
+
+def _frame(tokenizer: Any, turns: int, system: bool) -> _Frame:
+    """The frame of dialogs with so many turns, with or without a system text."""
+    known, key = _frames.setdefault(tokenizer, {}), (str(tokenizer.chat_template), turns, system)
+    if key not in known and system:
         try:
-            return _split(tokenizer, turns, True)
+            known[key] = _split(tokenizer, turns, True)
         except InputError:  # it has no place for it, or not in front
-            pass
-    return _split(tokenizer, turns, False)
+            known[key] = _frame(tokenizer, turns, False)
+    elif key not in known:
+        known[key] = _split(tokenizer, turns, False)
+    return known[key]
 
 
 def _split(tokenizer: Any, turns: int, system: bool) -> _Frame:
-    marks = [f"qzx{number:03d}xzq" for number in range(2 * turns + system)]
+    # A mark has small and capital letters, so that a template which changes them is seen.
+    marks = [f"qzX{number:03d}xZq" for number in range(2 * turns + system)]
     pieces = _pieces(tokenizer, marks, marks, system)
     padded = _pieces(tokenizer, marks, [f"{_PADDED_LEFT}{mark}{_PADDED_RIGHT}" for mark in marks], system)
 
@@ -151,8 +186,8 @@ def _split(tokenizer: Any, turns: int, system: bool) -> _Frame:
     if not prompt.startswith(told.rstrip(" ")):
         raise _unusable("its prompt for an answer is not what stands in front of an answer that it is shown")
 
-    # What ends an answer: all up to the first control token behind the last one.
-    controls = control_tokens(tokenizer)
+    # What ends an answer: all up to the first token of the template's own behind the last one.
+    controls = _own_tokens(tokenizer)
     found = re.search("|".join(map(re.escape, controls)), pieces[-1]) if controls else None
     end = pieces[-1][: found.end()] if found else ""
 
@@ -167,7 +202,7 @@ def _split(tokenizer: Any, turns: int, system: bool) -> _Frame:
                 raise _unusable("it does not end all answers alike")
             segments.append(Segment(end, END))
             piece = piece.removeprefix(end)
-        if places and not is_last and not piece.strip():
+        if places and not segments and not is_last and not piece.strip():
             places[-1] = replace(places[-1], blanks_behind=piece)
             piece = ""
         blank = " " if piece.endswith(" ") and not is_last else ""
@@ -186,7 +221,7 @@ def _pieces(tokenizer: Any, marks: list[str], contents: list[str], system: bool)
     text = _render(tokenizer, _messages(contents, system))
     found = re.findall("|".join(marks), text)
     if found != marks:
-        raise _unusable("it leaves contents out, repeats them or changes their order")
+        raise _unusable("it leaves contents out, repeats them, or changes their letters or their order")
     return re.split("|".join(marks), text)
 
 

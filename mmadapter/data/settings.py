@@ -279,6 +279,11 @@ def trained_template(sources: Mapping[str, ReaderSettings], tokenizer: Any, asks
     return chosen_template("auto", tokenizer)
 
 
+def trained_system(sources: Mapping[str, ReaderSettings]) -> str | None:
+    """The system text that the settings of the first instructions give; None where they give none."""
+    return next((source.system for source in sources.values() if isinstance(source, InstructionSettings)), None)
+
+
 # How the sources share the steps: fixed samples of every source in each step, or whole steps of one source in turns.
 
 GroupSources = Mapping[str, Sequence[str] | None]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmadapter.data.chat_templates import control_tokens, plain_turn_tokens
 from mmadapter.data.samples import ANSWER, BEGIN, CONTEXT, CONTROLS, END, INSTRUCTION, TEMPLATE, Sample, Segment
 from mmadapter.errors import InputError
 
@@ -28,12 +29,6 @@ class Encoded:
     sample: Sample
     ids: array[int]
     spans: tuple[tuple[int, int], ...]
-
-
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The texts of the tokenizer's control tokens, longer ones first."""
-    added = [str(one) for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if one.special]
-    return tuple(sorted({*map(str, tokenizer.all_special_tokens), *added}, key=lambda one: (-len(one), one)))
 
 
 def _begin_of_text(tokenizer: Any, wanted: str = "auto") -> int | None:
@@ -84,6 +79,7 @@ class SampleEncoder:
         self.cut_samples = self.cut_answers = self.cut_turns = 0
         self._begin, self._always_begins = _begin_of_text(tokenizer, begin_of_text), begin_of_text == "always"
         self._controls = control_tokens(tokenizer)
+        self._turns = plain_turn_tokens(tokenizer)
         self._ends: dict[str, str] = {}  # text of a template -> the control token at its end, or ""
         self._anchors = [(anchor, self._tokenise([anchor], TEMPLATE)[0]) for anchor in ANCHORS]
 
@@ -157,6 +153,11 @@ class SampleEncoder:
         if not texts:
             return []
         as_text = kind not in CONTROLS
+        if as_text and (marked := [text for text in texts if any(one in text for one in self._turns)]):
+            rest = [text for text in texts if text not in marked]
+            found = dict(zip(rest, self._tokenise(rest, kind), strict=True))
+            found.update((text, self._as_text(text, kind)) for text in marked)
+            return [found[text] for text in texts]
         before = getattr(self.tokenizer, "split_special_tokens", False)
         # transformers 4's tokenizers in plain Python ignore the argument and look at the attribute.
         self.tokenizer.split_special_tokens = as_text
@@ -165,6 +166,14 @@ class SampleEncoder:
             return self.tokenizer(list(texts), verbose=False, **settings)["input_ids"]
         finally:
             self.tokenizer.split_special_tokens = before
+
+    def _as_text(self, text: str, kind: str) -> list[int]:
+        """The ids of a text in which tokens of turns are text: no setting of a tokenizer takes an added token that is
+        no control token for text, so each is cut behind its first character."""
+        for one in self._turns:
+            text = text.replace(one, f"{one[0]}\0{one[1:]}")
+        first, *others = text.split("\0")
+        return [*self._tokenise([first], kind)[0], *(one for ids in self.continuations(others, kind) for one in ids)]
 
     def _tokenise_segments(self, samples: Sequence[Sample]) -> dict[tuple[str, str, str | None], list[int]]:
         """Ids of all segments of `samples`, by (text, kind, what stands in front: see `_behind`)."""

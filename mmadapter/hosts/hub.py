@@ -23,7 +23,6 @@ def fetched(name: str, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -51,7 +50,7 @@ def fetched(name: str, weights: bool = True) -> Path:
             f"host.path={name}: there is no such folder, and the Hub cannot be reached to fetch it (no network, or "
             f"HF_HUB_OFFLINE is set). Connect, or set HF_ENDPOINT to a mirror. {by_hand}"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # of the disk, of its name's check, of the HTTP library that its version uses
         said = str(error).strip().partition("\n")[0]
         raise InputError(
             f"host.path={name}: it cannot be fetched ({type(error).__name__}: {said}). {by_hand}"

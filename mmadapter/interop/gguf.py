@@ -123,6 +123,11 @@ class GgufFile:
             self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         except (ValueError, IndexError, KeyError, OverflowError, MemoryError, TypeError, UnicodeDecodeError) as error:
             raise InputError(f"{file} is damaged or not whole ({error}). Fetch it again.") from error
+        if reader.byte_order == "S":  # swapped: the package gguf reads numbers in this machine's order all the same
+            raise InputError(
+                f"{file} is written in the other order of bytes than this machine's. Turn it once: "
+                f"gguf-convert-endian {file} {sys.byteorder}"
+            )
         self.file, self.fields = file, reader.fields
         if (self.get("split.count") or 1) > 1:
             raise InputError(
@@ -131,8 +136,11 @@ class GgufFile:
             )
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key of the metadata."""
-        return self.fields[key].contents() if key in self.fields else default
+        """The value of a key of the metadata. Raises InputError where it is a text that is none."""
+        try:
+            return self.fields[key].contents() if key in self.fields else default
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.file} is damaged: {key} is no text ({error}). Fetch it again.") from error
 
     def tensor(self, name: str) -> Tensor:
         """A tensor in float32, in torch's order of dimensions."""
@@ -316,8 +324,15 @@ def tokenizer_of(gguf: GgufFile) -> Any:
     if tokens is None or kind not in ("gpt2", "llama"):
         raise InputError(f"{gguf.file}: its tokenizer is of the kind {kind!r}; gpt2 and llama are known here.")
     cut, kinds = gguf.get("tokenizer.ggml.pre", "default"), gguf.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    scores, rows = gguf.get("tokenizer.ggml.scores"), int(gguf.tensors["token_embd.weight"].shape[1])
     named = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}  # GGUF's name -> `transformers`'
     ids = {ours: gguf.get(f"tokenizer.ggml.{theirs}_token_id") for theirs, ours in named.items()}
+    lengths = {len(tokens), len(kinds), len(tokens if scores is None else scores)}
+    if len(lengths) > 1 or len(tokens) > rows or any(one is not None and one >= len(tokens) for one in ids.values()):
+        raise InputError(
+            f"{gguf.file}: its tokenizer does not fit: {len(tokens)} tokens, {len(kinds)} kinds, "
+            f"{'no' if scores is None else len(scores)} scores, {rows} rows of embeddings, special tokens {ids}."
+        )
     special = {f"{name}_token": tokens[index] for name, index in ids.items() if index is not None}
     if kind == "gpt2":
         if cut not in CUTS:
@@ -328,7 +343,7 @@ def tokenizer_of(gguf: GgufFile) -> Any:
         merges = [(one[0], one[2]) for one in (text.partition(" ") for text in gguf.get("tokenizer.ggml.merges", []))]
         tokenizer = byte_level({token: index for index, token in enumerate(tokens)}, merges, cut)
     else:
-        if (scores := gguf.get("tokenizer.ggml.scores")) is None:
+        if scores is None:
             raise InputError(f"{gguf.file}: tokenizer.ggml.scores is missing.")
         normal = {token for token, of in zip(tokens, kinds, strict=True) if of == NORMAL}
         prefix = gguf.get("tokenizer.ggml.add_space_prefix", True)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmadapter.config import EvalConf, RunConf, load_run_config
-from mmadapter.data.settings import trained_template
+from mmadapter.data.settings import trained_system, trained_template
 from mmadapter.errors import InputError
 from mmadapter.hosts.families import family_of
 from mmadapter.hosts.load import without_library_bars
@@ -81,6 +81,7 @@ def model_of_run(folder: Path, conf: RunConf, device: str | None = None) -> Adap
     elif not (folder / "finished.json").is_file():  # finished without an adapter: the host alone, with closed gates
         load_checkpoint(model, folder)
         model.template = trained_template(conf.data.sources, model.tokenizer)
+        model.system = trained_system(conf.data.sources)
     return model
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from mmadapter.data.readers import read
 from mmadapter.data.readers.pictures import with_attached_images
 from mmadapter.data.samples import Sample
+from mmadapter.data.settings import InstructionSettings
+from mmadapter.data.templates import SINGLE
 from mmadapter.errors import InputError
 from mmadapter.files import package_versions, write_json, write_json_lines
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
@@ -74,15 +76,20 @@ class Task(Generic[Settings]):
 
     # With a model.
 
-    def read(self, tokenizer: Any = None, trained: str = "auto", key: str | None = None) -> list[Sample]:
+    def read(
+        self, tokenizer: Any = None, trained: str = "auto", system: str | None = None, key: str | None = None
+    ) -> list[Sample]:
         """The samples to ask, without answers, in the template of the settings, or in `trained`, that of the training.
 
-        `tokenizer` is the host's; `key` is where the settings stand, for messages.
+        `tokenizer` is the host's; `system` is the training's system text, for items without one of their own; `key` is
+        where the settings stand, for messages.
         """
         settings = self.settings
         reader, key = settings.as_reader(), key or f"tasks.{settings.name}"
         if getattr(settings, "template", "") is None:
             setattr(reader, "template", trained)  # noqa: B010  (not every reader has one)
+        if isinstance(reader, InstructionSettings) and reader.system is None and reader.template not in SINGLE:
+            reader.system = system
         samples = read(reader, self.data_root, source=settings.name, training=False, key=key, tokenizer=tokenizer)
         if settings.attach_images is None:
             return samples

@@ -22,7 +22,7 @@ from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.mixture import StepShape
 from mmadapter.data.readers import MissingData
 from mmadapter.data.samples import Sample
-from mmadapter.data.settings import trained_template
+from mmadapter.data.settings import trained_system, trained_template
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import Remarks, RunData, Samples, read_samples
 from mmadapter.distributed.deepspeed import end_engines
@@ -219,7 +219,8 @@ def train_and_evaluate(
             templates = {
                 name: trained_template(conf.data.sources, tokenizer, task.settings) for name, task in tasks.items()
             }
-            questions = {name: tasks[name].read(tokenizer, templates[name]) for name in waiting}
+            system = trained_system(conf.data.sources)
+            questions = {name: tasks[name].read(tokenizer, templates[name], system) for name in waiting}
         if not conf.vision.enabled:
             questions = {name: [replace(one, image=None) for one in asked] for name, asked in questions.items()}
         if samples is not None:
@@ -274,6 +275,7 @@ def train_and_evaluate(
         model = AdaptedModel.build(*parts, device, sharding)
     if trains:
         model.template = trained_template(conf.data.sources, model.tokenizer)
+        model.system = trained_system(conf.data.sources)
     else:
         gather_in_forward(model.host)
     for name, asked in questions.items():

@@ -108,6 +108,8 @@ def _trained(name: str) -> str:
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    if name == "smollm2":  # cuts texts as GPT-2 does
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmadapter.data.chat_templates import end_token
+from mmadapter.data.templates import Turn
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.load import load_tokenizer
 from tests.data.test_chat_templates import TURNS, encoded, own_ids, tidy
@@ -23,7 +24,7 @@ pytestmark = [
 @pytest.mark.parametrize("system", [None, "You answer in one word."])
 def test_the_ids_are_those_of_its_own_rendering(count, system):
     tokenizer = load_tokenizer(FOLDER)
-    turns = tidy(TURNS[:count])
+    turns = [*tidy(TURNS[:count]), Turn("Compare", "They differ.", "two words")]
     learned = encoded(turns, tokenizer, system)
     assert list(learned.ids) == own_ids(turns, tokenizer, system)
     assert all(learned.ids[stop - 1] == end_token(tokenizer) for _, stop in learned.spans)

@@ -39,6 +39,8 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             return self.say(200, json.dumps(about).encode())
         if parts[0] == "GATED":
             return self.say(403, headers={"X-Error-Code": "GatedRepo"})
+        if parts[1] == "broken" and self.command == "GET":
+            return self.say(400)
         content = files["/".join(parts[4:])]
         return self.say(200, content, {"ETag": f'"{oid(content)}"', "X-Repo-Commit": COMMIT})
 
@@ -69,6 +71,7 @@ def hub(tmp_path):
             **{"pytorch_model.bin": b"a pickle", "original/config.json": b"of another format"},
         },
         "ORG/pickles": WEIGHTLESS,
+        "ORG/broken": WEIGHTLESS,
         "GATED/model": WEIGHTLESS,
     }
     StandIn.asked = []
@@ -114,6 +117,8 @@ def test_what_cannot_be_fetched_is_told_with_what_to_do(hub, tmp_path):
     assert "host.path=ORG/none: there is no such folder, and no model of that name on the Hub" in told
     assert "host.path=GATED/model: its authors let only those in" in told and "hf auth login" in told
     assert "host.path=ORG/pickles: no safetensors files of it" in told and "model.safetensors" in told
+    assert "host.path=ORG/two--dashes: it cannot be fetched (HFValidationError" in told
+    assert "host.path=ORG/broken: it cannot be fetched" in told
     closed = hub | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     told = "\n".join(told_by(ERRORS.replace("ORG/none", "ORG/away"), closed, tmp_path))
     assert "host.path=ORG/away: there is no such folder, and the Hub cannot be reached" in told
@@ -123,7 +128,7 @@ def test_what_cannot_be_fetched_is_told_with_what_to_do(hub, tmp_path):
 ERRORS = """
 from mmadapter.errors import InputError
 from mmadapter.hosts.hub import fetched
-for name in ("ORG/none", "GATED/model", "ORG/pickles"):
+for name in ("ORG/none", "GATED/model", "ORG/pickles", "ORG/two--dashes", "ORG/broken"):
     try:
         print(fetched(name))
     except InputError as error:

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mmadapter.hosts.load import load_host, load_tokenizer
 from mmadapter.interop.gguf import main
 from tests.families import ROUNDING, tiny_host
-from tests.interop.gguf_files import gguf, write_gguf
+from tests.interop import gguf_files
+from tests.interop.gguf_files import gguf, pieces, write_gguf
 
 NAMES = {  # host of tests/families.py -> its family in GGUF files
     "llama_gqa": "llama",
@@ -123,6 +124,39 @@ def test_nothing_of_a_file_is_silently_left_out(tmp_path, capsys):
     assert main([str(file), str(tmp_path / "other")]) == 2
     assert "rope.scaling.type=longrope is not known here; linear and yarn are" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf", "b.gguf", "c.gguf", "hf"]
+
+
+def test_numbers_in_the_other_order_of_bytes_are_refused(tmp_path, capsys, monkeypatch):
+    """The package gguf would read them as other numbers, without an error."""
+
+    class Other(gguf.GGUFWriter):
+        def __init__(self, file, name):
+            super().__init__(file, name, endianess=gguf.GGUFEndian.BIG)
+
+    monkeypatch.setattr(gguf, "GGUFWriter", Other)
+    file = write_gguf(tmp_path / "big.gguf", tiny_host("llama_gqa"), "llama")
+    assert main([str(file), str(tmp_path / "hf")]) == 2
+    assert f"gguf-convert-endian {file} little" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["big.gguf"]
+
+
+@pytest.mark.parametrize("change", ["tokens", "kinds", "scores", "end"])
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path, capsys, monkeypatch, change):
+    def write(writer, *_):
+        tokens, types = pieces()
+        tokens += ["<more>"] if change == "tokens" else []
+        types += [5] if change == "tokens" else []
+        writer.add_string("tokenizer.ggml.model", "llama")
+        writer.add_array("tokenizer.ggml.tokens", tokens)
+        writer.add_array("tokenizer.ggml.token_type", types[:-1] if change == "kinds" else types)
+        scores = [-float(index) for index in range(len(tokens))]
+        writer.add_array("tokenizer.ggml.scores", scores[:-1] if change == "scores" else scores)
+        writer.add_uint32("tokenizer.ggml.eos_token_id", 64 if change == "end" else 2)
+
+    monkeypatch.setattr(gguf_files, "write_tokenizer", write)
+    file = write_gguf(tmp_path / "model.gguf", tiny_host("llama_gqa"), "llama")
+    assert main([str(file), str(tmp_path / "hf")]) == 2
+    assert "its tokenizer does not fit: " in capsys.readouterr().err
 
 
 def test_what_is_no_gguf_or_no_host_is_refused(tmp_path, capsys, monkeypatch):

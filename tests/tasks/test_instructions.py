@@ -58,6 +58,13 @@ def test_answers_that_equal_their_reference_up_to_whitespace_are_counted(file, t
     assert "add 1 and 2" in said and "3." in said and "2 of 3 answers (66.67 %) equal their reference" in said
 
 
+def test_questions_have_the_trainings_system_text(file):
+    wanted = task_of(task(file))
+    assert all(sample.prompt.startswith("Be kind.\n\nBelow is") for sample in wanted.read(None, "alpaca", "Be kind."))
+    assert all(sample.prompt.startswith("Below is") for sample in wanted.read(None, "alpaca"))
+    assert [one.prompt for one in wanted.read(None, "plain", "Be kind.")][0] == "repeat a"
+
+
 def test_the_defaults_are_those_of_v1_with_a_seed(file, tmp_path):
     parrot, wanted = Parrot("", "", ""), task(file)
     metrics = evaluated(parrot, wanted, tmp_path)
