@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -38,10 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    """A command that is called in this process leaves its signals ignored, as it is about to end."""
+def signals_and_log_as_before() -> Iterator[None]:
+    """A command that is called in this process leaves its signals ignored, as it is about to end, and Hydra's log."""
     earlier = {number: signal.getsignal(number) for number in STOPS}
+    log = logging.getLogger()
+    handlers, level = list(log.handlers), log.level
     yield
+    log.handlers[:] = handlers
+    log.setLevel(level)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     for number, handler in earlier.items():
         signal.signal(number, handler)
