@@ -24,6 +24,7 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.settings import PREPARED, GenerationConf
 from mmadapter.runs.folder import find_run, finished_runs
 from mmadapter.settings import meant, problems_of
+from mmadapter.tasks.section import shortened
 
 if TYPE_CHECKING:
     from mmadapter.model import AdaptedModel, Dialog
@@ -33,7 +34,7 @@ MAX_NEW_TOKENS = 256  # of an answer; half of the model's context where that is 
 LONGEST_WORD = 24  # columns; what is longer (an address, a text without blanks) is written before its end is known
 COMMANDS = {
     "/image PATH": "begin a new dialog about a picture",
-    "/system TEXT": "say how the model should answer, from now on; without TEXT: take it back",
+    "/system TEXT": "say how the model should answer, from now on; without TEXT: as it was trained",
     "/reset": "forget the dialog and its picture",
     "/help": "show these lines",
     "/quit": "end, as Ctrl-D does",
@@ -110,18 +111,18 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def chosen_run(run: str | None, host: str | None = None, runs_root: str = RUNS_ROOT) -> tuple[Path, str]:
+def chosen_run(run: str | None, host: str | None = None) -> tuple[Path, str]:
     """The folder to load, and what is to be said where nobody named it. Raises InputError where there is none."""
     if run is None:
-        for folder, _ in finished_runs(Path(runs_root)):
+        for folder, _ in finished_runs(Path(RUNS_ROOT)):
             return folder, f"{folder}, the newest finished run"
         if host is not None:
-            raise InputError(f"There is no finished run in {runs_root}/ whose adapter could go with {host}. {TRAIN}")
+            raise InputError(f"There is no finished run in {RUNS_ROOT}/ whose adapter could go with {host}. {TRAIN}")
         from mmadapter.evaluation import SHIPPED
 
         return (
             SHIPPED,
-            f"There is no finished run in {runs_root}/: the small adapter that comes with the package answers, which "
+            f"There is no finished run in {RUNS_ROOT}/: the small adapter that comes with the package answers, which "
             "knows the toy world of the quick start alone.",
         )
     folder = Path(run).expanduser()
@@ -129,7 +130,7 @@ def chosen_run(run: str | None, host: str | None = None, runs_root: str = RUNS_R
         raise InputError(f"{run}: chat takes no settings of a training; a run knows its host. {TRAIN}")
     if (folder / "config.json").is_file() or (not folder.exists() and run in PREPARED):
         raise InputError(f"{run} is a language model alone, and chat is with a trained adapter. {TRAIN}")
-    return (folder if folder.is_dir() else find_run(run, runs_root)), ""
+    return (folder if folder.is_dir() else find_run(run, RUNS_ROOT)), ""
 
 
 def loaded(folder: Path, options: argparse.Namespace) -> AdaptedModel:
@@ -198,7 +199,9 @@ class Chat:
             self.see(text)
         elif name == "/system":
             self.system = text or None
-            self._say("The next answers will follow this." if text else "The model is told nothing more.")
+            self._say(
+                "The next answers will follow this." if text else "The next answers are as the model was trained."
+            )
         else:
             names = [command.split()[0] for command in COMMANDS]
             raise InputError(
@@ -248,7 +251,7 @@ class Chat:
             if said.strip():
                 self.dialog = replace(seen, turns=(*seen.turns, (message, said.strip())))
         if gone := self.dialog.turns[seen.left_out : self.dialog.left_out]:
-            first, last = (shortened(asked) for asked, _ in (gone[0], gone[-1]))
+            first, last = (shortened(" ".join(asked.split()), 40) for asked, _ in (gone[0], gone[-1]))
             which = f'"{first}"' if len(gone) == 1 else f'"{first}" to "{last}" ({len(gone)} messages)'
             self._say(f"The dialog has become too long: {which} and what was answered are no longer seen.")
 
@@ -333,12 +336,6 @@ class Writing:
 def without_controls(text: str) -> str:
     """Without what would steer the terminal (an escape sequence in an answer)."""
     return "".join(sign for sign in text if sign in "\n\t" or unicodedata.category(sign) != "Cc")
-
-
-def shortened(text: str, most: int = 40) -> str:
-    """The beginning of a message on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 # What is typed.

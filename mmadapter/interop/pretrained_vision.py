@@ -151,9 +151,8 @@ def check_efficientnet_lite0(folder: Path) -> str:
     from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
     try:
-        model = timm.create_model(
-            f"local-dir:{folder}", pretrained=True
-        ).eval()  # with its head, which an encoder lacks
+        # with its head, which an encoder lacks
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except Exception as error:  # timm, torch and safetensors each raise their own
         raise InputError(f"{folder} cannot be loaded by timm ({type(error).__name__}: {error}).") from error
     prepare, names, told = create_transform(**resolve_model_data_config(model)), ImageNetInfo(), []

@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmadapter.data.readers.own import recognise
+from mmadapter.data.readers.own import Layout, own_data
+from mmadapter.data.settings import OwnSettings
 from mmadapter.errors import InputError
 from tests.data.reading import read
 
 
 def own(path: Path, split: str = "all", training: bool = True, **settings: Any):
     return read("own", path, training=training, split=split, **settings)
+
+
+def recognised(path: Path) -> Layout:
+    return own_data(OwnSettings(path=str(path))).layout
 
 
 def write(file: Path, content: Any, encoding: str = "utf-8") -> Path:
@@ -63,7 +68,7 @@ class TestLayouts:
             assert "2" in sample.prompt and sample.meta == {
                 "instruction": "Add one.", "input": "2", "output": "3", "references": ["3"], "layout": "alpaca",
             }  # fmt: skip
-            assert recognise(tmp_path / name).line == f"{name}: Alpaca instructions, 1 items"
+            assert recognised(tmp_path / name).line == f"{name}: Alpaca instructions, 1 items"
 
     def test_a_system_text_is_part_of_the_prompt(self, tmp_path):
         turns = said("Hello", "Hi")
@@ -82,7 +87,7 @@ class TestLayouts:
         (sample,) = own(write(tmp_path / "my.json", [item]))
         assert sample.image == tmp_path / "images/a.png" and answers(sample) == ["A dog.", "So."]
         assert "<image>" not in sample.prompt and sample.meta["instruction"] == "Why?"
-        assert recognise(tmp_path / "my.json").line == "my.json: LLaVA dialogs, 1 items, pictures in images/"
+        assert recognised(tmp_path / "my.json").line == "my.json: LLaVA dialogs, 1 items, pictures in images/"
 
     @pytest.mark.parametrize(
         "item",
@@ -230,7 +235,7 @@ class TestLayouts:
         train, val = own(tmp_path, "train"), own(tmp_path, "val", training=False)
         assert len(train) == 36 and len(val) == 2 and len(val[0].meta["references"]) == 2
         assert not {one.image for one in train} & {one.image for one in val} and val[0].image.is_file()
-        assert recognise(tmp_path).name == "coco"
+        assert recognised(tmp_path).name == "coco"
         assert len(own(tmp_path / "annotations/captions_train.json", "train")) == 36
 
     def test_scienceqas_folder_with_the_fields_that_are_needed(self, tmp_path):
@@ -520,7 +525,7 @@ class TestRealFiles:
         ],
     )
     def test_layouts_and_counts(self, reference_data, place, line, train, val):
-        assert line in recognise(reference_data / place).line
+        assert line in recognised(reference_data / place).line
         if train is not None:
             samples = [own(reference_data / place, split) for split in ("train", "val")]
             assert [len(one) for one in samples] == [train, val]

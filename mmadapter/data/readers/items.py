@@ -253,18 +253,18 @@ def dialog_item(entry: Any) -> Item:
     return dialog(said, text_field(entry, "system"), picture_names(entry))
 
 
-def turns_of(entry: Any, listed: str = "conversations") -> list[tuple[str, str]]:
+def turns_of(entry: Any) -> list[tuple[str, str]]:
     """(role, text) of every turn of a dialog; raises BadEntry where it is no dialog.
 
     A turn is {from, value}, or {role, content}; roles of one meaning get one name (ROLE_NAMES).
     """
     said = []
-    for number, turn in enumerate(entry_field(entry, listed, list)):
+    for number, turn in enumerate(entry_field(entry, "conversations", list)):
         names = ("role", "content") if isinstance(turn, dict) and "content" in turn else ("from", "value")
         try:
             role, text = entry_field(turn, names[0], str), entry_field(turn, names[1], str)
         except BadEntry as error:
-            raise BadEntry(f"{listed}[{number}]: {error}") from error
+            raise BadEntry(f"conversations[{number}]: {error}") from error
         said.append((ROLE_NAMES.get(role.strip().lower(), role), text))
     return said
 

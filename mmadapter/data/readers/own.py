@@ -105,11 +105,6 @@ def read_own(settings: OwnSettings, purpose: Purpose) -> list[Sample]:
     return settle_missing_images(samples, settings.missing_image, str(settings.path))
 
 
-def recognise(path: str | Path, settings: OwnSettings | None = None) -> Layout:
-    """Which layout a file or folder has, with a line that says it. Raises InputError where it is none."""
-    return own_data(replace(settings or OwnSettings(), path=str(Path(path).expanduser()))).layout
-
-
 def own_data(settings: OwnSettings) -> OwnData:
     """Everything that the settings' place holds. Raises InputError for what cannot be used, unless on_bad=skip."""
     place = Path(settings.path or settings.root or "")
