@@ -34,10 +34,10 @@ METHODS.add("norms", NormsConf, "mmadapter.methods.norms:build")
 
 @dataclass
 class AdapterConf:
-    """conf/adapter: the methods by name, and how they train."""
+    """The methods by name (null leaves one out), and how they train."""
 
     methods: dict[str, Any] = entries(METHODS, beside=True)  # adapter.NAME={...}; null = without it
-    frozen: list[str] = listing()  # roles that are there and do not train in this run (a later phase, an earlier one)
+    frozen: list[str] = listing()  # roles that do not train in this run (of an earlier phase or a later one)
     start: str | None = plain(None)  # adapter or run folder whose tensors the training starts from; null = fresh
     groups: dict[str, GroupConf] = named()  # name -> roles that train together
     # true = each source moves its own groups (groups.NAME.sources); false = every source moves all groups

@@ -28,14 +28,14 @@ PREPARED = ("dinov2_small", "efficientnet_lite0")  # what `mmadapter pretrained 
 
 @dataclass
 class VisionSettings:
-    """What the settings of every image encoder have."""
+    """The frozen image encoder."""
 
     SHAPE_NEEDS_TORCH: ClassVar[bool] = False  # then `feature_shape` is asked when the model is built, not before
 
     # false = text only: no encoder is loaded, no visual role is there; null = where the data have pictures
     enabled: bool | None = True
-    encoder: str = "open_clip"  # name of a registered encoder, which decides the other keys
-    cache: str | None = plain(None, influence=False)  # folder for features; null = in memory; false = not kept
+    encoder: str = "open_clip"  # which library the encoder is of; decides the other keys
+    cache: str | None = plain(None, influence=False)  # folder for the features; null = in memory; false = not kept
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
 
     def feature_shape(self) -> tuple[int, ...]:
@@ -64,15 +64,14 @@ class VisionSettings:
 class OpenClipSettings(VisionSettings):
     """A CLIP visual tower through open_clip (V1 paper, section 3.3)."""
 
-    model: str | None = (
-        None  # open_clip model name (ViT-L-14-quickgelu), a folder in its layout, or "tiny" = the shipped
-    )
+    # open_clip's name (ViT-L-14-quickgelu), a folder in its layout, or "tiny" = the shipped one
+    model: str | None = None
     pretrained: str | None = input_path()  # weights file, transformers folder, or open_clip tag (downloads)
     layers: list[int] = listing()  # blocks, from 0, whose features are joined; paper: several, not stated which
     project_scales: bool = True  # each scale through CLIP's last norm and projection (1024 -> 768); false = raw
     tokens: str = choice("class", "all")  # class = global features (paper); all = class and patch tokens (released)
     quick_gelu: bool | None = None  # null = as the weights need it (OpenAI's: true); a contradiction is an error
-    channel_order: str = choice("rgb", "bgr")  # bgr only for released checkpoints that were trained so
+    channel_order: str = choice("rgb", "bgr")  # of the pixels; bgr only for released checkpoints that were trained so
 
     @property
     def folder(self) -> Path | None:
