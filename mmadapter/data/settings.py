@@ -181,7 +181,7 @@ class SharegptSettings(InstructionSettings):
 
 @dataclass
 class ColumnNames:
-    """The names of one's own fields or columns, where they are not the usual ones (docs/formats.md lists these)."""
+    """The names of one's own fields or columns, where they are not the usual ones (docs/own-data.md lists these)."""
 
     question: str | None = None  # what is asked
     answer: str | None = None  # what is answered; of multiple choice: index, letter or text of the right one
