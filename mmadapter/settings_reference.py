@@ -223,7 +223,7 @@ def page() -> str:
     parts = [HEAD]
     for group, options in groups().items():
         rows = "".join(f"| `{name}` | {_cell(text)} |\n" for name, text in options.items())
-        parts.append(f"### `{group}=`\n\n| option | |\n|---|---|\n{rows}")
+        parts.append(f"### `{group}=`\n\n| option | means |\n|---|---|\n{rows}")
     parts.append("## `mmadapter train`\n\n`data.validation.NAME` has the settings of `data.sources.NAME`.\n")
     parts += [_table(one) for one in sections(RunConf) if one.settings and one.key != f"data.validation.{NAME}"]
     parts.append("## `mmadapter eval`\n\n`task` has the settings of `tasks.NAME` above.\n")
