@@ -284,8 +284,8 @@ def test_read_takes_the_configs_names(tmp_path):
     assert samples[0].prompt.startswith("Context:")
     with pytest.raises(InputError, match="no reader 'scienceqas'. Did you mean scienceqa"):
         read("scienceqas", tmp_path, training=True)
-    with pytest.raises(InputError, match="There is no setting 'scienceqa.template'"):
-        read("scienceqa", tmp_path, training=True, template="plain")
+    with pytest.raises(InputError, match="There is no setting 'scienceqa.system'"):
+        read("scienceqa", tmp_path, training=True, system="Be short.")
     with pytest.raises(InputError, match="scienceqa has nothing to read. Set data.root=FOLDER"):
         read("scienceqa", training=True)
     with pytest.raises(InputError, match="there is no /no.json. Looked at: "):
