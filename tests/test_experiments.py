@@ -10,8 +10,7 @@ import pytest
 from data_prep.shapes import make_world
 from mmadapter.config import RunConf, validate
 from tests.config.composing import choices, run_conf
-from tests.models import picture
-from tests.training.tiny_run import SIZES, save_inputs
+from tests.training.tiny_run import SIZES, save_deep_host, save_dialogs, save_inputs
 
 # Comparisons; all other experiments have none.
 PARTS = {name: {"host", "text_only"} for name in ("quickstart", "finetune")}
@@ -29,29 +28,6 @@ def inputs(tmp_path_factory) -> Path:
     make_world(folder / "interference", sizes=SIZES, interference=True)
     save_dialogs(folder / "dialogs")
     return folder
-
-
-def save_dialogs(folder: Path) -> None:
-    """Forty dialogs about one picture each, as LLaVA has them, and the same without pictures."""
-    folder.mkdir()
-    told = [[f"what is {number}", "a red circle", "and the square", "blue"] for number in range(40)]
-    for name in ("llava.json", "sharegpt.json"):
-        items = []
-        for number, texts in enumerate(told):
-            said = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
-            image = {"image": picture(folder, number).name} if name == "llava.json" else {}
-            items.append({"id": str(number), **image, "conversations": said})
-        (folder / name).write_text(json.dumps(items))
-
-
-def save_deep_host(folder: Path) -> None:
-    """A random Llama of 32 layers, for the experiments that adapt that many."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig.from_pretrained(folder / "host", num_hidden_layers=32, hidden_size=16, intermediate_size=16)
-    config.head_dim = 4
-    LlamaForCausalLM(config).save_pretrained(folder / "deep")
-    AutoTokenizer.from_pretrained(folder / "host").save_pretrained(folder / "deep")
 
 
 def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:

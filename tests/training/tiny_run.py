@@ -10,7 +10,7 @@ import torch
 from data_prep.shapes import WorldSizes, make_world
 from mmadapter.config import RunConf
 from tests.config.composing import run_conf
-from tests.models import tiny_tokenizer
+from tests.models import picture, tiny_tokenizer
 
 SIZES = WorldSizes(train=24, val=8, test=8, coco_train=8, coco_restval=2, coco_val=3, coco_test=3, instructions=8)
 CLIP = {
@@ -44,6 +44,29 @@ def save_models(folder: Path) -> None:
     (folder / "clip").mkdir()
     (folder / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": {}}))
     save_file(open_clip.CLIP(**CLIP).state_dict(), folder / "clip" / "open_clip_model.safetensors")
+
+
+def save_dialogs(folder: Path) -> None:
+    """Forty dialogs about one picture each, as LLaVA has them, and the same without pictures."""
+    folder.mkdir()
+    told = [[f"what is {number}", "a red circle", "and the square", "blue"] for number in range(40)]
+    for name in ("llava.json", "sharegpt.json"):
+        items = []
+        for number, texts in enumerate(told):
+            said = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+            image = {"image": picture(folder, number).name} if name == "llava.json" else {}
+            items.append({"id": str(number), **image, "conversations": said})
+        (folder / name).write_text(json.dumps(items))
+
+
+def save_deep_host(folder: Path) -> None:
+    """A random Llama of 32 layers, for the experiments that adapt that many."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(folder / "host", num_hidden_layers=32, hidden_size=16, intermediate_size=16)
+    config.head_dim = 4
+    LlamaForCausalLM(config).save_pretrained(folder / "deep")
+    AutoTokenizer.from_pretrained(folder / "host").save_pretrained(folder / "deep")
 
 
 def save_inputs(folder: Path) -> Path:
