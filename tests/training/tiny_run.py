@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -99,3 +100,27 @@ def tiny_overrides(inputs: Path, runs: Path) -> list[str]:
 def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
     """The same as checked settings."""
     return run_conf(*tiny_overrides(inputs, runs), *overrides)
+
+
+def shortened(conf: RunConf) -> list[str]:
+    """The words that make an experiment short: four samples of a source, a step or an epoch, one question of a task."""
+    words = ["optimizer.batch_size=4", "optimizer.micro_batch_size=4", "training.tensorboard=false"]
+    words += ["training.validate_every_steps=100", "training.save_every_steps=100"]
+    if conf.data.made == "interference":  # steps of as many samples of each source
+        words += ["optimizer.steps=1", "optimizer.warmup_steps=0"]
+        shares = {name: (source.samples_per_step or 8) // 8 for name, source in conf.data.sources.items()}
+        words += [f"data.sources.{name}.samples_per_step={share}" for name, share in shares.items()]
+    else:
+        words += ["optimizer.epochs=1", "optimizer.warmup_epochs=0"]
+    for part, readings in (("sources", conf.data.sources), ("validation", conf.data.validation)):
+        words += [f"data.{part}.{name}.limit=4" for name in readings]
+    for name in conf.evaluate:
+        words += [f"tasks.{name}.limit=1", f"tasks.{name}.generation.max_new_tokens=1"]
+    for name, variant in conf.variants.items():
+        short = [re.sub(r"^optimizer\.(steps|batch_size)=\d+$", _small, word) for word in variant]
+        words += [f"variants.{name}={json.dumps(short)}"] if short != variant else []
+    return words
+
+
+def _small(word: re.Match[str]) -> str:
+    return f"optimizer.{word[1]}={1 if word[1] == 'steps' else 2}"
