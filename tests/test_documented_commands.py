@@ -22,6 +22,7 @@ from data_prep.shapes import make_world
 from mmadapter import cli
 from mmadapter.__main__ import main as mmadapter
 from mmadapter.config import EvalConf, RunConf
+from mmadapter.runs.folder import run_folder
 from tests.config.composing import run_conf
 from tests.distributed.several import free_port
 from tests.made_runs import made_run, made_sweep
@@ -257,13 +258,14 @@ def understood(words, place, monkeypatch) -> tuple[list[RunConf | EvalConf], int
     if "sweep.trials=40" in words:
         pytest.importorskip("optuna", reason="needs the extra [search]")
         words = [*words, "sweep.trials=2"]
+    sweeps = "-m" in words and not {"train", "train.py"}.isdisjoint(words)
+    if sweeps:  # nothing of it may look like a real run
+        words = [*words, f"runs_root=checked/{len(list(place.glob('checked/*')))}"]
     composed: list[RunConf | EvalConf] = []
 
     def act(conf):
         composed.append(conf)
-        if isinstance(conf, RunConf) and "-m" in words:  # a search compares its jobs
-            return {"folder": made_run(place / f"made/{len(composed)}", "finished")}
-        return None
+        return {"folder": made_run(run_folder(conf), "finished")} if sweeps else None  # a search compares its jobs
 
     def submit(launcher, job_overrides, initial_job_idx):
         composed.extend(run_conf(*job) for job in job_overrides)
@@ -302,7 +304,7 @@ def understood(words, place, monkeypatch) -> tuple[list[RunConf | EvalConf], int
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package:RuntimeWarning")
-@pytest.mark.parametrize("line", CHECKED)
+@pytest.mark.parametrize("line", CHECKED, ids=str)
 def test_settings_and_options_of_every_line_exist(line, place, monkeypatch, capsys):
     composed, status = understood(shlex.split(filled(line)), place, monkeypatch)
     assert status == 0, f"{LINES[line]}: {line}\n{capsys.readouterr().err}"
@@ -387,7 +389,7 @@ def appended(line: str, composed: list[RunConf | EvalConf]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package:RuntimeWarning")
-@pytest.mark.parametrize("line", RUN)
+@pytest.mark.parametrize("line", RUN, ids=str)
 def test_every_line_runs(line, ready, monkeypatch):
     """As it is typed, with words appended that make it short. In the order of the documents: some go on from others."""
     for name in ("OUT", "DIR"):
