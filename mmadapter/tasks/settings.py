@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from mmadapter.data.settings import (
     LAYOUTS,
     READERS,
+    SCIENCEQA_TEMPLATES,
     TEMPLATES,
     CocoSettings,
     ColumnNames,
@@ -60,6 +61,8 @@ class TaskSettings(ReaderSettings):
 class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
     name: str = "scienceqa"
     reader: str = choice("scienceqa")
+    # frame of the question; null = as the questions were trained; paper where none were
+    template: str | None = choice(None, *SCIENCEQA_TEMPLATES)  # type: ignore[assignment]
     likelihood: bool = True  # score by the most likely option, too
     fallback: str = choice("none", "random")  # no answer: none = wrong, random = guessed (to compare with old tables)
     # of a file that has both: its indices, or its texts parsed anew
