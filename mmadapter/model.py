@@ -26,7 +26,7 @@ from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
-from mmadapter.hosts.calls import AdapterCall, head_on_rows
+from mmadapter.hosts.calls import AdapterCall, head_on_rows, one_thread_at_a_time
 from mmadapter.hosts.families import Host
 from mmadapter.hosts.load import (
     checkpoint_activations,
@@ -85,6 +85,9 @@ class AdaptedModel(nn.Module):
     read anew in every call of these two. Rows with and without pictures stand in one batch, and no row is changed by
     its neighbours. What is too long is cut where it may be, and a warning (of Python's `logging`) says so: of a prompt
     its end is lost, of a dialog its oldest turns.
+
+    Several threads may ask one model, or several models, at once: their calls wait for each other, batch by batch, and
+    each gets the answer that it would get alone. Training is for one thread.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class AdaptedModel(nn.Module):
         self.train(False)
 
     @classmethod
+    @one_thread_at_a_time
     def build(
         cls,
         host: HostConf,
@@ -192,6 +196,7 @@ class AdaptedModel(nn.Module):
 
     # Training: losses and logits.
 
+    @one_thread_at_a_time
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised: the host runs anyhow.
 
@@ -218,6 +223,7 @@ class AdaptedModel(nn.Module):
         rows = replace(make_batch(encoded, encoder.pad_id), features=self._features_of([one[2] for one in triples]))
         return self(rows) / rows.supervised_tokens
 
+    @one_thread_at_a_time
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Tensor:
         """(rows,): the sum of the log-probabilities of each row's supervised tokens."""
@@ -226,6 +232,7 @@ class AdaptedModel(nn.Module):
         totals = chosen.new_zeros(batch.input_ids.shape[0])
         return totals.index_add(0, batch.pair_sample.to(logits.device), chosen)
 
+    @one_thread_at_a_time
     def logits(self, ids: Tensor, features: Features | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """(rows, tokens, vocabulary) for token ids (rows, tokens); a row's `features` is what the encoder gives.
 
@@ -275,6 +282,7 @@ class AdaptedModel(nn.Module):
 
     # Pictures.
 
+    @one_thread_at_a_time
     def prepare_images(
         self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None, ranks: Ranks | None = None
     ) -> None:
@@ -285,6 +293,7 @@ class AdaptedModel(nn.Module):
         if isinstance(self.features, FeatureStore):
             self.features.add_together(list(dict.fromkeys(paths)), ranks or Ranks(), progress)
 
+    @one_thread_at_a_time
     def _features_of(self, pictures: Sequence[Picture | None]) -> tuple[Tensor | None, ...]:
         """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""
         distinct: dict[Any, Picture] = {_name(picture): picture for picture in pictures if picture is not None}
@@ -387,7 +396,7 @@ class AdaptedModel(nn.Module):
 
         What the generator returns (`yield from`, StopIteration.value) is the dialog that `chat` gives. No character is
         split between pieces. With `beams` > 1 the answer comes as one piece. Leaving the iterator (break, close) ends
-        the generation. It runs in a thread of its own: until the iterator has ended, ask the model nothing else. Raises
+        the generation. It runs in a thread of its own: what else the model is asked waits until it has ended. Raises
         InputError as `chat` does, at once and not at the first piece.
         """
         settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
@@ -398,17 +407,17 @@ class AdaptedModel(nn.Module):
     def _pieces_of_answer(
         self, message: str, asked: _Asked, settings: GenerationConf, seed: int, features: Features
     ) -> Generator[str, None, Dialog]:
-        news: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
+        news: queue.SimpleQueue[tuple[str, bool] | BaseException] = queue.SimpleQueue()  # a text; whether it is whole
         left = threading.Event()
 
         def watch(ids: list[int]) -> bool:
-            news.put(ids)
+            news.put((self._safe_beginning(ids), False))
             return left.is_set()
 
         def work() -> None:
             try:
                 seen = watch if settings.beams == 1 else None
-                news.put(self.answer([asked.sample], settings, seed, features, watch=seen)[0])
+                news.put((self.answer([asked.sample], settings, seed, features, watch=seen)[0], True))
             except BaseException as error:  # it is raised where the pieces are read
                 news.put(error)
 
@@ -417,12 +426,12 @@ class AdaptedModel(nn.Module):
         told = ""
         try:
             while not isinstance(new := news.get(), BaseException):
-                text = new if isinstance(new, str) else self._safe_beginning(new)
+                text, is_whole = new
                 if text.startswith(told) and len(text) > len(told):
                     yield text[len(told) :]
                     told = text
-                if isinstance(new, str):
-                    return replace(asked.dialog, turns=(*asked.dialog.turns, (message, new)))
+                if is_whole:
+                    return replace(asked.dialog, turns=(*asked.dialog.turns, (message, text)))
             raise new
         finally:
             left.set()
@@ -436,6 +445,7 @@ class AdaptedModel(nn.Module):
         # Outer blanks are no part of an answer, and a character that is not complete is decoded as U+FFFD.
         return text.rstrip("\ufffd").rstrip()
 
+    @one_thread_at_a_time
     def _asked(
         self,
         message: str,
@@ -462,6 +472,7 @@ class AdaptedModel(nn.Module):
         picture = history.picture if image is None else _decoded(image)
         return _Asked(sample, replace(history, picture=picture, left_out=encoder.cut_turns))
 
+    @one_thread_at_a_time
     @torch.no_grad()
     def answer(
         self,
@@ -518,6 +529,7 @@ class AdaptedModel(nn.Module):
         listed = [self.tokenizer.eos_token_id, end_token(self.tokenizer), *listed_ends(self.folder)]
         return list(dict.fromkeys(token for token in listed if token is not None))
 
+    @one_thread_at_a_time
     def _sample(self, number: int, turns: Sequence[Turn], template: str | None, system: str | None = None) -> Sample:
         """Turns as a sample; `template` and `system` None: those of the training."""
         for turn in turns[-1:]:
@@ -538,6 +550,7 @@ class AdaptedModel(nn.Module):
             )
         return room
 
+    @one_thread_at_a_time
     def _encode(self, samples: list[Sample], room: int, known: int = 0) -> tuple[list[Encoded], SampleEncoder]:
         """The samples as tokens; a warning says how many were cut, beyond `known` turns that were already left out."""
         encoder = self.encoder(room)
@@ -550,6 +563,7 @@ class AdaptedModel(nn.Module):
 
     # The adapter as a folder.
 
+    @one_thread_at_a_time
     def save(self, folder: str | Path, training: dict[str, Any] | None = None) -> None:
         """Write the adapter as `folder`, whole or not at all; a previous one stays until the new one is complete.
 
@@ -579,6 +593,7 @@ class AdaptedModel(nn.Module):
         tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in self.trainable_parameters()}
         write_adapter(Path(folder), tensors, facts)
 
+    @one_thread_at_a_time
     def load_adapter(self, folder: str | Path) -> Card:
         """Put the adapter of `folder` in and return its card.
 
@@ -592,6 +607,7 @@ class AdaptedModel(nn.Module):
             log.warning("%s was trained with another chat template than the host has here.", folder)
         return card
 
+    @one_thread_at_a_time
     def start_from(self, folder: str | Path) -> str:
         """Begin a training at the adapter that `folder` (or its `adapter/`, of a run) holds; says what was taken over.
 
