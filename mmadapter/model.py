@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from math import isfinite
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -21,7 +25,7 @@ from mmadapter import __version__
 from mmadapter.data.batches import Batch, batches_by_length, make_batch
 from mmadapter.data.chat_templates import chat_template_digest, end_token
 from mmadapter.data.samples import Sample
-from mmadapter.data.templates import SINGLE, Turn, chosen_template, rendered
+from mmadapter.data.templates import SINGLE, TEMPLATES, Turn, chosen_template, rendered
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
@@ -52,6 +56,7 @@ from mmadapter.vision.settings import NO_CACHE, VisionSettings
 Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 log = logging.getLogger(__name__)
 
 
@@ -213,9 +218,12 @@ class AdaptedModel(nn.Module):
         parameters unless `torch.no_grad` says otherwise. Raises InputError as `generate` does, and for an answer that
         is empty, or too long beside the template.
         """
-        triples = list(triples)
+        triples = _listed("triples", triples)
         if not triples:
             raise InputError("loss_of was given no triple. Give at least one (prompt, answer, image or None).")
+        for one in triples:
+            if not isinstance(one, (tuple, list)) or len(one) != 3 or not isinstance(one[1], str):
+                raise InputError(f"loss_of takes (prompt, answer, image or None), and got {shorten(repr(one), 120)}.")
         samples = [
             self._sample(number, [Turn(prompt, answer)], template) for number, (prompt, answer, _) in enumerate(triples)
         ]
@@ -334,13 +342,12 @@ class AdaptedModel(nn.Module):
         Raises InputError for settings that cannot be, an empty prompt, numbers of prompts and images that differ, a
         picture that cannot be read, and a picture for an adapter that learned without.
         """
-        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: must be at least 1.")
-        asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        settings = self._settings(max_new_tokens, temperature, top_p, beams)
+        batch_size = _whole("batch_size", batch_size, 1)
+        asked = [prompts] if isinstance(prompts, str) else _listed("prompts", prompts)
         samples = [self._sample(number, [Turn(prompt, None)], template) for number, prompt in enumerate(asked)]
         pictures = _pictures(images, len(asked))
-        encoded, _ = self._encode(samples, self._room(max_new_tokens))
+        encoded, _ = self._encode(samples, self._room(settings.max_new_tokens))
         seed = _seed(seed)
         answers = [""] * len(asked)
         for indices in batches_by_length([len(item.ids) for item in encoded], batch_size):
@@ -348,7 +355,7 @@ class AdaptedModel(nn.Module):
             rows = [samples[index] for index in indices]
             for index, answer in zip(indices, self.answer(rows, settings, seed, features), strict=True):
                 answers[index] = answer
-            seed += 1  # or every batch would draw the same numbers
+            seed = (seed + 1) % 2**64  # or every batch would draw the same numbers
         return answers
 
     def chat(
@@ -373,8 +380,8 @@ class AdaptedModel(nn.Module):
         out, oldest first: a warning says so when it happens, and `left_out` of the returned dialog holds their number.
         The other settings are those of `generate`. Raises InputError as `generate` does, and for a second picture.
         """
-        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
-        asked = self._asked(message, image, history or Dialog(), system, template, settings)
+        settings = self._settings(max_new_tokens, temperature, top_p, beams)
+        asked = self._asked(message, image, Dialog() if history is None else history, system, template, settings)
         answer = self.answer([asked.sample], settings, _seed(seed), self._features_of([asked.dialog.picture]))[0]
         return answer, replace(asked.dialog, turns=(*asked.dialog.turns, (message, answer)))
 
@@ -399,8 +406,8 @@ class AdaptedModel(nn.Module):
         the generation. It runs in a thread of its own: what else the model is asked waits until it has ended. Raises
         InputError as `chat` does, at once and not at the first piece.
         """
-        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
-        asked = self._asked(message, image, history or Dialog(), system, template, settings)
+        settings = self._settings(max_new_tokens, temperature, top_p, beams)
+        asked = self._asked(message, image, Dialog() if history is None else history, system, template, settings)
         features = self._features_of([asked.dialog.picture])
         return self._pieces_of_answer(message, asked, settings, _seed(seed), features)
 
@@ -456,6 +463,11 @@ class AdaptedModel(nn.Module):
         settings: GenerationConf,
     ) -> _Asked:
         """A message behind its history as a sample, and the dialog with what the answer will see of it."""
+        if not isinstance(history, Dialog):
+            raise InputError(
+                f"history={shorten(repr(history), 80)}: give the dialog that `chat` returned, or make one: "
+                "mmadapter.model.Dialog(((question, answer), ...))"
+            )
         if image is not None and history.picture is not None:
             raise InputError("This dialog has a picture, and a dialog has one. Begin a new one: leave history away.")
         _refuse_empty(message)
@@ -534,11 +546,35 @@ class AdaptedModel(nn.Module):
         """Turns as a sample; `template` and `system` None: those of the training."""
         for turn in turns[-1:]:
             _refuse_empty(turn.asked)
+        for turn in turns:
+            _refuse_no_text("A prompt", turn.asked)
+            _refuse_no_text("An answer", turn.answer)
+        _refuse_no_text("system", system)
         template = template or self.template
         if system is None and template not in SINGLE:
             system = self.system
         segments = rendered(turns, system, template, self.tokenizer)
         return Sample(str(number), "library", segments, None, f"prompt {number}")
+
+    def _settings(self, max_new_tokens: Any, temperature: Any, top_p: Any, beams: Any) -> GenerationConf:
+        """How an answer is generated. Raises InputError with all that is wrong."""
+        given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "beams": beams}
+        numbers = {name: value.item() if hasattr(value, "item") else value for name, value in given.items()}
+        for name, value in numbers.items():
+            is_whole = name in ("max_new_tokens", "beams")
+            if type(value) is not int and (is_whole or type(value) is not float):
+                raise InputError(f"{name}={value!r}: must be a {'whole ' if is_whole else ''}number.")
+        settings = GenerationConf(**numbers)
+        wrong = list(problems_of(settings)) + [
+            f"{name}={value}: must be a finite number."
+            for name, value in numbers.items()
+            if isinstance(value, float) and not isfinite(value)
+        ]
+        if wrong:
+            raise InputError(" ".join(dict.fromkeys(wrong)))
+        if settings.beams > (vocabulary := self.host.config.vocab_size):
+            raise InputError(f"beams={settings.beams}: at most {vocabulary}, the number of tokens that the host knows.")
+        return settings
 
     def _room(self, max_new_tokens: int) -> int:
         """Tokens that are left for a prompt."""
@@ -601,6 +637,9 @@ class AdaptedModel(nn.Module):
         """
         card = load_into(self.adapter, Path(folder), self._identity())
         # What older cards do not say is as it was then.
+        if (template := card.get("template", "alpaca")) not in TEMPLATES:
+            known = ", ".join(TEMPLATES)
+            raise InputError(f"{Path(folder) / CARD}: template is {template[:60]!r}, allowed: {known}. Copy it again.")
         self.template, self.begin_of_text = card.get("template", "alpaca"), card.get("begin_of_text", "always")
         self.system = card.get("system")
         if self.template == "auto" and card.get("chat_template") != chat_template_digest(self.tokenizer):
@@ -649,34 +688,64 @@ def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore | PixelR
     return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)
 
 
-def _checked(settings: GenerationConf) -> GenerationConf:
-    """The settings, if they can be. Raises InputError with all that is wrong."""
-    if found := list(problems_of(settings)):
-        raise InputError(" ".join(found))
-    return settings
-
-
-def _refuse_empty(prompt: str) -> None:
+def _refuse_empty(prompt: Any) -> None:
     if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError(f"A prompt is {prompt!r}; it must be a text with something in it.")
+        raise InputError(f"A prompt is {shorten(repr(prompt), 80)}; it must be a text with something in it.")
+
+
+def _refuse_no_text(what: str, text: Any) -> None:
+    """Half of a character that takes two (a lone surrogate), as damaged JSON has it, is no text for a tokenizer."""
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise InputError(f"{what} is {shorten(repr(text), 80)}; it must be a text.")
+    if half := HALF_A_CHARACTER.search(text):
+        raise InputError(
+            f"{what}: character {half.start() + 1} is {half[0]!r}, half of a character and no text (a lone surrogate). "
+            "Take it out: text.encode('utf-8', 'ignore').decode()"
+        )
+
+
+def _listed(what: str, given: Any) -> list[Any]:
+    """The items of a list, tuple or iterator, in their order."""
+    if given is None or isinstance(given, (str, bytes, Mapping, AbstractSet, Tensor)) or not hasattr(given, "__iter__"):
+        raise InputError(f"{what}={shorten(repr(given), 80)}: give one of them, or a list.")
+    return list(given)
+
+
+def _whole(name: str, value: Any, at_least: int) -> int:
+    value = value.item() if hasattr(value, "item") else value
+    if type(value) is not int:
+        raise InputError(f"{name}={shorten(repr(value), 80)}: must be a whole number.")
+    if value < at_least:
+        raise InputError(f"{name}={value}: must be at least {at_least}.")
+    return value
 
 
 def _seed(seed: int | None) -> int:
-    return secrets.randbits(48) if seed is None else seed
+    """The seed, of 64 bits as torch takes it; drawn where there is none."""
+    if seed is None:
+        return secrets.randbits(48)
+    if (seed := _whole("seed", seed, -(2**63))) >= 2**64:
+        raise InputError(f"seed: it has {len(str(seed))} digits; a seed is a whole number below 2**64.")
+    return seed % 2**64
 
 
 def _pictures(images: Picture | Sequence[Picture | None] | None, count: int) -> list[Picture | None]:
     """One picture or None for each prompt."""
     if images is None or isinstance(images, (str, Path, Image.Image)):
         return [images] * count
-    if len(images) != count:
+    listed = _listed("images", images)
+    if len(listed) != count:
         raise InputError(
-            f"{count} prompts and {len(images)} images. Give one image for each prompt, with None for a prompt without."
+            f"{count} prompts and {len(listed)} images. Give one image for each prompt, with None for a prompt without."
         )
-    return list(images)
+    return listed
 
 
 def _name(picture: Picture) -> Any:
+    if not isinstance(picture, (str, Path, Image.Image)):
+        raise InputError(f"An image is {shorten(repr(picture), 80)}; give a path or a PIL image, or None for no image.")
     return id(picture) if isinstance(picture, Image.Image) else Path(picture)
 
 
@@ -684,4 +753,7 @@ def _decoded(picture: Picture) -> Image.Image:
     """Upright RGB pixels, the same from a path and from what PIL opens there."""
     if isinstance(picture, Image.Image):
         return upright_rgb(picture)
-    return read_image(Path(picture).expanduser())
+    try:
+        return read_image(Path(picture).expanduser())
+    except (OSError, RuntimeError, ValueError) as error:  # of the name: too long, a NUL, nobody of ~NAME
+        raise InputError(f"{shorten(str(picture), 200)}: no such image file ({error}).") from error

@@ -94,4 +94,3 @@ def test_a_stream_that_is_left_lets_the_others_go_on():
     first = next(stream, "")
     assert model.generate("a circle", max_new_tokens=5) == expected, "asked while a stream is open"
     assert first + "".join(stream) == model.chat("what is left", max_new_tokens=30, template="alpaca")[0]
-
