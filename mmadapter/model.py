@@ -56,6 +56,7 @@ from mmadapter.vision.settings import NO_CACHE, VisionSettings
 Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
+LONGEST_PATH = 4096  # characters
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 log = logging.getLogger(__name__)
 
@@ -564,6 +565,7 @@ class AdaptedModel(nn.Module):
             is_whole = name in ("max_new_tokens", "beams")
             if type(value) is not int and (is_whole or type(value) is not float):
                 raise InputError(f"{name}={value!r}: must be a {'whole ' if is_whole else ''}number.")
+            _refuse_huge(name, value)
         settings = GenerationConf(**numbers)
         wrong = list(problems_of(settings)) + [
             f"{name}={value}: must be a finite number."
@@ -717,18 +719,23 @@ def _whole(name: str, value: Any, at_least: int) -> int:
     value = value.item() if hasattr(value, "item") else value
     if type(value) is not int:
         raise InputError(f"{name}={shorten(repr(value), 80)}: must be a whole number.")
+    _refuse_huge(name, value)
     if value < at_least:
         raise InputError(f"{name}={value}: must be at least {at_least}.")
     return value
+
+
+def _refuse_huge(name: str, value: float) -> None:
+    """Whole numbers of torch have 64 bits. Much longer ones cannot even be printed."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise InputError(f"{name}: a number of some {value.bit_length() * 3 // 10} digits; it must be below 2**64.")
 
 
 def _seed(seed: int | None) -> int:
     """The seed, of 64 bits as torch takes it; drawn where there is none."""
     if seed is None:
         return secrets.randbits(48)
-    if (seed := _whole("seed", seed, -(2**63))) >= 2**64:
-        raise InputError(f"seed: it has {len(str(seed))} digits; a seed is a whole number below 2**64.")
-    return seed % 2**64
+    return _whole("seed", seed, -(2**63)) % 2**64
 
 
 def _pictures(images: Picture | Sequence[Picture | None] | None, count: int) -> list[Picture | None]:
@@ -753,6 +760,10 @@ def _decoded(picture: Picture) -> Image.Image:
     """Upright RGB pixels, the same from a path and from what PIL opens there."""
     if isinstance(picture, Image.Image):
         return upright_rgb(picture)
+    if len(str(picture)) > LONGEST_PATH:
+        raise InputError(
+            f"An image is {shorten(repr(str(picture)[:80]), 80)}...: no such image file; the name is too long."
+        )
     try:
         return read_image(Path(picture).expanduser())
     except (OSError, RuntimeError, ValueError) as error:  # of the name: too long, a NUL, nobody of ~NAME

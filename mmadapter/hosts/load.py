@@ -269,10 +269,22 @@ def host_identity(host: Host, tokenizer: Any, folder: Path | None = None) -> dic
     `folder` is where it was loaded from: the form in memory differs between versions of `transformers`. A host that was
     not loaded from a folder has no `weights_digest`.
     """
+    content = host.config.to_dict()
+    if folder is not None:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = getattr(host, "weights_digest", None)
+    return {
+        **host_shape(host),
+        "config_digest": _digest({name: value for name, value in content.items() if name not in _NOT_IDENTITY}),
+        "tokenizer_digest": _digest(sorted(tokenizer.get_vocab().items())),
+        **({} if weights is None else {"weights_digest": weights}),
+    }
+
+
+def host_shape(host: Host) -> dict[str, Any]:
+    """The kind and the sizes of a host, with weights or on the meta device."""
     config = host.config
     heads = config.num_attention_heads
-    content = config.to_dict() if folder is None else json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    weights = getattr(host, "weights_digest", None)
     return {
         "model_type": config.model_type,
         "width": config.hidden_size,
@@ -280,9 +292,6 @@ def host_identity(host: Host, tokenizer: Any, folder: Path | None = None) -> dic
         "heads": heads,
         "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
         "vocabulary": config.vocab_size,
-        "config_digest": _digest({name: value for name, value in content.items() if name not in _NOT_IDENTITY}),
-        "tokenizer_digest": _digest(sorted(tokenizer.get_vocab().items())),
-        **({} if weights is None else {"weights_digest": weights}),
     }
 
 

@@ -64,6 +64,8 @@ def _in_memory(host: Host) -> Iterator[Matrix]:
 
 def _short(name: str) -> str:
     """model.layers.0.mlp.up_proj.weight -> layers.0.mlp.up_proj.weight: what stands in front differs among files."""
+    if name.endswith(HEADS):  # GPT-NeoX's head has two names, in files and in memory
+        return HEADS[0]
     _, inside, rest = name.partition("layers.")
     return inside + rest if inside else ".".join(name.split(".")[-2:])
 

@@ -72,7 +72,8 @@ def refuse_wrong_entries(file: Path, card: dict[str, Any]) -> None:
         host = card["host"]
         wrong = [f"host.{name} is missing" for name in HOST_NEEDS if name not in host]
         wrong += _wrong_entries(host, HOST_ENTRIES, "host.")
-        if card.get("encoder") is not None and type(card["encoder"].get("encoder")) is not str:
+        is_old = card.get("format", 1) == 1  # version 0.1 had one kind of encoder
+        if card.get("encoder") is not None and not is_old and type(card["encoder"].get("encoder")) is not str:
             wrong.append("encoder.encoder is missing: the name of an image encoder")
     if wrong:
         raise InputError(

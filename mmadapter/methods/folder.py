@@ -82,7 +82,7 @@ def read_card(folder: Path) -> Card:
     """
     file = folder / CARD
     if not file.is_file():
-        raise InputError(f"{folder} holds no adapter: there is no {CARD}.")
+        raise InputError(f"{folder} holds no adapter: there is no {CARD}. Copy the adapter folder again.")
     card = read_object(file, "It is no card of an adapter. Copy the adapter folder again.")
     if missing := [key for key in _ON_EVERY_CARD if key not in card]:
         raise InputError(f"{file} says nothing on {', '.join(missing)}: it is no card of mmadapter's.")
@@ -206,8 +206,12 @@ def refuse_other_host(folder: Path, card: Card, here: Mapping[str, Any]) -> None
     refuse_differences(folder, "host", saved, here)
 
 
-def refuse_other_shapes(folder: Path, adapter: Adapter) -> None:
-    """Raises InputError where the card's settings, which made `adapter`, give other shapes than the card lists."""
+def refuse_other_shapes(folder: Path, adapter: Adapter, host: Mapping[str, Any]) -> None:
+    """Raises InputError where the card is of a host of another shape than `host`, or its settings, which made
+    `adapter`, give tensors of other shapes than it lists. No weights are needed.
+    """
+    told = read_card(folder)["host"]
+    refuse_differences(folder, "host", {name: told.get(name) for name in host}, dict(host))
     shapes = {item.name: list(item.parameter.shape) for item in trainable_parameters(adapter)}
     refuse_differences(folder, "tensors", read_card(folder)["tensors"], shapes)
 

@@ -12,14 +12,14 @@ from mmadapter.config import CONFIG_FILE, EvalConf, RunConf, load_run_config
 from mmadapter.data.settings import trained_system, trained_template
 from mmadapter.errors import InputError
 from mmadapter.hosts.families import family_of
-from mmadapter.hosts.load import without_library_bars
+from mmadapter.hosts.load import host_shape, without_library_bars
 from mmadapter.hosts.settings import HostConf
 from mmadapter.methods.folder import CARD, read_card, refuse_other_shapes, settings_of_card
 from mmadapter.model import AdaptedModel
 from mmadapter.runs.checkpoint_files import START_FILE, digest_of, newest_tensors
 from mmadapter.settings import problems_of, typed
 from mmadapter.vision import ENCODERS
-from mmadapter.vision.settings import VisionSettings
+from mmadapter.vision.settings import OF_ONE_MACHINE, VisionSettings
 
 PLAIN_MAX_TOKENS = 512  # where a card does not say how many tokens of context its adapter was made for
 
@@ -56,7 +56,8 @@ def open_folder(
             return model_of_run(folder, conf, device)
         parts = conf.host, conf.vision, conf.adapter, conf.seed
         try:  # before weights are read, and before the settings' sizes take memory
-            refuse_other_shapes(folder, AdaptedModel.build(*parts, "meta").adapter)
+            shape = AdaptedModel.build(*parts, "meta")
+            refuse_other_shapes(folder, shape.adapter, host_shape(shape.host))
         except (RuntimeError, OverflowError, MemoryError) as error:
             raise InputError(f"{folder / CARD}: the adapter's sizes cannot be ({error}). Copy it again.") from error
         model = AdaptedModel.build(*parts, device)
@@ -135,6 +136,11 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
     conf, encoder, told = RunConf(adapter=settings_of_card(folder, card)), card.get("encoder"), card["host"]
     conf.vision = VisionSettings(enabled=False)
     if encoder is not None:
+        if here := [name for name in OF_ONE_MACHINE if name in encoder]:
+            raise InputError(
+                f"{folder / CARD}: encoder.{here[0]} holds on one machine only, so no card has it. Take it out; where "
+                "the weights lie is said by vision=."
+            )
         try:
             conf.vision = typed(ENCODERS.settings(encoder["encoder"]), encoder, "vision")
         except InputError as error:
