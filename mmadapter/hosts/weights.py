@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from operator import getitem
 from pathlib import Path
 
 import torch
@@ -37,7 +39,9 @@ def weights_digest(folder: Path, host: Host) -> str | None:
         for name, shape, row in sorted(chosen, key=lambda one: _short(one[0])):
             found.update(f"{_short(name)} {shape} ".encode())
             for place in (shape[0] // 4, shape[0] * 3 // 4):
-                found.update(row(place).detach().cpu().to(torch.bfloat16).contiguous().view(torch.uint8).numpy())
+                found.update(
+                    row(place).detach().cpu().to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
+                )
     return found.hexdigest()[:16] if chosen else None
 
 
@@ -52,14 +56,14 @@ def _stored(folder: Path, opened: ExitStack) -> Iterator[Matrix]:
         for key in file.keys():  # noqa: SIM118 - no mapping
             tensor = file.get_slice(key)
             if key.endswith(".weight") and len(tensor.get_shape()) == 2:
-                yield key, list(tensor.get_shape()), lambda row, tensor=tensor: tensor[row]
+                yield key, list(tensor.get_shape()), partial(getitem, tensor)
 
 
 def _in_memory(host: Host) -> Iterator[Matrix]:
     if not is_sharded(host):
         for key, tensor in host.state_dict().items():
             if key.endswith(".weight") and tensor.ndim == 2:
-                yield key, list(tensor.shape), lambda row, tensor=tensor: tensor[row]
+                yield key, list(tensor.shape), partial(getitem, tensor)
 
 
 def _short(name: str) -> str:
