@@ -63,10 +63,11 @@ def _wrong_fields(config: dict[str, Any]) -> Iterator[str]:
             yield f"{name} is {_shown(known[name])}, allowed: an object or null"
 
     # What must divide.
-    heads, groups, width = (known.get(name) for name in ("num_attention_heads", "num_key_value_heads", "hidden_size"))
-    if all(type(one) is int and one > 0 for one in (heads, groups)) and heads % groups:
+    sizes = {name: known[name] for name in COUNTS if type(known.get(name)) is int and known[name] > 0}
+    heads, groups, width = (sizes.get(name) for name in ("num_attention_heads", "num_key_value_heads", "hidden_size"))
+    if heads and groups and heads % groups:
         yield f"num_key_value_heads is {groups}, which does not divide num_attention_heads, {heads}"
-    if all(type(one) is int and one > 0 for one in (heads, width)) and "head_dim" not in known and width % heads:
+    if heads and width and "head_dim" not in known and width % heads:
         yield f"num_attention_heads is {heads}, which does not divide hidden_size, {width}"
 
 

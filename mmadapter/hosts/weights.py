@@ -6,9 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
-from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -56,14 +55,19 @@ def _stored(folder: Path, opened: ExitStack) -> Iterator[Matrix]:
         for key in file.keys():  # noqa: SIM118 - no mapping
             tensor = file.get_slice(key)
             if key.endswith(".weight") and len(tensor.get_shape()) == 2:
-                yield key, list(tensor.get_shape()), partial(getitem, tensor)
+                yield key, list(tensor.get_shape()), _rows_of(tensor)
 
 
 def _in_memory(host: Host) -> Iterator[Matrix]:
     if not is_sharded(host):
         for key, tensor in host.state_dict().items():
             if key.endswith(".weight") and tensor.ndim == 2:
-                yield key, list(tensor.shape), partial(getitem, tensor)
+                yield key, list(tensor.shape), _rows_of(tensor)
+
+
+def _rows_of(matrix: Any) -> Callable[[int], Tensor]:
+    """What gives a row of a tensor, or of safetensors' slice of a file, which reads no more than that."""
+    return lambda place: matrix[place]
 
 
 def _short(name: str) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def checked_files(read: Callable[[str], bytes]) -> tuple[dict[str, Any], dict[st
     return content, contents
 
 
+def _content(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
+
+
 def other_version(folder: Path, format: object, differing: Sequence[str] = ()) -> InputError:
     """What to raise for a checkpoint of another format, or whose position has `differing` fields."""
     return InputError(
@@ -73,7 +78,7 @@ def newest_tensors(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor
     damaged = {}
     for path in reversed(steps_in(folder)):
         try:
-            content, contents = checked_files(lambda name, path=path: (path / name).read_bytes())
+            content, contents = checked_files(partial(_content, path))
             found = path, dict(content["position"]), contents[TRAINABLE]
         except DAMAGE as error:
             if path.exists():  # else the run has removed it by now
@@ -81,11 +86,11 @@ def newest_tensors(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor
             continue
         if content.get("format") != FORMAT:
             raise other_version(path, content["format"])
-        for one, error in damaged.items():
-            log.warning("checkpoint %s is damaged (%s); the one before it is used, %s", one, error, path.name)
+        for one, why in damaged.items():
+            log.warning("checkpoint %s is damaged (%s); the one before it is used, %s", one, why, path.name)
         return found
     if damaged:
-        listed = "".join(f"\n  {path} is damaged ({error})" for path, error in damaged.items())
+        listed = "".join(f"\n  {path} is damaged ({why})" for path, why in damaged.items())
         raise InputError(f"No checkpoint can be read:{listed}\nDelete {folder} and run the same training again.")
     raise InputError(
         f"{folder.parent}: there is neither an adapter/ nor a checkpoint yet (training.save_every_steps says when one "

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmadapter import files
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
-from mmadapter.runs.checkpoint_files import FORMAT, STATE_FILE, checked_files, other_version, steps_in
+from mmadapter.runs.checkpoint_files import DAMAGE, FORMAT, STATE_FILE, checked_files, other_version, steps_in
 from mmadapter.training.engine import EngineState
 
 WRITING = ".writing-"  # folders that are not (yet) a checkpoint
@@ -108,7 +108,7 @@ class CheckpointFolder:
         for path in reversed(self.steps()):
             try:
                 snapshot = read_snapshot(path)
-            except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except DAMAGE as error:
                 damaged[path] = error
                 continue
             except OSError as error:  # a disk that does not answer says nothing about the checkpoint
