@@ -82,10 +82,12 @@ def settings_of_run(folder: Path, overrides: EvalConf) -> RunConf:
 
 def model_of_run(folder: Path, conf: RunConf, device: str | None = None) -> AdaptedModel:
     """Builds the run's model and puts its adapter in: the finished one, else that of the newest checkpoint."""
-    parts = {"host": conf.host, "vision": conf.vision, "adapter": conf.adapter}
-    if wrong := [text for key, part in parts.items() for text in problems_of(part, key)]:
+    # Groups and what is frozen are of the training alone.
+    wrong = [*problems_of(conf.host, "host"), *problems_of(conf.vision, "vision"), *conf.adapter.method_problems()]
+    if wrong:
         raise InputError(f"{folder / CONFIG_FILE}: {' '.join(wrong)}")
-    model = AdaptedModel.build(*parts.values(), conf.seed, None if device == "auto" else device)
+    where = None if device == "auto" else device
+    model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, where)
     if (folder / "adapter" / CARD).is_file():
         model.load_adapter(folder / "adapter")
     elif not (folder / "finished.json").is_file():  # finished without an adapter: the host alone, with closed gates
