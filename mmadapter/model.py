@@ -219,7 +219,7 @@ class AdaptedModel(nn.Module):
         parameters unless `torch.no_grad` says otherwise. Raises InputError as `generate` does, and for an answer that
         is empty, or too long beside the template.
         """
-        triples = _listed("triples", triples)
+        triples = _listed("triples=", triples)
         if not triples:
             raise InputError("loss_of was given no triple. Give at least one (prompt, answer, image or None).")
         for one in triples:
@@ -345,7 +345,7 @@ class AdaptedModel(nn.Module):
         """
         settings = self._settings(max_new_tokens, temperature, top_p, beams)
         batch_size = _whole("batch_size", batch_size, 1)
-        asked = [prompts] if isinstance(prompts, str) else _listed("prompts", prompts)
+        asked = [prompts] if isinstance(prompts, str) else _listed("prompts=", prompts)
         samples = [self._sample(number, [Turn(prompt, None)], template) for number, prompt in enumerate(asked)]
         pictures = _pictures(images, len(asked))
         encoded, _ = self._encode(samples, self._room(settings.max_new_tokens))
@@ -711,7 +711,7 @@ def _refuse_no_text(what: str, text: Any) -> None:
 def _listed(what: str, given: Any) -> list[Any]:
     """The items of a list, tuple or iterator, in their order."""
     if given is None or isinstance(given, (str, bytes, Mapping, AbstractSet, Tensor)) or not hasattr(given, "__iter__"):
-        raise InputError(f"{what}={shorten(repr(given), 80)}: give one of them, or a list.")
+        raise InputError(f"{what}{shorten(repr(given), 80)}: give one of them, or a list.")
     return list(given)
 
 
@@ -742,7 +742,7 @@ def _pictures(images: Picture | Sequence[Picture | None] | None, count: int) -> 
     """One picture or None for each prompt."""
     if images is None or isinstance(images, (str, Path, Image.Image)):
         return [images] * count
-    listed = _listed("images", images)
+    listed = _listed("images=", images)
     if len(listed) != count:
         raise InputError(
             f"{count} prompts and {len(listed)} images. Give one image for each prompt, with None for a prompt without."
