@@ -23,6 +23,7 @@ ALLOWED_PREPROCESSING = {  # in preprocess_cfg of that file
     "resize_mode": ("shortest", "longest", "squash"),
 }
 TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"  # of a folder in timm's layout
+OF_ONE_MACHINE = ("enabled", "pretrained", "cache", "workers")  # keys that no adapter's card has
 
 
 @dataclass
@@ -55,8 +56,7 @@ class VisionSettings:
 
     def portable(self) -> dict[str, Any]:
         """What an adapter's card says to build the encoder again: all but what holds on this machine only."""
-        here = ("enabled", "pretrained", "cache", "workers")
-        return {name: value for name, value in to_plain(self).items() if name not in here}
+        return {name: value for name, value in to_plain(self).items() if name not in OF_ONE_MACHINE}
 
 
 @dataclass
