@@ -51,7 +51,7 @@ class ProjectionConf(MethodConf):
     kind: str = choice("mlp", "query_transformer")  # mlp reads vision.tokens=class, query_transformer vision.tokens=all
     hidden: int = number(64, at_least=1)  # inner width; mlp: 4608 -> 64 -> 4096 fits V1's 0.6M; released V2: 768
     tokens: int = number(1, at_least=1)  # visual tokens an image; V1: 1; V2: 20; released: 10, one for each prompt
-    blocks: int = number(8, at_least=1, at_most=1000)  # blocks of the query transformer; released V2: 8, V1's caption model: 2
+    blocks: int = number(8, at_least=1, at_most=1000)  # of the query transformer; released V2: 8, V1's caption model: 2
     heads: int = number(16, at_least=1)  # attention heads of each of its blocks; released: 16
 
     def function(self) -> dict[str, Any]:
