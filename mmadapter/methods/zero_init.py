@@ -197,7 +197,7 @@ def gated_prompt_attention(
 
 
 def prompt_attention(query: Tensor, keys: Tensor, scaling: float, softcap: float | None = None) -> Tensor:
-    """(batch, kv_heads, heads per kv_head * tokens, prompt_length): the softmax in float32 of gated_prompt_attention."""
+    """(batch, kv_heads, heads per kv_head * tokens, prompt_length): gated_prompt_attention's softmax, in float32."""
     batch, heads, tokens, head_dim = query.shape
     kv_heads = keys.shape[1]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads * tokens, head_dim)

@@ -211,7 +211,8 @@ def dot_chart(
     """Dots over a grid, and a line through some points; `x_ticks`: value, text."""
     values = [dot.y for dot in dots]
     room = 0.08 * ((max(values) - min(values)) or abs(max(values)) or 1.0)
-    y = Scale(min(values) - room, max(values) + room, HEIGHT - BOTTOM, TOP)
+    bottom = max(0.0, min(values) - room) if min(values) >= 0 else min(values) - room  # no score is below nothing
+    y = Scale(bottom, max(values) + room, HEIGHT - BOTTOM, TOP)
     parts = [axes(y, [(x(place), text) for place, text in x_ticks])]
     parts += [path([(x(a), y(b)) for a, b in line], "c1 thin")] if line else []
     circle = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="{}"><title>{}: {}</title></circle>')

@@ -22,7 +22,10 @@ from mmadapter.terminal import number_text
 from mmadapter.vision.images import read_image
 
 TEMPLATES = Path(__file__).parent / "templates"
-LONGEST_SIDE, SMALL_SIDE = 288, 128  # pixels of a picture inside a page; up to the second its pixels are shown as they are
+LONGEST_SIDE, SMALL_SIDE = (
+    288,
+    128,
+)  # pixels of a picture inside a page; up to the second its pixels are shown as they are
 NEARLY_NOTHING = 0.01  # nats
 
 
@@ -46,7 +49,9 @@ class ReportedRun(RunFolder):
     @cached_property
     def answers(self) -> list[Record]:
         """What a few fixed samples were answered at the start and at each validation, in the order of the steps."""
-        by_step = {one["step"]: one for one in read_metrics(self.folder / METRICS_FILE, "answers") if one.get("samples")}
+        by_step = {
+            one["step"]: one for one in read_metrics(self.folder / METRICS_FILE, "answers") if one.get("samples")
+        }
         return [by_step[step] for step in sorted(by_step)]
 
     @cached_property

@@ -138,7 +138,9 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         return Section(
             cls.TITLE,
             coverage=metrics.get("label", ""),
-            tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes, main=cls.MAIN_SCORES)] if scored else [],
+            tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes, main=cls.MAIN_SCORES)]
+            if scored
+            else [],
             notes=notes,
             cards=[cls.card(row) for row in own.rows[:CARDS]],
         )

@@ -103,12 +103,19 @@ class TrainingConf:
     keep_checkpoints: int = number(2, at_least=1, influence=False)  # newest ones that stay, besides the best
     log_every_steps: int = number(10, at_least=1, influence=False)  # steps between lines of metrics.jsonl
     tensorboard: bool = plain(True, influence=False)  # RUN/tensorboard
-    wandb: bool = plain(False, influence=False)  # pip install wandb; sends numbers to their servers
+    wandb: bool = plain(False, influence=False)  # pip install wandb; sends numbers and samples to their servers
+    mlflow: bool = plain(False, influence=False)  # pip install mlflow; RUN/mlflow.db, or where MLFLOW_TRACKING_URI says
+
+    @property
+    def boards(self) -> list[str]:
+        """Where numbers and samples are shown besides the run's own files."""
+        return [name for name in ("tensorboard", "wandb", "mlflow") if getattr(self, name)]
 
     def contradictions(self, key: str) -> Iterator[str]:
         """A board whose package is missing."""
-        if self.wandb and find_spec("wandb") is None:
-            yield f"{key}.wandb=true, but wandb is not installed: pip install wandb, or {key}.wandb=false"
+        for name in ("wandb", "mlflow"):
+            if getattr(self, name) and find_spec(name) is None:
+                yield f"{key}.{name}=true, but {name} is not installed: pip install {name}, or {key}.{name}=false"
 
 
 @dataclass
