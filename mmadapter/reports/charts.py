@@ -210,7 +210,7 @@ def dot_chart(
 ) -> Markup:
     """Dots over a grid, and a line through some points; `x_ticks`: value, text."""
     values = [dot.y for dot in dots]
-    room = 0.08 * ((max(values) - min(values)) or abs(max(values)) or 1.0)
+    room = 0.08 * ((max(values) - min(values)) or abs(max(values))) or 1.0
     bottom = max(0.0, min(values) - room) if min(values) >= 0 else min(values) - room  # no score is below nothing
     y = Scale(bottom, max(values) + room, HEIGHT - BOTTOM, TOP)
     parts = [axes(y, [(x(place), text) for place, text in x_ticks])]

@@ -22,10 +22,8 @@ from mmadapter.terminal import number_text
 from mmadapter.vision.images import read_image
 
 TEMPLATES = Path(__file__).parent / "templates"
-LONGEST_SIDE, SMALL_SIDE = (
-    288,
-    128,
-)  # pixels of a picture inside a page; up to the second its pixels are shown as they are
+LONGEST_SIDE = 288  # pixels of a picture inside a page
+SMALL_SIDE = 128  # up to here a picture is enlarged pixel by pixel
 NEARLY_NOTHING = 0.01  # nats
 
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl, what a run writes down while it goes, and its readers; its numbers go on to boards that are asked for."""
+"""metrics.jsonl, what a run writes down while it goes, and its readers; boards that are asked for get the numbers."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ The numbers are kept beside the predictions, so that a report needs no model.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
