@@ -250,16 +250,17 @@ def heat_map(what: str, values: Sequence[Sequence[float | None]], row_names: Seq
     columns = max(map(len, known), default=0) or 1
     width = min(46.0, (WIDTH - LEFT - RIGHT) / columns)
     cell = Markup(
-        '<rect class="{}" x="{}" y="{}" width="{}" height="18" rx="2" fill-opacity="{}"><title>{}, {} {}: {:+.4f}'
+        '<rect class="{}" x="{}" y="{}" width="{}" height="18" rx="2" fill-opacity="{}"><title>{}, {} {}: {}'
         "</title></rect>"
     )
     parts = []
     for line, (name, row) in enumerate(zip(row_names, known, strict=True)):
         parts.append(tick_text(LEFT - 6, 20 * line + 13, name, "end"))
-        for number, value in enumerate(row):
+        for number, (value, given) in enumerate(zip(row, values[line], strict=True)):
             kind, share = "above" if value >= 0 else "below", round(abs(value) / most, 3)
             place = round(LEFT + width * number, 2), 20 * line, round(width - 2, 2)
-            parts.append(cell.format(kind, *place, share, name, column_name, number + 1, value))
+            text = f"{value:+.4f}" if value == given else "not finite"
+            parts.append(cell.format(kind, *place, share, name, column_name, number + 1, text))
     swatch = Markup('<span class="key"><i class="swatch {}"></i>{}</span>')
     ends = [("below", f"{-most:.3g}")] if lowest < 0 else []
     caption = Markup('<span class="what">{}</span><span>{}s from left to right</span>').format(what, column_name)

@@ -47,10 +47,13 @@ class ReportedRun(RunFolder):
     @cached_property
     def answers(self) -> list[Record]:
         """What a few fixed samples were answered at the start and at each validation, in the order of the steps."""
-        by_step = {
-            one["step"]: one for one in read_metrics(self.folder / METRICS_FILE, "answers") if one.get("samples")
-        }
-        return [by_step[step] for step in sorted(by_step)]
+        found: dict[int, Record] = {}
+        for one in read_metrics(self.folder / METRICS_FILE, "answers"):
+            samples = one.get("samples")
+            own = [sample for sample in samples if isinstance(sample, dict)] if isinstance(samples, list) else []
+            if own and isinstance(one.get("step"), int):
+                found[one["step"]] = {**one, "samples": own}
+        return [found[step] for step in sorted(found)]
 
     @cached_property
     def trainable(self) -> list[Record]:

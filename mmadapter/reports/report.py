@@ -104,14 +104,16 @@ def learned_answers(run: ReportedRun) -> list[dict[str, Any]]:
     found = []
     for sample in records[-1]["samples"]:
         own = [
-            (record["step"], shortened(one.get("answer"), 300), one.get("right"))
+            (record["step"], shortened(str(one.get("answer") or ""), 300), one.get("right"))
             for record in shown
             for one in record["samples"]
             if (one.get("task"), one.get("sample")) == (sample.get("task"), sample.get("sample"))
         ]
-        truth = shortened(next(iter(sample.get("references") or ()), None), 300)
-        question = shortened(sample.get("question"), 300)
-        found.append({"image": sample.get("image"), "question": question, "answers": own, "truth": truth})
+        references = sample.get("references")
+        truth = shortened(str(references[0]), 300) if isinstance(references, list) and references else ""
+        question = shortened(str(sample.get("question") or ""), 300)
+        image = sample["image"] if isinstance(sample.get("image"), str) else None
+        found.append({"image": image, "question": question, "answers": own, "truth": truth})
     return found
 
 
@@ -236,7 +238,7 @@ def gate_map(run: ReportedRun) -> Markup:
     if gates is None:
         return Markup("")
     names = [f"layer {number}" for number in range(1, len(gates) + 1)]
-    return charts.heat_map("At the last recorded step", gates[::-1], names[::-1], "head")
+    return charts.heat_map("Gates at the last recorded step", gates[::-1], names[::-1], "head")
 
 
 def movement_records(run: ReportedRun) -> list[Record]:

@@ -5,6 +5,7 @@ A task gives one `Section`: `show_section` prints it at a terminal, a run's repo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,20 +162,31 @@ def looks_of(file: Path) -> list[Look]:
     """What an evaluation's pictures.json holds; nothing where there is none."""
     entries, found = read_json(file), []
     for entry in entries if isinstance(entries, list) else ():
-        other = entry.get("other") or {}
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            continue
+        other = entry["other"] if isinstance(entry.get("other"), dict) else {}
         found.append(
             Look(
                 picture=entry["image"],
-                question=shortened(entry.get("question"), 300),
-                answer=shortened(entry.get("answer"), 500),
-                other_picture=other.get("image"),
-                other_answer=shortened(other.get("answer"), 500),
-                other_truth=other.get("truth"),
-                hidden=entry.get("hidden") or (),
-                attention=entry.get("attention") or (),
+                question=shortened(str(entry.get("question") or ""), 300),
+                answer=shortened(str(entry.get("answer") or ""), 500),
+                other_picture=other["image"] if isinstance(other.get("image"), str) else None,
+                other_answer=shortened(str(other.get("answer") or ""), 500),
+                other_truth=None if other.get("truth") is None else shortened(str(other["truth"]), 300),
+                hidden=numbers_in_rows(entry.get("hidden")),
+                attention=numbers_in_rows(entry.get("attention")),
             )
         )
     return found
+
+
+def numbers_in_rows(value: Any) -> list[list[float]]:
+    """Rows of finite numbers, all as long as the first; nothing where `value` is anything else."""
+    rows = value if isinstance(value, list) and all(isinstance(row, list) for row in value) else []
+    is_whole = len({len(row) for row in rows}) == 1 and bool(rows[0])
+    numbers = [number for row in rows for number in row]
+    fit = is_whole and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    return rows if fit else []
 
 
 SHOWN_CARDS, SHOWN_CHARACTERS = 3, 120  # at a terminal
