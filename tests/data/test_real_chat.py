@@ -11,6 +11,8 @@ from mmadapter.data.chat_templates import end_token
 from mmadapter.data.templates import Turn
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.hosts.load import load_tokenizer
+from tests.data.reading import read_scienceqa
+from tests.data.small_files import write_scienceqa
 from tests.data.test_chat_templates import TURNS, encoded, own_ids, tidy
 
 FOLDER = Path(os.environ.get("MMADAPTER_MODELS", "models"), "smollm2")
@@ -28,6 +30,15 @@ def test_the_ids_are_those_of_its_own_rendering(count, system):
     learned = encoded(turns, tokenizer, system)
     assert list(learned.ids) == own_ids(turns, tokenizer, system)
     assert all(learned.ids[stop - 1] == end_token(tokenizer) for _, stop in learned.spans)
+
+
+def test_questions_of_scienceqa_have_the_ids_of_its_own_rendering(tmp_path):
+    tokenizer, root = load_tokenizer(FOLDER), write_scienceqa(tmp_path)
+    for learned in read_scienceqa(root, training=True, images=False, template="auto", tokenizer=tokenizer):
+        text = learned.prompt.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+        assert text.startswith("Question:") and "Options: (A)" in text
+        turns = [Turn(text, learned.answer)]
+        assert list(SampleEncoder(tokenizer, 512).encode(learned).ids) == own_ids(turns, tokenizer)
 
 
 def test_it_never_puts_begin_of_text_in_front():
