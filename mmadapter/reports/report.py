@@ -145,7 +145,7 @@ def loss_chart(run: ReportedRun, against: str = "steps") -> Markup:
     colours, lines = {}, []
 
     def placed(points: list[Point]) -> list[Point]:
-        return [(place[step], loss) for step, loss in points if step in place]
+        return [(place[int(step)], loss) for step, loss in points if step in place]
 
     for colour, (source, points) in enumerate(losses_by_source(run.train).items(), start=1):
         name = f"training, {source}" if source else "training"

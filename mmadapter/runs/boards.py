@@ -7,7 +7,7 @@ Their packages are imported when a board is opened. What a killed attempt sent t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,7 +103,11 @@ class MLflow:
         self.client.set_terminated(self.run)
 
 
-BOARDS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
+BOARDS: dict[str, Callable[[Path, str, int], Board]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
 """By their settings, training.NAME."""
 
 

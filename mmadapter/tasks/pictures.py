@@ -45,7 +45,8 @@ def looked_at(
     found = []
     for number in sorted(chosen):
         sample, answer = samples[number], answers[number]
-        entry = {"id": sample.id, "question": question_of(sample), "image": str(sample.image), "answer": answer}
+        entry: dict[str, Any] = {"id": sample.id, "question": question_of(sample)}
+        entry |= {"image": str(sample.image), "answer": answer}
         if (other := with_another_picture(sample, samples, settings.seed)) is not None:
             features = model.features.of([other.image])
             said = model.answer([other], settings.generation, seed=settings.seed, features=features)[0]
@@ -98,9 +99,9 @@ def when_hidden(model: AdaptedModel, sample: Sample, batch_size: int) -> list[li
     for row in range(GRID):
         for column in range(GRID):
             hidden = picture.copy()
-            box = [round(side * (place + offset) / GRID) for offset in (-0.5, 1.5)
-                   for side, place in ((picture.width, column), (picture.height, row))]  # fmt: skip
-            hidden.paste(colour, (max(0, box[0]), max(0, box[1]), *box[2:]))
+            left, right = (round(picture.width * (column + offset) / GRID) for offset in (-0.5, 1.5))
+            top, bottom = (round(picture.height * (row + offset) / GRID) for offset in (-0.5, 1.5))
+            hidden.paste(colour, (max(0, left), max(0, top), right, bottom))
             pictures.append(hidden)
     values: list[float] = []
     for start in range(0, len(pictures), batch_size):
