@@ -43,6 +43,7 @@ EXTRAS = {  # what an extra is for
     "cluster": "cluster=slurm",
     "search": "searches with Optuna (sweep)",
     "wandb": "training.wandb=true",
+    "mlflow": "training.mlflow=true",
     "data": "data in Parquet files",
     "gguf": "GGUF files as hosts",
     "test": "the tests",

@@ -143,6 +143,15 @@ class EarlyGate(nn.Module):
         gate = self.gate_values() * visual.present[:, None]
         return output + _attended(inputs, inputs.call.once(self, visual.tokens, branch), gate), weights
 
+    def attention_to(self, inputs: AttentionInputs) -> Tensor:
+        """(batch, heads, tokens, visual tokens): the branch's attention, whose rows sum to 1, for those who look."""
+        visual = inputs.call.visual
+        assert visual is not None
+        keys, _ = inputs.project(visual.tokens.to(inputs.query.dtype), self.through)
+        weights = prompt_attention(inputs.query, keys, inputs.scaling, inputs.softcap)
+        batch, heads, tokens, _ = inputs.query.shape
+        return weights.reshape(batch, heads, tokens, -1)
+
 
 def _attended(inputs: AttentionInputs, branch: Branch, gate: Tensor) -> Tensor:
     return gated_prompt_attention(
@@ -178,18 +187,24 @@ def gated_prompt_attention(
     Deviates: the paper divides the scores by sqrt(width); the official code by sqrt(head_dim), as every host here.
     """
     batch, heads, tokens, head_dim = query.shape
-    kv_heads = keys.shape[1]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads * tokens, head_dim)
-    scores = torch.matmul(grouped, repeat_rows(keys, batch).transpose(-1, -2)).float() * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    weights = scores.softmax(-1)
+    weights = prompt_attention(query, keys, scaling, softcap)
     attended = torch.matmul(weights.to(query.dtype), repeat_rows(values, batch))
     if value_shift is not None:
         attended = attended + repeat_rows(value_shift, batch)
     attended = attended.reshape(batch, heads, tokens, head_dim)
     factors = repeat_rows(gate.to(query.dtype).view(-1, heads, 1, 1), batch)
     return (attended * factors).transpose(1, 2)
+
+
+def prompt_attention(query: Tensor, keys: Tensor, scaling: float, softcap: float | None = None) -> Tensor:
+    """(batch, kv_heads, heads per kv_head * tokens, prompt_length): gated_prompt_attention's softmax, in float32."""
+    batch, heads, tokens, head_dim = query.shape
+    kv_heads = keys.shape[1]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads * tokens, head_dim)
+    scores = torch.matmul(grouped, repeat_rows(keys, batch).transpose(-1, -2)).float() * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return scores.softmax(-1)
 
 
 def joint_inputs(inputs: AttentionInputs, keys: Tensor, values: Tensor) -> AttentionInputs:

@@ -210,8 +210,9 @@ def dot_chart(
 ) -> Markup:
     """Dots over a grid, and a line through some points; `x_ticks`: value, text."""
     values = [dot.y for dot in dots]
-    room = 0.08 * ((max(values) - min(values)) or abs(max(values)) or 1.0)
-    y = Scale(min(values) - room, max(values) + room, HEIGHT - BOTTOM, TOP)
+    room = 0.08 * ((max(values) - min(values)) or abs(max(values))) or 1.0
+    bottom = max(0.0, min(values) - room) if min(values) >= 0 else min(values) - room  # no score is below nothing
+    y = Scale(bottom, max(values) + room, HEIGHT - BOTTOM, TOP)
     parts = [axes(y, [(x(place), text) for place, text in x_ticks])]
     parts += [path([(x(a), y(b)) for a, b in line], "c1 thin")] if line else []
     circle = Markup('<circle class="dot c{}" cx="{}" cy="{}" r="{}"><title>{}: {}</title></circle>')
@@ -241,27 +242,28 @@ def small_multiples(panels: Sequence[tuple[str, Sequence[Series]]], *, x_label: 
     return Markup('<div class="multiples">{}</div>').format(joined(figures))
 
 
-def heat_map(values: Sequence[Sequence[float | None]], row_names: Sequence[str], column_name: str) -> Markup:
-    """A table of coloured cells around zero: one row a layer, one cell a head; every value on hover."""
-    known = [[value or 0.0 for value in row] for row in values]
-    most = max((abs(value) for row in known for value in row), default=0) or 1.0
-    cell = Markup('<td style="--share:{}%" class="{}" title="{}, {} {}: {:+.4f}"></td>')
-    rows = [
-        Markup("<tr><th>{}</th>{}</tr>").format(
-            name,
-            joined(
-                cell.format(
-                    round(100 * abs(value) / most), "above" if value >= 0 else "below", name, column_name, number, value
-                )
-                for number, value in enumerate(row, start=1)
-            ),
-        )
-        for name, row in zip(row_names, known, strict=True)
-    ]
-    legend = Markup(
-        "<figcaption>{} from left to right"
-        '<span class="key"><i class="swatch below" style="--share:100%"></i>{}</span>'
-        '<span class="key"><i class="swatch"></i>0</span>'
-        '<span class="key"><i class="swatch above" style="--share:100%"></i>{}</span></figcaption>'
-    ).format(f"{column_name}s", f"{-most:.3g}", f"+{most:.3g}")
-    return Markup('<figure class="heat"><table>{}</table>{}</figure>').format(joined(rows), legend)
+def heat_map(what: str, values: Sequence[Sequence[float | None]], row_names: Sequence[str], column_name: str) -> Markup:
+    """Coloured squares around zero: one row a layer, one square a head or token; every value on hover."""
+    known = [[value if value is not None and math.isfinite(value) else 0.0 for value in row] for row in values]
+    lowest, most = (function((value for row in known for value in row), default=0.0) for function in (min, max))
+    most = max(abs(lowest), most) or 1.0
+    columns = max(map(len, known), default=0) or 1
+    width = min(46.0, (WIDTH - LEFT - RIGHT) / columns)
+    cell = Markup(
+        '<rect class="{}" x="{}" y="{}" width="{}" height="18" rx="2" fill-opacity="{}"><title>{}, {} {}: {}'
+        "</title></rect>"
+    )
+    parts = []
+    for line, (name, row) in enumerate(zip(row_names, known, strict=True)):
+        parts.append(tick_text(LEFT - 6, 20 * line + 13, name, "end"))
+        for number, (value, given) in enumerate(zip(row, values[line], strict=True)):
+            kind, share = "above" if value >= 0 else "below", round(abs(value) / most, 3)
+            place = round(LEFT + width * number, 2), 20 * line, round(width - 2, 2)
+            text = f"{value:+.4f}" if value == given else "not finite"
+            parts.append(cell.format(kind, *place, share, name, column_name, number + 1, text))
+    swatch = Markup('<span class="key"><i class="swatch {}"></i>{}</span>')
+    ends = [("below", f"{-most:.3g}")] if lowest < 0 else []
+    caption = Markup('<span class="what">{}</span><span>{}s from left to right</span>').format(what, column_name)
+    caption += joined(swatch.format(*end) for end in [*ends, ("", "0"), ("above", f"+{most:.3g}")])
+    right = round(LEFT + width * columns)
+    return figure(caption, svg(max(right, 200), 20 * len(known), what, parts), kind="chart heat")

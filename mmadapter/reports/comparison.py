@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmadapter.files import write_atomically
+from mmadapter.files import read_json, write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Series, finite, smoothed
 from mmadapter.reports.page import ReportedRun, render
 from mmadapter.tasks.section import Row, Table, sections_of
 
 LAST_STEPS = 20
+VALIDATION_QUESTIONS = 4241  # of ScienceQA
 ABOUT_PAPER = ["LLaMA-Adapter (Zhang et al. 2023), LLaMA-7B on ScienceQA's validation split."]
 PAPER_TABLES = {  # V1, tables 4 to 6; 32 layers: arXiv v3 only; arXiv v1 prints 84.04 for zero
     "ablation_layers": Table(
@@ -53,12 +54,21 @@ def write_comparison(run: ReportedRun) -> Path:
         training_chart=charts.line_chart(training, x_label="step", y_label="Training loss per token"),
         validation_chart=charts.line_chart(validation, x_label="step", y_label="Validation loss per token"),
         numbers=numbers_of(run.variants),
-        paper=next((table for name, table in PAPER_TABLES.items() if title.startswith(name)), None),
+        paper=next((table for name, table in PAPER_TABLES.items() if title.startswith(name)), None)
+        if is_of_the_papers_split(run.variants)
+        else None,
         config_text=run.config_text,
     )
     target = run.folder / "report.html"
     write_atomically(target, page)
     return target
+
+
+def is_of_the_papers_split(runs: Mapping[str, ReportedRun]) -> bool:
+    """Whether all scores are of ScienceQA's whole validation split, as the paper's ablations are."""
+    found = [read_json(run.folder / "eval" / "scienceqa" / "metrics.json") or {} for run in runs.values()]
+    whole = {"scored": VALIDATION_QUESTIONS, "split": VALIDATION_QUESTIONS, "complete": True}
+    return bool(found) and all(one.get("split") == "val" and one.get("coverage") == whole for one in found)
 
 
 def loss_lines(runs: Mapping[str, ReportedRun], kind: str) -> list[Series]:
@@ -99,4 +109,4 @@ def numbers_of(runs: Mapping[str, ReportedRun]) -> Table:
     covered = {f"{one.title}: {one.coverage}." for own in sections.values() for one in own.values() if one.coverage}
     notes = [*sorted(covered), f"Training loss: the average over the last {LAST_STEPS} recorded steps."]
     header = ["run", "trainable", "steps", "training loss", "validation loss", "lowest", *score_names]
-    return Table(header, rows, notes=[" ".join(notes)])
+    return Table(header, rows, notes=[" ".join(notes)], main=["validation loss", *score_names])

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from mmadapter.errors import InputError
 from mmadapter.files import read_json
+from mmadapter.reports import charts
+from mmadapter.runs.journal import METRICS_FILE, read_metrics
 from mmadapter.runs.state import Record, RunFolder
 from mmadapter.terminal import number_text
 from mmadapter.vision.images import read_image
 
 TEMPLATES = Path(__file__).parent / "templates"
-LONGEST_SIDE = 288
+LONGEST_SIDE = 288  # pixels of a picture inside a page
+SMALL_SIDE = 128  # up to here a picture is enlarged pixel by pixel
+NEARLY_NOTHING = 0.01  # nats
 
 
 class ReportedRun(RunFolder):
@@ -37,6 +43,17 @@ class ReportedRun(RunFolder):
     @cached_property
     def versions(self) -> Record:
         return read_json(self.folder / "versions.json") or {}
+
+    @cached_property
+    def answers(self) -> list[Record]:
+        """What a few fixed samples were answered at the start and at each validation, in the order of the steps."""
+        found: dict[int, Record] = {}
+        for one in read_metrics(self.folder / METRICS_FILE, "answers"):
+            samples = one.get("samples")
+            own = [sample for sample in samples if isinstance(sample, dict)] if isinstance(samples, list) else []
+            if own and isinstance(one.get("step"), int):
+                found[one["step"]] = {**one, "samples": own}
+        return [found[step] for step in sorted(found)]
 
     @cached_property
     def trainable(self) -> list[Record]:
@@ -60,16 +77,26 @@ def render(template: str, *folders: Path, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"grouped": "{:,}".format, "number": number_text, "data_uri": data_uri}
+    environment.filters |= {"grouped": "{:,}".format, "number": number_text, "picture": picture, "columns": columns}
+    environment.filters |= {"importance": importance, "attention_map": attention_map}
     return environment.get_template(template).render(**content)
 
 
-def data_uri(file: str) -> str | None:
-    """A picture, small, inside the page: PNG where that is as small as JPEG; None where it cannot be read."""
+class Inlined(NamedTuple):
+    """A picture inside the page."""
+
+    uri: str
+    is_small: bool  # it is drawn larger than it is
+
+
+@lru_cache(maxsize=64)
+def picture(file: str) -> Inlined | None:
+    """A picture, shrunk where it is large: PNG where that is as small as JPEG; None where it cannot be read."""
     try:
         image = read_image(Path(file))
     except InputError:
         return None
+    is_small = max(image.size) <= SMALL_SIDE
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     encoded = {}
     for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
@@ -77,4 +104,40 @@ def data_uri(file: str) -> str | None:
         image.save(buffer, kind, **options)
         encoded[kind] = buffer.getvalue()
     kind = min(encoded, key=lambda name: len(encoded[name]))
-    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
+    return Inlined(f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}", is_small)
+
+
+def columns(count: int, most: int) -> int:
+    """In how many columns, up to `most`, so many things leave the fewest places of the last row empty; the more."""
+    widest = min(count, most) or 1
+    return min(range(-(-widest // 2), widest + 1), key=lambda number: (-count % number, -number))
+
+
+class Importance(NamedTuple):
+    """Which parts of a picture an answer rests on."""
+
+    shares: list[list[float]]  # of each square, from 0 to 1
+    text: str
+
+
+def importance(changes: Sequence[Sequence[float]]) -> Importance | None:
+    """By how much hiding each square lowers the answer's log-likelihood (`changes`), against the square that matters
+    most; None where there are no numbers.
+    """
+    drops = [[max(0.0, -change) for change in row] for row in changes]
+    most = max((drop for row in drops for drop in row), default=None)
+    if most is None:
+        return None
+    if most < NEARLY_NOTHING:
+        shares = [[1.0 for _ in row] for row in drops]
+        return Importance(shares, f"hiding any part of the picture changes less than {NEARLY_NOTHING} nats")
+    shares = [[drop / most for drop in row] for row in drops]
+    return Importance(shares, f"where hiding a part makes the answer less likely (by up to {most:.2f} nats)")
+
+
+def attention_map(rows: Sequence[Sequence[float]]) -> Markup:
+    """The attention of early fusion: a row a layer, a square a visual token; nothing where there is none."""
+    if not rows:
+        return Markup("")
+    names = [f"layer {number}" for number in range(1, len(rows) + 1)]
+    return charts.heat_map("Attention to the visual tokens", rows, names, "token")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -16,7 +20,7 @@ from mmadapter.reports.charts import Point, Series, finite, smoothed
 from mmadapter.reports.comparison import write_comparison
 from mmadapter.reports.page import ReportedRun, render
 from mmadapter.runs.state import Record
-from mmadapter.tasks.section import Tile, sections_of
+from mmadapter.tasks.section import Tile, sections_of, shortened
 from mmadapter.terminal import duration, readable_bytes
 
 GATE_LAYERS_SHOWN = 32
@@ -33,18 +37,19 @@ def write_report(folder: Path) -> Path:
         for variant in run.variants.values():
             write_report(variant.folder)
         return write_comparison(run)
-    sections = list(sections_of(run.folder, run.config).values())
+    sections = sections_of(run.folder, run.config)
     page = render(
         "report.html.jinja",
         title=run.config.get("experiment") or run.folder.name,
         folder=str(run.folder),
         notice=embedded_notice(run.config.get("experiment", ""), run.config.get("embedded")),
         finished=bool(run.summary),
-        tiles=[*(tile for section in sections for tile in section.tiles), *tiles(run)],
-        sections=sections,
-        loss_chart=loss_chart(run),
-        lr_chart=lr_chart(run),
-        movement_chart=movement_chart(run),
+        tiles=[*(tile for section in sections.values() for tile in section.tiles), *tiles(run)],
+        sections=[(section, result_links(run.folder, name)) for name, section in sections.items()],
+        answers=learned_answers(run),
+        losses=[(name, chart) for name in AGAINST if (chart := loss_chart(run, name))],
+        training_charts=training_charts(run),
+        not_finite=not_finite(run),
         movement=movement_rows(run),
         gate_panels=gate_panels(run),
         gate_map=gate_map(run),
@@ -83,19 +88,124 @@ def tiles(run: ReportedRun) -> list[Tile]:
     return found
 
 
-def loss_chart(run: ReportedRun) -> Markup:
+def result_links(folder: Path, name: str) -> list[tuple[str, str]]:
+    """The files of an evaluation, as (name, link relative to the page)."""
+    files = [folder / "eval" / name / file for file in ("predictions.jsonl", "metrics.json")]
+    return [(file.name, quote(f"eval/{name}/{file.name}")) for file in files if file.is_file()]
+
+
+def learned_answers(run: ReportedRun) -> list[dict[str, Any]]:
+    """A few samples with what was answered at step 0, early, late and in the end."""
+    records = run.answers
+    if not records:
+        return []
+    last = len(records) - 1
+    shown = [records[place] for place in sorted({0, min(1, last), round(last / 2), last})]
+    found = []
+    for sample in records[-1]["samples"]:
+        own = [
+            (record["step"], shortened(str(one.get("answer") or ""), 300), one.get("right"))
+            for record in shown
+            for one in record["samples"]
+            if (one.get("task"), one.get("sample")) == (sample.get("task"), sample.get("sample"))
+        ]
+        references = sample.get("references")
+        truth = shortened(str(references[0]), 300) if isinstance(references, list) and references else ""
+        question = shortened(str(sample.get("question") or ""), 300)
+        image = sample["image"] if isinstance(sample.get("image"), str) else None
+        found.append({"image": image, "question": question, "answers": own, "truth": truth})
+    return found
+
+
+# ---- curves
+
+
+AGAINST = ("steps", "time", "tokens")
+"""What losses are drawn against."""
+
+
+def places_of(run: ReportedRun, against: str) -> tuple[dict[int, float], str]:
+    """Step -> place on the axis of steps, time or supervised tokens so far, and the axis's name."""
+    steps = [0, *(record["step"] for record in run.train)]
+    if against == "time":
+        seconds = [0.0, *(record.get("seconds") or 0.0 for record in run.train)]
+        unit, text = (60, "minutes") if seconds[-1] > 180 else (1, "seconds")
+        return dict(zip(steps, (second / unit for second in seconds), strict=True)), f"training time, {text}"
+    if against == "tokens":
+        tokens = accumulate((record.get("supervised_tokens") or 0 for record in run.train), initial=0)
+        return dict(zip(steps, map(float, tokens), strict=True)), "supervised tokens"
+    return {step: float(step) for step in [*steps, *(record["step"] for record in run.validation)]}, "step"
+
+
+def loss_chart(run: ReportedRun, against: str = "steps") -> Markup:
     """Training loss by source (smoothed over its raw values) and validation loss, dashed where it has sources, too."""
+    place, x_label = places_of(run, against)
+    if len(set(place.values())) < 2 < len(place):
+        return Markup("")  # an older journal, without tokens
     colours, lines = {}, []
+
+    def placed(points: list[Point]) -> list[Point]:
+        return [(place[int(step)], loss) for step, loss in points if step in place]
+
     for colour, (source, points) in enumerate(losses_by_source(run.train).items(), start=1):
         name = f"training, {source}" if source else "training"
         colours[source] = colour
-        lines += [Series(name, points, colour, faint=True), Series(name, smoothed(points), colour)]
+        raw = placed(points)
+        lines += [Series(name, raw, colour, faint=True), Series(name, smoothed(raw), colour)]
     dots = len(run.validation) <= 40
     for source, points in losses_by_source(run.validation).items():
         name = f"validation, {source}" if source else "validation"
         colour = colours.get(source, 6) if source else 6
-        lines.append(Series(name, points, colour, dots=dots, dashed=bool(source)))
-    return charts.line_chart(lines, x_label="step", y_label="Loss per token")
+        lines.append(Series(name, placed(points), colour, dots=dots, dashed=bool(source)))
+    return charts.line_chart(lines, x_label=x_label, y_label="Loss per token")
+
+
+def training_charts(run: ReportedRun) -> list[Markup]:
+    """Learning rate, gradient norm, movement, throughput and memory over the steps, as far as they were recorded."""
+
+    def line(name: str, colour: int, value: Callable[[Record], float | None], faint: bool = False) -> list[Series]:
+        points = finite((record["step"], value(record)) for record in run.train)
+        if not faint:
+            return [Series(name, points, colour)]
+        return [Series(name, points, colour, faint=True), Series(name, smoothed(points), colour)]
+
+    groups = next((list(one["grad_norm_by_group"]) for one in run.train if one.get("grad_norm_by_group")), [])
+    norms = [
+        series
+        for group, colour in group_colours(run, groups).items()
+        for series in line(group, colour, partial(part_of, "grad_norm_by_group", group), True)
+    ]
+    memory = [
+        series
+        for number, (name, key) in enumerate({"process": "host_bytes", "GPU": "gpu_bytes"}.items(), start=1)
+        for series in line(name, number, partial(part_of, "memory", key))
+    ]
+    memory = [replace(one, points=[(step, size / 1e9) for step, size in one.points]) for one in memory]
+    drawn = {
+        "Learning rate": (line("lr", 4, partial(part_of, None, "lr")), True),
+        "Gradient norm": (norms or line("all", 1, partial(part_of, None, "grad_norm"), True), False),
+        "Supervised tokens a second": (line("tokens", 2, partial(part_of, None, "tokens_per_s"), True), True),
+        "Peak memory so far, GB": (memory, True),
+    }
+    found = [
+        charts.line_chart(lines, x_label="step", y_label=label, from_zero=from_zero)
+        for label, (lines, from_zero) in drawn.items()
+    ]
+    return [chart for chart in [*found, movement_chart(run)] if chart]
+
+
+def part_of(inside: str | None, key: str, record: Record) -> float | None:
+    """A number of a record, or of a mapping in it."""
+    found = record if inside is None else record.get(inside) or {}
+    return found.get(key)
+
+
+def not_finite(run: ReportedRun) -> str:
+    """How many steps had a loss without a number; empty where none."""
+    steps = [record["step"] for record in run.train if record.get("loss") is None]
+    if not steps:
+        return ""
+    return f"The loss of {len(steps):,} of {len(run.train):,} steps was not finite, first at step {steps[0]:,}."
 
 
 def losses_by_source(records: Iterable[Record]) -> dict[str, list[Point]]:
@@ -107,12 +217,6 @@ def losses_by_source(records: Iterable[Record]) -> dict[str, list[Point]]:
         name: finite((record["step"], (record.get("loss_by_source") or {}).get(name)) for record in records)
         for name in sources
     }
-
-
-def lr_chart(run: ReportedRun) -> Markup:
-    """The learning rate over steps."""
-    points = finite((record["step"], record.get("lr")) for record in run.train)
-    return charts.line_chart([Series("lr", points, 4)], x_label="step", y_label="Learning rate", from_zero=True)
 
 
 def gate_panels(run: ReportedRun) -> Markup:
@@ -134,7 +238,7 @@ def gate_map(run: ReportedRun) -> Markup:
     if gates is None:
         return Markup("")
     names = [f"layer {number}" for number in range(1, len(gates) + 1)]
-    return charts.heat_map(gates[::-1], names[::-1], "head")
+    return charts.heat_map("Gates at the last recorded step", gates[::-1], names[::-1], "head")
 
 
 def movement_records(run: ReportedRun) -> list[Record]:

@@ -17,6 +17,7 @@ from mmadapter.reports.charts import LEFT, RIGHT, WIDTH, Dot, Point, Scale, Seri
 from mmadapter.reports.page import render
 from mmadapter.runs.state import counts
 from mmadapter.runs.sweep import SEED, Sweep, SweepJob
+from mmadapter.sweeps.settings import VALIDATION_LOSS
 from mmadapter.tasks.section import Tile
 from mmadapter.terminal import duration, number_text, readable_bytes
 
@@ -30,6 +31,8 @@ def page_of(sweep: Sweep) -> str:
     cells = [cells_of(sweep, job) for job in sweep.jobs]
     used = {name for of_job in cells for name, one in of_job.items() if one.order is not None}
     columns = [name for name in cells[0] if name in used] if cells else []
+    metric = "best validation loss" if sweep.metric == VALIDATION_LOSS else sweep.metric
+    main = {*sweep.keys, metric}  # what a narrow screen shows
     keys = [key for key in sweep.keys if key != SEED] or sweep.keys
     is_shown = len(sweep.jobs) > 1 and bool(sweep.valued)
     is_map = (
@@ -55,7 +58,9 @@ def page_of(sweep: Sweep) -> str:
         many=len(sweep.jobs) > NAMED_CURVES,
         seeds=[(list(group.settings.values()), group.text) for group in sweep.over_seeds],
         seed_keys=[breakable(key) for key in sweep.keys if key != SEED],
-        columns=[breakable(name) for name in columns],
+        columns=[(breakable(name), name not in main) for name in columns],
+        minor=any(name not in main for name in columns),
+        tied=tied_text(sweep),
         rows=[
             {
                 "number": job.number,
@@ -79,6 +84,8 @@ def tiles(sweep: Sweep) -> list[Tile]:
     done, jobs = sum(job.finished for job in sweep.jobs), len(sweep.jobs)
     is_search = sweep.trials is not None
     found = [Tile("Finished", f"{done} of {sweep.trials if is_search else jobs}", "trials" if is_search else "jobs")]
+    if tied := sweep.tied:
+        found.append(Tile(f"Best {sweep.metric}", number_text(sweep.best_value or 0.0), f"{len(tied)} jobs are equal"))
     if (best := sweep.best) is not None:
         value = next(value for job, value in sweep.valued if job is best)
         found.append(Tile(f"Best {sweep.metric}", number_text(value), f"job {best.number}"))
@@ -87,6 +94,14 @@ def tiles(sweep: Sweep) -> list[Tile]:
             for key in sweep.keys[:6]
         ]
     return found
+
+
+def tied_text(sweep: Sweep) -> str:
+    """Which jobs share the best value, where they do; empty otherwise."""
+    if not (tied := sweep.tied):
+        return ""
+    numbers = ", ".join(str(job.number) for job in tied[:8]) + (", ..." if len(tied) > 8 else "")
+    return f"No job is the best: {len(tied)} ({numbers}) have the same value and the same validation loss."
 
 
 def breakable(key: str) -> Markup:

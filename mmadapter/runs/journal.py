@@ -1,4 +1,4 @@
-"""metrics.jsonl, what a run writes down while it goes, and its readers; TensorBoard by default, W&B when asked."""
+"""metrics.jsonl, what a run writes down while it goes, and its readers; boards that are asked for get the numbers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmadapter.errors import InputError
 from mmadapter.files import make_folder, sync
 
+if TYPE_CHECKING:
+    from mmadapter.runs.boards import Board
+
 METRICS_FILE = "metrics.jsonl"
 SCALARS = ("loss", "lr", "grad_norm", "tokens_per_s", "perplexity")
+MOST_PIXELS = 512  # on each side of a picture on a board
 
 
 class Journal:
@@ -24,13 +28,10 @@ class Journal:
     With `writes=False`, on ranks other than 0, nothing is written.
     """
 
-    def __init__(
-        self, folder: Path, *, writes: bool = True, tensorboard: bool = False, wandb: bool = False, name: str = "run"
-    ) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True, boards: Sequence[str] = (), name: str = "run") -> None:
         self.folder, self.path, self.name = folder, folder / METRICS_FILE, name
-        self.wants_tensorboard, self.wants_wandb = writes and tensorboard, writes and wandb
-        self._tensorboard: Any = None
-        self._wandb: Any = None
+        self.wanted = tuple(boards) if writes else ()
+        self._boards: list[Board] = []
         self._file: BinaryIO | None = None
         if writes:
             make_folder(folder)
@@ -38,21 +39,12 @@ class Journal:
             sync(folder)  # checkpoints count its bytes: after a power cut it must be there
 
     def open_boards(self, step: int) -> None:
-        """Opens TensorBoard and W&B, where wanted; points that a killed attempt wrote after `step` are purged."""
-        if self.wants_tensorboard and self._tensorboard is None:
-            from torch.utils.tensorboard import SummaryWriter
+        """Opens the boards that are wanted (names of BOARDS) for what comes after `step`."""
+        if self.wanted and not self._boards:
+            from mmadapter.runs.boards import BOARDS
 
-            self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
-        if self.wants_wandb and self._wandb is None:
-            try:
-                import wandb
-            except ImportError as error:
-                raise InputError(
-                    "training.wandb=true, but the package is not installed. To fix: pip install wandb"
-                ) from error
-            self._wandb = wandb.init(
-                project="mmadapter", name=self.name, id=self.name, resume="allow", dir=str(self.folder)
-            )
+            for name in self.wanted:
+                self._boards.append(BOARDS[name](self.folder, self.name, step))
 
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
         """Appends one line {"kind": ..., **record} and passes its numbers on to the boards."""
@@ -62,8 +54,12 @@ class Journal:
         line = json.dumps({"kind": kind, **record}, default=str)
         self._file.write(line.encode() + b"\n")
         self._file.flush()
-        if kind in ("train", "validation") and (self._tensorboard is not None or self._wandb is not None):
-            self._write_boards(kind, record)
+        if self._boards and kind in ("train", "validation"):
+            values = numbers_of(kind, record)
+            for board in self._boards:
+                board.numbers(values, record["step"])
+        elif self._boards and kind == "answers":
+            self._show_answers(record)
 
     def event(self, event: str, **record: Any) -> None:
         """Appends a line about something that happened: resumed, skipped, saved, stopped, ..."""
@@ -102,25 +98,38 @@ class Journal:
         with contextlib.suppress(OSError):  # a full disk was reported when the line was written
             if self._file is not None:
                 self._file.close()
-        if self._tensorboard is not None:
+        for board in self._boards:
             with contextlib.suppress(OSError):
-                self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+                board.close()
 
-    def _write_boards(self, kind: str, record: Mapping[str, Any]) -> None:
-        values = {f"{kind}/{key}": record[key] for key in SCALARS if isinstance(record.get(key), (int, float))}
-        values |= {
-            f"{kind}/loss/{name}": loss for name, loss in record.get("loss_by_source", {}).items() if loss is not None
-        }
-        values |= {f"movement/{name}": moved["distance"] for name, moved in record.get("movement", {}).items()}
-        for layer, gates in enumerate(record.get("gates") or ()):
-            values[f"gates/layer_{layer}"] = sum(abs(gate) for gate in gates if gate is not None) / max(1, len(gates))
-        if self._tensorboard is not None:
-            for key, value in values.items():
-                self._tensorboard.add_scalar(key, value, record["step"])
-        if self._wandb is not None:
-            self._wandb.log(values, step=record["step"])
+    def _show_answers(self, record: Mapping[str, Any]) -> None:
+        """A few samples with their pictures and answers, onto the boards."""
+        from mmadapter.vision.images import read_image
+
+        for number, sample in enumerate(record["samples"], start=1):
+            lines = {"question": sample.get("question"), "answer": sample.get("answer")}
+            lines["true"] = next(iter(sample.get("references") or ()), None)
+            text = "\n".join(f"{name}: {line}" for name, line in lines.items() if line)
+            picture = None
+            if sample.get("image"):
+                with contextlib.suppress(InputError):  # it is gone; the texts are shown all the same
+                    picture = read_image(Path(sample["image"]))
+                    picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
+            for board in self._boards:
+                board.sample(f"answers/{number}", text, picture, record["step"])
+
+
+def numbers_of(kind: str, record: Mapping[str, Any]) -> dict[str, float]:
+    """What boards show of a line: name -> number."""
+    values = {f"{kind}/{key}": record[key] for key in SCALARS if isinstance(record.get(key), (int, float))}
+    losses = record.get("loss_by_source") or {}
+    values |= {f"{kind}/loss/{name}": loss for name, loss in losses.items() if loss is not None}
+    moved = record.get("movement") or {}
+    values |= {f"movement/{name}": one["distance"] for name, one in moved.items() if one["distance"] is not None}
+    values |= {f"memory/{name}": size for name, size in (record.get("memory") or {}).items()}
+    for layer, gates in enumerate(record.get("gates") or ()):
+        values[f"gates/layer_{layer}"] = sum(abs(gate) for gate in gates if gate is not None) / max(1, len(gates))
+    return values
 
 
 def finite_or_null(value: Any) -> Any:

@@ -6,6 +6,7 @@ sweep.json is written by the command that runs the sweep, never by a job.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -144,9 +145,26 @@ class Sweep:
 
     @property
     def best(self) -> SweepJob | None:
-        """The finished job with the best value; of equals the first."""
-        sign = 1 if self.direction == "minimize" else -1
-        return min(self.valued, key=lambda one: sign * one[1], default=(None, 0.0))[0]
+        """The finished job with the best value; of equals the one with the lowest validation loss. None: none is."""
+        leading = self._leading()
+        return leading[0] if len(leading) == 1 else None
+
+    @property
+    def tied(self) -> list[SweepJob]:
+        """The jobs that share the best value and its lowest validation loss, where they are several."""
+        leading = self._leading()
+        return leading if len(leading) > 1 else []
+
+    @property
+    def best_value(self) -> float | None:
+        """The metric of the best job, or of those that share it."""
+        choose = min if self.direction == "minimize" else max
+        return choose((value for _, value in self.valued), default=None)
+
+    def _leading(self) -> list[SweepJob]:
+        leading = [job for job, value in self.valued if value == self.best_value]
+        losses = [math.inf if (loss := job.run.best_validation_loss) is None else loss for job in leading]
+        return [job for job, loss in zip(leading, losses, strict=True) if loss == min(losses)]
 
     @property
     def score_names(self) -> list[str]:

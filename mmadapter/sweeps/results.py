@@ -69,6 +69,10 @@ def sweep_text(sweep: Sweep) -> str:
     if (best := sweep.best) is not None:
         settings = " ".join(f"{key}={best.settings.get(key)}" for key in sweep.keys)
         lines.append(f"best {sweep.metric} ({sweep.direction}): job {best.number} {settings}, {best.state.folder}")
+    if sweep.tied:
+        numbers = ", ".join(str(job.number) for job in sweep.tied)
+        value = number_text(sweep.best_value or 0.0)
+        lines.append(f"best {sweep.metric} ({sweep.direction}): {value}, the same for jobs {numbers}: none is the best")
     lines += [f"job {job.number} {job.state.state}: {job.state.reason}" for job in sweep.jobs if job.state.reason]
     lines.append(f"table and plots: {sweep.folder / 'sweep.html'}, {sweep.folder / 'sweep.csv'}")
     return "\n".join(lines)

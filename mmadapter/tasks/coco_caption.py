@@ -123,6 +123,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             values = ["" if name not in one.metrics else f"{100 * one.metrics[name]:.3f}" for name in names]
             rows.append(Row([one.label, "", "", *values], "own" if one is own else ""))
         whole = metrics.get("coverage", {}).get("complete") and metrics.get("images") == KARPATHY_TEST
+        whole = whole and "test" in metrics.get("split", "")  # the validation split has as many
         if with_papers and whole:  # the papers' scores are of Karpathy's whole test split
             rows.append(Row([ABOUT_PAPERS], "between"))
             for paper in CAPTION_ROWS:
@@ -137,7 +138,9 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         return Section(
             cls.TITLE,
             coverage=metrics.get("label", ""),
-            tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes)] if scored else [],
+            tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes, main=cls.MAIN_SCORES)]
+            if scored
+            else [],
             notes=notes,
             cards=[cls.card(row) for row in own.rows[:CARDS]],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from mmadapter.distributed.ranks import Ranks
     from mmadapter.model import AdaptedModel
 
-CARDS = 12
+CARDS, OF_EACH = 12, 8  # samples that are shown as they are drawn; right ones and wrong ones at least
 ABOUT_COLUMNS = (
     "NAT, SOC, LAN: natural, social and language science. TXT: the question has a textual context; IMG: it has a "
     "picture; NO: neither (a question with both counts in TXT and in IMG)."
@@ -175,7 +176,8 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
             ]
             notes += paper_notes(papers)
         title = f"By subject, context and grade: {metrics.get('label', '')}"
-        tables = [Table(("accuracy, %", *columns), rows, title, notes=notes)] if scored else []
+        header = ("accuracy, %", *columns)
+        tables = [Table(header, rows, title, notes=notes, main=cls.MAIN_SCORES)] if scored else []
 
         # Everything published, and topics, for those who want to see it.
         if papers:
@@ -210,7 +212,8 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
             tables=tables,
             cards=question_cards(results),
             cards_title="Test questions",
-            cards_remark="Right and wrong answers of this run, one topic after the other.",
+            cards_remark="Drawn with a fixed seed, one topic after the other, whether right or wrong; with a picture "
+            "where questions have one.",
         )
 
 
@@ -254,16 +257,19 @@ def topic_tables(results: Sequence[Result]) -> list[Table]:
         count = max(entry["count"] for entry in entries if entry)
         rows.append(Row([topic, str(count), *(percent(entry and entry["accuracy"]) for entry in entries)]))
     header = ["topic", "questions", *(one.label for one in results)]
-    return [Table(header, rows, "By topic", is_folded=True)] if rows else []
+    return [Table(header, rows, "By topic", is_folded=True, main=[results[-1].label])] if rows else []
 
 
 def question_cards(results: Sequence[Result]) -> list[Card]:
-    """Some questions, at most half of them answered wrong, spread over topics; those with a picture first."""
+    """Some questions, those with a picture first: CARDS as they are drawn, then right and wrong ones, up to OF_EACH."""
     rows = [row for row in results[-1].rows if row.get("image")] or results[-1].rows
-    wrong = one_topic_after_the_other([row for row in rows if not row.get("correct")])[: CARDS // 2]
-    right = one_topic_after_the_other([row for row in rows if row.get("correct")])[: CARDS - len(wrong)]
+    drawn = one_topic_after_the_other(random.Random(0).sample(list(rows), len(rows)))
+    chosen = drawn[:CARDS]
+    for is_right in (True, False):
+        lacking = OF_EACH - sum(bool(row.get("correct")) == is_right for row in chosen)
+        chosen += [row for row in drawn[CARDS:] if bool(row.get("correct")) == is_right][: max(0, lacking)]
     others = {one.label: {row["id"]: row for row in one.rows} for one in results[:-1]}
-    return [question_card(row, others) for row in [*right, *wrong]]
+    return [question_card(row, others) for row in chosen]
 
 
 def one_topic_after_the_other(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

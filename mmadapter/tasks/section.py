@@ -5,6 +5,7 @@ A task gives one `Section`: `show_section` prints it at a terminal, a run's repo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from mmadapter.terminal import Display
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
 """Names of runs in RUN/comparison, as tables and charts show them."""
+PICTURES_FILE = "pictures.json"
+"""Beside predictions.jsonl: a few samples looked at closely (tasks/pictures.py)."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Table:
     title: str = ""
     is_folded: bool = False  # the reader opens it by its title
     notes: Sequence[str] = ()
+    main: Sequence[str] = ()  # columns that a narrow screen shows at first, besides the first one; none: all
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,20 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One sample looked at closely (pictures.json): with another picture, and which parts of its own one matter."""
+
+    picture: str  # file
+    question: str
+    answer: str
+    other_picture: str | None = None
+    other_answer: str = ""
+    other_truth: str | None = None  # where the task knows it
+    hidden: Sequence[Sequence[float]] = ()  # change of the answer's log-likelihood, a number a square of the picture
+    attention: Sequence[Sequence[float]] = ()  # a row a layer with early fusion, a number a visual token
+
+
+@dataclass(frozen=True)
 class Section:
     """All that a task shows; whatever is empty is left out."""
 
@@ -100,6 +118,7 @@ class Section:
     cards: Sequence[Card] = ()
     cards_title: str = ""  # a heading above the cards
     cards_remark: str = ""
+    looks: Sequence[Look] = ()
 
 
 def percent(value: float | None) -> str:
@@ -134,8 +153,40 @@ def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = Tru
         kind = results[-1].metrics.get("task", name) if results else None
         if kind in found and (name == kind or name in (config.get("tasks") or ())):
             section = TASKS.load(kind).section(results, with_papers)
+            section = replace(section, looks=looks_of(folder / "eval" / name / PICTURES_FILE))
             found[kind].append((name, section if name == kind else replace(section, title=f"{section.title}: {name}")))
     return dict(pair for pairs in found.values() for pair in pairs)
+
+
+def looks_of(file: Path) -> list[Look]:
+    """What an evaluation's pictures.json holds; nothing where there is none."""
+    entries, found = read_json(file), []
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            continue
+        other = entry["other"] if isinstance(entry.get("other"), dict) else {}
+        found.append(
+            Look(
+                picture=entry["image"],
+                question=shortened(str(entry.get("question") or ""), 300),
+                answer=shortened(str(entry.get("answer") or ""), 500),
+                other_picture=other["image"] if isinstance(other.get("image"), str) else None,
+                other_answer=shortened(str(other.get("answer") or ""), 500),
+                other_truth=None if other.get("truth") is None else shortened(str(other["truth"]), 300),
+                hidden=numbers_in_rows(entry.get("hidden")),
+                attention=numbers_in_rows(entry.get("attention")),
+            )
+        )
+    return found
+
+
+def numbers_in_rows(value: Any) -> list[list[float]]:
+    """Rows of finite numbers, all as long as the first; nothing where `value` is anything else."""
+    rows = value if isinstance(value, list) and all(isinstance(row, list) for row in value) else []
+    is_whole = len({len(row) for row in rows}) == 1 and bool(rows[0])
+    numbers = [number for row in rows for number in row]
+    fit = is_whole and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    return rows if fit else []
 
 
 SHOWN_CARDS, SHOWN_CHARACTERS = 3, 120  # at a terminal

@@ -20,7 +20,7 @@ from mmadapter.data.settings import InstructionSettings
 from mmadapter.data.templates import SINGLE
 from mmadapter.errors import InputError
 from mmadapter.files import package_versions, write_json, write_json_lines
-from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
+from mmadapter.tasks.section import PICTURES_FILE, Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", bound=TaskSettings)
 Progress = Callable[[str, int, int], None]
 """Called as progress("what is going on", done, total)."""
-CARDS = 6  # samples that are shown
+CARDS = 12  # samples that are shown
 PACKAGES = ("mmadapter", "torch", "transformers", "open_clip_torch")
 
 
@@ -148,7 +148,8 @@ class Task(Generic[Settings]):
         scored = {one.label: cls.values(one.metrics) for one in results}
         names = [name for name in cls.SCORES if any(name in values for values in scored.values())]
         rows = [Row([label, *(percent(values.get(name)) for name in names)]) for label, values in scored.items()]
-        tables = [Table(["", *names], rows)] if names else []
+        tables = [Table(["", *names], rows, main=cls.MAIN_SCORES)] if names else []
+        tables += attribute_tables(results, names)
         cards = [cls.card(row) for row in results[-1].rows[:CARDS]]
         return Section(cls.TITLE, tables=tables, cards=cards, cards_remark=cls.remark(results[-1].metrics))
 
@@ -168,6 +169,13 @@ class Task(Generic[Settings]):
         return ""
 
 
+def attribute_tables(results: Sequence[Result], names: Sequence[str]) -> list[Table]:
+    """The last run's scores of the samples that ask for each attribute, where its metrics have them."""
+    by_attribute = results[-1].metrics.get("by_attribute") or {}
+    rows = [Row([name, *(percent(scores.get(one)) for one in names)]) for name, scores in by_attribute.items()]
+    return [Table(["attribute", *names], rows, "By attribute", is_folded=True)] if rows and names else []
+
+
 def evaluate(
     model: AdaptedModel,
     task: Task[Any],
@@ -181,6 +189,7 @@ def evaluate(
     Collective: the ranks share the samples out; rank 0 scores and writes, and alone has the rows.
     """
     from mmadapter.tasks.asking import cut_prompts
+    from mmadapter.tasks.pictures import looked_at
 
     settings = task.settings
     if not samples:
@@ -197,17 +206,21 @@ def evaluate(
         model.eval()
     try:
         answers = task.ask(model, samples, ranks, progress)
+        pictures = looked_at(model, samples, answers.texts, settings)
     finally:
         if was_training:
             model.train()
 
     # Score and write, on rank 0.
+    seconds = round(time.perf_counter() - started, 2)
     rows: list[dict[str, Any]] = []
 
     def score() -> dict[str, Any]:
         scored = task.score(samples, answers)
-        facts = {"cut_prompts": cut, "seconds": round(time.perf_counter() - started, 2)}
+        facts = {"cut_prompts": cut, "seconds": seconds}
         scored = replace(scored, metrics=with_versions(task, scored.metrics) | facts)
+        if pictures:
+            scored = replace(scored, files={**scored.files, PICTURES_FILE: pictures})
         scored.write(folder)
         rows.extend(scored.rows)
         return scored.metrics

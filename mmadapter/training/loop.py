@@ -178,6 +178,7 @@ class Loop:
         if place.step % every == 0 or place.step in (1, total):
             record["gates"] = self.model.gates().detach().float().tolist()
             record["movement"] = self.start.movement()
+            record["memory"] = peak_memory()
         self.journal.write("train", record)
         left = place.seconds / place.step * (total - place.step)
         self.display.training(record, total, self.schedule.total_epochs, left)

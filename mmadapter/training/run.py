@@ -287,9 +287,8 @@ def train_and_evaluate(
 
     # 7. Engine and loop, at the newest checkpoint where there is one.
     loop = None
-    boards = {"tensorboard": conf.training.tensorboard, "wandb": conf.training.wandb}
     writes = ranks.is_first and data is not None
-    journal = Journal(folder, writes=writes, name=f"{conf.experiment}-{folder.name}", **boards)
+    journal = Journal(folder, writes=writes, name=f"{conf.experiment}-{folder.name}", boards=conf.training.boards)
     if data is not None:
         data.features = model.features
         for item in model.trainable_parameters():  # what is frozen in this run needs no activations kept

@@ -106,12 +106,20 @@ class TrainingConf:
     keep_checkpoints: int = number(2, at_least=1, influence=False)  # the newest so many stay, and the best
     log_every_steps: int = number(10, at_least=1, influence=False)  # steps between lines of metrics.jsonl
     tensorboard: bool = plain(True, influence=False)  # write RUN/tensorboard
-    wandb: bool = plain(False, influence=False)  # send numbers to Weights & Biases; needs pip install wandb
+    wandb: bool = plain(False, influence=False)  # send numbers and samples to Weights & Biases; needs pip install wandb
+    # numbers and samples to RUN/mlflow.db, or where MLFLOW_TRACKING_URI says; needs pip install mlflow
+    mlflow: bool = plain(False, influence=False)
+
+    @property
+    def boards(self) -> list[str]:
+        """Where numbers and samples are shown besides the run's own files."""
+        return [name for name in ("tensorboard", "wandb", "mlflow") if getattr(self, name)]
 
     def contradictions(self, key: str) -> Iterator[str]:
         """A board whose package is missing."""
-        if self.wandb and find_spec("wandb") is None:
-            yield f"{key}.wandb=true, but wandb is not installed: pip install wandb, or {key}.wandb=false"
+        for name in ("wandb", "mlflow"):
+            if getattr(self, name) and find_spec(name) is None:
+                yield f"{key}.{name}=true, but {name} is not installed: pip install {name}, or {key}.{name}=false"
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 import pytest
@@ -50,6 +51,28 @@ def test_text_from_settings_is_escaped(tmp_path):
     folder = made_sweep(tmp_path, {"run=<script>": ("finished", 1), "run=b": ("finished", 2)})
     write_sweep(folder)
     assert "<script>" not in (folder / "sweep.html").read_text().replace("<script>\n", "")
+
+
+def test_of_equal_jobs_the_lower_validation_loss_is_the_best_and_else_none(tmp_path):
+    jobs = {f"adapter.prompts.layers={number}": ("finished", 0) for number in (1, 2, 4)}
+    folder = made_sweep(tmp_path, jobs)
+    assert "jobs 0, 1, 2: none is the best" in sweep_text(write_sweep(folder))
+    page = page_of(folder)
+    assert "3 jobs are equal" in page.text and "of the best job" not in page.text
+    with open(tmp_path / "made-1" / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('\n{"kind": "validation", "step": 40, "loss": 1.9}\n')
+    sweep = write_sweep(folder)
+    assert sweep.best.number == 1 and "job 1 adapter.prompts.layers=2" in sweep_text(sweep)
+
+
+def test_a_narrow_screen_shows_the_settings_and_the_metric(tmp_path):
+    folder = made_sweep(tmp_path, GRID)
+    write_sweep(folder)
+    head = re.search(r'data jobs">\s*<thead><tr>(.*?)</tr>', (folder / "sweep.html").read_text())[1]
+    shown = [name for kind, name in re.findall(r"<th([^>]*)><button>(.*?)</button>", head) if "minor" not in kind]
+    assert [name.replace("<wbr>", "") for name in shown] == [
+        "job", "optimizer.base_lr", "adapter.prompts.layers", "scienceqa.Avg"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

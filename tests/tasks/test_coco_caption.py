@@ -191,6 +191,9 @@ def test_the_report_shows_scores_references_and_the_papers_where_all_of_karpathy
     evaluated(Parrot("a <dog>"), task, tmp_path / "run" / "eval" / "coco_caption")
     assert "122.2" not in write_report(tmp_path / "run").read_text()
     monkeypatch.setattr(coco_caption, "KARPATHY_TEST", 2)
+    assert "122.2" not in write_report(tmp_path / "run").read_text(), "as many, but of another split"
+    file = tmp_path / "run" / "eval" / "coco_caption" / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "split": "test"}))
     page = write_report(tmp_path / "run").read_text()
     for text in (
         "Captions of test pictures",
