@@ -48,6 +48,7 @@ STANDS_FOR = {
     "data.sources.alpaca.path=...": "data.sources.alpaca.path=alpaca_data.json",
     "host.path=FOLDER": "host.path=models/llama-7b",
     "runs/quickstart-a6967135": "runs/NAME",
+    "runs/notebook": "runs/NAME",  # which the notebook's cells make
     "run=RUN": "run=runs/NAME",
     "task=TASK": "task=scienceqa",
     "runs/sweeps/NAME": "made/sweeps/made",
@@ -203,14 +204,14 @@ def place(tmp_path_factory) -> Path:
     for ours, theirs in (
         ("dialogs/llava.json", "llava_instruct_150k.json"),
         ("dialogs/sharegpt.json", "sharegpt.json"),
-        ("dialogs/llava.json", "dialogs/my.json"),
         ("data/alpaca.json", "alpaca_data.json"),
         ("data/alpaca.json", "alpaca_gpt4_data.json"),
         ("data/scienceqa/problems.json", "problems.json"),
         ("data/coco/dataset_coco.json", "dataset_coco.json"),
     ):
         (folder / theirs).symlink_to(folder / ours)
-    (folder / "my.json").symlink_to(folder / "dialogs" / "my.json")
+    shutil.copytree(folder / "dialogs", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.json"))
+    shutil.copy(folder / "dialogs" / "llava.json", folder / "my.json")
     rows = "".join(f"Was ist {number}?,Eine Zahl.\n" for number in range(20))
     (folder / "german.csv").write_text(f"Frage,Antwort\n{rows}")
     save_answers(folder)
@@ -319,7 +320,7 @@ def test_settings_and_options_of_every_line_exist(line, place, monkeypatch, caps
 
 # What is appended to a line that is not train or eval, so that it is short.
 SHORTER = {
-    "python -m bench.scaling": "--engines single,zero1 --processes 1 --width 64 --layers 2 --steps 1",
+    "python -m bench.scaling": "--engines single,zero1 --processes 1 --width 64 --layers 8 --steps 1",
     "python -m data_prep.shapes": "--train 24 --val 8 --test 8 --coco-train 8 --coco-val 3 --coco-test 3",
 }
 # What is there when a line has ended.
@@ -383,6 +384,8 @@ def appended(line: str, composed: list[RunConf | EvalConf]) -> list[str]:
     if isinstance(conf, EvalConf):
         return ["task.limit=1"] if conf.run or not conf.predictions else []
     words = [] if conf.dry_run else shortened(conf)
+    if conf.host.path == "models/llama-7b" and (conf.host.max_tokens or 0) > 512:
+        words += ["host.max_tokens=512"]  # all that the toy host was built for
     if "vision.pretrained" in given:
         several = getattr(conf.adapter.methods.get("projection"), "kind", None) == "query_transformer"
         words += ["vision.pretrained=null", "vision.model=models/clip", f"vision.layers={[2] if several else [1, 2]}"]
