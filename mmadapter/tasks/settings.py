@@ -80,6 +80,8 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
     template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]
     allow_subset: bool = False  # score a part of the images too, labelled so; false = one caption each
     java_metrics: bool = False  # METEOR and SPICE too (slow), where Java and their files are there
+    # percent of captions that equal a reference, too: for a made world, where what is not a reference is wrong
+    exact: bool = False
 
     def prediction_problems(self, key: str, has_predictions: bool) -> Iterator[str]:
         if has_predictions and self.annotations is None:
