@@ -238,7 +238,8 @@ READERS.add(
 class DataConf:
     path: str | None = input_path()  # one's own file or folder, for data=own
     root: str | None = input_path()  # folder that sources without a root of their own are read from
-    made: str | None = choice(None, "shapes", "interference")  # the made-up world, made in data.root when it is missing
+    # the made-up world that is unpacked to data.root when nothing is there
+    made: str | None = choice(None, "shapes", "interference", "observatory")
     sources: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is trained on
     long_answers: str = choice("error", "cut")  # longer than host.max_tokens: stop, or cut (official)
     validation: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is never trained on
