@@ -238,8 +238,7 @@ READERS.add(
 class DataConf:
     path: str | None = input_path()  # one's own file or folder, for data=own
     root: str | None = input_path()  # folder that sources without a root of their own are read from
-    # the made-up world that is unpacked to data.root when nothing is there
-    made: str | None = choice(None, "shapes", "interference", "observatory")
+    made: str | None = choice(None, "shapes", "interference", "observatory")  # a world of ours, unpacked to data.root
     sources: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is trained on
     long_answers: str = choice("error", "cut")  # longer than host.max_tokens: stop, or cut (official)
     validation: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is never trained on
