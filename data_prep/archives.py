@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from data_prep.observatory import main as make_observatory
 from data_prep.shapes import INTERFERENCE_FILES, make_world
 
 
@@ -32,7 +33,7 @@ def pack(folder: Path, archive: Path, tops: Collection[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes both worlds and packs them."""
+    """Makes the worlds and packs them."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.archives", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("mmadapter/tiny"), help="folder for the archives")
     out = parser.parse_args(arguments).out
@@ -41,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         make_world(world, interference=True)
         pack(world, out / "shapes.tar.gz", {path.name for path in world.iterdir()} - set(INTERFERENCE_FILES))
         pack(world, out / "interference.tar.gz", INTERFERENCE_FILES)
+        desk = Path(folder) / "observatory"
+        make_observatory(["--out", str(desk / "instructions.json")])
+        pack(desk, out / "observatory.tar.gz", {"instructions.json"})
     return 0
 
 

@@ -1,5 +1,7 @@
 """Write the made-up world in upstream layouts (ScienceQA, COCO, Alpaca): `python -m data_prep.shapes --out DIR`.
 
+`short_captions.json`, in Karpathy's layout, names colour, shape and background of each captioned picture of one object,
+and of the pictures of ScienceQA's train split.
 With `--interference` also what experiment=interference reads: `instructions.json` (language only, Alpaca's layout) and
 `visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on); and
 `told_captions.json` (captions asked for scenes that are told in words), which experiment=interference_told reads.
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.command import exit_status
-from data_prep.world.captions import captions
+from data_prep.world.captions import captions, short_caption
 from data_prep.world.instructions import (
     following_records,
     instruction_records,
@@ -33,6 +35,7 @@ VERSION = 1
 # What experiment=interference reads besides, and how much of it.
 INTERFERENCE_FILES = ("instructions.json", "told_captions.json", "visual_instructions.json", "pictures")
 FOLLOWING, TOLD_CAPTIONS, OPEN_PICTURES = 3600, 1700, 50
+SCIENCEQA_IDS = 1_000_000  # plus the question's number is the id of its picture in short_captions.json: above COCO's
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,10 @@ def make_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, interf
     with new_folder(out) as folder:
         writer = PictureWriter(seed)
         manifest: dict[str, Any] = {"world": VERSION, "seed": seed, "sizes": asdict(sizes)}
-        manifest["scienceqa"] = _write_scienceqa(folder / "scienceqa", seed, sizes, writer)
-        manifest["coco"] = _write_coco(folder / "coco", seed, sizes, writer)
+        short: list[dict[str, Any]] = []
+        manifest["scienceqa"] = _write_scienceqa(folder / "scienceqa", seed, sizes, writer, short)
+        manifest["coco"] = _write_coco(folder / "coco", seed, sizes, writer, short)
+        _write_json(folder / "short_captions.json", {"images": short, "dataset": "coco"})
         records = instruction_records(seed, sizes.instructions)
         _write_json(folder / "alpaca.json", records, indent=1)
         manifest["alpaca"] = {"records": len(records), "without_input": sum(not r["input"] for r in records)}
@@ -90,8 +95,13 @@ def make_world(out: Path, seed: int = 0, sizes: WorldSizes | None = None, interf
             _write_visual_instructions(folder, seed)
 
 
-def _write_scienceqa(folder: Path, seed: int, sizes: WorldSizes, writer: PictureWriter) -> dict[str, Any]:
-    """problems.json, pid_splits.json, captions.json and images/SPLIT/PID/image.png, as upstream has them."""
+def _write_scienceqa(
+    folder: Path, seed: int, sizes: WorldSizes, writer: PictureWriter, short: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """problems.json, pid_splits.json, captions.json and images/SPLIT/PID/image.png, as upstream has them.
+
+    The pictures of the train split get a short caption, too.
+    """
     problems = [problem for split in ("train", "val", "test") for problem in _problems(seed, split, sizes)]
     random.Random(f"order {seed}").shuffle(problems)
     by_pid = {str(number): problem for number, problem in enumerate(problems, start=1)}
@@ -100,6 +110,10 @@ def _write_scienceqa(folder: Path, seed: int, sizes: WorldSizes, writer: Picture
         if problem.scene is not None:
             writer.save(problem.scene, folder / "images" / problem.record["split"] / pid / "image.png")
             told[pid] = picture_caption(problem.scene)
+            if problem.record["split"] == "train":
+                where, id = f"scienceqa/images/train/{pid}", SCIENCEQA_IDS + int(pid)
+                numbered = [(id, short_caption(problem.scene))]
+                short.append(_karpathy_image(where, "image.png", len(short), id, "train", numbered))
     splits = {
         split: [pid for pid, problem in by_pid.items() if problem.record["split"] == split]
         for split in ("train", "val", "test")
@@ -122,8 +136,13 @@ def _problems(seed: int, split: str, sizes: WorldSizes) -> Iterator[Problem]:
         yield writer.picture_problem() if number < pictures else writer.text_problem()
 
 
-def _write_coco(folder: Path, seed: int, sizes: WorldSizes, writer: PictureWriter) -> dict[str, Any]:
-    """Official caption files, Karpathy's dataset_coco.json, and the two picture folders."""
+def _write_coco(
+    folder: Path, seed: int, sizes: WorldSizes, writer: PictureWriter, short: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Official caption files, Karpathy's dataset_coco.json, and the two picture folders.
+
+    Pictures of one object get a short caption, too.
+    """
     rng = random.Random(f"coco {seed}")
     wanted = {
         "train": sizes.coco_train, "restval": sizes.coco_restval, "val": sizes.coco_val, "test": sizes.coco_test,
@@ -146,6 +165,9 @@ def _write_coco(folder: Path, seed: int, sizes: WorldSizes, writer: PictureWrite
             {"image_id": cocoid, "id": number + 1, "caption": text} for number, text in numbered
         ]
         entries.append(_karpathy_image(year, name, imgid, cocoid, split, numbered))
+        if scene.companion is None:
+            own = [(cocoid, short_caption(scene))]
+            short.append(_karpathy_image(f"coco/{year}", name, len(short), cocoid, split, own))
         sentence += len(texts)
     for year, content in official.items():
         _write_json(folder / "annotations" / f"captions_{year}.json", content)

@@ -11,6 +11,7 @@ from mmadapter.errors import exit_status
 
 # command -> (a line of help, what is called with the words after it); or its kinds: mmadapter convert meta ...
 COMMANDS: dict[str, tuple[str, str | dict[str, str]]] = {
+    "demo": ("ask the shipped adapter about shipped pictures, at once", "mmadapter.demo:main"),
     "train": ("train an adapter, evaluate it, write the report", "mmadapter.cli:train"),
     "eval": ("evaluate a run again, or score a file of predictions", "mmadapter.cli:evaluate"),
     "chat": ("talk to a trained model", "mmadapter.chat:main"),

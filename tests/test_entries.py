@@ -241,3 +241,19 @@ def test_threads_are_two_unless_asked_otherwise(monkeypatch, asked, environment,
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
     set_threads(asked)
     assert {os.environ[name] for name in THREAD_VARIABLES} == {expected}
+
+
+def test_waiting_threads_sleep_unless_the_user_says_how_they_wait(monkeypatch):
+    from mmadapter.distributed.start import THREAD_VARIABLES, WAITING_VARIABLES, set_threads
+
+    for name in (*THREAD_VARIABLES, *WAITING_VARIABLES):
+        monkeypatch.setenv(name, "1")
+    set_threads(1)
+    assert [os.environ[name] for name in WAITING_VARIABLES] == ["1", "1", "1"]
+    for name in WAITING_VARIABLES:
+        monkeypatch.delenv(name)
+    set_threads(1)
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    set_threads(1)
+    assert os.environ["OMP_WAIT_POLICY"] == "active"

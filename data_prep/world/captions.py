@@ -35,6 +35,12 @@ def captions(scene: Scene) -> list[str]:
     ]
 
 
+def short_caption(scene: Scene) -> str:
+    """One caption that names colour, shape and background: what the quick start learns within minutes."""
+    article = ARTICLES.get(scene.color, "a").capitalize()
+    return f"{article} {scene.color} {scene.shape} on a {scene.ground} background."
+
+
 def _pair_captions(scene: Scene) -> list[str]:
     other = scene.companion
     assert other is not None

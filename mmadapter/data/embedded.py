@@ -9,13 +9,25 @@ import errno
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from mmadapter.errors import InputError
 
 ARCHIVES = Path(__file__).parents[1] / "tiny"
-PARTS = {"shapes": ("shapes",), "interference": ("shapes", "interference")}
+PARTS = {"shapes": ("shapes",), "interference": ("shapes", "interference"), "observatory": ("observatory",)}
+# what is in a world, and what makes the same
+CONTENTS = {
+    "shapes": ("coloured shapes", "pictures, questions, captions, instructions", "data_prep.shapes"),
+    "interference": (
+        "coloured shapes",
+        "pictures, questions, captions, instructions",
+        "data_prep.shapes --interference",
+    ),
+    "observatory": ("an observatory's visitors' desk", "instructions in Alpaca's layout", "data_prep.observatory"),
+}
+LATER = "short_captions.json"  # of shapes: what a world lacks that an earlier version has unpacked
 
 
 def unpack_missing_world(made: str | None, root: str | None, say: Callable[[str], None]) -> bool:
@@ -23,12 +35,25 @@ def unpack_missing_world(made: str | None, root: str | None, say: Callable[[str]
 
     The folder appears under its name only when it is whole. Raises InputError where an archive is not there.
     """
-    if made is None or root is None or (folder := Path(root).expanduser()).exists():
+    if made is None or root is None:
         return False
-    again = "python -m data_prep.shapes" + (" --interference" if made == "interference" else "")
+    if (folder := Path(root).expanduser()).exists():
+        archive = ARCHIVES / "shapes.tar.gz"
+        if (
+            "shapes" in PARTS[made]
+            and (folder / "manifest.json").is_file()
+            and not (folder / LATER).exists()
+            and archive.is_file()
+        ):
+            with tarfile.open(archive) as packed, tempfile.TemporaryDirectory(dir=folder) as beside:
+                packed.extract(LATER, beside, filter="data")
+                os.replace(Path(beside) / LATER, folder / LATER)
+            say(f"{folder / LATER} is missing, and was unpacked")
+        return False
+    world, content, again = CONTENTS[made]
     say(
-        f"{folder} is missing: unpacking the embedded world of coloured shapes there, so that training needs no "
-        f"download (pictures, questions, captions, instructions; {again} makes the same)"
+        f"{folder} is missing: unpacking the embedded world of {world} there, so that training needs no "
+        f"download ({content}; python -m {again} makes the same)"
     )
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

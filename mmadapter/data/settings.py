@@ -249,7 +249,7 @@ class DataConf:
     path: str | None = input_path()  # file or folder of your own, for data=own (experiment=finetune)
     root: str | None = input_path()  # folder of all sources that have no root of their own
     # this made-up world is made in data.root when it is missing
-    made: str | None = choice(None, "shapes", "interference")
+    made: str | None = choice(None, "shapes", "interference", "observatory")
     sources: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is trained on
     long_answers: str = choice("error", "cut")  # where an answer does not fit host.max_tokens: stop, or cut it
     validation: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is never trained on

@@ -21,6 +21,8 @@ from mmadapter.distributed.launchers import OTHER_LAUNCHERS, RENDEZVOUS, STARTER
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# How OpenMP's threads wait: the standard's name, GNU's and Intel's.
+WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # What asks a run to stop; SIGUSR1 and SIGUSR2 are not everywhere (Windows).
 STOPS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, once one has ended with an error
@@ -126,9 +128,15 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the thread counts of the numeric libraries, which read them when they are first imported."""
+    """Set the thread counts of the numeric libraries, which read them when they are first imported.
+
+    Threads that wait sleep (OMP_WAIT_POLICY=passive): those that spin keep each other from the cores as soon as other
+    programs run, and small models are then tens of times slower. What the user has set holds.
+    """
     for name in THREAD_VARIABLES:
         os.environ[name] = thread_count(threads)
+    if not any(name in os.environ for name in WAITING_VARIABLES):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

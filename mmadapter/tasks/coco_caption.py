@@ -19,7 +19,7 @@ from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_
 from mmadapter.tasks.papers import CAPTION_ROWS
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import CARDS, Answers, Scored, Task
+from mmadapter.tasks.task import Answers, Scored, Task, drawn
 
 CAPTIONS_FILE = "captions.json"
 REFERENCES = 5  # of a caption that are shown
@@ -34,7 +34,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
     """
 
     TITLE = "Captions of test pictures"
-    SCORES = (*CAPTION_SCORES, *JAVA_SCORES)
+    SCORES = (*CAPTION_SCORES, *JAVA_SCORES, "exact_match")
     MAIN_SCORES = ("CIDEr", "BLEU-4")
     PACKAGES = ("pycocoevalcap",)
 
@@ -53,9 +53,20 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             for id, sample in zip(captions, samples, strict=True)
         ]
         metrics = self.metrics(references, captions, self.settings.split, self.images_of_split(len(captions)))
+        if self.settings.exact:
+            for row in rows:
+                row["correct"] = is_one_of(row["output"], row["references"])
+            if "not_scored" not in metrics:
+                metrics["exact_match"] = sum(row["correct"] for row in rows) / len(rows)
+            metrics["counts"] = {"right": sum(row["correct"] for row in rows), "captions": len(rows)}
         metrics |= {"results_file": CAPTIONS_FILE, "generation": to_plain(self.settings.generation)}
         results = [{"image_id": id, "caption": caption} for id, caption in captions.items()]
         return Scored(metrics, rows, {CAPTIONS_FILE: results})
+
+    def judged(self, sample: Sample, answer: str) -> dict[str, Any]:
+        found = super().judged(sample, answer)
+        is_right = is_one_of(answer, found["references"])
+        return found | {"right": is_right if self.settings.exact else is_right or None}
 
     def images_of_split(self, asked: int) -> int:
         """How many captioned images the whole split has; `asked` where the settings leave none out."""
@@ -109,6 +120,8 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
                 f"{key}.limit={self.settings.limit} leaves a part of the split, which is not scored. "
                 f"Set {key}.allow_subset=true, or {key}.limit=null"
             )
+        if score == "exact_match" and not self.settings.exact:
+            return f"exact_match is computed with {key}.exact=true only."
         if score in JAVA_SCORES and not self.settings.java_metrics:
             return f"{score} is computed with {key}.java_metrics=true only (slow; needs Java)."
         return None
@@ -116,6 +129,8 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
     @classmethod
     def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
         own, metrics = results[-1], results[-1].metrics
+        counts = metrics.get("counts")
+        remark = f"{counts['right']} of {counts['captions']} captions equal a reference." if counts else ""
         scored = [one for one in results if all(name in one.metrics for name in CAPTION_SCORES)]
         names = [name for name in cls.SCORES if any(name in one.metrics for one in scored)]
         rows, notes, table_notes = [], remarks(metrics), []
@@ -142,7 +157,8 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             if scored
             else [],
             notes=notes,
-            cards=[cls.card(row) for row in own.rows[:CARDS]],
+            cards=[cls.card(row) for row in drawn(own.rows)],
+            cards_remark=remark,
         )
 
     @classmethod
@@ -151,7 +167,21 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         foot = ["references:", *(f"– {text}" for text in references[:REFERENCES])]
         if len(references) < 2:
             foot = [f"reference: {text}" for text in references]
-        return Card(answer=row.get("output") or "", picture=row.get("image"), foot=foot)
+        own = Card(answer=row.get("output") or "", picture=row.get("image"), foot=foot)
+        if (is_right := row.get("correct")) is None:
+            return own
+        return replace(
+            own, verdict="✓ right" if is_right else "✗ wrong", is_right=is_right, foot=() if is_right else foot
+        )
+
+
+def is_one_of(caption: str, references: Sequence[str]) -> bool:
+    """Whether a caption equals a reference up to case, blanks and the full stop."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.lower().split()).rstrip(". ")
+
+    return plain(caption) in map(plain, references)
 
 
 def remarks(metrics: Mapping[str, Any]) -> list[str]:

@@ -55,6 +55,13 @@ class Instruct(Task[InstructTaskSettings]):
         }
         return Scored(metrics, rows)
 
+    def judged(self, sample: Sample, answer: str) -> dict[str, Any]:
+        row = self.row(sample, answer)
+        own = {"question": f"{row['instruction']} {row['input']}".strip(), "right": row.get("exact") or None}
+        if "choices" in row:
+            own["right"] = row["correct"]
+        return super().judged(sample, answer) | own
+
     def row(self, sample: Sample, output: str) -> dict[str, Any]:
         """One line of predictions.jsonl, scored."""
         meta = sample.meta

@@ -84,6 +84,13 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
             rows.append(row)
         return Scored(metrics, rows)
 
+    def judged(self, sample: Sample, answer: str) -> dict[str, Any]:
+        meta = sample.meta
+        options = [f"({letter(index)}) {choice}" for index, choice in enumerate(meta["choices"])]
+        own = {"question": f"{meta['question']} {' '.join(options)}", "references": [options[meta["answer"]]]}
+        own["right"] = parse_answer(answer, meta["choices"]) == meta["answer"]
+        return super().judged(sample, answer) | own
+
     def score_file(self, file: Path) -> Scored:
         settings, questions = self.settings, self.questions()
         indices, outputs, remarks = read_predictions(file, questions, settings.predictions_from)

@@ -88,6 +88,8 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
     template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]
     allow_subset: bool = False  # score a part of the images, labelled so; false = all must have a caption
     java_metrics: bool = False  # METEOR and SPICE as well (slow); they need Java
+    # percent of captions that equal a reference, too: for a made world, where what is not a reference is wrong
+    exact: bool = False
 
     def prediction_problems(self, key: str, has_predictions: bool) -> Iterator[str]:
         if has_predictions and self.annotations is None:

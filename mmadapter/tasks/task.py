@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mmadapter.data.readers import read
 from mmadapter.data.readers.pictures import with_attached_images
-from mmadapter.data.samples import Sample
+from mmadapter.data.samples import CONTEXT, INSTRUCTION, Sample
 from mmadapter.data.settings import InstructionSettings
 from mmadapter.data.templates import SINGLE
 from mmadapter.errors import InputError
@@ -113,6 +114,18 @@ class Task(Generic[Settings]):
         """The scores of a model's answers."""
         raise NotImplementedError
 
+    def judged(self, sample: Sample, answer: str) -> dict[str, Any]:
+        """One question and its answer for people: question, answer, references, and whether it is right (None: such
+        answers are not right or wrong).
+        """
+        meta = sample.meta
+        references = meta.get("references") or [meta[key] for key in ("output", "answer") if meta.get(key) is not None]
+        question = meta.get("instruction") or "".join(
+            segment.text for segment in sample.segments if segment.kind in (INSTRUCTION, CONTEXT)
+        )
+        found = {"question": question or sample.prompt, "answer": answer, "references": list(map(str, references))}
+        return found | {"right": None}
+
     # Without a model.
 
     def score_file(self, file: Path) -> Scored:
@@ -150,7 +163,7 @@ class Task(Generic[Settings]):
         rows = [Row([label, *(percent(values.get(name)) for name in names)]) for label, values in scored.items()]
         tables = [Table(["", *names], rows, main=cls.MAIN_SCORES)] if names else []
         tables += attribute_tables(results, names)
-        cards = [cls.card(row) for row in results[-1].rows[:CARDS]]
+        cards = [cls.card(row) for row in drawn(results[-1].rows)]
         return Section(cls.TITLE, tables=tables, cards=cards, cards_remark=cls.remark(results[-1].metrics))
 
     @classmethod
@@ -174,6 +187,11 @@ def attribute_tables(results: Sequence[Result], names: Sequence[str]) -> list[Ta
     by_attribute = results[-1].metrics.get("by_attribute") or {}
     rows = [Row([name, *(percent(scores.get(one)) for one in names)]) for name, scores in by_attribute.items()]
     return [Table(["attribute", *names], rows, "By attribute", is_folded=True)] if rows and names else []
+
+
+def drawn(rows: Sequence[Mapping[str, Any]], count: int = CARDS) -> list[Mapping[str, Any]]:
+    """The samples that are shown: drawn with a fixed seed, whatever the answers are."""
+    return random.Random("shown").sample(list(rows), min(count, len(rows)))
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
@@ -47,6 +47,7 @@ class Loop:
     host_dtype: str  # of the frozen weights: a checkpoint of another type is another run
     resume_rule: str = "auto"  # "changed": continue checkpoints of another schedule, type or data
     host_weights: str = ""  # their digest; "" where it is not known
+    after_validation: Callable[[int], None] | None = None  # called with the step, and once before the first one
 
     def __post_init__(self) -> None:
         self.model, self.ranks = self.engine.model, self.engine.ranks
@@ -102,6 +103,8 @@ class Loop:
             self.journal.open_boards(place.step)
             self.model.train()
             with stop_on_signals(self.ranks) as stop:
+                if place.step == 0 and not self.is_finished:
+                    self._show()
                 while True:
                     improved = self._validate_if_due(stop)
                     if stop.agreed():
@@ -210,7 +213,11 @@ class Loop:
         """Validate where it is due; True if the loss is the lowest so far. A stop request interrupts it."""
         place = self.position
         every = self.settings.validate_every_steps
-        if not self.data.validation or not self.schedule.is_due(place.step, every, place.validated_step):
+        if not self.schedule.is_due(place.step, every, place.validated_step):
+            return False
+        if not self.data.validation:  # then there is nothing to compare, but something to show
+            place.validated_step = place.step
+            self._show()
             return False
         started = time.perf_counter()
         self.model.eval()
@@ -227,10 +234,19 @@ class Loop:
         self.journal.write("validation", record | {"movement": moved})
         text = f"validation at step {place.step}: {losses_text(record)}, perplexity {perplexity(loss):.4g}"
         self.display.say(f"{text}; moved: {moved_text(moved)}")
+        self._show()
         if not math.isfinite(loss) or (place.best_loss is not None and loss >= place.best_loss):
             return False
         place.best_loss, place.best_step = loss, place.step
         return True
+
+    def _show(self) -> None:
+        """What people see of a run that trains (`training/run.py` says what); its time is the training's."""
+        if self.after_validation is not None:
+            started = time.perf_counter()
+            with self.memory.explained("while the watched questions were asked"):
+                self.after_validation(self.position.step)
+            self.position.seconds += time.perf_counter() - started
 
     def _validation_losses(self, stop: StopRequest) -> tuple[float, dict[str, float]] | None:
         """Loss per supervised token over the batches of all ranks, and by source; None after a stop request.

@@ -62,6 +62,7 @@ from mmadapter.training.preemption import end_interrupted, interrupts, refuse_ne
 from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES, OptimizerConf, SizedOptimizerConf
 from mmadapter.training.summary import show_results
+from mmadapter.training.watched import WatchedAnswers
 
 UNKNOWN_SAMPLES = 1000  # that a dry run without data assumes, to choose batch and micro-batch
 
@@ -130,7 +131,7 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
         # The run itself; with variants, these are the runs.
         summary: dict[str, Any] = {"experiment": conf.experiment, "images": conf.vision.enabled}
         if not conf.variants:
-            summary |= train_and_evaluate(conf, folder, ranks, display)
+            summary |= train_and_evaluate(conf, folder, ranks, display, page=folder)
             end_engines()
         elif ranks.is_first:
             save_config(conf, folder)
@@ -145,7 +146,7 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
                 continue
             display.say(f"{kind} {name}: {own_folder}")
             with attempt(own_folder, ranks.world_size) if ranks.is_first else contextlib.nullcontext():
-                own = train_and_evaluate(part, own_folder, ranks, display, trains)
+                own = train_and_evaluate(part, own_folder, ranks, display, trains, page=folder)
                 end_engines()
                 own |= {"peak": peak_of_ranks(ranks), "images": part.vision.enabled}
                 if ranks.is_first:
@@ -165,13 +166,19 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
 
 
 def train_and_evaluate(
-    conf: RunConf, folder: Path | None, ranks: Ranks, display: Display, trains: bool = True
+    conf: RunConf,
+    folder: Path | None,
+    ranks: Ranks,
+    display: Display,
+    trains: bool = True,
+    page: Path | None = None,
 ) -> dict[str, Any]:
     """One model from settings to scores, in `folder`; it continues where an earlier attempt ended.
 
     A dry run (`folder` None) is the same, and stops before weights are read. Without `trains` the host alone is
-    evaluated. Everything that can be refused is refused before the work: settings, then what the host cannot carry
-    (on the meta device), then data. All ranks do the work, and rank 0 writes.
+    evaluated. `page` is the folder whose report is written anew at each validation: the run's own, or that of the run
+    that this one is compared with. Everything that can be refused is refused before the work: settings, then what the
+    host cannot carry (on the meta device), then data. All ranks do the work, and rank 0 writes.
     """
     device = device_of(conf.engine.device)
     dtype = conf.host.dtype_on(device)  # of the frozen weights
@@ -297,9 +304,12 @@ def train_and_evaluate(
         if ranks.is_first:
             note(folder, total_steps=schedule.total_steps)
         engine = ENGINES.load(conf.engine.name)(model, groups, optimizer, conf.seed, conf.engine, ranks)
-        weights = getattr(model.host, "weights_digest", None) or ""
-        facts_kept = conf.training, dtype, conf.resume, weights
-        loop = Loop(engine, data, schedule, folder, journal, display, memory, *facts_kept)
+        watched = WatchedAnswers(model, tasks, questions, conf.training.watch_samples, ranks, conf.engine.deterministic)
+        show = partial(show_progress, watched, journal, display, page if ranks.is_first else None)
+        loop = Loop(
+            *(engine, data, schedule, folder, journal, display, memory, conf.training, dtype, conf.resume),
+            host_weights=getattr(model.host, "weights_digest", None) or "", after_validation=show,
+        )  # fmt: skip
 
     with contextlib.closing(journal):
         if loop is not None:
@@ -349,6 +359,22 @@ def train_and_evaluate(
 
 
 # Steps of the page.
+
+
+def show_progress(watched: WatchedAnswers, journal: Journal, display: Display, page: Path | None, step: int) -> None:
+    """Asks the watched questions, and writes the report of `page` (None: of no folder) anew.
+
+    A report that cannot be written stops no training: the reason is said, once.
+    """
+    watched.write(step, journal, display.say)
+    if page is None:
+        return
+    try:
+        report = write_report(page)
+    except Exception as error:  # it is written again after the next validation, and at the end
+        display.say_once(f"the report cannot be written while the run trains: {type(error).__name__}: {error}")
+    else:
+        display.say_once(f"report, written anew at each validation: {report}")
 
 
 def device_of(asked: str) -> str:

@@ -105,6 +105,8 @@ class TrainingConf:
     save_every_steps: int | None = number(None, at_least=1, influence=False)
     keep_checkpoints: int = number(2, at_least=1, influence=False)  # the newest so many stay, and the best
     log_every_steps: int = number(10, at_least=1, influence=False)  # steps between lines of metrics.jsonl
+    # questions of the tasks asked before the first step and at each validation, at most 48 tokens an answer; 0 = none
+    watch_samples: int = number(4, at_least=0, influence=False)
     tensorboard: bool = plain(True, influence=False)  # write RUN/tensorboard
     wandb: bool = plain(False, influence=False)  # send numbers and samples to Weights & Biases; needs pip install wandb
     # numbers and samples to RUN/mlflow.db, or where MLFLOW_TRACKING_URI says; needs pip install mlflow

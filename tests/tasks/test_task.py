@@ -94,7 +94,7 @@ def metrics_of(folder, name):
 
 SUMMARISED = {
     "scienceqa": {"accuracy", "likelihood_accuracy", "counts", "unanswered"},
-    "coco_caption": {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"},
+    "coco_caption": {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact_match"},
     "instruct": {"exact_match", "F1", "ROUGE-L", "BLEU", "counts"},
     "visual_instruct": {"followed", "named", "counts"},
     "count": {"letters"},

@@ -1,0 +1,177 @@
+"""mmadapter demo: the adapter that comes with the package answers questions about shipped pictures, at once.
+
+The same question is asked of several pictures, so that one sees the answer follow the picture. Pictures are of the test
+split, and drawn with a seed; every answer is scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import shutil
+import tarfile
+import tempfile
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mmadapter.data.embedded import ARCHIVES
+from mmadapter.distributed.start import set_threads
+from mmadapter.errors import InputError
+from mmadapter.evaluation import SHIPPED
+from mmadapter.hosts.settings import GenerationConf
+
+PICTURES = 4
+# Each question is asked of every picture; its options are what is true of the pictures.
+QUESTIONS = {"color": "What color is the shape?", "ground": "What color is behind the shape?"}
+CELLS = 16  # a picture's width at the terminal, in characters
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    options = parser().parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="mmadapter-demo-"))
+    console = Console(highlight=False)
+    pictures = draw_pictures(folder / "data", options.seed)
+    with console.status("loading the shipped adapter"):
+        rows = answers_of_the_shipped_adapter(folder)
+    show(console, [folder / "data" / "images" / "test" / pid / "image.png" for pid in pictures], rows)
+
+    from mmadapter.reports.report import write_report
+
+    report = write_report(folder).resolve()
+    console.print(f"report: {report}", soft_wrap=True, markup=False)
+    console.print("next:\n  mmadapter chat          ask it yourself\n  mmadapter train         train such an adapter")
+    if not options.no_open:
+        webbrowser.open(report.as_uri())
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser("mmadapter demo", description=__doc__.partition("\n")[0])
+    found.add_argument("--seed", type=int, default=0, metavar="N", help="other pictures (default 0)")
+    found.add_argument("--no-open", action="store_true", help="do not open the report in a browser")
+    return found
+
+
+def draw_pictures(folder: Path, seed: int) -> list[str]:
+    """Write a small ScienceQA of `PICTURES` test pictures into `folder`: each question of each picture.
+
+    The pictures differ in colour and background. Returns their ids, under which the first question stands.
+    """
+    archive = ARCHIVES / "shapes.tar.gz"
+    if not archive.is_file():
+        raise InputError(f"{archive}, which comes with the package, is not there. Install the package again.")
+    with tarfile.open(archive) as packed:
+
+        def content(name: str) -> bytes:
+            member = packed.extractfile(f"scienceqa/{name}")
+            assert member is not None
+            return member.read()
+
+        problems = json.loads(content("problems.json"))
+        captions: dict[str, str] = json.loads(content("captions.json"))["captions"]
+        about = {pid: attributes(text) for pid, text in captions.items() if problems[pid]["split"] == "test"}
+        order = random.Random(f"demo {seed}").sample(sorted(about), len(about))
+        chosen: list[str] = []
+        for pid in order:
+            if len(chosen) < PICTURES and all(
+                about[pid][name] not in {about[other][name] for other in chosen} for name in QUESTIONS
+            ):
+                chosen.append(pid)
+
+        # One problem for each question and picture; the options are in the same order for every picture.
+        asked: dict[str, dict[str, Any]] = {}
+        for place, (name, question) in enumerate(QUESTIONS.items()):
+            options = sorted(about[pid][name] for pid in chosen)
+            for pid in chosen:
+                number = pid if place == 0 else f"{pid}-{name}"
+                asked[number] = problems[pid] | {
+                    "question": question,
+                    "choices": options,
+                    "answer": options.index(about[pid][name]),
+                    "hint": "",
+                    "lecture": "",
+                    "solution": "",
+                }
+                target = folder / "images" / "test" / number / "image.png"
+                target.parent.mkdir(parents=True)
+                target.write_bytes(content(f"images/test/{pid}/image.png"))
+    (folder / "problems.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
+    (folder / "pid_splits.json").write_text(json.dumps({"test": list(asked)}), encoding="utf-8")
+    return chosen
+
+
+def attributes(caption: str) -> dict[str, str]:
+    """What a caption of the made-up world says: "a large striped purple circle on the right of a white background"."""
+    words = caption.split()
+    return {"size": words[1], "pattern": words[2], "color": words[3], "shape": words[4], "ground": words[-2]}
+
+
+def answers_of_the_shipped_adapter(folder: Path) -> list[dict[str, Any]]:
+    """Ask the shipped adapter all questions of FOLDER/data, write FOLDER as an evaluated run; the rows with scores."""
+    set_threads(None)
+    import mmadapter
+    from mmadapter.distributed.ranks import Ranks
+    from mmadapter.hosts.load import hide_library_bars
+    from mmadapter.tasks.scienceqa import ScienceQA
+    from mmadapter.tasks.settings import ScienceqaTaskSettings
+    from mmadapter.tasks.task import evaluate
+
+    hide_library_bars()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    shutil.copyfile(SHIPPED / "config.yaml", folder / "config.yaml")
+    model = mmadapter.load(SHIPPED, device="cpu")
+    task = ScienceQA(
+        ScienceqaTaskSettings(
+            root=str(folder / "data"),
+            prompt_format="QCM-EA",
+            likelihood=False,
+            generation=GenerationConf(max_new_tokens=24),
+        )
+    )
+    samples = task.read(model.tokenizer, model.template)
+    model.prepare_images([sample.image for sample in samples if sample.image is not None])
+    return evaluate(model, task, samples, folder / "eval" / "scienceqa", Ranks()).rows
+
+
+def show(console: Console, pictures: Sequence[Path], rows: Sequence[dict[str, Any]]) -> None:
+    """The pictures side by side, and below them one line of answers for each question."""
+    columns = len(pictures)
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 1, 0))
+    table.add_column(max_width=24)
+    if console.is_terminal and console.color_system in ("256", "truecolor"):
+        table.add_row("", *map(drawing, pictures))
+    for start in range(0, len(rows), columns):
+        part = rows[start : start + columns]
+        answers = [
+            Text(
+                " ".join(str(row["output"]).split()) + (" ✓" if row["correct"] else " ✗"),
+                "" if row["correct"] else "red",
+            )
+            for row in part
+        ]
+        options = " ".join(f"({'ABCDE'[index]}) {choice}" for index, choice in enumerate(part[0]["choices"]))
+        table.add_row(f"{part[0]['question']} {options}", *answers)
+    console.print(table)
+    console.print(f"{sum(row['correct'] for row in rows)} of {len(rows)} right\n")
+
+
+def drawing(picture: Path) -> Text:
+    """A picture as characters: two points, one above the other, in each."""
+    with Image.open(picture) as opened:
+        small = opened.convert("RGB").resize((CELLS, CELLS), Image.Resampling.BOX)
+    text = Text()
+    for y in range(0, CELLS, 2):
+        for x in range(CELLS):
+            upper, lower = (small.tobytes()[3 * (CELLS * row + x) :][:3].hex() for row in (y, y + 1))
+            text.append("▀", f"#{upper} on #{lower}")
+        text.append("\n" if y + 2 < CELLS else "")
+    return text
