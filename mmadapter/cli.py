@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,9 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapter.config import CHECKOUT, CONF, Conf, EvalConf, RunConf, renamed_message, typed, validate
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
-from mmadapter.errors import InputError, disk_trouble
+from mmadapter.errors import InputError, disk_trouble, printable
 from mmadapter.runs.state import RunFolder
-from mmadapter.settings import explained, nearest, open_defaults, to_plain
+from mmadapter.settings import explained, field_types, nearest, open_defaults, to_plain
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import metric_of
 from mmadapter.sweeps.settings import sweep_name
@@ -88,7 +90,10 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
         nonlocal started
         started = True
         try:
+            for handler in logging.getLogger().handlers:  # of Hydra: what readers warn of holds texts of the data
+                handler.addFilter(_without_controls)
             conf = typed(composed, schema)
+            _refuse_removed(conf, HydraConfig.get().overrides.task)
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             _refuse_several_evaluations(conf)
@@ -272,6 +277,30 @@ def _refuse_what_needs_multirun(conf: RunConf) -> None:
         raise InputError(f"{' '.join(words)}: sweeps are {again}")
 
 
+def _refuse_removed(conf: RunConf | EvalConf, overrides: Iterable[str]) -> None:
+    """`~optimizer.base_lr` takes the key out of the files' settings, and the default comes back: seldom what is meant.
+
+    Entries of mappings (`~data.sources.captions`, `~comparison.host`) can be taken away.
+    """
+    for word in overrides:
+        holder: Any = conf
+        *path, last = word.removeprefix("~").partition("=")[0].split(".")
+        for part in path if word.startswith("~") else ():
+            holder = holder.get(part) if isinstance(holder, dict) else getattr(holder, part, None)
+        if word.startswith("~") and is_dataclass(holder) and last in field_types(type(holder)):
+            key, now = ".".join([*path, last]), getattr(holder, last)
+            again = "its defaults" if is_dataclass(now) or isinstance(now, dict) else f"its default, {now}"
+            raise InputError(
+                f"{word}: a setting cannot be taken away; without it {key} is {again}. Set {key}=null for none (where "
+                f"that is allowed), or {key}=VALUE. ~ is for entries with names: ~data.sources.NAME, ~comparison.NAME"
+            )
+
+
+def _without_controls(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
 def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
     """Each process of a launcher would answer everything, and write the same files."""
     place = launched(os.environ) if isinstance(conf, EvalConf) else None
@@ -287,7 +316,7 @@ def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
     if wants_trace:
         raise error
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 

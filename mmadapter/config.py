@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ CHECKOUT = None if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = (CHECKOUT or PACKAGE) / "conf"  # what Hydra composes from
 CONFIG_FILE = "config.yaml"
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
+PLAIN_NAME = re.compile(r"(?!\.)[\w.+=,-]+")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 # Key of version 0.1 -> today's.
 RENAMED = {
@@ -91,7 +93,9 @@ class RunConf:
     # never = anew; changed = continue what run= names under other settings
     resume: str = choice("auto", "never", "changed", influence=False)  # auto = continue a run of the same settings
     seed: int = number(0, at_least=0)  # of the prompts' start, the order of the samples, sampling
-    threads: int | None = number(None, at_least=1, influence=False)  # of torch; null = OMP_NUM_THREADS, else at most 2
+    threads: int | None = number(
+        None, at_least=1, at_most=4096, influence=False
+    )  # of torch; null = OMP_NUM_THREADS, else at most 2
     dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
     host: HostConf = field(default_factory=HostConf)
     vision: VisionSettings = chosen(ENCODERS, "encoder", OpenClipSettings)
@@ -137,7 +141,7 @@ class EvalConf:
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
-    threads: int | None = number(None, at_least=1)  # of torch; null = OMP_NUM_THREADS, else at most 2
+    threads: int | None = number(None, at_least=1, at_most=4096)  # of torch; null = OMP_NUM_THREADS, else at most 2
     device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
     host: HostOverride = field(default_factory=HostOverride)
     vision: VisionOverride = field(default_factory=VisionOverride)
@@ -354,6 +358,13 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
     if unknown := [name for name in conf.evaluate if name not in conf.tasks]:
         yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
     yield from _machine_problems(conf)
+    for kind, names in (("comparison", conf.comparison), ("variants", conf.variants)):
+        for name in names:
+            if not PLAIN_NAME.fullmatch(name):
+                yield f"{kind}.{name!r}: it names a folder in {kind}/, so letters, digits, _, - and . are allowed."
+    for key, place in (("run", conf.run), ("runs_root", conf.runs_root)):
+        if place is not None and (not place.strip() or "\0" in place or Path(place).name in ("", "..")):
+            yield f"{key}={place!r}: name a folder."
     if "/" in conf.experiment or not conf.experiment:
         yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
 

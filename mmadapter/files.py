@@ -78,7 +78,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file that we wrote; None where there is no file, or half of one (a run is going on)."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -92,7 +92,7 @@ def read_json_lines(path: Path) -> list[Any]:
     found = []
     with contextlib.suppress(OSError):
         for line in path.read_bytes().split(b"\n"):  # not splitlines: a text may hold U+2028
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
     return found
 

@@ -245,18 +245,21 @@ def heat_map(values: Sequence[Sequence[float | None]], row_names: Sequence[str],
     """A table of coloured cells around zero: one row a layer, one cell a head; every value on hover."""
     known = [[value or 0.0 for value in row] for row in values]
     most = max((abs(value) for row in known for value in row), default=0) or 1.0
-    cell = Markup('<td style="--share:{}%" class="{}" title="{}, {} {}: {:+.4f}"></td>')
+    cell = Markup('<td style="--share:{}%" class="{}" title="{}, {} {}: {}"></td>')
     rows = [
         Markup("<tr><th>{}</th>{}</tr>").format(
             name,
             joined(
                 cell.format(
-                    round(100 * abs(value) / most), "above" if value >= 0 else "below", name, column_name, number, value
+                    round(100 * abs(value or 0.0) / most),
+                    "below" if (value or 0.0) < 0 else "above",
+                    *(name, column_name, number),
+                    "not finite" if value is None else f"{value:+.4f}",
                 )
                 for number, value in enumerate(row, start=1)
             ),
         )
-        for name, row in zip(row_names, known, strict=True)
+        for name, row in zip(row_names, values, strict=True)
     ]
     legend = Markup(
         "<figcaption>{} from left to right"

@@ -28,7 +28,7 @@ class TaskSettings(ReaderSettings):
     split: str = "test"  # what is scored
     generation: GenerationConf = field(default_factory=GenerationConf)
     # with temperature > 0 it decides, as the seed does, which words are drawn
-    batch_size: int = number(32, at_least=1, influence=False)  # samples generated at a time
+    batch_size: int = number(32, at_least=1, at_most=1_000_000, influence=False)  # samples generated at a time
     seed: int = number(0, at_least=0)  # of what is drawn
     attach_images: str | None = input_path()  # folder; every sample without a picture gets one of it, by its id
 

@@ -26,6 +26,7 @@ STATE_FILE = "state.json"
 WRITING = ".writing-"  # folders that are not (yet) a checkpoint
 REPLACED = ".replaced-"  # the earlier save of a step, while a new one takes its name
 DAMAGED = "damaged-"
+DAMAGE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 STEP_NAME = re.compile(r"step-(\d+)")
 
 
@@ -110,7 +111,7 @@ class CheckpointFolder:
         for path in reversed(self.steps()):
             try:
                 snapshot = read_snapshot(path)
-            except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except DAMAGE as error:
                 damaged[path] = error
                 continue
             except OSError as error:  # a disk that does not answer says nothing about the checkpoint
