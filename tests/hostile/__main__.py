@@ -29,8 +29,8 @@ def main(words: list[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     from tests.hostile.cases import picked
-    from tests.hostile.layouts import encoder
     from tests.hostile.judging import GOOD, judged, table
+    from tests.hostile.layouts import encoder
     from tests.hostile.mutations import mutated
 
     folder = options.keep or Path(tempfile.mkdtemp(prefix="hostile-"))
@@ -49,10 +49,12 @@ def main(words: list[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     bad = [one for one in outcomes if one.verdict not in GOOD]
     for one in bad:
-        print(f"\n{one.verdict.upper()}: {one.case.kind}: {one.case.name}\n  " + one.message.strip().replace("\n", "\n  "))
+        print(
+            f"\n{one.verdict.upper()}: {one.case.kind}: {one.case.name}\n  " + one.message.strip().replace("\n", "\n  ")
+        )
     print(f"\n{table(outcomes)}")
-    good = len(outcomes) - len(bad)
-    print(f"\n{good} of {len(outcomes)} inputs end as they should; seed {options.seed}; {time.monotonic() - started:.0f} s")
+    good, seconds = len(outcomes) - len(bad), time.monotonic() - started
+    print(f"\n{good} of {len(outcomes)} inputs end as they should; seed {options.seed}; {seconds:.0f} s")
     return 1 if bad else 0
 
 

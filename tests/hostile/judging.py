@@ -149,7 +149,6 @@ def table(outcomes: list[Outcome]) -> str:
         own = [sum(n for (k, v), n in counts.items() if v == verdict and kind in (k, "all")) for verdict in OUTCOMES]
         rows.append([kind, *map(str, own), str(sum(own))])
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) if not place else cell.rjust(w) for place, (cell, w) in enumerate(zip(row, widths)))
-        for row in rows
-    )
+    name, *numbers = widths
+    lines = ([row[0].ljust(name), *map(str.rjust, row[1:], numbers)] for row in rows)
+    return "\n".join("  ".join(line) for line in lines)

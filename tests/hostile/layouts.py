@@ -157,7 +157,9 @@ def write_official(root: Path) -> None:
         content = {
             "images": [{"id": number, "file_name": coco_name(number, year)} for number in numbers],
             "annotations": [
-                {"id": 10 * n + k, "image_id": n, "caption": f"seen {mark(10 * n + k)}"} for n in numbers for k in (1, 2)
+                {"id": 10 * n + k, "image_id": n, "caption": f"seen {mark(10 * n + k)}"}
+                for n in numbers
+                for k in (1, 2)
             ],
         }
         put(root / f"annotations/captions_{year}.json", content)
@@ -242,7 +244,11 @@ def asked(count: int = 6) -> list[dict[str, Any]]:
 
 def choices(count: int = 5) -> list[dict[str, Any]]:
     return [
-        {"question": f"Which {mark(5 * n)}?", "choices": [f"a {mark(5 * n + 1)}", f"b {mark(5 * n + 2)}"], "answer": "B"}
+        {
+            "question": f"Which {mark(5 * n)}?",
+            "choices": [f"a {mark(5 * n + 1)}", f"b {mark(5 * n + 2)}"],
+            "answer": "B",
+        }
         for n in range(count)
     ]
 

@@ -12,9 +12,34 @@ from tests.hostile.judging import Case
 from tests.hostile.layouts import Layout, data_layouts, other_layouts
 
 RAW = "RAW-{}-WAR"  # stands in JSON for text that json.dumps would not write
-RAWS = ("9" * 5000, "1e999", "NaN", "-Infinity", "[" * 3000 + "]" * 3000, "[" * 100_000, '"\\ud83d"', '"\\u0000\\u001b[2J"')
+RAWS = (
+    "9" * 5000,
+    "1e999",
+    "NaN",
+    "-Infinity",
+    "[" * 3000 + "]" * 3000,
+    "[" * 100_000,
+    '"\\ud83d"',
+    '"\\u0000\\u001b[2J"',
+)
 VALUES: tuple[Any, ...] = (
-    *(None, True, 0, -1, 10**30, 1.5, "", "text", [], {}, [[]], [None], {"a": None}, "x" * 5000, "../" * 30 + "etc/passwd"),
+    *(
+        None,
+        True,
+        0,
+        -1,
+        10**30,
+        1.5,
+        "",
+        "text",
+        [],
+        {},
+        [[]],
+        [None],
+        {"a": None},
+        "x" * 5000,
+        "../" * 30 + "etc/passwd",
+    ),
     *("/etc/hostname", "\x1b]0;title\x07", "<script>alert(1)</script>", "\u202e", "a\x00b", "=1+1", "{{ 1 }}", "${x}"),
 )
 
@@ -70,7 +95,9 @@ def _flip(content: bytearray, rng: random.Random) -> bytes:
 
 def _insert(content: bytearray, rng: random.Random) -> bytes:
     place = rng.randrange(len(content) + 1)
-    added = rng.choice((b"\x00", b"\x1b[2J", b'"', b"\t", b"\n", b"\r", b",", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8"))
+    added = rng.choice(
+        (b"\x00", b"\x1b[2J", b'"', b"\t", b"\n", b"\r", b",", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8")
+    )
     return bytes(content[:place] + added + content[place:])
 
 
@@ -87,7 +114,16 @@ def _utf16(content: bytearray, rng: random.Random) -> bytes:
     return bytes(content).decode("utf-8", "replace").encode("utf-16")
 
 
-BYTES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (_cut, _cut, _flip, _insert, _insert, _drop, _twice, _utf16)
+BYTES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (
+    _cut,
+    _cut,
+    _flip,
+    _insert,
+    _insert,
+    _drop,
+    _twice,
+    _utf16,
+)
 
 
 def spoiled_json(text: str, is_lines: bool, rng: random.Random) -> str:
