@@ -388,6 +388,8 @@ def parsed_items(
     for number, entry in enumerate(raw):
         where = f"{file.name}, item {number}"
         try:
+            if not isinstance(entry, dict):
+                raise BadEntry(f"expected an object, got {described(entry)}")
             others = unread_fields(entry, layout, read, ignore)
             item = layout.parse(entry)
             found.items.append(ReadItem(file, number, entry.get("id", number), item))
