@@ -131,8 +131,9 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
-        of_a_group = str(error).startswith("Config group override")  # optimizer=null: Hydra's own ValueError
-        if started or (isinstance(error, ValueError) and not of_a_group):  # let the traceback be seen
+        # Hydra's own ValueErrors: optimizer=null; seed=999... of 5,000 digits
+        of_a_word = str(error).startswith(("Config group override", "Exceeds the limit"))
+        if started or (isinstance(error, ValueError) and not of_a_word):  # let the traceback be seen
             raise
         _stop(composition_message(error, schema), error, wants_trace)
     except KeyboardInterrupt as error:  # before the run could see to it
@@ -152,7 +153,7 @@ def quoted(word: str) -> str:
     for one in (word, f"{key}='{value}'"):
         try:
             parser.parse_override(one)
-        except HydraException:
+        except (HydraException, ValueError):  # ValueError: a number of 5,000 digits
             continue
         return one
     return word
@@ -336,6 +337,9 @@ def composition_message(error: BaseException, schema: type[Conf]) -> str:
     if isinstance(error, OverrideParseException):
         said = str(error).partition("See https")[0].strip()
         return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+    if isinstance(error, ValueError) and str(error).startswith("Exceeds"):
+        longest = max(sys.argv[1:], key=len)
+        return f"{longest[:40]}...: a number of so many digits is none that a setting can have. Give a smaller one."
     if isinstance(error, ValueError):
         none = "; experiment=none for the bare defaults" if "experiment=null" in sys.argv[1:] else ""
         return f"{str(error).strip()} (null). A group is chosen by the name of one of its files: optimizer=v1{none}"

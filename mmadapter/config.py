@@ -29,7 +29,7 @@ from mmadapter.data.settings import (
     sharing_problems,
 )
 from mmadapter.distributed.settings import LaunchConf
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, printable
 from mmadapter.files import write_atomically
 from mmadapter.hosts.settings import HostConf
 from mmadapter.methods import AdapterConf, version_0_1
@@ -237,7 +237,7 @@ def load_run_config(folder: Path) -> RunConf:
         raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that a training wrote.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings. Remove the folder, or name another one with run=.")
@@ -363,8 +363,8 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
             if not PLAIN_NAME.fullmatch(name):
                 yield f"{kind}.{name!r}: it names a folder in {kind}/, so letters, digits, _, - and . are allowed."
     for key, place in (("run", conf.run), ("runs_root", conf.runs_root)):
-        if place is not None and (not place.strip() or "\0" in place or Path(place).name in ("", "..")):
-            yield f"{key}={place!r}: name a folder."
+        if place is not None and (printable(place) != place or "\n" in place or Path(place.strip()).name in ("", "..")):
+            yield f"{key}={place!r}: name a folder, without control characters."
     if "/" in conf.experiment or not conf.experiment:
         yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
 

@@ -205,8 +205,8 @@ def values_outside(settings: Any, key: str = "") -> Iterator[str]:
 
 def _wrong_number(value: float, metadata: Mapping[str, Any]) -> str | None:
     """What is wrong with a number: outside of its field's bounds, not finite, or larger than anything counts to."""
-    shown = f"a number of some {value.bit_length() * 3 // 10} digits" if abs(value) > 10**30 else str(value)
-    shown = str(value) if isinstance(value, float) else shown
+    is_long = isinstance(value, int) and abs(value) > 10**30
+    shown = f"a number of some {int(value).bit_length() * 3 // 10} digits" if is_long else str(value)
     for bound, (words, holds) in BOUNDS.items():
         limit = metadata.get(bound)
         if limit is not None and not holds(value, limit):

@@ -143,7 +143,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not isinstance(record.get("step", 0), int):
         return None
     if record.get("kind") in ("train", "validation"):
-        loss = record.get("loss", "absent")
+        loss = record.setdefault("loss", None)
         return record if "step" in record and (loss is None or isinstance(loss, int | float)) else None
     return record
 

@@ -45,7 +45,7 @@ def read_sweep(folder: Path) -> Record:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not all(isinstance(job["number"], int) for job in content["jobs"]):
             raise ValueError("a job's number is no integer")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{file} is damaged: {type(error).__name__}: {error}. "
             'It should hold {"jobs": [{"number": 0, ...}, ...], ...}. '

@@ -23,7 +23,7 @@ def test_half_of_a_character_is_replaced_and_said_with_its_place(tmp_path, caplo
 @pytest.mark.parametrize(
     "content, told",
     [
-        (f'[{{"question": "a", "answer": {"7" * 5000}}}]', "a.json, byte 28: a number has more than 4,300 digits"),
+        (f'[{{"question": "a", "answer": {"7" * 5000}}}]', "a.json, byte 29: a number has more than 4,300 digits"),
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
     ],
 )

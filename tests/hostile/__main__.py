@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tests.hostile", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default 0)")
     parser.add_argument("--mutations", type=int, default=240, help="how many (default 240)")
-    parser.add_argument("--only", help="the cases whose kind or name has this in it")
+    parser.add_argument("--only", nargs="+", default=[""], help="the cases whose kind or name has one of these in it")
     parser.add_argument("--seconds", type=float, default=30, help="that one case may take (default 30)")
     parser.add_argument("--keep", type=Path, help="folder for the inputs; they stay")
     options = parser.parse_args(words)
@@ -40,7 +40,7 @@ def main(words: list[str] | None = None) -> int:
     started, outcomes = time.monotonic(), []
     try:
         for number, case in enumerate([*picked(folder / "shared"), *mutated(options.mutations, options.seed)]):
-            if options.only is None or options.only in case.kind or options.only in case.name:
+            if any(word in f"{case.kind}: {case.name}" for word in options.only):
                 outcomes.append(judged(case, folder / f"{number:03d}", options.seconds))
                 if options.keep is None:
                     shutil.rmtree(folder / f"{number:03d}", ignore_errors=True)

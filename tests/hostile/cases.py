@@ -88,7 +88,7 @@ SETTINGS = {
     "optimizer.betas=[0.9,nan]": "betas",
     "optimizer.betas=[inf,0.9]": "betas",
     "adapter.prompts.std=inf": "finite|no setting",
-    "data.sources.scienceqa.weight=inf": "weight=inf: must be a finite",
+    "data.sources.questions.weight=inf": "weight=inf: must be a finite",
     "tasks.scienceqa.generation.temperature=inf": "temperature=inf",
     "tasks.scienceqa.generation.temperature=nan": "temperature=nan",
     "tasks.scienceqa.generation.top_p=nan": "top_p",
@@ -107,18 +107,15 @@ SETTINGS = {
     "threads=100000000": "threads=",
     "host.max_tokens=-1": "max_tokens",
     "experiment=scienceqa/../x": "experiment|no",
-    "+variants={'../../evil': ['seed=1']}": "variants.'../../evil'",
-    "+variants={'a/b': ['seed=1']}": "variants.'a/b'",
     "run=.": "run='.'",
     "run=..": "run='..'",
     "run=' '": "run=",
     "optimizer=null": "optimizer|null",
-    "optimizer={}": "optimizer|must|no setting|parse|Could not override",
     "optimizer=5": "optimizer",
     "data.sources=[]": "data.sources|must be a mapping",
-    "data.sources.scienceqa=5": "data.sources.scienceqa",
-    "data.sources.scienceqa.reader=nothing": "reader",
-    "data.sources.scienceqa.missing_image=black": "allowed are",
+    "data.sources.questions=5": "data.sources.questions",
+    "data.sources.questions.reader=nothing": "reader",
+    "data.sources.questions.missing_image=black": "allowed are",
     "adapter=none": "adapter",
     "adapter.prompts.layers=-3": "layers",
     "adapter.prompts.length=ten": "length",
@@ -131,7 +128,13 @@ SETTINGS = {
     "engine=zero9": "zero9",
     "optimizer.bas_lr=1": "base_lr",
 }  # fmt: skip
-ODD_BUT_RIGHT = ("seed=9223372036854775807", "optimizer.max_nonfinite_steps=0", "threads=1", "optimizer.base_lr=1e-300")
+ODD_BUT_RIGHT = (
+    "optimizer={}",
+    "seed=9223372036854775807",
+    "optimizer.max_nonfinite_steps=0",
+    "threads=1",
+    "optimizer.base_lr=1e-300",
+)
 
 
 def settings() -> Iterator[Case]:
@@ -187,7 +190,7 @@ WORDS = {
     "experiment=\x1b[31mred": "experiment",
     "'": "key=value|settings|quote",
     "a=[": "key=value|settings|a",
-    "data.sources.scienceqa.root=\ud800": "root|surrogate|characters",
+    "data.sources.questions.root=\ud800": "root|surrogate|characters",
 }
 
 
@@ -207,6 +210,7 @@ def command(words: Sequence[str], folder: Path) -> None:
     from mmadapter.runs.folder import run_folder
 
     before, sys.argv = sys.argv, ["mmadapter train", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "0"  # the command sets it
     here = os.getcwd()
     os.chdir(folder)
     try:
@@ -265,18 +269,18 @@ def at(*path: Any, to: Any) -> Change:
 PRIVATE = ("../private.png", "/etc/hostname", "a/../../private.png", "val2014/../../private.png")
 BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "empty": (b"", "empty"),
-    "null": ("null", "expected|no"),
-    "a number": ("5", "expected"),
+    "null": ("null", "expected|no "),
+    "a number": ("5", "expected|no item"),
     "deep": (DEEP, "nested|damaged|early|no JSON|expected"),
     "deep and closed": ("[" * 50_000 + "]" * 50_000, "nested|expected|object|item"),
-    "a number of 5,000 digits": (f'[{{"a": {BIG}}}]', "digits"),
+    "a number of 5,000 digits": (f'[{{"a": {BIG}}}]', "digits|one JSON list"),
     "cut off": ('[{"instruction": "a", "output": "b"}, {"instr', "byte|line"),
     "utf-16": ('[{"a": 1}]'.encode("utf-16"), "UTF-16"),
     "latin-1": ('[{"a": "é"}]'.encode("latin-1"), "not UTF-8"),
     "zeros": (b"\0" * 100, "JSON|layout|damaged|item|expected"),
-    "twice the same key": ('[{"a": 1, "a": 2}]', "twice"),
+    "twice the same key": ('[{"a": 1, "a": 2}]', "twice|one JSON list"),
     "an object of nothing": ("{}", "expected|no |none|got"),
-    "a list of nothing": ("[]", "no |none|empty|usable"),
+    "a list of nothing": ("[]", "no |none|empty|usable|expected|one JSON list"),
     "a pickle": (
         b"\x80\x04\x95\x1e\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94.",
         "UTF-8|JSON",
@@ -438,7 +442,7 @@ def pictures() -> Iterator[Case]:
         "gif of 65,535 x 65,535": b"GIF89a\xff\xff\xff\xff\x80\x00\x00" + b"\0" * 20,
         "tiff that points at itself": b"II*\0\x08\0\0\0\x01\0" + b"\0" * 12 + b"\x08\0\0\0",
     }.items():
-        yield Case("pictures", name, partial(read_picture, content), says="picture")
+        yield Case("pictures", name, partial(read_picture, content), says="picture|image file")
     for name, make in {
         "a folder": lambda file: file.mkdir(),
         "a pipe": lambda file: os.mkfifo(file),
