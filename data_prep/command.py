@@ -47,6 +47,11 @@ def options(name: str, description: str, root: str) -> argparse.ArgumentParser:
         default="error",
         help="items whose picture is absent: as --on-bad says (error), leave out, or keep without a picture",
     )
+    parser.add_argument(
+        "--pictures-anywhere",
+        action="store_true",
+        help="pictures may lie outside of the data's folder (and be named so)",
+    )
     parser.add_argument("--strict", action="store_true", help="repeated items and overlaps of splits are defects, too")
     parser.add_argument("--limit", type=int, help="only the first N usable items of each split")
     parser.add_argument("--workers", type=int, default=4, help="threads that decode pictures (default 4)")
