@@ -326,6 +326,10 @@ def composition_message(error: BaseException, schema: type[Conf]) -> str:
     for word in sys.argv[1:]:
         if message := renamed_message(word.lstrip("+~").partition("=")[0]):
             return message
+        if word.startswith("="):
+            return (
+                f"{word}: there is no name in front of the =. Settings are given as key=value, e.g. optimizer.epochs=3"
+            )
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)

@@ -199,6 +199,8 @@ def values_outside(settings: Any, key: str = "") -> Iterator[str]:
             yield f"{leaf.key}={leaf.value}: allowed are {listed}."
             continue
         for value in leaf.value if isinstance(leaf.value, list) else [leaf.value]:
+            if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
+                yield f"{leaf.key}={value.encode('utf-8', 'replace').decode()}: it holds bytes that are no UTF-8 text."
             if isinstance(value, int | float) and (wrong := _wrong_number(value, leaf.metadata)):
                 yield f"{leaf.key}={wrong}."
 
