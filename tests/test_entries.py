@@ -155,6 +155,14 @@ def test_trouble_with_the_disk_and_ctrl_c_give_one_line_a_bug_its_traceback(tmp_
     assert re.search(message, told.stderr, re.DOTALL) and (status == 1 or told.stderr.count("\n") == 1), told.stderr
 
 
+def test_other_packages_say_only_warnings(tmp_path):
+    """timm and open_clip tell at level INFO which files they load."""
+    lines = [f"logging.getLogger('{name}').info('{name} tells')" for name in ("timm", "root", "mmadapter")]
+    does = "; ".join(["import logging", *lines, "logging.getLogger('timm').warning('timm warns')"])
+    told = subprocess.run(command_of(tmp_path, TROUBLE.format(does=does)), capture_output=True, text=True, cwd=tmp_path)
+    assert told.stdout.splitlines() == ["mmadapter tells", "timm warns"], told.stderr
+
+
 def test_a_signal_that_comes_when_all_is_done_makes_no_failure_of_it(tmp_path):
     """Python takes about a second to end after torch; a cluster would call the job failed."""
     released = "from mmadapter.training.preemption import release_signals; release_signals()"  # as a run does
