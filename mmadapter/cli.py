@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,7 +29,7 @@ from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
 from mmadapter.errors import InputError, disk_trouble, printable
 from mmadapter.runs.state import RunFolder
-from mmadapter.settings import explained, field_types, nearest, open_defaults, to_plain
+from mmadapter.settings import explained, nearest, open_defaults, to_plain
 from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import metric_of
 from mmadapter.sweeps.settings import sweep_name
@@ -288,7 +288,7 @@ def _refuse_removed(conf: RunConf | EvalConf, overrides: Iterable[str]) -> None:
         *path, last = word.removeprefix("~").partition("=")[0].split(".")
         for part in path if word.startswith("~") else ():
             holder = holder.get(part) if isinstance(holder, dict) else getattr(holder, part, None)
-        if word.startswith("~") and is_dataclass(holder) and last in field_types(type(holder)):
+        if word.startswith("~") and is_dataclass(holder) and last in [one.name for one in fields(holder)]:
             key, now = ".".join([*path, last]), getattr(holder, last)
             again = "its defaults" if is_dataclass(now) or isinstance(now, dict) else f"its default, {now}"
             raise InputError(
