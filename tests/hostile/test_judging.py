@@ -57,7 +57,7 @@ def test_the_same_seed_makes_the_same_mutations(tmp_path):
         except InputError:
             continue
     contents = [
-        {str(path.relative_to(tmp_path / place)): path.read_bytes() for path in (tmp_path / place).rglob("*.json")}
+        {str(path.relative_to(tmp_path / place)): path.read_bytes() for path in (tmp_path / place).rglob("*.*")}
         for place in "abc"
     ]
     assert contents[0] == contents[1] != contents[2]
