@@ -5,7 +5,8 @@ import re
 import sys
 from collections.abc import Callable
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, delete, C1
+# C0 without tab and newline, delete, C1, and halves of characters, which no terminal's encoding has
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -24,7 +25,9 @@ def printable(text: str) -> str:
     Names, data and answers come from strangers. An escape sequence in them could move the cursor, set the window's
     title or fill the clipboard.
     """
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return CONTROL.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\ud800" else f"\\u{ord(found[0]):x}", text
+    )
 
 
 def exit_status(work: Callable[[], int | None]) -> int:

@@ -41,7 +41,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.writing")
     try:
-        write_durably(temporary, content.encode() if isinstance(content, str) else content)
+        # Half of a character, which no encoding has, is written as JSON and Python write it: \ud83d.
+        encoded = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        write_durably(temporary, encoded)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

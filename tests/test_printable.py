@@ -13,6 +13,7 @@ from rich.console import Console
 from mmadapter import cli
 from mmadapter.config import RunConf
 from mmadapter.errors import InputError, exit_status, printable
+from mmadapter.files import read_json_lines, write_json_lines
 from mmadapter.runs.sweep import read_results
 from mmadapter.sweeps.results import csv_of
 from mmadapter.terminal import Display, format_table
@@ -23,6 +24,7 @@ SHOWN = r"a\x1b]52;c;YQ==\x07b\x9b2Jc\x0dd\x7f\x00"
 
 
 def test_controls_are_written_out_and_letters_stay():
+    assert printable("half \ud83d") == r"half \ud83d"
     assert printable(EVIL) == SHOWN and printable("é 日本\n\t👩‍👩‍👧 שלום") == "é 日本\n\t👩‍👩‍👧 שלום"
 
 
@@ -62,3 +64,9 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path):
     folder = made_sweep(tmp_path, {f"note={value}": ("finished", 50.0) for value in values}, swept=["note"])
     rows = csv.DictReader(io.StringIO(csv_of(read_results(folder))))
     assert [row["note"] for row in rows] == ["'=1+1", "'@SUM(A1)", "'+cmd|'/c'!A1", "-0.5", "'-x", "plain"]
+
+
+def test_half_of_a_character_is_written_as_json_writes_it_and_read_again(tmp_path):
+    write_json_lines(tmp_path / "a.jsonl", [{"output": "half \ud83d", "whole": "\U0001f600"}])
+    assert r"half \ud83d" in (tmp_path / "a.jsonl").read_text()
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"output": "half \ud83d", "whole": "\U0001f600"}]

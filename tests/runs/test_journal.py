@@ -94,3 +94,20 @@ def test_tensorboard_gets_the_numbers_and_forgets_killed_steps(tmp_path):
     board.Reload()
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
     assert board.Scalars("gates/layer_0")[0].value == 0.5
+
+
+def test_records_of_another_shape_are_not_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        '{"kind": "train", "step": 1, "loss": 2.0}',
+        '{"kind": "train", "loss": 2.0}',
+        '{"kind": "train", "step": "x"}',
+    ]
+    lines += [
+        '{"kind": "train", "step": 2, "loss": "low"}',
+        "[1]",
+        "[" * 100_000,
+        '{"kind": "train", "step": 3, "loss": null}',
+    ]
+    path.write_bytes(b"\xff\xfe\n" + "\n".join(lines).encode() + b"\n")
+    assert steps_in(path) == [1, 3]
