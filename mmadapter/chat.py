@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a byte that is no text ends no dialog
+            stream.reconfigure(errors="replace")  # bytes that are not UTF-8 do not end the dialog
     console = Console(stderr=not in_terminal, highlight=False)
     try:
         folder, said = chosen_run(options.run, options.host)
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
         Chat(model, console, in_terminal, options).talk()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the program behind the pipe has ended (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -123,18 +123,18 @@ def chosen_run(run: str | None, host: str | None = None) -> tuple[Path, str]:
         return (
             SHIPPED,
             f"There is no finished run in {RUNS_ROOT}/: the small adapter that comes with the package answers, which "
-            "knows the toy world of the quick start alone.",
+            "knows nothing but the toy world of the quick start.",
         )
     folder = Path(run).expanduser()
     if not folder.exists() and "=" in run:
         raise InputError(f"{run}: chat takes no settings of a training; a run knows its host. {TRAIN}")
-    if (folder / "config.json").is_file() or (not folder.exists() and run in PREPARED):
+    if (folder / "config.json").is_file() or (not folder.exists() and run in PREPARED["host"]):
         raise InputError(f"{run} is a language model alone, and chat is with a trained adapter. {TRAIN}")
     return (folder if folder.is_dir() else find_run(run, RUNS_ROOT)), ""
 
 
 def loaded(folder: Path, options: argparse.Namespace) -> AdaptedModel:
-    """The model, without a library's bars and warnings on the screen."""
+    """The model, loaded without progress bars and warnings of libraries on the screen."""
     set_threads(None)
     import mmadapter
     from mmadapter.hosts.load import hide_library_bars
@@ -166,7 +166,7 @@ class Chat:
             self.see(options.image)
 
     def talk(self) -> None:
-        """Until the end of the input, or /quit."""
+        """Reads and answers lines until the input ends, or /quit."""
         warnings, notes = logging.getLogger("mmadapter"), Notes(self._say)
         warnings.addHandler(notes)
         try:
@@ -211,7 +211,7 @@ class Chat:
         return True
 
     def see(self, path: str) -> None:
-        """Begin a dialog about the picture in a file. Raises InputError where there is none, or the model is blind."""
+        """Begin a dialog about the picture in a file. Raises InputError where it cannot be seen."""
         from mmadapter.model import Dialog
         from mmadapter.vision.images import read_image
 
@@ -245,7 +245,7 @@ class Chat:
         except KeyboardInterrupt:
             if not self.in_terminal:
                 raise
-            writing.held = ""  # the terminal has written ^C there
+            writing.held = ""  # the begun word is dropped: the terminal has written ^C in its place
             writing.end()
             self._say("(stopped)")
             if said.strip():
@@ -284,7 +284,7 @@ class Chat:
 
 
 class Notes(logging.Handler):
-    """Says what the model warns of, but for turns that are left out: the dialog says which these are."""
+    """Shows the model's warnings, but not the one about turns that are left out: `Chat.answer` names these."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -299,12 +299,12 @@ class Writing:
     """Writes an answer on standard output, piece by piece; in a terminal lines are broken between words."""
 
     def __init__(self, columns: int | None) -> None:
-        self.columns = columns  # of the terminal; None: as it comes
+        self.columns = columns  # of the terminal; None: no terminal, lines are not broken
         self.column = 0
         self.held = ""  # the begin of a word
 
     def add(self, piece: str) -> None:
-        """Write what is certain to be whole words."""
+        """Write the words that are complete; the beginning of the next one is held back."""
         if self.columns is None:
             self._put(without_controls(piece) if sys.stdout.isatty() else piece)
             return
@@ -334,7 +334,7 @@ class Writing:
 
 
 def without_controls(text: str) -> str:
-    """Without what would steer the terminal (an escape sequence in an answer)."""
+    """The text without control characters, with which an answer could steer the terminal."""
     return "".join(sign for sign in text if sign in "\n\t" or unicodedata.category(sign) != "Cc")
 
 
@@ -354,7 +354,7 @@ def picture_file(text: str) -> Path:
 
 
 def prompt_text(console: Console) -> str:
-    """The prompt; with readline, colours stand between marks of what takes no room on the screen."""
+    """The prompt. For readline, colour codes stand between marks that say that they take no room on the screen."""
     has_readline = complete_with_tab()
     if console.color_system is None:
         return "> "

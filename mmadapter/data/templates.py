@@ -29,6 +29,10 @@ TEMPLATES = ("auto", "alpaca", "vicuna", "plain", "chat")
 """The names under which settings and calls ask for a template; the first one is the default."""
 SINGLE = ("plain",)
 """The templates that have no place for a second turn."""
+PAPER = "paper"
+"""ScienceQA's own prompt, which ends in "Answer:" and stands in no other frame; for its questions alone."""
+SCIENCEQA_TEMPLATES = (PAPER, *(name for name in TEMPLATES if name not in SINGLE))
+"""The templates of ScienceQA's questions; the first one is the default. "plain" is none, as "paper" has no frame."""
 ALPACA_WITH_INPUT = Segment(
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n### Instruction:\n",
@@ -148,12 +152,22 @@ def scienceqa_format(name: str) -> tuple[str, str]:
     )
 
 
-def scienceqa_segments(problem: Mapping[str, Any], prompt_format: str, caption: str | None, training: bool) -> Segments:
-    """The prompt of ScienceQA's authors for one checked problem, ending in "Answer:", and in training its answer.
+def scienceqa_segments(
+    problem: Mapping[str, Any],
+    prompt_format: str,
+    caption: str | None,
+    training: bool,
+    template: str = PAPER,
+    tokenizer: Any = None,
+) -> Segments:
+    """The prompt of ScienceQA's authors for one checked problem, and in training its answer.
+
+    With template="paper" the prompt ends in "Answer:". In any other template what stands in front of that is the text
+    of one user turn.
 
     Every pair of blanks becomes one blank, once and across segments too, and newlines in lecture and solution are
-    written as backslash-n, as upstream does. The frame is FIXED, as the choices within it are: none of it is cut, and a
-    choice "</s>" is that text and no end.
+    written as backslash-n, as upstream does. The prompt's own words are FIXED, as the choices within it are: none of it
+    is cut, and a choice "</s>" is that text and no end.
     """
 
     def explanation(letters: str) -> str:
@@ -172,15 +186,32 @@ def scienceqa_segments(problem: Mapping[str, Any], prompt_format: str, caption: 
             pieces.append((f"{start}Options: {scienceqa_options(problem['choices'])}", FIXED))
         else:
             pieces += [(f"{start}BECAUSE:", FIXED), (f" {explanation(part)}", CONTEXT)]
-    pieces.append(("\nAnswer:", FIXED))
-    if training:
-        before, _, after = answer.partition("A")
-        text = f"The answer is {LETTERS[problem['answer']]}."
-        text = f"{explanation(before)} {text}" if before else text
-        text = f"{text} BECAUSE: {explanation(after)}" if after else text
-        pieces.append((f" {text}", ANSWER))
+    if template == PAPER:
+        segments = _tidied([*pieces, ("\nAnswer:", FIXED)])
+    else:  # one user turn, whose pieces keep their kinds: the question and its context may be cut, options never
+        asked = _tidied(pieces if pieces[-1][0].strip() else pieces[:-2])  # a "BECAUSE:" that nothing follows
+        text = "".join(segment.text for segment in asked)
+        framed = rendered([Turn(text, None)], None, template, tokenizer)
+        place = next(place for place, segment in enumerate(framed) if segment.kind == INSTRUCTION)
+        front, _, behind = framed[place].text.partition(text)  # blanks that the template keeps with the text
+        asked = [Segment(front + asked[0].text, asked[0].kind), *asked[1:]]
+        asked = [*asked[:-1], Segment(asked[-1].text + behind, asked[-1].kind)]
+        segments = [*framed[:place], *asked, *framed[place + 1 :]]
+    if not training:
+        return tuple(segments)
+    before, _, after = answer.partition("A")
+    text = scienceqa_answer(problem["answer"])
+    text = f"{explanation(before)} {text}" if before else text
+    text = f"{text} BECAUSE: {explanation(after)}" if after else text
+    (learned,) = _tidied([(f" {text}", ANSWER)])
+    return (*segments, *scienceqa_answer_segments(learned.text.removeprefix(" "), template, tokenizer))
 
-    # Neighbours of one kind are one segment; of each pair of blanks the second goes.
+
+def _tidied(pieces: Sequence[tuple[str, str]]) -> list[Segment]:
+    """Pieces of (text, kind) as segments: neighbours of one kind are one, of each pair of blanks the second goes.
+
+    Blanks at the end go, and a "BECAUSE:" that nothing follows.
+    """
     merged = [(kind, "".join(text for text, _ in texts)) for kind, texts in groupby(pieces, key=lambda piece: piece[1])]
     dropped = {match.end() - 1 for match in re.finditer("  ", "".join(text for _, text in merged))}
     segments, start_of_text = [], 0
@@ -188,8 +219,21 @@ def scienceqa_segments(problem: Mapping[str, Any], prompt_format: str, caption: 
         kept = [sign for place, sign in enumerate(text, start_of_text) if place not in dropped] if dropped else text
         start_of_text += len(text)
         segments.append(Segment("".join(kept), kind))
-    last = segments.pop()  # outer blanks go, and a "BECAUSE:" that nothing follows
-    return (*segments, Segment(last.text.rstrip().removesuffix("BECAUSE:").rstrip(), last.kind))
+    last = segments.pop()
+    return [*segments, Segment(last.text.rstrip().removesuffix("BECAUSE:").rstrip(), last.kind)]
+
+
+def scienceqa_answer(choice: int) -> str:
+    """The answer that names the choice of this index, as ScienceQA's authors word it."""
+    return f"The answer is {LETTERS[choice]}."
+
+
+def scienceqa_answer_segments(text: str, template: str = PAPER, tokenizer: Any = None) -> Segments:
+    """What stands behind a question's prompt where its answer is `text`."""
+    if template == PAPER:
+        return (Segment(f" {text}", ANSWER),)
+    prompt = rendered([Turn("?", None)], None, template, tokenizer)
+    return rendered([Turn("?", text)], None, template, tokenizer)[len(prompt) :]
 
 
 def scienceqa_context(problem: Mapping[str, Any], caption: str | None) -> str:

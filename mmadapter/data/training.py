@@ -45,7 +45,7 @@ def read_samples(conf: DataConf, *, images: bool, seed: int, tokenizer: Any = No
         for name, source in listed.items():
             key = f"data.{part}.{name}"
             if key == "data.validation.own" and "own" in conf.sources:
-                key = OWN
+                key = OWN  # conf/data/own.yaml: all its settings follow the source's, so they are to be set there
             with_ = {"images": images, "seed": seed, "key": key, "tokenizer": tokenizer}
             found[name] = read(source, conf.root, source=name, training=True, **with_)
         return found

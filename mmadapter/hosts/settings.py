@@ -13,7 +13,8 @@ from mmadapter.settings import choice, input_path, number, plain
 
 TINY = "tiny"  # the name under which the models that ship with the package are asked for
 TINY_HOST = Path(__file__).parents[1] / "tiny" / "llama"
-PREPARED = ("smollm2", "gemma3_270m")  # hosts that `mmadapter pretrained NAME` writes; conf/host has their settings
+# group of settings -> its models that `mmadapter pretrained NAME` writes; conf/GROUP/NAME.yaml has their settings
+PREPARED = {"host": ("smollm2", "gemma3_270m"), "vision": ("dinov2_small", "efficientnet_lite0")}
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
 
 
@@ -90,7 +91,7 @@ def local_host_folder(path: str | None) -> Path | None:
         )
     folder = TINY_HOST if path == TINY else Path(path).expanduser()
     if not folder.is_dir():
-        if folder.name in PREPARED and folder.parent == models_folder():
+        if folder.name in PREPARED["host"] and folder.parent == models_folder():
             raise InputError(
                 f"host={folder.name} is not there yet ({path}). Fetch it once: mmadapter pretrained {folder.name}"
             )

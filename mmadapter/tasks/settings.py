@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from mmadapter.data.settings import (
     LAYOUTS,
     READERS,
+    SCIENCEQA_TEMPLATES,
     TEMPLATES,
     CocoSettings,
     ColumnNames,
@@ -58,6 +59,8 @@ class TaskSettings(ReaderSettings):
 class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
     name: str = "scienceqa"
     reader: str = choice("scienceqa")
+    # null = as the questions were trained; paper where none were
+    template: str | None = choice(None, *SCIENCEQA_TEMPLATES)  # type: ignore[assignment]
     likelihood: bool = True  # also score by the most likely option
     fallback: str = choice("none", "random")  # unanswered = wrong; random = guessed, to compare with old tables
     predictions_from: str = choice("results", "outputs")  # of a file with both: its indices, or its texts parsed anew

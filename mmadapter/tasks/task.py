@@ -77,16 +77,17 @@ class Task(Generic[Settings]):
     # With a model.
 
     def read(
-        self, tokenizer: Any = None, trained: str = "auto", system: str | None = None, key: str | None = None
+        self, tokenizer: Any = None, trained: str | None = None, system: str | None = None, key: str | None = None
     ) -> list[Sample]:
-        """The samples to ask, without answers, in the template of the settings, or in `trained`, that of the training.
+        """The samples to ask, without answers, in the template of the settings, or in `trained`, that of the training
+        (None: the reader's own default).
 
         `tokenizer` is the host's; `system` is the training's system text, for items without one of their own; `key` is
         where the settings stand, for messages.
         """
         settings = self.settings
         reader, key = settings.as_reader(), key or f"tasks.{settings.name}"
-        if getattr(settings, "template", "") is None:
+        if getattr(settings, "template", "") is None and trained is not None:
             setattr(reader, "template", trained)  # noqa: B010  (not every reader has one)
         if isinstance(reader, InstructionSettings) and reader.system is None and reader.template not in SINGLE:
             reader.system = system

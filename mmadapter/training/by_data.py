@@ -12,9 +12,9 @@ from mmadapter.hosts.settings import TINY
 
 
 def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
-    """The settings with `vision.enabled` true or false where it was null, and what is to be said of it and of the data.
+    """The settings with `vision.enabled` decided where it was null, and the lines to print about that and the data.
 
-    Without pictures in the data visual methods are left out, and so is a comparison that differs by pictures alone.
+    Where the data have no pictures, visual methods are left out, and so is a comparison that only leaves out pictures.
     Raises InputError for pictures without an encoder that fits the host, or that the adapter does not read.
     """
     if conf.vision.enabled is not None:
@@ -24,7 +24,7 @@ def decided_by_data(conf: RunConf) -> tuple[RunConf, list[str]]:
         with remarks:
             read = read_samples(conf.data, images=True, seed=conf.seed)
     except MissingData:
-        if not conf.dry_run or conf.data.path is not None:  # parameters can be counted without data, not with a slip
+        if not conf.dry_run or conf.data.path is not None:  # a dry run needs no data, but no wrong path either
             raise
         read = None
     listed = [one for samples in (read.training if read else {}).values() for one in samples]

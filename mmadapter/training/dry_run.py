@@ -1,4 +1,4 @@
-"""What a dry run says: the data as they were read, and the memory that the training will take, here and on a GPU."""
+"""What a dry run prints: the data as they were read, and the memory that the training needs, here and on a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmadapter.training.memory import CARDS_GB, Longest, changes_for_card, memor
 from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 
 ABOUT_THE_ESTIMATE = (
-    "An upper estimate: all samples of a micro-batch count as long as the longest. An image encoder is not counted."
+    "An upper estimate: each sample is counted as long as the longest one. The image encoder is not counted."
 )
 
 

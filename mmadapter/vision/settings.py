@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmadapter.errors import InputError
-from mmadapter.hosts.settings import models_folder
+from mmadapter.hosts.settings import PREPARED, models_folder
 from mmadapter.settings import choice, input_path, listing, number, plain, to_plain
 
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
@@ -23,7 +23,6 @@ ALLOWED_PREPROCESSING = {  # in preprocess_cfg of that file
     "resize_mode": ("shortest", "longest", "squash"),
 }
 TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"  # of a folder in timm's layout
-PREPARED = ("dinov2_small", "efficientnet_lite0")  # what `mmadapter pretrained NAME` writes, a conf/vision/NAME each
 
 
 @dataclass
@@ -249,7 +248,7 @@ class TimmSettings(VisionSettings):
                 f"{key}.pretrained is not set. Give the weights of {self.model}: a file, or a folder in timm's layout "
                 f"({TIMM_CONFIG}, {TIMM_WEIGHTS}): {key}.pretrained=FOLDER"
             )
-        elif not place.exists() and place.name in PREPARED and place.parent == models_folder():
+        elif not place.exists() and place.name in PREPARED["vision"] and place.parent == models_folder():
             yield f"vision={place.name} is not there yet ({given}). Fetch it once: mmadapter pretrained {place.name}"
         elif not place.exists():
             yield f"{key}.{'model' if self.pretrained is None else 'pretrained'}={given}: no such file or folder."

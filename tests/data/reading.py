@@ -19,6 +19,7 @@ def read(
     training: bool,
     source: str | None = None,
     seed: int = 0,
+    tokenizer: Any = None,
     **settings: Any,
 ) -> list[Sample]:
     """What `reader` makes of the file or folder `place`, with these settings of its own."""
@@ -26,7 +27,7 @@ def read(
     if place is not None:
         given["path" if READERS.settings(reader).reads_file and "path" not in given else "root"] = str(place)
     conf = typed(READERS.settings(reader), {name: value for name, value in given.items() if value is not None}, reader)
-    return readers.read(conf, source=source or reader, training=training, seed=seed)
+    return readers.read(conf, source=source or reader, training=training, seed=seed, tokenizer=tokenizer)
 
 
 read_scienceqa = partial(read, "scienceqa")

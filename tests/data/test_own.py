@@ -414,7 +414,7 @@ class TestSplits:
     def test_too_few_items_say_so(self, tmp_path, items):
         listed = self.questions(1) * (items if isinstance(items, int) else len(items))
         for split in ("train", "val"):
-            with pytest.raises(InputError, match="usable items cannot be shared out to train and val"):
+            with pytest.raises(InputError, match="usable items cannot be split into train and val"):
                 own(write(tmp_path / "a.json", listed), split)
 
     def test_dialogs_that_all_begin_alike_stand_on_both_sides(self, tmp_path):

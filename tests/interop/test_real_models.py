@@ -1,8 +1,4 @@
-"""The laws on a real model, SmolLM2-135M-Instruct: 30 layers, 9 heads over 3 key-value heads, an open vocabulary.
-
-It is read from the folder of models (MMADAPTER_MODELS) where it is there, else fetched with pip into a temporary one;
-where neither is possible the tests are skipped.
-"""
+"""The laws on a real model, SmolLM2-135M-Instruct: 30 layers, 9 heads over 3 key-value heads, an open vocabulary."""
 
 import json
 import os
@@ -16,11 +12,9 @@ from transformers.masking_utils import eager_mask
 
 from mmadapter.data.samples import Sample
 from mmadapter.data.templates import Turn, rendered
-from mmadapter.errors import InputError
 from mmadapter.hosts.families import attention_modules
 from mmadapter.hosts.load import load_host
-from mmadapter.hosts.settings import GenerationConf, HostConf, models_folder
-from mmadapter.interop.pretrained import fetch
+from mmadapter.hosts.settings import GenerationConf, HostConf
 from mmadapter.methods import AdapterConf
 from mmadapter.methods.settings import BiasScaleConf, NormsConf, PromptsConf
 from mmadapter.model import AdaptedModel
@@ -35,15 +29,8 @@ TEXT = "The capital of France is Paris. In 2024 it had 2,1 million inhabitants, 
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    folder = models_folder() / "smollm2"
-    if not folder.is_dir():
-        folder = tmp_path_factory.mktemp("models") / "smollm2"
-        try:
-            fetch("smollm2", folder)
-        except InputError as error:
-            pytest.skip(f"no SmolLM2 here: {error}")
-    return folder
+def smollm2(prepared):
+    return prepared("smollm2")
 
 
 def model_with(folder, methods, seed=0):

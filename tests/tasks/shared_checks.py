@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import torch
 
-from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.distributed.deepspeed import is_sharded, load_deepspeed
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import deepspeed_settings, gather_in_forward
@@ -122,7 +122,9 @@ def check_shared_host(folder: Path, name: str) -> None:
             assert generate_answers(shared, samples, task, here()) == alone
             if all_ways and task.generation.beams == 1:
                 assert len({len(text.split()) for text in alone}) > 1, f"all answers end at one place: {alone}"
-        options = [[f" The answer is {choice}." for choice in sample.meta["choices"]] for sample in samples]
+        options = [
+            [(Segment(f" The answer is {choice}.", ANSWER),) for choice in sample.meta["choices"]] for sample in samples
+        ]
         likeliest = most_likely_options(shared, samples, options, settings(), here())
         assert likeliest == most_likely_options(plain, samples, options, settings(), here())
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmadapter.data.batches import batches_by_length
+from mmadapter.data.samples import ANSWER, Segment
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.tasks import task_of
@@ -112,7 +113,7 @@ def test_the_first_of_equally_likely_options_is_taken(root):
             return torch.zeros(len(batch.samples))
 
     samples = task_of(task(root)).read()
-    options = [[" yes", " no", " perhaps"]] * len(samples)
+    options = [[(Segment(text, ANSWER),) for text in (" yes", " no", " perhaps")]] * len(samples)
     assert most_likely_options(Undecided({}), samples, options, task(root), Ranks()) == [0, 0, 0]
 
 

@@ -14,6 +14,7 @@ import torch
 import mmadapter
 from mmadapter.data.batches import make_batch
 from mmadapter.data.samples import Sample, Segment
+from mmadapter.data.templates import scienceqa_answer, scienceqa_answer_segments
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.deepspeed import end_engines, held_bytes, whole_size
 from mmadapter.hosts.settings import GenerationConf
@@ -62,7 +63,7 @@ def answers(model, samples: list[Sample]) -> tuple[list[str], list[int]]:
     generation = GenerationConf(max_new_tokens=4)
     task = SimpleNamespace(name="test", generation=generation, batch_size=1, seed=3)
     questions = [sample.without_answer() for sample in samples]
-    options = [[f" The answer is {letter}." for letter in "AB"]] * len(questions)
+    options = [[scienceqa_answer_segments(scienceqa_answer(choice)) for choice in range(2)]] * len(questions)
     return generate_answers(model, questions, task, here()), most_likely_options(
         model, questions, options, task, here()
     )

@@ -2,8 +2,6 @@
 
 import json
 import shlex
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -191,16 +189,3 @@ def test_a_task_that_is_not_evaluated_is_not_resolved_and_other_data_are_told_wh
     bare = run_conf("experiment=none", *dialogs, "vision=none", "adapter=v1")
     validate(bare)
     assert (bare.experiment, bare.evaluate, bare.comparison) == ("none", [], {})
-
-
-@pytest.mark.slow
-def test_the_documented_command_and_those_that_it_ends_with_run_as_they_stand(pictures, tmp_path):
-    def mmadapter(*words):
-        done = subprocess.run([sys.executable, "-m", "mmadapter", *words], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    said = mmadapter("train", "experiment=finetune", f"data.path={pictures.name}")
-    assert "60 steps (3 n / batch" in said and "Text-only adapter" in said
-    (evaluation,) = (line.split() for line in said.splitlines() if line.strip().startswith("mmadapter eval"))
-    assert "ROUGE-L" in mmadapter(*evaluation[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from data_prep.shapes import WorldSizes, make_world
 from mmadapter.config import RunConf
 from tests.config.composing import run_conf
-from tests.models import tiny_tokenizer
+from tests.models import picture, tiny_tokenizer
 
 SIZES = WorldSizes(train=24, val=8, test=8, coco_train=8, coco_restval=2, coco_val=3, coco_test=3, instructions=8)
 CLIP = {
@@ -46,6 +47,29 @@ def save_models(folder: Path) -> None:
     save_file(open_clip.CLIP(**CLIP).state_dict(), folder / "clip" / "open_clip_model.safetensors")
 
 
+def save_dialogs(folder: Path) -> None:
+    """Forty dialogs about one picture each, as LLaVA has them, and the same without pictures."""
+    folder.mkdir()
+    told = [[f"what is {number}", "a red circle", "and the square", "blue"] for number in range(40)]
+    for name in ("llava.json", "sharegpt.json"):
+        items = []
+        for number, texts in enumerate(told):
+            said = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+            image = {"image": picture(folder, number).name} if name == "llava.json" else {}
+            items.append({"id": str(number), **image, "conversations": said})
+        (folder / name).write_text(json.dumps(items))
+
+
+def save_deep_host(folder: Path) -> None:
+    """A random Llama of 32 layers, for the experiments that adapt that many."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(folder / "host", num_hidden_layers=32, hidden_size=16, intermediate_size=16)
+    config.head_dim = 4
+    LlamaForCausalLM(config).save_pretrained(folder / "deep")
+    AutoTokenizer.from_pretrained(folder / "host").save_pretrained(folder / "deep")
+
+
 def save_inputs(folder: Path) -> Path:
     """Models and world below `folder`."""
     save_models(folder)
@@ -76,3 +100,27 @@ def tiny_overrides(inputs: Path, runs: Path) -> list[str]:
 def tiny_conf(inputs: Path, runs: Path, *overrides: str) -> RunConf:
     """The same as checked settings."""
     return run_conf(*tiny_overrides(inputs, runs), *overrides)
+
+
+def shortened(conf: RunConf) -> list[str]:
+    """The words that make an experiment short: four samples of a source, a step or an epoch, one question of a task."""
+    words = ["optimizer.batch_size=4", "optimizer.micro_batch_size=4", "training.tensorboard=false"]
+    words += ["training.validate_every_steps=100", "training.save_every_steps=100"]
+    if conf.data.made == "interference":  # steps of as many samples of each source
+        words += ["optimizer.steps=1", "optimizer.warmup_steps=0"]
+        shares = {name: (source.samples_per_step or 8) // 8 for name, source in conf.data.sources.items()}
+        words += [f"data.sources.{name}.samples_per_step={share}" for name, share in shares.items()]
+    else:
+        words += ["optimizer.epochs=1", "optimizer.warmup_epochs=0"]
+    for part, readings in (("sources", conf.data.sources), ("validation", conf.data.validation)):
+        words += [f"data.{part}.{name}.limit=4" for name in readings]
+    for name in conf.evaluate:
+        words += [f"tasks.{name}.limit=1", f"tasks.{name}.generation.max_new_tokens=1"]
+    for name, variant in conf.variants.items():
+        short = [re.sub(r"^optimizer\.(steps|batch_size)=\d+$", _small, word) for word in variant]
+        words += [f"variants.{name}={json.dumps(short)}"] if short != variant else []
+    return words
+
+
+def _small(word: re.Match[str]) -> str:
+    return f"optimizer.{word[1]}={1 if word[1] == 'steps' else 2}"

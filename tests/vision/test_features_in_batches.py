@@ -13,6 +13,7 @@ import torch
 
 from mmadapter.data.batches import FeaturedBatches
 from mmadapter.data.mixture import StepShape
+from mmadapter.data.samples import ANSWER, Segment
 from mmadapter.data.settings import DataConf, LlavaSettings
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.data.training import RunData, read_samples
@@ -114,7 +115,8 @@ def test_answers_and_likelihoods_open_no_file_once_the_pictures_are_prepared(tmp
     task = ScienceqaTaskSettings(batch_size=2)
     task.generation.max_new_tokens = 2
     assert len(generate_answers(model, asked, task, Ranks())) == 3
-    assert len(most_likely_options(model, asked, [(" red", " blue")] * 3, task, Ranks())) == 3
+    options = [[(Segment(text, ANSWER),) for text in (" red", " blue")]] * 3
+    assert len(most_likely_options(model, asked, options, task, Ranks())) == 3
 
 
 def test_validation_batches_get_their_features_when_they_are_asked_for(tmp_path):

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
-from mmadapter.hosts.settings import models_folder
 from mmadapter.interop.pretrained_vision import check_dinov2_small, check_efficientnet_lite0, drawn_clock
 from mmadapter.vision.timm import TimmEncoder
 from tests.config.composing import run_conf
@@ -17,21 +16,14 @@ from tests.config.composing import run_conf
 pytestmark = pytest.mark.real
 
 
-def folder_named(name):
-    folder = models_folder() / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: mmadapter pretrained {name}")
-    return folder
+def test_what_was_written_passes_its_check(prepared):
+    assert "drawn clock" in check_dinov2_small(prepared("dinov2_small"))
+    assert "'analog clock'" in check_efficientnet_lite0(prepared("efficientnet_lite0"))
 
 
-def test_what_was_written_passes_its_check():
-    assert "drawn clock" in check_dinov2_small(folder_named("dinov2_small"))
-    assert "'analog clock'" in check_efficientnet_lite0(folder_named("efficientnet_lite0"))
-
-
-def test_dinov2s_features_are_timms_own():
+def test_dinov2s_features_are_timms_own(prepared):
     """The group's four blocks, of which the last passes timm's whole forward, and all tokens of that one."""
-    folder = folder_named("dinov2_small")
+    folder = prepared("dinov2_small")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=224).eval()
     few, every = (TimmEncoder(run_conf(f"vision={group}").vision) for group in ("dinov2_small", "dinov2_small_tokens"))
     pixels = few.preparation()(drawn_clock())[None]
@@ -67,9 +59,9 @@ SEEN = {
 
 
 @pytest.mark.reference_data
-def test_efficientnet_sees_what_captions_say(reference_data):
+def test_efficientnet_sees_what_captions_say(prepared, reference_data):
     """Of the photographs whose class has half of the probability or more, nearly all are captioned so."""
-    model = timm.create_model(f"local-dir:{folder_named('efficientnet_lite0')}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{prepared('efficientnet_lite0')}", pretrained=True).eval()
     prepare, names = create_transform(**resolve_model_data_config(model)), ImageNetInfo()
     content = json.loads((reference_data / "coco_mini/annotations/captions_train2017.json").read_text())
     captions: dict[int, str] = {}

@@ -23,7 +23,7 @@ from mmadapter.data.readers.items import (
     turn_pairs,
 )
 from mmadapter.data.settings import ColumnNames
-from mmadapter.data.templates import CAPTION_INSTRUCTION, LETTERS, Turn, scienceqa_options
+from mmadapter.data.templates import CAPTION_INSTRUCTION, LETTERS, Turn, scienceqa_answer, scienceqa_options
 from mmadapter.errors import InputError
 
 # What a column may be called; written in any case, with blanks, hyphens or underscores.
@@ -41,7 +41,7 @@ RIGHT_CHOICE = (*USUAL["answer"], "answer_key", "answerkey", "label", "correct",
 
 
 class Columns:
-    """Which column holds what, of the columns that a file has. Raises InputError where a named one is not there."""
+    """Says which column of a file holds what. Raises InputError where a column that the user names is not there."""
 
     def __init__(self, there: Collection[str], given: ColumnNames, what: str) -> None:
         self.there, self.what = list(there), what
@@ -59,7 +59,7 @@ class Columns:
             self.found["choices"] = lettered
         if self.found["choices"] and given.answer is None:
             self.found["answer"] = [one for one in there if plain[one] in RIGHT_CHOICE]
-        # A column that is named for one role is no candidate for another; an input without a question is the question.
+        # A column that the user names for one role is not taken for another. Without a question, the input is one.
         taken = {name for name in asdict(given).values() if name is not None}
         for role, name in asdict(given).items():
             if name is None:
@@ -108,13 +108,13 @@ def column_layout(name: str, columns: Columns) -> ItemLayout:
     question, answer = columns.one("question"), columns.one("answer")
     context = columns.one("context", needed=False)
     assert question is not None and answer is not None
-    # ms-swift's name for the turns before, unless it is a column that somebody named
+    # ms-swift's name for earlier turns, unless the user names this column for something else
     history = HISTORY in columns.there and HISTORY not in {question, answer, context, system, *pictures}
     fields = {question, answer, *pictures} | {one for one in (context, system) if one is not None}
     fields |= {HISTORY} if history else set()
 
     def asked_of(entry: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str, str, str | None, str | None]:
-        """The turns before, the question and its context, the system text and the picture."""
+        """The earlier turns, the question, its context, the system text and the picture's name."""
         said = [*(history_of(entry) if history else ()), ("human", text_field(entry, question))]
         told = "" if system is None else text_field(entry, system)
         turns, told_system, picture = turn_pairs(said, told, picture_names(entry, pictures), text_marks=True)
@@ -133,7 +133,7 @@ def column_layout(name: str, columns: Columns) -> ItemLayout:
             choices, labels = choices_of(entry, listed)
             right = right_choice(entry.get(answer), answer, choices, labels)
             text = f"{asked}\nOptions: {scienceqa_options(choices)}"
-            turn = Turn(text, f"The answer is {LETTERS[right]}.", about)
+            turn = Turn(text, scienceqa_answer(right), about)
             return Item((*earlier, turn), told, picture, choices=tuple(choices), choice=right)
 
         return ItemLayout("multiple choice", frozenset(fields.union(listed)), parse_choice)
@@ -184,10 +184,10 @@ def texts_of(entry: Mapping[str, Any], name: str) -> list[str]:
 
 
 def choices_of(entry: Mapping[str, Any], listed: list[str]) -> tuple[list[str], list[str]]:
-    """The choices, and what each is called where the item says it (ARC's labels).
+    """The choices, and their labels where the item has some (as ARC does).
 
-    A list of texts, an object {label: text} or {text: [...], label: [...]}, the same as JSON in a cell of a table, or a
-    column for each (A, B, C, ...). Raises BadEntry.
+    Choices are a list of texts, an object {label: text} or {text: [...], label: [...]}, the same as JSON in a cell of a
+    table, or a column for each (A, B, C, ...). Raises BadEntry.
     """
     if len(listed) > 1:
         found = {name: text_field(entry, name) for name in listed}
@@ -212,6 +212,7 @@ def choices_of(entry: Mapping[str, Any], listed: list[str]) -> tuple[list[str], 
 
 
 def _counted(choices: list[str]) -> list[str]:
+    """The same choices. Raises BadEntry where they are too few, or more than there are letters."""
     if not 2 <= len(choices) <= len(LETTERS):
         raise BadEntry(f"it has {len(choices)} choices; allowed are 2 to {len(LETTERS)}")
     return choices

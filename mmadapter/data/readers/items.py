@@ -1,7 +1,7 @@
-"""Items of instructions and dialogs: one class, and a layout for each way in which people write them down.
+"""Items of instructions and dialogs: one class for all, and a layout for each way in which people write them down.
 
-A layout says which fields of an item it reads. Every other field is either refused, because it says something that an
-adapter cannot learn (NOT_LEARNED), or counted and named (`parsed_items`): nothing is silently ignored.
+A layout lists the fields that it reads. Every other field is either refused, because it says something that an adapter
+cannot learn (NOT_LEARNED), or counted and named (`parsed_items`). Nothing is silently ignored.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Item:
     system: str | None = None
     image: str | None = None
     open_end: bool = False
-    """Whether a last human turn without an answer was left out."""
+    """Whether the last turn was a question without an answer, which was left out."""
     answers: tuple[str, ...] = ()
     """All right answers to the last turn where there are several (captions of a picture); empty: the turn's own."""
     choices: tuple[str, ...] = ()
@@ -71,17 +71,17 @@ class Item:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What decides on which side of a split the item stands: its picture, else its first question and input."""
+        """Items with equal keys go into the same split: the picture, or without one the first question and input."""
         return ("image", self.image) if self.image else (self.turns[0].asked, self.turns[0].context)
 
     @property
     def whole(self) -> str:
-        """All of it in one text: equal items have equal ones."""
+        """The whole item as one text, by which equal items are found."""
         return json.dumps([self.system, self.image, [(one.asked, one.answer, one.context) for one in self.turns]])
 
     @property
     def is_caption(self) -> bool:
-        """Whether nothing is asked but to describe the picture."""
+        """Whether the item only asks for a description of the picture."""
         return self.turns[-1].asked == CAPTION_INSTRUCTION
 
     @property
@@ -152,10 +152,10 @@ def _picture_name(value: Any, name: str) -> str:
 def turn_pairs(
     said: Sequence[tuple[str, str]], system: str, images: Sequence[str], text_marks: bool = False
 ) -> tuple[list[tuple[str, str]], str | None, str | None]:
-    """The (role, text) of human and gpt without the picture's mark, the system text, the picture. Raises BadEntry.
+    """(role, text) of each turn without the mark `<image>`, the system text, the picture's name. Raises BadEntry.
 
-    `<image>` stands at most once, first or last in the first human turn. With `text_marks` it is text like any other
-    where an item has no picture (in a file that is not about pictures).
+    The mark may stand once, first or last in the first human turn. With `text_marks` it is ordinary text in an item
+    without a picture, as in files that are not about pictures.
     """
     turns = list(said)
     if turns and turns[0][0] == SYSTEM:
@@ -183,7 +183,7 @@ def turn_pairs(
 
 
 def dialog(said: Sequence[tuple[str, str]], system: str, images: Sequence[str]) -> Item:
-    """An item of (role, text) turns. Raises BadEntry, with a reason of WEAK or not."""
+    """An item of (role, text) turns. Raises BadEntry; its reason is one of WEAK where such items are left out."""
     turns, system_text, image = turn_pairs(said, system, images)
     weakness = None
     if any(role == SYSTEM for role, _ in turns):
@@ -229,7 +229,7 @@ def instruction_item(entry: Any) -> Item:
 
 
 def history_of(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(role, text) of the turns before, of a field `history`: [[question, answer]]. Raises BadEntry."""
+    """(role, text) of the earlier turns in the field `history`, [[question, answer], ...]. Raises BadEntry."""
     history = entry.get(HISTORY)
     before: list[tuple[str, str]] = []
     if not is_nothing(history):
@@ -250,7 +250,7 @@ def dialog_item(entry: Any) -> Item:
 
     `system` and `image` may be missing; a system text may be the first turn as well. `<image>` stands once, first or
     last in the first human turn, and is taken out. Elsewhere, twice or without `image` it is an error. Deviates: the
-    official V2 code leaves it in the text. Raises BadEntry, with a reason of WEAK or not.
+    official V2 code leaves it in the text. Raises BadEntry, as `dialog` does.
     """
     said = turns_of(entry)
     return dialog(said, text_field(entry, "system"), picture_names(entry))
@@ -295,7 +295,7 @@ def messages_item(entry: Any) -> Item:
 
 
 def _part(part: Any, images: list[str]) -> str:
-    """The text of one part of a message; a picture is its mark, and its name goes to `images`."""
+    """The text of one part of a message. A picture gives the mark `<image>`; its name is appended to `images`."""
     kind = entry_field(part, "type", str)
     if kind == "text":
         return str(entry_field(part, "text", str))
@@ -320,7 +320,7 @@ TURN_FIELDS = frozenset(("from", "value", "role", "content"))
 
 
 def any_item(entry: Any) -> Item:
-    """A dialog or an instruction, as the item itself says."""
+    """A dialog where the item has `conversations`, else an instruction."""
     return dialog_item(entry) if isinstance(entry, dict) and "conversations" in entry else instruction_item(entry)
 
 
@@ -350,7 +350,7 @@ class ReadItem:
 
 @dataclass
 class InstructionFile:
-    """What a file of items holds, what was wrong, and which fields nobody reads."""
+    """What a file of items holds, what was wrong, and which fields are not used."""
 
     file: Path
     items: list[ReadItem] = field(default_factory=list)
@@ -381,7 +381,7 @@ def parsed_items(
 ) -> InstructionFile:
     """The usable ones among the raw items of a file; the others are counted by reason.
 
-    Fields in `also` are read by the caller; those in `ignore` are left out, as the user wants it.
+    The caller reads the fields in `also`; the user says that those in `ignore` may be left out.
     """
     found = InstructionFile(file)
     read = layout.fields.union(also)

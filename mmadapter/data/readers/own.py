@@ -1,7 +1,7 @@
-"""Data of one's own: a file or a folder whose layout is seen from its content, split off where it has no splits.
+"""The user's own data, a file or a folder: its layout is recognised by its content, its splits are found or made.
 
-What is there is read once for training, validation and tasks. Each reading says the layout, what is left out and why,
-and which fields nobody reads.
+The files are read once for training, validation and tasks. Each reading reports the layout, what is left out and why,
+and which fields are not used.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PROBLEMS = "problems.json"
 
 @dataclass(frozen=True)
 class Layout:
-    """How data of one's own are written down."""
+    """The layout that the data have."""
 
     name: str
     """of LAYOUTS"""
@@ -70,7 +70,7 @@ class Layout:
 
 @dataclass
 class OwnData:
-    """All usable items of one's own data, with the split that the files give them; where pictures are."""
+    """All usable items, each with the split that the files give it, and where to look for their pictures."""
 
     layout: Layout
     files: list[Path]
@@ -85,7 +85,7 @@ class OwnData:
     """the folders that pictures lie below; None: anywhere"""
 
     def find(self, one: ReadItem, name: str) -> Path:
-        """The picture of an item; as its file says, from the first folder, where it is nowhere."""
+        """The path of an item's picture. Where no folder has it, it is a path in the first one, with no file there."""
         folders, leads_out = self.folders[one.file], ".." in name or os.path.isabs(name)
         places = []
         for folder in folders:
@@ -99,10 +99,10 @@ class OwnData:
 
 
 def read_own(settings: OwnSettings, purpose: Purpose) -> list[Sample]:
-    """The samples of one split; meta["layout"] has the layout, and see `item_samples`.
+    """The samples of one split, made by `item_samples`; meta["layout"] has the layout, too.
 
-    Splits that the files give are taken. Without val, the items whose hash is smallest are split off from train
-    (`places_of_split`). Raises InputError naming file and item for what cannot be used.
+    Splits that the files give are used. Where they give no val, some items of train are held out (`places_of_split`).
+    Raises InputError naming file and item for what cannot be used.
     """
     data = own_data(settings)
     chosen = of_split(data, settings)
@@ -113,7 +113,7 @@ def read_own(settings: OwnSettings, purpose: Purpose) -> list[Sample]:
 
 
 def own_data(settings: OwnSettings) -> OwnData:
-    """Everything that the settings' place holds. Raises InputError for what cannot be used, unless on_bad=skip."""
+    """All items of the file or folder that the settings name. Raises InputError for bad ones, unless on_bad=skip."""
     place = Path(settings.path or settings.root or "")
     if not place.exists():
         raise InputError(f"{place}: no such file or folder. Check the path.")
@@ -128,13 +128,13 @@ def own_data(settings: OwnSettings) -> OwnData:
     log.info("%s", data.layout.line)
     for notice in data.notices:
         log.warning("%s", notice)
-    return replace(data, listed={})  # pictures may have come since
+    return replace(data, listed={})  # look into the folders again: pictures may have been added since
 
 
 def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
     """The items of the split that is asked for. Raises InputError where there is none.
 
-    An item that names no split is one of train where others name theirs.
+    Where some items name their split, those that name none belong to train.
     """
     what, split = settings.path or settings.root, settings.split
     if split == "all":
@@ -165,7 +165,7 @@ def of_split(data: OwnData, settings: OwnSettings) -> list[ReadItem]:
     )
     if not 0 < len(places) < len(pool):
         raise InputError(
-            f"{what}: {len(pool)} usable items cannot be shared out to train and val (equal items stand on one side). "
+            f"{what}: {len(pool)} usable items cannot be split into train and val (equal items go to the same one). "
             f"Give it at least two different items, or train on all without a validation: {OWN}.split=all "
             "'~data.validation.own' 'evaluate=[]'"
         )
@@ -185,12 +185,15 @@ def _read_once(
     may_leave: bool,
     state: tuple[tuple[str, int, int], ...],
 ) -> OwnData:
-    """`collected`, once for training, validation and tasks. `state`: changed files are read again."""
+    """What `collected` returns, kept so that training, validation and tasks read the files once.
+
+    `state` is another one when a file has changed, so changed files are read again.
+    """
     return collected(place, root, layout, ColumnNames(**dict(columns)), ignore, may_leave)
 
 
 def _state(place: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of the files that may hold data: a change shows in them."""
+    """Names, sizes and times of the files that may hold data, by which changes are seen."""
     files = [place] if place.is_file() else sorted(_files_below(place))
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
@@ -203,7 +206,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 def collected(
     place: Path, root: str | None, layout: str, columns: ColumnNames, ignore: Sequence[str], may_leave: bool = False
 ) -> OwnData:
-    """Everything at a place, with what is wrong, before anything is settled. Raises InputError for no known layout.
+    """All items of a file or folder; bad ones are counted, not yet refused. Raises InputError for an unknown layout.
 
     Pictures lie below `root`, or below the place: the folder, or the file's folder (the one above `annotations`).
     Others are defects, unless they `may_leave` it.
@@ -240,7 +243,7 @@ def collected(
         data.items += found.items
         data.defects.update(found.defects)
         data.notices += found.notices()
-    if name == "captions":  # in several rows of one picture
+    if name == "captions":  # a picture may have several rows, one for each caption
         data.items = _captions_together(data.items)
     if name == "sharegpt" and any(one.item.image for one in data.items):
         name = "llava"
@@ -306,7 +309,7 @@ def _captions_together(items: Sequence[ReadItem]) -> list[ReadItem]:
 
 
 def _with_line(data: OwnData, place: Path, name: str) -> OwnData:
-    """The data with the line that says what they are."""
+    """The data, with the line that describes them and a notice of files that were not read."""
     titles = {
         "alpaca": "Alpaca instructions",
         "sharegpt": "ShareGPT dialogs",
@@ -383,7 +386,7 @@ def _sources(place: Path) -> list[tuple[Path, str | None]]:
 
 
 def _unread(place: Path, read: Sequence[Path]) -> Iterator[str]:
-    """A line that names files beside those that were read which might hold data as well."""
+    """A line that names the other files of the folder that might hold data, too."""
     if place.is_dir():
         names = [
             file.name
@@ -457,7 +460,7 @@ def _is_coco(place: Path) -> bool:
     if place.is_file():
         if place.suffix.lower() != ".json" or is_json_lines(place):
             return False
-        with place.open("rb") as opened:  # a list of items is not read twice for this
+        with place.open("rb") as opened:  # only an object can be COCO's: do not read a large list for nothing
             if not opened.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
                 return False
         content = read_json(place)
@@ -471,7 +474,7 @@ def _is_coco(place: Path) -> bool:
 
 
 def _coco(place: Path, root: str | None, may_leave: bool) -> OwnData:
-    """COCO's captions in any of the layouts of `reader: coco_captions`, all splits; a picture is an item."""
+    """COCO's captions, all splits, in any layout that `reader: coco_captions` knows; one item a picture."""
     beside = place if place.is_dir() else place.parent
     if place.is_file() and beside.name == "annotations":  # pictures stand beside the folder of the annotations
         beside = beside.parent
@@ -492,7 +495,7 @@ def _coco(place: Path, root: str | None, may_leave: bool) -> OwnData:
 
 
 def _problems_file(place: Path) -> Path | None:
-    """ScienceQA's problems.json, where the place is that file or a folder with it."""
+    """ScienceQA's problems.json, where `place` is that file or a folder that holds it."""
     if place.is_file():
         return place if place.name == PROBLEMS else None
     folders = ("", "data/scienceqa", "scienceqa", "data")

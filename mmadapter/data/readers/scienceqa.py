@@ -14,7 +14,14 @@ from mmadapter.data.readers.json_file import read_json
 from mmadapter.data.readers.pictures import settle_missing_images
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import ScienceqaSettings
-from mmadapter.data.templates import scienceqa_format, scienceqa_segments
+from mmadapter.data.templates import (
+    PAPER,
+    chosen_template,
+    scienceqa_answer,
+    scienceqa_answer_segments,
+    scienceqa_format,
+    scienceqa_segments,
+)
 from mmadapter.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -45,8 +52,8 @@ def read_scienceqa(settings: ScienceqaSettings, purpose: Purpose) -> list[Sample
     """The questions of one split, in the split's order.
 
     `root` is the folder that holds problems.json, that file, or a parent as upstream has it (data/scienceqa).
-    `problems`, `pid_splits` and `captions` name other files. `limit` keeps the first ones. Raises InputError naming
-    file, id and field.
+    `problems`, `pid_splits` and `captions` name other files. `limit` keeps the first ones. Without training, meta has
+    `answers`: for each choice the segments of the answer that names it. Raises InputError naming file, id and field.
     """
     assert settings.root is not None
     root = Path(settings.root)
@@ -55,19 +62,25 @@ def read_scienceqa(settings: ScienceqaSettings, purpose: Purpose) -> list[Sample
     ids = split_ids(root, file, content, settings.split, settings.pid_splits)[: settings.limit]
     caption_of = read_captions(root, settings.captions, content) if settings.captions is not None else {}
     folder = image_root(root, file) if settings.images else None
+    tokenizer = purpose.tokenizer
+    template = PAPER if settings.template == PAPER else chosen_template(settings.template, tokenizer)
+    answers = [scienceqa_answer_segments(scienceqa_answer(one), template, tokenizer) for one in range(CHOICES[-1])]
     samples = []
     for pid, problem in checked_problems(file, content, ids, settings.prompt_format).items():
+        caption = caption_of.get(pid)
+        asked = problem, settings.prompt_format, caption, purpose.training, template, tokenizer
         samples.append(
             Sample(
                 id=pid,
                 source=purpose.source,
-                segments=scienceqa_segments(problem, settings.prompt_format, caption_of.get(pid), purpose.training),
+                segments=scienceqa_segments(*asked),
                 image=image_path(folder, pid, problem) if folder else None,
                 where=f"{file.name}, question {pid}",
                 meta={
                     **{name: problem[name] for name in META},
                     "has_hint": bool(problem["hint"]),
                     "has_image": problem["image"] is not None,
+                    **({} if purpose.training else {"answers": answers[: len(problem["choices"])]}),
                 },
             )
         )

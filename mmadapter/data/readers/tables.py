@@ -1,4 +1,4 @@
-"""Tables of one's own, row by row: CSV, TSV and Parquet."""
+"""The user's own tables as rows: CSV, TSV and Parquet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_table(file: Path) -> list[dict[str, Any]]:
 
 
 def _csv(file: Path) -> list[dict[str, Any]]:
-    """Rows whose fields may be quoted and hold newlines; the delimiter is the one that the header has most often."""
+    """The rows; fields may be quoted and hold newlines. The delimiter is the one that occurs most in the header."""
     text = read_text(file)
     header = text.lstrip("\r\n").split("\n", 1)[0]
     if said := re.fullmatch(r"sep=(.)\r?", header):  # a line for Excel, in front of the header
