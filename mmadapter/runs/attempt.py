@@ -96,9 +96,9 @@ def _facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def still_there(folder: Path) -> None:
-    """Raises InputError where the run's folder was taken away while it runs; nothing is written there any more."""
-    if not (folder / ATTEMPT_FILE).is_file():
+def still_there(folder: Path, file: str = ATTEMPT_FILE) -> None:
+    """Raises InputError where the run's folder was taken away while it runs, and `file`, its own, with it."""
+    if not (folder / file).is_file():
         raise InputError(
             f"{folder} was removed or renamed while the run was working there. It ends here and writes nothing more. "
             "Put the folder back and give the same command again to go on; without it that trains from the start."

@@ -258,7 +258,7 @@ class Loop:
         tensors, values = random_state()
 
         def write(state: EngineState) -> None:
-            still_there(self.folder)
+            still_there(self.folder, self.journal.path.name)
             self.checkpoints.save(Snapshot(place, state, tensors, values))
             self.model.save(self.folder / "adapter", self.summary())
 
