@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str | dict[str, str]]] = {
             "instruct": "data_prep.instruct:main",
         },
     ),
+    "settings": ("what a setting means, may be, and is by default", "mmadapter.settings_reference:main"),
     "pretrained": ("fetch a pretrained host or image encoder", "mmadapter.interop.pretrained:main"),
     "convert": (
         "other programs' weights into a folder that host.path takes",

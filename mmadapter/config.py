@@ -78,6 +78,8 @@ GONE = {  # key of version 0.1 -> why there is none any more
 
 @dataclass
 class ComparisonConf:
+    """A run beside the main one that shows what a part of it is worth: without pictures, or the host alone."""
+
     train: bool = True  # false = the host alone, nothing is trained
     images: bool = True  # false = the pictures are left out in training and evaluation
     sources: list[str] | None = None  # keys of data.sources that it trains on; null = all that are left
@@ -85,6 +87,8 @@ class ComparisonConf:
 
 @dataclass
 class RunConf:
+    """What a run is called, where it writes, and what it does besides its components."""
+
     experiment: str = "quickstart"  # file of conf/experiment; names the run folder
     # what to name for the real thing, where the shipped models and world stand in for host and data; null = they do not
     embedded: str | None = plain(None, influence=False)
@@ -92,11 +96,11 @@ class RunConf:
     runs_root: str = plain("runs", influence=False)  # folder that holds the run folders
     # never = anew; changed = continue what run= names under other settings
     resume: str = choice("auto", "never", "changed", influence=False)  # auto = continue a run of the same settings
-    seed: int = number(0, at_least=0)  # of the prompts' start, the order of the samples, sampling
+    seed: int = number(0, at_least=0)  # of the parameters at the start, the order of the samples, sampling
     threads: int | None = number(
         None, at_least=1, at_most=4096, influence=False
-    )  # of torch; null = OMP_NUM_THREADS, else at most 2
-    dry_run: bool = plain(False, influence=False)  # build on the meta device, print table and memory estimate, stop
+    )  # CPU threads; null = OMP_NUM_THREADS, or 2
+    dry_run: bool = plain(False, influence=False)  # show data, steps, what trains and a memory estimate, then stop
     host: HostConf = field(default_factory=HostConf)
     vision: VisionSettings = chosen(ENCODERS, "encoder", OpenClipSettings)
     adapter: AdapterConf = field(default_factory=AdapterConf)
@@ -110,8 +114,8 @@ class RunConf:
     tasks: dict[str, TaskSettings] = entries(TASKS, chosen_by="name")  # name -> evaluation, as conf/task describes it
     evaluate: list[str] = listing()  # keys of tasks that run after the training
     comparison: dict[str, ComparisonConf] = named()  # name -> a run beside this one, in RUN/comparison/NAME
-    # an earlier variant's name among the overrides (key=value, ~key) stands for that one's
-    variants: dict[str, list[str]] = named()  # name -> overrides; a run of its own, RUN/variants/NAME
+    # an earlier variant's name in the list stands for that one's overrides
+    variants: dict[str, list[str]] = named()  # name -> overrides (key=value, ~key) of one more run, RUN/variants/NAME
 
     @property
     def group_sources(self) -> dict[str, list[str] | None]:
@@ -121,27 +125,33 @@ class RunConf:
 
 @dataclass
 class HostOverride:
-    path: str | None = input_path()  # null = where the run's host was
-    dtype: str | None = choice(None, "auto", "float32", "bfloat16")  # null = as in the run
-    attention: str | None = choice(None, "sdpa", "eager", "flex")  # null = as in the run
+    """What may differ from the host of the run."""
+
+    path: str | None = input_path()  # folder of the host; null = where the run's host was
+    dtype: str | None = choice(None, "auto", "float32", "bfloat16")  # of the frozen weights; null = as in the run
+    attention: str | None = choice(None, "sdpa", "eager", "flex")  # attention kernel; null = as in the run
 
 
 @dataclass
 class VisionOverride:
-    pretrained: str | None = input_path()  # null = where the run's CLIP weights were
+    """What may differ from the image encoder of the run."""
+
+    pretrained: str | None = input_path()  # weights; null = where those of the run were
     cache: str | None = None  # folder for frozen features; false = not kept; null = as in the run
     workers: int | None = number(None, at_least=0)  # processes that read pictures ahead; null = as in the run
 
 
 @dataclass
 class EvalConf:
+    """What is evaluated, and where the results go."""
+
     task: TaskSettings = chosen(TASKS, "name", ScienceqaTaskSettings)
     run: str | None = None  # run folder: a name under runs_root, or a path; null = the newest run that does the task
-    given: list[str] = listing()  # set by the command: the task's keys that were given; the others are as in the run
+    given: list[str] = listing()  # the command sets it: keys of the task that were given; the others are as in the run
     runs_root: str = "runs"  # folder that holds the run folders
-    predictions: str | None = input_path()  # a predictions file to score without any model, instead of run
+    predictions: str | None = input_path()  # a file of predictions that is scored without a model, in place of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
-    threads: int | None = number(None, at_least=1, at_most=4096)  # of torch; null = OMP_NUM_THREADS, else at most 2
+    threads: int | None = number(None, at_least=1, at_most=4096)  # CPU threads; null = OMP_NUM_THREADS, or 2
     device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
     host: HostOverride = field(default_factory=HostOverride)
     vision: VisionOverride = field(default_factory=VisionOverride)

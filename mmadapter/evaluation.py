@@ -87,7 +87,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     tokenizer = load_tokenizer(host_folder(run_conf.host.path), run_conf.host.tokenizer)
     trained = trained_template(run_conf.data.sources, tokenizer, settings)
     card = read_json(folder / "adapter" / "adapter.json")
-    if card is not None and "template" not in card:  # older: there was no other
+    if isinstance(card, dict) and "template" not in card:  # older: there was no other
         trained = "alpaca" if trained == "auto" else trained
     samples = task.read(tokenizer, trained, trained_system(run_conf.data.sources), key="task")
 

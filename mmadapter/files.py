@@ -21,6 +21,7 @@ from typing import IO, Any
 from mmadapter.errors import InputError
 
 LEFTOVERS = ".*.writing"  # pattern of the temporary files that a killed process leaves
+LARGEST_OBJECT = 64 * 2**20  # bytes of a JSON file of settings
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks (Lustre without flock)
 
 
@@ -82,6 +83,26 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_object(path: Path, fix: str) -> dict[str, Any]:
+    """The JSON object in a file that others may have written. Raises InputError, which ends with `fix`, for anything
+    else: no such file, no JSON, nested too deeply, a number that is not finite, another kind of value.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it holds the number {constant}")
+
+    try:
+        if path.stat().st_size > LARGEST_OBJECT or not path.is_file():
+            raise ValueError("it is no ordinary file of settings")
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        raise InputError(f"{path} cannot be read: {said}. {fix}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__} and not a JSON object. {fix}")
+    return content
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from math import isfinite
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -21,12 +25,12 @@ from mmadapter import __version__
 from mmadapter.data.batches import Batch, batches_by_length, make_batch
 from mmadapter.data.chat_templates import chat_template_digest, end_token
 from mmadapter.data.samples import Sample
-from mmadapter.data.templates import SINGLE, Turn, chosen_template, rendered
+from mmadapter.data.templates import SINGLE, TEMPLATES, Turn, chosen_template, rendered
 from mmadapter.data.tokens import Encoded, SampleEncoder
 from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
-from mmadapter.hosts.calls import AdapterCall, head_on_rows
+from mmadapter.hosts.calls import AdapterCall, head_on_rows, one_thread_at_a_time
 from mmadapter.hosts.families import Host
 from mmadapter.hosts.load import (
     checkpoint_activations,
@@ -52,6 +56,8 @@ from mmadapter.vision.settings import NO_CACHE, VisionSettings
 Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
+LONGEST_PATH = 4096  # characters
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 log = logging.getLogger(__name__)
 
 
@@ -85,6 +91,9 @@ class AdaptedModel(nn.Module):
     read anew in every call of these two. Rows with and without pictures stand in one batch, and no row is changed by
     its neighbours. What is too long is cut where it may be, and a warning (of Python's `logging`) says so: of a prompt
     its end is lost, of a dialog its oldest turns.
+
+    Several threads may ask one model, or several models, at once: their calls wait for each other, batch by batch, and
+    each gets the answer that it would get alone. Training is for one thread.
     """
 
     def __init__(
@@ -114,6 +123,7 @@ class AdaptedModel(nn.Module):
         self.train(False)
 
     @classmethod
+    @one_thread_at_a_time
     def build(
         cls,
         host: HostConf,
@@ -192,6 +202,7 @@ class AdaptedModel(nn.Module):
 
     # Training: losses and logits.
 
+    @one_thread_at_a_time
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the batch's token losses (float32 scalar), zero where nothing is supervised: the host runs anyhow.
 
@@ -208,9 +219,12 @@ class AdaptedModel(nn.Module):
         parameters unless `torch.no_grad` says otherwise. Raises InputError as `generate` does, and for an answer that
         is empty, or too long beside the template.
         """
-        triples = list(triples)
+        triples = _listed("triples=", triples)
         if not triples:
             raise InputError("loss_of was given no triple. Give at least one (prompt, answer, image or None).")
+        for one in triples:
+            if not isinstance(one, (tuple, list)) or len(one) != 3 or not isinstance(one[1], str):
+                raise InputError(f"loss_of takes (prompt, answer, image or None), and got {shorten(repr(one), 120)}.")
         samples = [
             self._sample(number, [Turn(prompt, answer)], template) for number, (prompt, answer, _) in enumerate(triples)
         ]
@@ -218,6 +232,7 @@ class AdaptedModel(nn.Module):
         rows = replace(make_batch(encoded, encoder.pad_id), features=self._features_of([one[2] for one in triples]))
         return self(rows) / rows.supervised_tokens
 
+    @one_thread_at_a_time
     @torch.no_grad()
     def log_likelihood(self, batch: Batch) -> Tensor:
         """(rows,): the sum of the log-probabilities of each row's supervised tokens."""
@@ -226,6 +241,7 @@ class AdaptedModel(nn.Module):
         totals = chosen.new_zeros(batch.input_ids.shape[0])
         return totals.index_add(0, batch.pair_sample.to(logits.device), chosen)
 
+    @one_thread_at_a_time
     def logits(self, ids: Tensor, features: Features | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """(rows, tokens, vocabulary) for token ids (rows, tokens); a row's `features` is what the encoder gives.
 
@@ -275,6 +291,7 @@ class AdaptedModel(nn.Module):
 
     # Pictures.
 
+    @one_thread_at_a_time
     def prepare_images(
         self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None, ranks: Ranks | None = None
     ) -> None:
@@ -285,6 +302,7 @@ class AdaptedModel(nn.Module):
         if isinstance(self.features, FeatureStore):
             self.features.add_together(list(dict.fromkeys(paths)), ranks or Ranks(), progress)
 
+    @one_thread_at_a_time
     def _features_of(self, pictures: Sequence[Picture | None]) -> tuple[Tensor | None, ...]:
         """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""
         distinct: dict[Any, Picture] = {_name(picture): picture for picture in pictures if picture is not None}
@@ -325,13 +343,12 @@ class AdaptedModel(nn.Module):
         Raises InputError for settings that cannot be, an empty prompt, numbers of prompts and images that differ, a
         picture that cannot be read, and a picture for an adapter that learned without.
         """
-        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: must be at least 1.")
-        asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        settings = self._settings(max_new_tokens, temperature, top_p, beams)
+        batch_size = _whole("batch_size", batch_size, 1)
+        asked = [prompts] if isinstance(prompts, str) else _listed("prompts=", prompts)
         samples = [self._sample(number, [Turn(prompt, None)], template) for number, prompt in enumerate(asked)]
         pictures = _pictures(images, len(asked))
-        encoded, _ = self._encode(samples, self._room(max_new_tokens))
+        encoded, _ = self._encode(samples, self._room(settings.max_new_tokens))
         seed = _seed(seed)
         answers = [""] * len(asked)
         for indices in batches_by_length([len(item.ids) for item in encoded], batch_size):
@@ -339,7 +356,7 @@ class AdaptedModel(nn.Module):
             rows = [samples[index] for index in indices]
             for index, answer in zip(indices, self.answer(rows, settings, seed, features), strict=True):
                 answers[index] = answer
-            seed += 1  # or every batch would draw the same numbers
+            seed = (seed + 1) % 2**64  # or every batch would draw the same numbers
         return answers
 
     def chat(
@@ -364,8 +381,8 @@ class AdaptedModel(nn.Module):
         out, oldest first: a warning says so when it happens, and `left_out` of the returned dialog holds their number.
         The other settings are those of `generate`. Raises InputError as `generate` does, and for a second picture.
         """
-        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
-        asked = self._asked(message, image, history or Dialog(), system, template, settings)
+        settings = self._settings(max_new_tokens, temperature, top_p, beams)
+        asked = self._asked(message, image, Dialog() if history is None else history, system, template, settings)
         answer = self.answer([asked.sample], settings, _seed(seed), self._features_of([asked.dialog.picture]))[0]
         return answer, replace(asked.dialog, turns=(*asked.dialog.turns, (message, answer)))
 
@@ -387,28 +404,28 @@ class AdaptedModel(nn.Module):
 
         What the generator returns (`yield from`, StopIteration.value) is the dialog that `chat` gives. No character is
         split between pieces. With `beams` > 1 the answer comes as one piece. Leaving the iterator (break, close) ends
-        the generation. It runs in a thread of its own: until the iterator has ended, ask the model nothing else. Raises
+        the generation. It runs in a thread of its own: what else the model is asked waits until it has ended. Raises
         InputError as `chat` does, at once and not at the first piece.
         """
-        settings = _checked(GenerationConf(max_new_tokens, temperature, top_p, beams))
-        asked = self._asked(message, image, history or Dialog(), system, template, settings)
+        settings = self._settings(max_new_tokens, temperature, top_p, beams)
+        asked = self._asked(message, image, Dialog() if history is None else history, system, template, settings)
         features = self._features_of([asked.dialog.picture])
         return self._pieces_of_answer(message, asked, settings, _seed(seed), features)
 
     def _pieces_of_answer(
         self, message: str, asked: _Asked, settings: GenerationConf, seed: int, features: Features
     ) -> Generator[str, None, Dialog]:
-        news: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
+        news: queue.SimpleQueue[tuple[str, bool] | BaseException] = queue.SimpleQueue()  # a text; whether it is whole
         left = threading.Event()
 
         def watch(ids: list[int]) -> bool:
-            news.put(ids)
+            news.put((self._safe_beginning(ids), False))
             return left.is_set()
 
         def work() -> None:
             try:
                 seen = watch if settings.beams == 1 else None
-                news.put(self.answer([asked.sample], settings, seed, features, watch=seen)[0])
+                news.put((self.answer([asked.sample], settings, seed, features, watch=seen)[0], True))
             except BaseException as error:  # it is raised where the pieces are read
                 news.put(error)
 
@@ -417,12 +434,12 @@ class AdaptedModel(nn.Module):
         told = ""
         try:
             while not isinstance(new := news.get(), BaseException):
-                text = new if isinstance(new, str) else self._safe_beginning(new)
+                text, is_whole = new
                 if text.startswith(told) and len(text) > len(told):
                     yield text[len(told) :]
                     told = text
-                if isinstance(new, str):
-                    return replace(asked.dialog, turns=(*asked.dialog.turns, (message, new)))
+                if is_whole:
+                    return replace(asked.dialog, turns=(*asked.dialog.turns, (message, text)))
             raise new
         finally:
             left.set()
@@ -436,6 +453,7 @@ class AdaptedModel(nn.Module):
         # Outer blanks are no part of an answer, and a character that is not complete is decoded as U+FFFD.
         return text.rstrip("\ufffd").rstrip()
 
+    @one_thread_at_a_time
     def _asked(
         self,
         message: str,
@@ -446,6 +464,11 @@ class AdaptedModel(nn.Module):
         settings: GenerationConf,
     ) -> _Asked:
         """A message behind its history as a sample, and the dialog with what the answer will see of it."""
+        if not isinstance(history, Dialog):
+            raise InputError(
+                f"history={shorten(repr(history), 80)}: give the dialog that `chat` returned, or make one: "
+                "mmadapter.model.Dialog(((question, answer), ...))"
+            )
         if image is not None and history.picture is not None:
             raise InputError("This dialog has a picture, and a dialog has one. Begin a new one: leave history away.")
         _refuse_empty(message)
@@ -462,6 +485,7 @@ class AdaptedModel(nn.Module):
         picture = history.picture if image is None else _decoded(image)
         return _Asked(sample, replace(history, picture=picture, left_out=encoder.cut_turns))
 
+    @one_thread_at_a_time
     @torch.no_grad()
     def answer(
         self,
@@ -518,15 +542,41 @@ class AdaptedModel(nn.Module):
         listed = [self.tokenizer.eos_token_id, end_token(self.tokenizer), *listed_ends(self.folder)]
         return list(dict.fromkeys(token for token in listed if token is not None))
 
+    @one_thread_at_a_time
     def _sample(self, number: int, turns: Sequence[Turn], template: str | None, system: str | None = None) -> Sample:
         """Turns as a sample; `template` and `system` None: those of the training."""
         for turn in turns[-1:]:
             _refuse_empty(turn.asked)
+        for turn in turns:
+            _refuse_no_text("A prompt", turn.asked)
+            _refuse_no_text("An answer", turn.answer)
+        _refuse_no_text("system", system)
         template = template or self.template
         if system is None and template not in SINGLE:
             system = self.system
         segments = rendered(turns, system, template, self.tokenizer)
         return Sample(str(number), "library", segments, None, f"prompt {number}")
+
+    def _settings(self, max_new_tokens: Any, temperature: Any, top_p: Any, beams: Any) -> GenerationConf:
+        """How an answer is generated. Raises InputError with all that is wrong."""
+        given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "beams": beams}
+        numbers = {name: value.item() if hasattr(value, "item") else value for name, value in given.items()}
+        for name, value in numbers.items():
+            is_whole = name in ("max_new_tokens", "beams")
+            if type(value) is not int and (is_whole or type(value) is not float):
+                raise InputError(f"{name}={value!r}: must be a {'whole ' if is_whole else ''}number.")
+            _refuse_huge(name, value)
+        settings = GenerationConf(**numbers)
+        wrong = list(problems_of(settings)) + [
+            f"{name}={value}: must be a finite number."
+            for name, value in numbers.items()
+            if isinstance(value, float) and not isfinite(value)
+        ]
+        if wrong:
+            raise InputError(" ".join(dict.fromkeys(wrong)))
+        if settings.beams > (vocabulary := self.host.config.vocab_size):
+            raise InputError(f"beams={settings.beams}: at most {vocabulary}, the number of tokens that the host knows.")
+        return settings
 
     def _room(self, max_new_tokens: int) -> int:
         """Tokens that are left for a prompt."""
@@ -538,6 +588,7 @@ class AdaptedModel(nn.Module):
             )
         return room
 
+    @one_thread_at_a_time
     def _encode(self, samples: list[Sample], room: int, known: int = 0) -> tuple[list[Encoded], SampleEncoder]:
         """The samples as tokens; a warning says how many were cut, beyond `known` turns that were already left out."""
         encoder = self.encoder(room)
@@ -550,6 +601,7 @@ class AdaptedModel(nn.Module):
 
     # The adapter as a folder.
 
+    @one_thread_at_a_time
     def save(self, folder: str | Path, training: dict[str, Any] | None = None) -> None:
         """Write the adapter as `folder`, whole or not at all; a previous one stays until the new one is complete.
 
@@ -579,6 +631,7 @@ class AdaptedModel(nn.Module):
         tensors = {item.name: item.parameter.detach().cpu().contiguous() for item in self.trainable_parameters()}
         write_adapter(Path(folder), tensors, facts)
 
+    @one_thread_at_a_time
     def load_adapter(self, folder: str | Path) -> Card:
         """Put the adapter of `folder` in and return its card.
 
@@ -586,12 +639,16 @@ class AdaptedModel(nn.Module):
         """
         card = load_into(self.adapter, Path(folder), self._identity())
         # What older cards do not say is as it was then.
+        if (template := card.get("template", "alpaca")) not in TEMPLATES:
+            known = ", ".join(TEMPLATES)
+            raise InputError(f"{Path(folder) / CARD}: template is {template[:60]!r}, allowed: {known}. Copy it again.")
         self.template, self.begin_of_text = card.get("template", "alpaca"), card.get("begin_of_text", "always")
         self.system = card.get("system")
         if self.template == "auto" and card.get("chat_template") != chat_template_digest(self.tokenizer):
             log.warning("%s was trained with another chat template than the host has here.", folder)
         return card
 
+    @one_thread_at_a_time
     def start_from(self, folder: str | Path) -> str:
         """Begin a training at the adapter that `folder` (or its `adapter/`, of a run) holds; says what was taken over.
 
@@ -633,34 +690,69 @@ def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore | PixelR
     return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)
 
 
-def _checked(settings: GenerationConf) -> GenerationConf:
-    """The settings, if they can be. Raises InputError with all that is wrong."""
-    if found := list(problems_of(settings)):
-        raise InputError(" ".join(found))
-    return settings
-
-
-def _refuse_empty(prompt: str) -> None:
+def _refuse_empty(prompt: Any) -> None:
     if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError(f"A prompt is {prompt!r}; it must be a text with something in it.")
+        raise InputError(f"A prompt is {shorten(repr(prompt), 80)}; it must be a text with something in it.")
+
+
+def _refuse_no_text(what: str, text: Any) -> None:
+    """Half of a character that takes two (a lone surrogate), as damaged JSON has it, is no text for a tokenizer."""
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise InputError(f"{what} is {shorten(repr(text), 80)}; it must be a text.")
+    if half := HALF_A_CHARACTER.search(text):
+        raise InputError(
+            f"{what}: character {half.start() + 1} is {half[0]!r}, half of a character and no text (a lone surrogate). "
+            "Take it out: text.encode('utf-8', 'ignore').decode()"
+        )
+
+
+def _listed(what: str, given: Any) -> list[Any]:
+    """The items of a list, tuple or iterator, in their order."""
+    if given is None or isinstance(given, (str, bytes, Mapping, AbstractSet, Tensor)) or not hasattr(given, "__iter__"):
+        raise InputError(f"{what}{shorten(repr(given), 80)}: give one of them, or a list.")
+    return list(given)
+
+
+def _whole(name: str, value: Any, at_least: int) -> int:
+    value = value.item() if hasattr(value, "item") else value
+    if type(value) is not int:
+        raise InputError(f"{name}={shorten(repr(value), 80)}: must be a whole number.")
+    _refuse_huge(name, value)
+    if value < at_least:
+        raise InputError(f"{name}={value}: must be at least {at_least}.")
+    return value
+
+
+def _refuse_huge(name: str, value: float) -> None:
+    """Whole numbers of torch have 64 bits. Much longer ones cannot even be printed."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise InputError(f"{name}: a number of some {value.bit_length() * 3 // 10} digits; it must be below 2**64.")
 
 
 def _seed(seed: int | None) -> int:
-    return secrets.randbits(48) if seed is None else seed
+    """The seed, of 64 bits as torch takes it; drawn where there is none."""
+    if seed is None:
+        return secrets.randbits(48)
+    return _whole("seed", seed, -(2**63)) % 2**64
 
 
 def _pictures(images: Picture | Sequence[Picture | None] | None, count: int) -> list[Picture | None]:
     """One picture or None for each prompt."""
     if images is None or isinstance(images, (str, Path, Image.Image)):
         return [images] * count
-    if len(images) != count:
+    listed = _listed("images=", images)
+    if len(listed) != count:
         raise InputError(
-            f"{count} prompts and {len(images)} images. Give one image for each prompt, with None for a prompt without."
+            f"{count} prompts and {len(listed)} images. Give one image for each prompt, with None for a prompt without."
         )
-    return list(images)
+    return listed
 
 
 def _name(picture: Picture) -> Any:
+    if not isinstance(picture, (str, Path, Image.Image)):
+        raise InputError(f"An image is {shorten(repr(picture), 80)}; give a path or a PIL image, or None for no image.")
     return id(picture) if isinstance(picture, Image.Image) else Path(picture)
 
 
@@ -668,4 +760,11 @@ def _decoded(picture: Picture) -> Image.Image:
     """Upright RGB pixels, the same from a path and from what PIL opens there."""
     if isinstance(picture, Image.Image):
         return upright_rgb(picture)
-    return read_image(Path(picture).expanduser())
+    if len(str(picture)) > LONGEST_PATH:
+        raise InputError(
+            f"An image is {shorten(repr(str(picture)[:80]), 80)}...: no such image file; the name is too long."
+        )
+    try:
+        return read_image(Path(picture).expanduser())
+    except (OSError, RuntimeError, ValueError) as error:  # of the name: too long, a NUL, nobody of ~NAME
+        raise InputError(f"{shorten(str(picture), 200)}: no such image file ({error}).") from error

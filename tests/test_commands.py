@@ -55,6 +55,8 @@ LIGHT = [
     (["train", "--cfg", "job"], 0, "experiment: quickstart"),
     (["train", "optimizer.epoch=3"], 2, "error: There is no setting 'optimizer.epoch'. Did you mean optimizer.epochs?"),
     (["train", "experiment=scienseqa"], 2, "Did you mean experiment=scienceqa?"),
+    (["settings", "optimizer.lr"], 0, "actual rate, whatever the batch"),
+    (["settings", "optimizer.lrr"], 2, "error: There is no setting 'optimizer.lrr'. Did you mean optimizer.lr?"),
     (["runs", "."], 0, "no runs"),
     (["runs", "--help"], 0, "usage: mmadapter runs"),
     (["sweep", "--help"], 0, "usage: mmadapter sweep"),

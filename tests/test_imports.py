@@ -19,6 +19,7 @@ PACKAGE = CHECKOUT / "mmadapter"
 ORDER = [
     *("errors", "files", "terminal", "settings", "SETTINGS OF ROOMS"),
     *("distributed", "vision", "hosts", "methods", "data", "model", "tasks", "config"),
+    "settings_reference",
     *("runs", "interop", "reports", "training", "evaluation", "chat", "doctor", "sweeps", "cli", "__main__"),
 ]
 # who may know what from outside; a package that is not named here may be imported anywhere

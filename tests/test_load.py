@@ -243,12 +243,11 @@ def test_the_readmes_lines_run_on_a_run_folder(models, tmp_path, capsys, monkeyp
     assert capsys.readouterr().out.strip()
 
 
-def test_the_readmes_training_loop_runs_and_its_adapter_loads(tmp_path, capsys, monkeypatch):
-    section = (CHECKOUT / "README.md").read_text().split("## As a library")[1].split("\n## ")[0]
-    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[1]
+def test_the_documented_training_loop_runs_and_its_adapter_loads(tmp_path, capsys, monkeypatch):
+    code = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs/library.md").read_text(), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "library.md", "exec"), names)
     said = capsys.readouterr().out
     assert "lora" in said and "trained:" in said
     assert names["loss"].item() < 0.5, "it has learnt its one answer"

@@ -16,18 +16,25 @@ OWN = "data.sources.own"  # of conf/data/own.yaml: its path is data.path, and va
 
 @dataclass
 class ReaderSettings:
-    """What every reader has; each derives its own class, from which a task's settings may derive again."""
+    """What is read to train on, in the layout that `reader` names."""
 
-    reader: str = ""  # of READERS
-    root: str | None = input_path()  # folder to read; null = data.root
-    path: str | None = input_path()  # a single file: instead of the folder, or beside its pictures (captions)
-    split: str = "train"  # train, val, test; scienceqa has minitrain, ... too; files of instructions: train, val, all
-    limit: int | None = number(None, at_least=1)  # samples (captions: pictures), the first of the split; null = all
+    # Each reader derives its own class, from which a task's settings may derive again.
+
+    reader: str = ""  # which layout the files have
+    root: str | None = input_path()  # folder that is read; null = data.root
+    path: str | None = input_path()  # a file, in place of the folder; captions: a file with the pictures in root
+    split: str = "train"  # train, val, test; ScienceQA also minitrain, ...; instructions: train, val, all
+    limit: int | None = number(None, at_least=1)  # take the first so many samples (captions: pictures); null = all
     images: bool = True  # false = the pictures are left out (text only)
-    missing_image: str = choice("error", "skip", "no_image")  # a missing picture: stop, skip the sample, go without
-    pictures_anywhere: bool = plain(False, influence=False)  # true = may be outside of the data's folder, and of root
-    weight: float | None = number(None, above=0)  # share of the whole steps; null = every sample once an epoch
-    samples_per_step: int | None = number(None, at_least=1)  # of this source in every step; null: see docs/formats.md
+    # where a picture is missing: stop, skip the sample, go without it
+    missing_image: str = choice("error", "skip", "no_image")
+    # whether pictures may lie outside of the data's folder, and of root
+    pictures_anywhere: bool = plain(False, influence=False)
+    # of training: its share of the steps; null = every sample once an epoch
+    weight: float | None = number(None, above=0)
+    # of training: samples of this source in every step; null = whole steps in turns, or with disjoint groups equal
+    # shares
+    samples_per_step: int | None = number(None, at_least=1)
 
     has_pictures: ClassVar[bool] = True  # False: no sample of this reader ever has a picture
     needs_pictures: ClassVar[bool] = False  # True: without the picture nothing is left to learn or to score
@@ -64,9 +71,9 @@ class ScienceqaSettings(ReaderSettings):
     EXPERIMENT: ClassVar[str | None] = "scienceqa"
 
     reader: str = "scienceqa"
-    prompt_format: str = "QCM-A"  # QCM-A, QCM-LEA, QCM-ALE, CQM-A, ...; paper: QCM-A
+    prompt_format: str = "QCM-A"  # what prompt and answer hold: QCM-A (paper), QCM-LEA, QCM-ALE, CQM-A, ...
     template: str = choice(*SCIENCEQA_TEMPLATES)  # paper: the authors' prompt; else its text is one user turn
-    captions: str | None = input_path()  # captions.json, put into the context; paper: none
+    captions: str | None = input_path()  # captions.json; captions are put into the context; paper: none
     problems: str | None = input_path()  # another problems.json than root's
     pid_splits: str | None = input_path()  # another pid_splits.json than root's
 
@@ -82,8 +89,8 @@ class ScienceqaSettings(ReaderSettings):
 class CaptionSettings(ReaderSettings):
     """What the readers of captioned pictures share."""
 
-    template: str = choice(*TEMPLATES)  # of the caption instruction; alpaca: V2; plain: V1's caption demo, no frame
-    on_bad: str = choice("error", "skip")  # items that cannot be used: stop, or leave them out
+    template: str = choice(*TEMPLATES)  # frame of the caption request: alpaca as V2, plain as V1's caption demo
+    on_bad: str = choice("error", "skip")  # where items cannot be used: stop, or leave them out
 
     OTHERWISE: ClassVar[str] = "alpaca"  # what template=auto is where the host has no chat template
     needs_pictures: ClassVar[bool] = True
@@ -94,14 +101,14 @@ class CocoSettings(CaptionSettings):
     EXPERIMENT: ClassVar[str | None] = "coco_caption"
 
     reader: str = "coco_captions"
-    captions_per_image: str = choice("all", "one")  # of a picture, in training; one: the run's seed decides which
+    captions_per_image: str = choice("all", "one")  # in training; one = the seed decides which
     split_lists: str | None = input_path()  # folder of karpathy_{val,test}_images.txt; null = beside the captions
 
 
 @dataclass
 class CaptionTableSettings(CaptionSettings):
     reader: str = "caption_table"
-    captions_per_image: str = choice("all", "one")  # of a picture, in training; one: the run's seed decides which
+    captions_per_image: str = choice("all", "one")  # in training; one = the seed decides which
 
     splits: ClassVar[tuple[str, ...] | None] = ("train",)
 
@@ -116,7 +123,7 @@ class CaptionShardsSettings(CaptionSettings):
 @dataclass
 class LlavaPretrainSettings(CaptionSettings):
     reader: str = "llava_pretrain"
-    instruction: str = choice("own", "caption")  # each item's own question, or the captions' one instruction
+    instruction: str = choice("own", "caption")  # what is asked: each item's own question, or the caption request
 
     splits: ClassVar[tuple[str, ...] | None] = ("train",)
 
@@ -133,12 +140,13 @@ class LlavaPretrainSettings(CaptionSettings):
 class InstructionSettings(ReaderSettings):
     """What the readers of files of instructions and dialogs share."""
 
-    val_size: int = number(200, at_least=1)  # items (by their picture or question) held out for val, at most ...
-    val_fraction: float = number(0.1, above=0, at_most=0.5)  # ... this fraction of them
-    on_bad: str = choice("error", "skip")  # items that cannot be used: stop, or leave them out; both count them
-    ignore: list[str] = listing()  # fields that say something no adapter learns (tools, weight, ...): go without them
-    template: str = choice(*TEMPLATES)  # auto: the host's chat template, else Alpaca's frame (sharegpt: chat)
-    system: str | None = None  # of items without one of their own; null = the template's, "" = none
+    val_size: int = number(200, at_least=1)  # at most so many items are held out for val
+    val_fraction: float = number(0.1, above=0, at_most=0.5)  # and at most this fraction of all
+    on_bad: str = choice("error", "skip")  # where items cannot be used: stop, or leave them out; both count them
+    ignore: list[str] = listing()  # read items without these fields, which say what no adapter learns (tools, weight)
+    # auto = the host's chat template, else Alpaca's frame (ShareGPT: chat)
+    template: str = choice(*TEMPLATES)  # frame of the turns
+    system: str | None = None  # system text of items without one; null = the template's, "" = none
 
     reads_file: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...] | None] = ("train", "val", "all")
@@ -186,10 +194,10 @@ class SharegptSettings(InstructionSettings):
 
 @dataclass
 class ColumnNames:
-    """The names of one's own fields or columns, where they are not the usual ones (docs/formats.md lists these)."""
+    """The names of one's own fields or columns, where they are not the usual ones (docs/own-data.md lists these)."""
 
     question: str | None = None  # what is asked
-    answer: str | None = None  # of multiple choice: the index, letter or text of the right choice
+    answer: str | None = None  # what is answered; of multiple choice: index, letter or text of the right one
     context: str | None = None  # what the question is about, an input, a hint
     image: str | None = None  # file name of a picture
     caption: str | None = None  # a text, or a list of them
@@ -212,7 +220,7 @@ class OwnSettings(InstructionSettings):
     EXPERIMENT: ClassVar[str | None] = "finetune"
 
     reader: str = "own"
-    layout: str = choice("auto", *LAYOUTS)  # auto = what the content says
+    layout: str = choice("auto", *LAYOUTS)  # auto = as the content says
     columns: ColumnNames = field(default_factory=ColumnNames)  # where the usual names do not tell
 
     splits: ClassVar[tuple[str, ...] | None] = ("train", "val", "test", "all")
@@ -222,7 +230,7 @@ class OwnSettings(InstructionSettings):
 class VisualInstructionsSettings(ReaderSettings):
     reader: str = "visual_instructions"
     split: str = "test"
-    template: str = choice(*TEMPLATES)  # auto: the host's chat template, else Alpaca's frame
+    template: str = choice(*TEMPLATES)  # frame of the question; auto = the host's chat template, else Alpaca's frame
 
     reads_file: ClassVar[bool] = True
     needs_pictures: ClassVar[bool] = True
@@ -248,11 +256,14 @@ READERS.add(
 
 @dataclass
 class DataConf:
-    path: str | None = input_path()  # one's own file or folder, for data=own
-    root: str | None = input_path()  # folder that sources without a root of their own are read from
-    made: str | None = choice(None, "shapes", "interference")  # the made-up world, made in data.root when it is missing
+    """What is read to train and to validate."""
+
+    path: str | None = input_path()  # file or folder of your own, for data=own (experiment=finetune)
+    root: str | None = input_path()  # folder of all sources that have no root of their own
+    # this made-up world is made in data.root when it is missing
+    made: str | None = choice(None, "shapes", "interference")
     sources: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is trained on
-    long_answers: str = choice("error", "cut")  # longer than host.max_tokens: stop, or cut (official)
+    long_answers: str = choice("error", "cut")  # where an answer does not fit host.max_tokens: stop, or cut it
     validation: dict[str, ReaderSettings] = entries(READERS, chosen_by="reader")  # name -> what is never trained on
 
     def contradictions(self, key: str) -> Iterator[str]:

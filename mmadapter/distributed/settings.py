@@ -7,6 +7,9 @@ from mmadapter.settings import number
 
 @dataclass
 class LaunchConf:
-    processes: int | None = number(None, at_least=1, influence=False)  # started by train.py here; null = as launched
-    meet_seconds: int = number(60, at_least=1, influence=False)  # for all ranks to come and connect, once one is there
-    timeout_minutes: float = number(30.0, above=0, influence=False)  # for each exchange between ranks
+    """Several processes on this machine."""
+
+    # processes that the command starts here; null = none: it runs alone, or as torchrun, srun, deepspeed started it
+    processes: int | None = number(None, at_least=1, influence=False)
+    meet_seconds: int = number(60, at_least=1, influence=False)  # for all ranks to meet, once one is there
+    timeout_minutes: float = number(30.0, above=0, influence=False)  # the longest wait of one rank for another

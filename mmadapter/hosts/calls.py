@@ -8,19 +8,38 @@ recomputes with the call of the first time (`CallSlot.carried`).
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Kept = TypeVar("Kept")
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
 Place = tuple[int, str]  # number of the host's layer (from 0), name of a place in it
 FINAL = -1  # the layer number of what stands behind the last block
 PartsByPlace = Mapping[Place, Sequence[nn.Module]]  # the parts at a place, innermost first
 Function = Callable[..., Any]
+
+# Held while a host, an encoder or a tokenizer is at work, by one thread at a time. It is one for the whole process and
+# not one for each host: sampling sets torch's random numbers and loading sets torch's default type, and all threads
+# share these.
+AT_WORK = threading.RLock()
+
+
+def one_thread_at_a_time(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """`function`, which waits while another thread is inside of one that is marked so. It may call others."""
+
+    @wraps(function)
+    def alone(*given: Given.args, **named: Given.kwargs) -> Returned:
+        with AT_WORK:
+            return function(*given, **named)
+
+    return alone
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,10 @@ class AdapterCall:
 
 
 class CallSlot:
-    """The calls that are in work on one host, innermost last; without any, no part acts."""
+    """The calls that are in work on one host, innermost last; without any, no part acts.
+
+    All threads see the same calls: who uses a slot by hand from several threads holds `AT_WORK`, as AdaptedModel does.
+    """
 
     def __init__(self) -> None:
         self.calls = [AdapterCall({})]
@@ -90,7 +112,7 @@ class CallSlot:
         call = self.calls[-1]
 
         def run(*inputs: Any) -> Any:
-            with self.during(call):
+            with AT_WORK, self.during(call):  # the backward of a GPU runs in a thread of its own
                 return function(*inputs)
 
         return run

@@ -9,19 +9,21 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from mmadapter.distributed.deepspeed import is_sharded
 from mmadapter.errors import InputError
+from mmadapter.files import read_json
 from mmadapter.hosts.attention import route
 from mmadapter.hosts.calls import CallSlot
+from mmadapter.hosts.config_file import read_host_config
 from mmadapter.hosts.families import Host, decoder_layers, family_of
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, loading_sharded
+from mmadapter.hosts.weights import refuse_not_finite, weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,7 @@ def host_config(folder: Path, attention: str) -> Any:
     check_transformers_version()
     from transformers import AutoConfig
 
-    try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "(none)")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / 'config.json'} is not JSON: {error}. Download the model again.") from error
+    model_type = read_host_config(folder)["model_type"]
     kernels = family_of(model_type).kernels
     if attention not in kernels:
         raise InputError(
@@ -51,7 +50,10 @@ def host_config(folder: Path, attention: str) -> Any:
         raise InputError(
             "host.attention=flex needs a GPU: FlexAttention does not support backward on CPU. Set host.attention=sdpa"
         )
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # what `transformers` itself checks, in as many ways as it has families and versions
+        raise InputError(_refused_config(folder, error)) from error
 
 
 def check_transformers_version() -> None:
@@ -84,8 +86,11 @@ def load_host(
 
     chosen: dict[str, Any] = {"attn_implementation": ATTENTION_NAMES[attention], "dtype": dtype}
     if str(device) == "meta":
-        with torch.device("meta"):
-            host = AutoModelForCausalLM.from_config(config, **chosen)
+        try:
+            with torch.device("meta"):
+                host = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **chosen)
+        except Exception as error:
+            raise InputError(_refused_config(folder, error)) from error
     elif sharding is None:
         host = _read_weights(folder, config, chosen).to(device)
     else:
@@ -93,6 +98,9 @@ def load_host(
     if str(device) == "cpu" and host.dtype == torch.bfloat16 and dtype != "auto" and not fast_bfloat16():
         line = "This CPU has no AMX, AVX512-BF16 or ARM BF16: bfloat16 is much slower than host.dtype=float32 here."
         log.warning("%s", line)
+    if str(device) != "meta":
+        refuse_not_finite(folder, host)
+        host.weights_digest = weights_digest(folder, host)
     host.requires_grad_(False)
     host.eval()
     route(host)
@@ -117,10 +125,11 @@ def _read_weights(folder: Path, config: Any, chosen: dict[str, Any]) -> Host:
     from transformers import AutoModelForCausalLM
 
     try:
-        settings = {"config": config, "local_files_only": True, "output_loading_info": True, **chosen}
+        only_here = {"local_files_only": True, "trust_remote_code": False}
+        settings = {"config": config, "output_loading_info": True, **only_here, **chosen}
         with _without_warnings():  # of missing tensors: they are refused below
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **settings)
-    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+    except Exception as error:  # a file that is missing, damaged or of another model: each raises its own kind
         raise InputError(
             f"{folder}: the host cannot be loaded ({_first_line(error)}). Complete the folder, or download it again."
         ) from error
@@ -196,14 +205,20 @@ def _with_call(checkpoint: Callable, slot: CallSlot) -> Callable:
 def load_tokenizer(folder: Path, tokenizer: str | None = None) -> Any:
     """The host's tokenizer, with a padding token (the end token where it has none).
 
-    Raises InputError when the folder holds none.
+    Raises InputError when the folder holds none, or one that needs code out of the folder: such code is never run.
     """
     from transformers import AutoTokenizer
 
     source = Path(tokenizer).expanduser() if tokenizer else folder
     try:
-        loaded = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        loaded = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a missing file, damaged JSON and a damaged vocabulary each raise their own kind
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"{source}: its tokenizer needs code of its own (auto_map in tokenizer_config.json). Code out of a "
+                "model's folder is never run. Take a model whose tokenizer `transformers` itself knows, or name "
+                "another folder: host.tokenizer=FOLDER"
+            ) from error
         raise InputError(
             f"{source}: no tokenizer can be read there ({type(error).__name__}: {_first_line(error)}). Fetch its files "
             "(tokenizer.json or tokenizer.model, tokenizer_config.json) again, or set host.tokenizer=FOLDER with them."
@@ -243,12 +258,11 @@ def listed_ends(folder: Path | None) -> list[int]:
     """The tokens that end an answer by the folder's generation_config.json; none where `transformers` only filled in
     the defaults of the model type, which need not be tokens of this tokenizer that end anything.
     """
-    try:
-        told = {} if folder is None else json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    told = read_json(folder / "generation_config.json") if folder is not None else None
+    if not isinstance(told, dict) or told.get("_from_model_config"):
         return []
-    ends = [] if told.get("_from_model_config") else told.get("eos_token_id")
-    return [int(token) for token in (ends if isinstance(ends, list) else [ends]) if token is not None]
+    ends = told.get("eos_token_id")
+    return [token for token in (ends if isinstance(ends, list) else [ends]) if type(token) is int]
 
 
 # What changes without changing the host: where it lay, which version wrote it, the type its weights are stored in.
@@ -256,13 +270,27 @@ _NOT_IDENTITY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"
 
 
 def host_identity(host: Host, tokenizer: Any, folder: Path | None = None) -> dict[str, Any]:
-    """What an adapter fits: the host's shape, and digests of its configuration and its tokenizer.
+    """What an adapter fits: the host's shape, and digests of its configuration, its tokenizer and its weights.
 
-    `folder` is where it was loaded from: the form in memory differs between versions of `transformers`.
+    `folder` is where it was loaded from: the form in memory differs between versions of `transformers`. A host that was
+    not loaded from a folder has no `weights_digest`.
     """
+    content = host.config.to_dict()
+    if folder is not None:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = getattr(host, "weights_digest", None)
+    return {
+        **host_shape(host),
+        "config_digest": _digest({name: value for name, value in content.items() if name not in _NOT_IDENTITY}),
+        "tokenizer_digest": _digest(sorted(tokenizer.get_vocab().items())),
+        **({} if weights is None else {"weights_digest": weights}),
+    }
+
+
+def host_shape(host: Host) -> dict[str, Any]:
+    """The kind and the sizes of a host, with weights or on the meta device."""
     config = host.config
     heads = config.num_attention_heads
-    content = config.to_dict() if folder is None else json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {
         "model_type": config.model_type,
         "width": config.hidden_size,
@@ -270,8 +298,6 @@ def host_identity(host: Host, tokenizer: Any, folder: Path | None = None) -> dic
         "heads": heads,
         "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
         "vocabulary": config.vocab_size,
-        "config_digest": _digest({name: value for name, value in content.items() if name not in _NOT_IDENTITY}),
-        "tokenizer_digest": _digest(sorted(tokenizer.get_vocab().items())),
     }
 
 
@@ -302,3 +328,11 @@ def without_library_bars() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(" .:")
+
+
+def _refused_config(folder: Path, error: Exception) -> str:
+    said = shorten(" ".join(str(error).split()), 300).rstrip(" .:")
+    return (
+        f"{folder / 'config.json'}: `transformers` cannot build a model of it ({type(error).__name__}: {said}). "
+        "Correct the file, or download the model again."
+    )

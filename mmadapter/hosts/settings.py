@@ -20,15 +20,17 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # ORG/NAME
 
 @dataclass
 class HostConf:
+    """The frozen language model that the adapter attaches to."""
+
     path: str | None = input_path()  # folder in transformers layout; "tiny" = the shipped one; ORG/NAME = of the Hub
     tokenizer: str | None = input_path()  # folder or tokenizer.model; null = the host's own folder
-    # Of the frozen weights. auto = bfloat16 on a GPU, float32 on every CPU: without AMX or AVX512-BF16 bfloat16 is much
-    # slower there, and with them a run that goes on or is repeated on another CPU would give other numbers.
+    # of the frozen weights; auto = bfloat16 on a GPU, float32 on every CPU: without AMX or AVX512-BF16 bfloat16 is much
+    # slower there, and with them a run that goes on or is repeated on another CPU would give other numbers
     dtype: str = choice("auto", "float32", "bfloat16")
-    attention: str = choice("sdpa", "eager", "flex")  # kernel; flex only on a GPU (on CPU it has no backward)
+    attention: str = choice("sdpa", "eager", "flex")  # attention kernel; flex only on a GPU (on CPU it has no backward)
     activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower
     max_tokens: int = number(512, at_least=8)  # tokens of context used, prompt and answer together; paper: 512
-    # the token in front of every text; auto = where the host's own tokenizer puts it
+    # whether its token stands in front of every text; auto = where the host's own tokenizer puts it
     begin_of_text: str = choice("auto", "always", "never")
 
     def dtype_on(self, device: object) -> str:
@@ -47,10 +49,12 @@ class HostConf:
 
 @dataclass
 class GenerationConf:
+    """How answers are generated."""
+
     max_new_tokens: int = number(64, at_least=1)  # tokens of the answer
     temperature: float = number(0.0, at_least=0)  # 0 = greedy (ScienceQA); paper: 0.1 for instructions
-    top_p: float = number(1.0, above=0, at_most=1)  # nucleus; paper: 0.75 for instructions
-    beams: int = number(1, at_least=1)  # 1 = no beam search
+    top_p: float = number(1.0, above=0, at_most=1)  # of nucleus sampling; paper: 0.75 for instructions
+    beams: int = number(1, at_least=1)  # of beam search; 1 = none
 
     def contradictions(self, key: str) -> Iterator[str]:
         below = f"{key}." if key else ""

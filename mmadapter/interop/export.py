@@ -21,6 +21,7 @@ from mmadapter.errors import InputError
 from mmadapter.files import new_folder
 from mmadapter.hosts.load import host_identity, load_host, load_tokenizer
 from mmadapter.hosts.settings import host_folder
+from mmadapter.hosts.weights import weights_digest
 from mmadapter.interop.command import command
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.fold import fold, folded_methods
@@ -28,7 +29,7 @@ from mmadapter.methods.folder import (
     CARD,
     read_card,
     read_tensors,
-    refuse_differences,
+    refuse_other_host,
     settings_of_card,
     write_adapter,
 )
@@ -53,7 +54,7 @@ def export(
         card = read_card(place)
         tensors = read_tensors(place, card)
         model = load_host(folder, "auto", "eager")  # no forward: every family knows eager
-        refuse_differences(place, "host", card["host"], host_identity(model, tokens, folder))
+        refuse_other_host(place, card, host_identity(model, tokens, folder))
         conf = settings_of_card(place, card)
         for name in conf.readers_of_features:  # built from an image encoder, which is not needed here
             del conf.methods[name]
@@ -75,6 +76,7 @@ def export(
         tokens.save_pretrained(new)
         beside = {name: tensor for name, tensor in tensors.items() if _method(name) not in folded}
         if beside:
+            model.weights_digest = weights_digest(new, model)
             methods = {name: settings for name, settings in card["adapter"].items() if name not in folded}
             identity = host_identity(model, load_tokenizer(new), new)
             write_adapter(new / "adapter", beside, card | {"adapter": methods, "host": identity})

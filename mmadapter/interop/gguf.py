@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, is_out_of_memory
 from mmadapter.files import new_folder
 from mmadapter.interop.command import command
 from mmadapter.interop.meta import llama3_rotary, rows_to_halves
@@ -100,6 +100,7 @@ _OWN_SETTINGS = {  # of some families only
     "gemma3": {"attention.sliding_window": "sliding_window", "rope.freq_base_swa": "rope_local_base_freq"},
     "phi3": {"attention.sliding_window": "sliding_window"},
 }
+_FRACTIONS = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor")  # no whole numbers
 _WITHOUT_EFFECT = ("rope.scaling.finetuned", "tensor_data_layout")  # how it was trained; a name of the row order
 
 
@@ -174,8 +175,19 @@ def convert(file: Path, target: Path, dtype: str = "float32", ignore: tuple[str,
             f"{', '.join(ARCHITECTURES)} (Mistral's are called llama)."
         )
     with new_folder(target) as folder:
-        model = _model_of(gguf, name, DTYPES[dtype], ignore)
-        tokenizer = tokenizer_of(gguf)
+        try:
+            model = _model_of(gguf, name, DTYPES[dtype], ignore)
+            tokenizer = tokenizer_of(gguf)
+        except InputError:
+            raise
+        except Exception as error:  # values of the wrong kind, in whatever the file holds
+            if is_out_of_memory(error):
+                raise
+            said = shorten(" ".join(str(error).split()), 300)
+            raise InputError(
+                f"{file}: its settings, tensors or tokenizer do not fit together ({type(error).__name__}: {said}). "
+                "Fetch it again, or take another file of this model."
+            ) from error
         ends = [gguf.get("tokenizer.ggml.eos_token_id"), gguf.get("tokenizer.ggml.eot_token_id")]
         ends = list(dict.fromkeys(end for end in ends if end is not None))  # of a text, and of a turn
         model.generation_config = GenerationConfig(
@@ -260,6 +272,10 @@ def settings_of(gguf: GgufFile, name: str, ignore: tuple[str, ...] = ()) -> dict
         raise InputError(f"{gguf.file}: {', '.join(missing)} is missing. Is it a whole language model?")
     if several := [f"{name}.{key}" for key in known if isinstance(given.get(key), list)]:
         raise InputError(f"{gguf.file}: {', '.join(several)} differs among layers, which no supported family does.")
+    if wrong := [
+        f"{name}.{key} is {shorten(repr(value), 60)}" for key, value in given.items() if not _is_size(key, value)
+    ]:
+        raise InputError(f"{gguf.file}: {', '.join(wrong)}; it must be a number above 0. Fetch the file again.")
     settings = {known[key]: value for key, value in given.items() if key in known}
     settings["rms_norm_eps"] = float(f"{settings['rms_norm_eps']:.6g}")  # 1e-05 was stored in float32
     settings.setdefault("num_key_value_heads", settings["num_attention_heads"])
@@ -285,6 +301,14 @@ def settings_of(gguf: GgufFile, name: str, ignore: tuple[str, ...] = ()) -> dict
         **{f"{end}_token_id": gguf.get(f"tokenizer.ggml.{end}_token_id") for end in ("bos", "eos")},
         "pad_token_id": gguf.get("tokenizer.ggml.padding_token_id"),
     }
+
+
+def _is_size(key: str, value: Any) -> bool:
+    """Whether a setting of a model's sizes has a value that can be; of other settings it is not asked."""
+    if key not in (*_SETTINGS, *_ALSO_READ, "rope.scaling.factor", "attention.sliding_window"):
+        return True
+    most = {"block_count": 1000}.get(key, 2**31)
+    return type(value) in (int, float) and 0 < value <= most and (value == int(value) or key in _FRACTIONS)
 
 
 def _rotary_scaling(gguf: GgufFile, given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 from base64 import b64decode
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mmadapter.errors import InputError
-from mmadapter.files import new_folder
+from mmadapter.files import new_folder, read_object
 from mmadapter.interop.command import command
 from mmadapter.interop.vocabulary import byte_level, letters_of_bytes, merges_by_rank, name_for_all_versions, surround
 
@@ -130,16 +131,32 @@ def read_meta_tensors(folder: Path, width: int) -> dict[str, Tensor]:
     parts = [_load(file) for file in files]
     if len(parts) == 1:
         return parts[0]
-    return {name: _join(name, [part[name] for part in parts], width) for name in parts[0]}
+    for file, part in zip(files, parts, strict=True):
+        if differing := sorted(part.keys() ^ parts[0].keys()):
+            raise InputError(
+                f"{file} and {files[0]} are not parts of one model: only one of them has {differing[0]} "
+                f"({len(differing)} such). Fetch them again."
+            )
+    try:
+        return {name: _join(name, [part[name] for part in parts], width) for name in parts[0]}
+    except (RuntimeError, IndexError) as error:
+        raise InputError(f"{folder}: its {len(files)} parts do not fit together ({_shortened(error)}).") from error
 
 
 def _load(file: Path) -> dict[str, Tensor]:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ... for damaged files
         raise InputError(
-            f"{file} cannot be read: {error}. Compare it with checklist.chk, download it again."
+            f"{file} cannot be read: {_shortened(error)}. Compare it with checklist.chk, download it again."
         ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds a {type(content).__name__} and not tensors by their names. Is it Meta's?")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InputError(f"{file}: {str(name)[:80]!r} is {kind} and no tensor of floating-point numbers.")
+    return content
 
 
 def _join(name: str, parts: list[Tensor], width: int) -> Tensor:
@@ -167,10 +184,7 @@ def _llama_of(source: Path, tokens: int | None) -> Any:
     """The `transformers` model with the tensors of `source`. Raises InputError for bad input."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    try:
-        params = json.loads((source / "params.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source / 'params.json'} cannot be read: {error}.") from error
+    params = read_object(source / "params.json", "Fetch Meta's file again.")
     if unknown := sorted(set(params) - set(PARAMS)):
         raise InputError(
             f"{source / 'params.json'} has settings that are not known here: {', '.join(unknown)}. They may change "
@@ -178,6 +192,8 @@ def _llama_of(source: Path, tokens: int | None) -> Any:
         )
     if missing := [name for name in NEEDED if params.get(name) is None]:
         raise InputError(f"{source}: {', '.join(missing)} is missing in params.json. Is this Meta's LLaMA?")
+    if wrong := list(_wrong_params(params)):
+        raise InputError(f"{source / 'params.json'}: {'; '.join(wrong)}. Fetch Meta's file again.")
     base = read_meta_tensors(source, params["dim"])
     if "tok_embeddings.weight" not in base:
         raise InputError(f"{source}: tok_embeddings.weight is missing in the weights. Is this Meta's LLaMA?")
@@ -187,21 +203,61 @@ def _llama_of(source: Path, tokens: int | None) -> Any:
             f"{source}: params.json says {params['vocab_size']} tokens, but the embeddings have {rows} rows. "
             "Are all its consolidated.*.pth there?"
         )
+    if unknown := [name for name in base if not _is_known(name)]:
+        raise InputError(
+            f"{source}: the weights hold {len(unknown)} tensors that a LLaMA does not have, the first: "
+            f"{unknown[0][:80]!r}. Is this Meta's LLaMA (a text model, not quantised)?"
+        )
     config = LlamaConfig(**llama_settings(params, rows, tokens))
     if "output.weight" not in base:
         config.tie_word_embeddings = True
         base["output.weight"] = base["tok_embeddings.weight"]
     heads = params["n_heads"]
-    state = rename_llama_tensors(base, heads, params.get("n_kv_heads") or heads)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     try:
+        state = rename_llama_tensors(base, heads, params.get("n_kv_heads") or heads)
         model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{source}: the weights do not fit params.json: {shorten(said, 400)}") from error
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{source}: the weights do not fit params.json: {_shortened(error)}") from error
     model.tie_weights()
     return model
+
+
+def _wrong_params(params: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with each value of params.json."""
+    counts = {"dim": 2**20, "n_layers": 1000, "n_heads": 2**16, "multiple_of": 2**20, "n_kv_heads": 2**16}
+    for name, most in counts.items():
+        value = params.get(name, 1)
+        if not (type(value) is int and 1 <= value <= most) and not (name == "n_kv_heads" and value is None):
+            yield f"{name} is {shorten(repr(value), 60)}, allowed: a whole number from 1 to {most:,}"
+    for name in ("norm_eps", "ffn_dim_multiplier", "rope_theta", "rope_scaling_factor"):
+        value = params.get(name)
+        if value is not None and not (type(value) in (int, float) and 0 < value < 1e12):
+            yield f"{name} is {shorten(repr(value), 60)}, allowed: a number above 0"
+    if type(params.get("use_scaled_rope", False)) is not bool:
+        yield f"use_scaled_rope is {shorten(repr(params['use_scaled_rope']), 60)}, allowed: true or false"
+    if type(params.get("vocab_size", -1)) is not int:
+        yield f"vocab_size is {shorten(repr(params['vocab_size']), 60)}, allowed: a whole number (-1: as the weights)"
+    dim, heads, groups = (params.get(name) for name in ("dim", "n_heads", "n_kv_heads"))
+    if type(dim) is int and type(heads) is int and heads > 0 and (dim % heads or dim // heads % 2):
+        yield f"n_heads is {heads}: dim, {dim}, must be n_heads times an even number"
+    if type(heads) is int and type(groups) is int and groups > 0 and heads % groups:
+        yield f"n_kv_heads is {groups}, which does not divide n_heads, {heads}"
+
+
+def _is_known(name: str) -> bool:
+    """Whether `rename_llama_tensors` has a place for a tensor of Meta's."""
+    if name == "rope.freqs" or name.endswith("inner_attention.rope.freqs"):
+        return True
+    parts = name.split(".")
+    if parts[0] == "layers":
+        return len(parts) > 3 and parts[1].isdecimal() and ".".join(parts[2:-1]) in _NAMES
+    return len(parts) == 2 and parts[0] in _OUTER
+
+
+def _shortened(error: Exception) -> str:
+    return shorten(" ".join(str(error).split()), 400)
 
 
 def _write_tokenizer(file: Path, folder: Path, scaled: bool) -> None:

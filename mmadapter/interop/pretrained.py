@@ -139,8 +139,9 @@ def _check_minilm(folder: Path) -> str:
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
+        only_here = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **only_here)
+        model = AutoModel.from_pretrained(folder, **only_here).float().eval()
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: the model cannot be read ({error}).") from error
     texts = tokenizer(list(SENTENCES), padding=True, return_tensors="pt")

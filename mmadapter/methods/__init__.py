@@ -19,7 +19,7 @@ from mmadapter.methods.settings import (
     ProjectionConf,
     PromptsConf,
 )
-from mmadapter.settings import Register, entries, listing, meant, named, plain
+from mmadapter.settings import Register, entries, joined, listing, meant, named, plain, problems_of
 
 # In the order in which methods are built, so that the same seed draws the same numbers, and in which their parts stand
 # around a module of the host, innermost first.
@@ -34,10 +34,10 @@ METHODS.add("norms", NormsConf, "mmadapter.methods.norms:build")
 
 @dataclass
 class AdapterConf:
-    """conf/adapter: the methods by name, and how they train."""
+    """The methods by name (null leaves one out), and how they train."""
 
     methods: dict[str, Any] = entries(METHODS, beside=True)  # adapter.NAME={...}; null = without it
-    frozen: list[str] = listing()  # roles that are there and do not train in this run (a later phase, an earlier one)
+    frozen: list[str] = listing()  # roles that do not train in this run (of an earlier phase or a later one)
     start: str | None = plain(None)  # adapter or run folder whose tensors the training starts from; null = fresh
     groups: dict[str, GroupConf] = named()  # name -> roles that train together
     # true = each source moves its own groups (groups.NAME.sources); false = every source moves all groups
@@ -80,6 +80,10 @@ class AdapterConf:
             for group in self.groups.values():
                 group.roles = [role for role in group.roles if role not in gone]
         self.groups = {name: group for name, group in self.groups.items() if group.roles}
+
+    def method_problems(self, key: str = "adapter") -> list[str]:
+        """What is wrong with the methods' own settings, each by itself."""
+        return [text for name, settings in self.chosen.items() for text in problems_of(settings, joined(key, name))]
 
     def contradictions(self, key: str) -> Iterator[str]:
         for settings in self.chosen.values():

@@ -95,6 +95,8 @@ class Adapter(nn.ModuleDict):
         The host acts as without a fresh adapter, if its methods say that they start so. `features` is what the image
         encoder gives; `device="meta"` builds shapes only. Raises InputError for what does not fit the host.
         """
+        if wrong := conf.method_problems():
+            raise InputError(" ".join(wrong))
         places = HostPlaces(host)
         on_meta = str(device) == "meta"
         generator = None if on_meta else torch.Generator().manual_seed(seed)

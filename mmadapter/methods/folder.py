@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,9 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmadapter.errors import InputError
-from mmadapter.files import make_folder, sync
+from mmadapter.files import make_folder, read_object, sync
 from mmadapter.methods import METHODS, AdapterConf, version_0_1
 from mmadapter.methods.adapter import Adapter
+from mmadapter.methods.card import refuse_wrong_entries, shown
 from mmadapter.methods.groups import trainable_parameters
 from mmadapter.methods.settings import MethodConf
 from mmadapter.settings import to_plain, typed
@@ -26,7 +28,9 @@ from mmadapter.settings import to_plain, typed
 TENSORS, CARD = "adapter.safetensors", "adapter.json"
 FORMAT = 2
 _ON_EVERY_CARD = ("adapter", "host", "tensors", "sha256")
+WEIGHTS = "weights_digest"  # of the host, on cards since version 0.2
 Card = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, Tensor], facts: Card) -> None:
@@ -76,17 +80,27 @@ def read_card(folder: Path) -> Card:
     """The card of an adapter folder, in today's format. Raises InputError where there is none, or one that lacks what
     all cards have.
     """
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no adapter: {CARD} cannot be read ({error}).") from error
+    file = folder / CARD
+    if not file.is_file():
+        raise InputError(f"{folder} holds no adapter: there is no {CARD}. Copy the adapter folder again.")
+    card = read_object(file, "It is no card of an adapter. Copy the adapter folder again.")
     if missing := [key for key in _ON_EVERY_CARD if key not in card]:
-        raise InputError(f"{folder / CARD} says nothing on {', '.join(missing)}: it is no card of mmadapter's.")
-    if card.get("format", 1) > FORMAT:
-        raise InputError(
-            f"{folder / CARD} has format {card['format']}, which a newer mmadapter wrote. Update this one."
-        )
-    return version_0_1.card(card) if card.get("format", 1) == 1 else card
+        raise InputError(f"{file} says nothing on {', '.join(missing)}: it is no card of mmadapter's.")
+    if type(found := card.get("format", 1)) is not int or found < 1:
+        raise InputError(f"{file}: format is {shown(found)}; this version reads 1 to {FORMAT}. Copy the folder again.")
+    if found > FORMAT:
+        raise InputError(f"{file} has format {found}, which a newer mmadapter wrote. Update this one.")
+    refuse_wrong_entries(file, card)
+    if found == 1:
+        try:
+            card = version_0_1.card(card)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, ZeroDivisionError) as error:
+            raise InputError(
+                f"{file} is no card of version 0.1, as its format says ({type(error).__name__}: {error}). "
+                "Copy the adapter folder again."
+            ) from error
+        refuse_wrong_entries(file, card)
+    return card
 
 
 def read_tensors(folder: Path, card: Card) -> dict[str, Tensor]:
@@ -98,10 +112,29 @@ def read_tensors(folder: Path, card: Card) -> dict[str, Tensor]:
         raise InputError(f"{file} is missing. The adapter folder is incomplete; copy it again.")
     if _file_digest(file) != card["sha256"]:
         raise InputError(f"{file} is damaged: its checksum is not the one in {CARD}. Copy the adapter folder again.")
-    tensors = load_file(file)
-    if set(tensors) == set(card["tensors"]):
-        return tensors
-    return {version_0_1.tensor_name(name): tensor for name, tensor in tensors.items()}
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{file} is no safetensors file ({error}). Copy the adapter folder again.") from error
+    if set(tensors) != set(card["tensors"]):
+        tensors = {version_0_1.tensor_name(name): tensor for name, tensor in tensors.items()}
+    held = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if differing := [name for name in {**card["tensors"], **held} if card["tensors"].get(name) != held.get(name)]:
+        one = differing[0]
+        raise InputError(
+            f"{file} is not what {CARD} says: {one} is {held.get(one, 'absent')}, by the card it is "
+            f"{card['tensors'].get(one, 'absent')} ({len(differing)} such). Copy the adapter folder again."
+        )
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(f"{file}: {name} holds numbers of type {kind}; an adapter's are float32. It is none.")
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{file}: {name} holds numbers that are not finite (NaN or infinity): the training that made it "
+                "diverged, or the file is none of ours. Train again with a lower rate (optimizer.lr)."
+            )
+    return tensors
 
 
 def settings_on_card(methods: Mapping[str, MethodConf]) -> Card:
@@ -110,9 +143,19 @@ def settings_on_card(methods: Mapping[str, MethodConf]) -> Card:
 
 
 def settings_of_card(folder: Path, card: Card) -> AdapterConf:
-    """The adapter's settings. Raises InputError for a method or a setting that this version does not know."""
+    """The adapter's settings. Raises InputError for a method or a setting that this version does not know, and for
+    values that cannot be.
+    """
     try:
-        return typed(AdapterConf, card["adapter"], "adapter")
+        conf = typed(AdapterConf, card["adapter"], "adapter")
+        if conf.groups or conf.frozen or conf.start:
+            raise InputError("adapter.groups, adapter.frozen and adapter.start are of a training, not of a card.")
+        wrong = conf.method_problems() or [
+            text for one in conf.chosen.values() for text in one.problems_beside(conf.chosen, "adapter")
+        ]
+        if wrong:
+            raise InputError(" ".join(wrong))
+        return conf
     except InputError as error:
         known = ", ".join(METHODS.names())
         raise InputError(f"{folder / CARD}: {error}\nMethods that are registered here: {known}.") from error
@@ -125,8 +168,9 @@ def load_into(adapter: Adapter, folder: Path, identity: Mapping[str, Any], partl
     or belongs to another host, encoder or adapter.
     """
     card = read_card(folder)
-    for what in ("host",) if partly and card.get("vision") is None else ("host", "vision"):
-        refuse_differences(folder, what, card.get(what), identity[what])
+    refuse_other_host(folder, card, identity["host"])
+    if not partly or card.get("vision") is not None:
+        refuse_differences(folder, "vision", card.get("vision"), identity["vision"])
     tensors = read_tensors(folder, card)
     own = {item.name: item.parameter for item in trainable_parameters(adapter)}
     held = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -140,6 +184,36 @@ def load_into(adapter: Adapter, folder: Path, identity: Mapping[str, Any], partl
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
     return card
+
+
+def refuse_other_host(folder: Path, card: Card, here: Mapping[str, Any]) -> None:
+    """Raises InputError where the host here is not the one of the card; says so where weights cannot be compared."""
+    saved, here = dict(card["host"]), dict(here)
+    if WEIGHTS not in saved or WEIGHTS not in here:
+        which = f"{folder / CARD} does not say" if WEIGHTS not in saved else "It is not known here"
+        log.warning(
+            "%s which weights the host had: shape, configuration and tokenizer are compared, but another host of the "
+            "same shape is not told apart.",
+            which,
+        )
+        saved.pop(WEIGHTS, None), here.pop(WEIGHTS, None)
+    if saved.get(WEIGHTS) != here.get(WEIGHTS) and {**saved, WEIGHTS: None} == {**here, WEIGHTS: None}:
+        raise InputError(
+            f"{folder} was trained on a host of this shape with other weights (as Llama 2 and its chat version are two "
+            f"such hosts): weights_digest: adapter {saved[WEIGHTS]}, here {here[WEIGHTS]}. Use the host of the run "
+            "that made the adapter."
+        )
+    refuse_differences(folder, "host", saved, here)
+
+
+def refuse_other_shapes(folder: Path, adapter: Adapter, host: Mapping[str, Any]) -> None:
+    """Raises InputError where the card is of a host of another shape than `host`, or its settings, which made
+    `adapter`, give tensors of other shapes than it lists. No weights are needed.
+    """
+    told = read_card(folder)["host"]
+    refuse_differences(folder, "host", {name: told.get(name) for name in host}, dict(host))
+    shapes = {item.name: list(item.parameter.shape) for item in trainable_parameters(adapter)}
+    refuse_differences(folder, "tensors", read_card(folder)["tensors"], shapes)
 
 
 def refuse_differences(folder: Path, what: str, saved: Any, here: Any) -> None:

@@ -50,9 +50,11 @@ class ProjectionConf(MethodConf):
 
     kind: str = choice("mlp", "query_transformer")  # mlp reads vision.tokens=class, query_transformer vision.tokens=all
     hidden: int = number(64, at_least=1)  # inner width; mlp: 4608 -> 64 -> 4096 fits V1's 0.6M; released V2: 768
-    tokens: int = number(1, at_least=1)  # n visual tokens an image; V1: 1; V2: 20; released: 10, one for each prompt
-    blocks: int = number(8, at_least=1)  # of the query transformer; released V2: 8, V1's caption model: 2
-    heads: int = number(16, at_least=1)  # of each of its blocks; released: 16
+    tokens: int = number(1, at_least=1)  # visual tokens an image; V1: 1; V2: 20; released: 10, one for each prompt
+    blocks: int = number(
+        8, at_least=1, at_most=1000
+    )  # blocks of the query transformer; released V2: 8, V1's caption model: 2
+    heads: int = number(16, at_least=1)  # attention heads of each of its blocks; released: 16
 
     def function(self) -> dict[str, Any]:
         return {"kind": self.kind} | ({"heads": self.heads} if self.kind == "query_transformer" else {})
@@ -90,16 +92,19 @@ class PromptsConf(MethodConf):
     TAKES_TOKENS: ClassVar[bool] = True
     SMALL_BATCH_LR: ClassVar[float] = 1e-2
 
-    length: int = number(10, at_least=1)  # K, prompts a layer; V1: 10, V2: 20
+    length: int = number(10, at_least=1)  # K, the prompts of a layer; V1: 10, V2: 20
     # L, the last L layers of the host have prompts; null = all but one in 16 (V1: 30 of 32), or with early fusion all
     # but its layers (V2: 31 of 32)
     layers: int | None = number(None, at_least=1)
-    gate: str = choice("tanh", "identity")  # paper: tanh; identity for some released checkpoints
-    gate_per: str = choice("head", "layer")  # paper: one gate a head; layer = one scalar
+    # factor on the branch: tanh(gate) (paper), or the gate itself (some released files)
+    gate: str = choice("tanh", "identity")
+    gate_per: str = choice("head", "layer")  # one gate for each head (paper), or one for a layer
     gate_factor: bool = False  # one more factor on a layer's gates, 1 at the start (released V2 with LoRA)
-    attention: str = choice("zero_init", "joint")  # joint = the paper's baseline: one softmax, no gate
+    # joint = the paper's baseline: one softmax for prompts and text, no gate
+    attention: str = choice("zero_init", "joint")
     std: float = number(1.0, at_least=0)  # standard deviation of the prompts at the start; official code: 1
-    through: str = choice("adapted", "base")  # projections that prompts pass: with bias, scale, LoRA (V2), or W alone
+    # k and v projections that prompts pass: with the trained parts in them (V2), or the frozen W alone
+    through: str = choice("adapted", "base")
 
     def roles(self) -> list[str]:
         return ["prompt"] if self.attention == "joint" else ["prompt", "gate"]
@@ -129,10 +134,10 @@ class EarlyFusionConf(MethodConf):
     FUSES: ClassVar[bool] = True
     SMALL_BATCH_LR: ClassVar[float] = 1e-2
 
-    layers: int = number(1, at_least=1)  # the first layers attend to visual tokens; V2: 1
-    gate: str = choice("tanh", "identity")  # as in prompts
-    gate_per: str = choice("head", "layer")  # as in prompts
-    through: str = choice("adapted", "base")  # projections that visual tokens pass, as in prompts
+    layers: int = number(1, at_least=1)  # so many first layers attend to visual tokens; V2: 1
+    gate: str = choice("tanh", "identity")  # as adapter.prompts.gate
+    gate_per: str = choice("head", "layer")  # as adapter.prompts.gate_per
+    through: str = choice("adapted", "base")  # as adapter.prompts.through, for visual tokens
 
     def function(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("gate", "gate_per", "through")}
@@ -151,8 +156,9 @@ class LoraConf(MethodConf):
 
     ROLES: ClassVar[tuple[str, ...]] = ("lora",)
 
-    rank: int = number(16, at_least=1)  # released V2: 16
-    alpha: int | None = number(None, at_least=1)  # factor alpha/rank; null = rank, a factor of 1 as released
+    rank: int = number(16, at_least=1)  # width of the matrices; released V2: 16
+    # what they add is multiplied by alpha / rank; null = rank (as released)
+    alpha: int | None = number(None, at_least=1)
     on: list[str] = listing("all")  # linear layers: q k v o gate up down (the host's own names), or all
 
     @property
@@ -175,7 +181,8 @@ class BiasScaleConf(MethodConf):
 
     bias: list[str] = listing("all")  # linear layers with a bias: q k v o gate up down (the host's own names), or all
     scale: list[str] = listing("all")  # linear layers with a scale, or all
-    scale_on: str = choice("output", "input")  # s (W x + b), the V2 paper; or W (s x) + b, the released 65B
+    # output = s (W x + b), the V2 paper; input = W (s x) + b, the released 65B
+    scale_on: str = choice("output", "input")
 
     def roles(self) -> list[str]:
         return [role for role in self.ROLES if getattr(self, role)]
@@ -194,7 +201,8 @@ class NormsConf(MethodConf):
 
     ROLES: ClassVar[tuple[str, ...]] = ("norm",)
 
-    which: str = choice("all", "blocks")  # all = the one behind the last block too (V2); blocks = the released 65B
+    # all = also the one behind the last block (V2); blocks = without it (released 65B)
+    which: str = choice("all", "blocks")
 
     def function(self) -> dict[str, Any]:
         return {}
@@ -202,9 +210,11 @@ class NormsConf(MethodConf):
 
 @dataclass
 class GroupConf:
-    roles: list[str] = listing()  # every role that the adapter has is in one group, or frozen
-    lr_scale: float = number(1.0, above=0)  # times the run's learning rate
-    weight_decay: float | None = number(None, at_least=0)  # null = optimizer.weight_decay
+    """Roles that train together."""
+
+    roles: list[str] = listing()  # every role that the adapter has is in exactly one group, or in adapter.frozen
+    lr_scale: float = number(1.0, above=0)  # the group's learning rate is the run's times this
+    weight_decay: float | None = number(None, at_least=0)  # of this group; null = optimizer.weight_decay
     sources: list[str] | None = None  # keys of data.sources that move this group; null = all
 
     def contradictions(self, key: str) -> Iterator[str]:

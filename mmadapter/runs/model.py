@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mmadapter.config import EvalConf, RunConf, load_run_config
+from mmadapter.config import CONFIG_FILE, EvalConf, RunConf, load_run_config
 from mmadapter.data.settings import trained_system, trained_template
 from mmadapter.errors import InputError
 from mmadapter.hosts.families import family_of
-from mmadapter.hosts.load import without_library_bars
+from mmadapter.hosts.load import host_shape, without_library_bars
 from mmadapter.hosts.settings import HostConf
-from mmadapter.methods.folder import CARD, read_card, settings_of_card
+from mmadapter.methods.folder import CARD, read_card, refuse_other_shapes, settings_of_card
 from mmadapter.model import AdaptedModel
+from mmadapter.runs.checkpoint_files import START_FILE, digest_of, newest_tensors
 from mmadapter.settings import problems_of, typed
 from mmadapter.vision import ENCODERS
-from mmadapter.vision.settings import VisionSettings
+from mmadapter.vision.settings import OF_ONE_MACHINE, VisionSettings
 
 PLAIN_MAX_TOKENS = 512  # where a card does not say how many tokens of context its adapter was made for
 
@@ -53,7 +54,13 @@ def open_folder(
     with without_library_bars(), torch.random.fork_rng(devices=[]):
         if is_run:
             return model_of_run(folder, conf, device)
-        model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, device)
+        parts = conf.host, conf.vision, conf.adapter, conf.seed
+        try:  # before weights are read, and before the settings' sizes take memory
+            shape = AdaptedModel.build(*parts, "meta")
+            refuse_other_shapes(folder, shape.adapter, host_shape(shape.host))
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            raise InputError(f"{folder / CARD}: the adapter's sizes cannot be ({error}). Copy it again.") from error
+        model = AdaptedModel.build(*parts, device)
         model.load_adapter(folder)
         return model
 
@@ -75,7 +82,12 @@ def settings_of_run(folder: Path, overrides: EvalConf) -> RunConf:
 
 def model_of_run(folder: Path, conf: RunConf, device: str | None = None) -> AdaptedModel:
     """Builds the run's model and puts its adapter in: the finished one, else that of the newest checkpoint."""
-    model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, None if device == "auto" else device)
+    # Groups and what is frozen are of the training alone.
+    wrong = [*problems_of(conf.host, "host"), *problems_of(conf.vision, "vision"), *conf.adapter.method_problems()]
+    if wrong:
+        raise InputError(f"{folder / CONFIG_FILE}: {' '.join(wrong)}")
+    where = None if device == "auto" else device
+    model = AdaptedModel.build(conf.host, conf.vision, conf.adapter, conf.seed, where)
     if (folder / "adapter" / CARD).is_file():
         model.load_adapter(folder / "adapter")
     elif not (folder / "finished.json").is_file():  # finished without an adapter: the host alone, with closed gates
@@ -86,19 +98,27 @@ def model_of_run(folder: Path, conf: RunConf, device: str | None = None) -> Adap
 
 
 def load_checkpoint(model: AdaptedModel, folder: Path) -> None:
-    """Puts the tensors of a run's newest checkpoint into the model; frozen roles are as the run started."""
-    pointer = folder / "checkpoints" / "last.json"
-    if not pointer.is_file():
+    """Puts the tensors of a run's newest whole checkpoint into the model; frozen roles are as the run started.
+
+    Raises InputError where there is none, and for one of other settings or of another host.
+    """
+    file, position, trained = newest_tensors(folder / "checkpoints")
+    weights = getattr(model.host, "weights_digest", None)
+    if weights is not None and position.get("host_weights", "") not in (weights, ""):
         raise InputError(
-            f"{folder}: there is neither an adapter/ nor a checkpoint yet (training.save_every_steps says when one is "
-            "saved). Let the run go on, then evaluate it."
+            f"{file} was made on a host with other weights (weights_digest {position['host_weights']}, here "
+            f"{weights}). Name the host of this run: host=FOLDER in mmadapter.load, host.path=FOLDER in mmadapter eval."
         )
-    file = pointer.parent / json.loads(pointer.read_text())["folder"] / "trainable.safetensors"
-    if not file.is_file():
-        fix = "Run the same training again: it repairs its checkpoints."
-        raise InputError(f"{pointer} names {file}, which is not there. {fix}")
-    start = pointer.with_name("start.safetensors")
-    tensors = (load_file(start) if start.is_file() else {}) | load_file(file)
+    start = file.with_name(START_FILE)
+    try:
+        beginning = load_file(start) if start.is_file() else {}
+        if position["start"] != digest_of(beginning) and beginning.keys() - trained.keys():
+            raise ValueError("it is not what it was")
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{start}, what the run started from, is damaged ({error}). Run the same training again: it writes it anew."
+        ) from error
+    tensors = beginning | trained
     parameters = {item.name: item.parameter for item in model.trainable_parameters()}
     stored, wanted = ({name: tuple(one.shape) for name, one in of.items()} for of in (tensors, parameters))
     if differing := [name for name in sorted({*stored, *wanted}) if stored.get(name) != wanted.get(name)]:
@@ -118,7 +138,15 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
     conf, encoder, told = RunConf(adapter=settings_of_card(folder, card)), card.get("encoder"), card["host"]
     conf.vision = VisionSettings(enabled=False)
     if encoder is not None:
-        conf.vision = typed(ENCODERS.settings(encoder["encoder"]), encoder, "vision")
+        if here := [name for name in OF_ONE_MACHINE if name in encoder]:
+            raise InputError(
+                f"{folder / CARD}: encoder.{here[0]} holds on one machine only, so no card has it. Take it out; where "
+                "the weights lie is said by vision=."
+            )
+        try:
+            conf.vision = typed(ENCODERS.settings(encoder["encoder"]), encoder, "vision")
+        except InputError as error:
+            raise InputError(f"{folder / CARD}: {error}") from error
 
     missing = []
     if host is None:
@@ -139,4 +167,6 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
     conf.host = HostConf(path=host, attention=attention, max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS))
     if vision is not None:
         conf.vision.take_weights(vision)
+    if wrong := list(problems_of(conf.vision, "vision")):
+        raise InputError(f"{folder / CARD}: {' '.join(wrong)}")
     return conf

@@ -23,10 +23,13 @@ VALIDATION_LOSS = "validation_loss"  # the lowest one of a run, where runs are c
 
 @dataclass
 class SweepConf:
+    """How the runs of `mmadapter train -m` are compared and proposed."""
+
     # TASK.SCORE (scienceqa.Avg, coco_caption.CIDEr), or validation_loss, the lowest one;
     # null = the first score of the first task that has one, else the validation loss
     metric: str | None = plain(None, influence=False)
-    direction: str | None = choice(None, "maximize", "minimize", influence=False)  # null = down for a loss, else up
+    # of a better value; null = down for a loss, else up
+    direction: str | None = choice(None, "maximize", "minimize", influence=False)
     trials: int | None = number(None, at_least=1, influence=False)  # null = every combination; N = search with Optuna
     parallel: int = number(1, at_least=1, influence=False)  # trials of a search that run at the same time
     seed: int = number(0, at_least=0, influence=False)  # of the search's proposals
@@ -34,20 +37,22 @@ class SweepConf:
 
 @dataclass
 class ClusterConf:
+    """Where the runs of `mmadapter train -m` are done."""
+
     name: str = choice("local", "slurm")  # local = here, one after the other; slurm = a SLURM job each
-    wait: bool = True  # until all jobs are done; false = submit, print the jobs' numbers and return
-    partition: str | None = None  # null = the site's own choice, here and below
-    account: str | None = None
-    qos: str | None = None
+    wait: bool = True  # true = wait until all jobs are done; false = submit, print their numbers and return
+    partition: str | None = None  # null = the site's own choice, as for the keys below
+    account: str | None = None  # SLURM account that is charged
+    qos: str | None = None  # SLURM's quality of service
     nodes: int = number(1, at_least=1)  # machines of one job
     tasks_per_node: int = number(1, at_least=1)  # processes of one job on each machine
     gpus_per_node: int | None = number(None, at_least=1)  # GPUs of one machine
     cpus_per_task: int | None = number(None, at_least=1)  # cores of one process
-    mem_gb: int | None = number(None, at_least=1)  # of one machine
+    mem_gb: int | None = number(None, at_least=1)  # gigabytes of memory on each machine
     timeout_min: int = number(240, at_least=1)  # the time limit of one attempt, in minutes
     signal_delay_s: int = number(120, at_least=1)  # seconds before the limit at which a job is told to save
     array_parallelism: int = number(256, at_least=1)  # jobs that run at the same time
-    setup: list[str] = listing()  # shell lines before the start
+    setup: list[str] = listing()  # shell lines that run before the job
     additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch
 
 

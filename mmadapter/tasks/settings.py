@@ -23,15 +23,17 @@ from mmadapter.settings import choice, input_path, number
 
 @dataclass
 class TaskSettings(ReaderSettings):
-    """What every task has. A task's class derives from this one first, then from the class of its reader."""
+    """What every evaluation has; weight and samples_per_step are for training alone."""
 
-    name: str = ""  # of TASKS; the results go to RUN/eval/NAME
-    split: str = "test"  # what is scored
+    # A task's class derives from this one first, then from the class of its reader.
+
+    name: str = ""  # which task; the results go to RUN/eval/NAME
+    split: str = "test"  # which samples are scored
     generation: GenerationConf = field(default_factory=GenerationConf)
     # with temperature > 0 it decides, as the seed does, which words are drawn
     batch_size: int = number(32, at_least=1, at_most=1_000_000, influence=False)  # samples generated at a time
-    seed: int = number(0, at_least=0)  # of what is drawn
-    attach_images: str | None = input_path()  # folder; every sample without a picture gets one of it, by its id
+    seed: int = number(0, at_least=0)  # of the words that are drawn, with temperature > 0
+    attach_images: str | None = input_path()  # folder; each sample without a picture gets one of these, by its id
 
     @property
     def uses_pictures(self) -> bool:
@@ -59,11 +61,12 @@ class TaskSettings(ReaderSettings):
 class ScienceqaTaskSettings(TaskSettings, ScienceqaSettings):
     name: str = "scienceqa"
     reader: str = choice("scienceqa")
-    # null = as the questions were trained; paper where none were
+    # frame of the question; null = as the questions were trained; paper where none were
     template: str | None = choice(None, *SCIENCEQA_TEMPLATES)  # type: ignore[assignment]
-    likelihood: bool = True  # also score by the most likely option
-    fallback: str = choice("none", "random")  # unanswered = wrong; random = guessed, to compare with old tables
-    predictions_from: str = choice("results", "outputs")  # of a file with both: its indices, or its texts parsed anew
+    likelihood: bool = True  # score by the most likely option, too
+    fallback: str = choice("none", "random")  # no answer: none = wrong, random = guessed (to compare with old tables)
+    # of a file that has both: its indices, or its texts parsed anew
+    predictions_from: str = choice("results", "outputs")
 
     def prediction_problems(self, key: str, has_predictions: bool) -> Iterator[str]:
         if has_predictions and self.problems is None and self.root is None:
@@ -79,10 +82,10 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
     reader: str = choice("coco_captions")
     annotations: str | None = input_path()  # with predictions=: captions_*.json or dataset_coco.json
     split_list: str | None = input_path()  # with predictions=: the images that count, e.g. karpathy_test_images.txt
-    # null = as the captions were trained
+    # frame of the request; null = as the captions were trained
     template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]
-    allow_subset: bool = False  # score a part of the images too, labelled so; false = one caption each
-    java_metrics: bool = False  # METEOR and SPICE too (slow), where Java and their files are there
+    allow_subset: bool = False  # score a part of the images, labelled so; false = all must have a caption
+    java_metrics: bool = False  # METEOR and SPICE as well (slow); they need Java
 
     def prediction_problems(self, key: str, has_predictions: bool) -> Iterator[str]:
         if has_predictions and self.annotations is None:
@@ -97,11 +100,11 @@ class CocoCaptionTaskSettings(TaskSettings, CocoSettings):
 @dataclass
 class InstructTaskSettings(TaskSettings, InstructionSettings):
     name: str = "instruct"
-    reader: str = "alpaca"  # any that reads files of instructions or dialogs
+    reader: str = "alpaca"  # any reader of instructions or dialogs
     split: str = "val"  # what data=alpaca keeps out of training: 200 items, at most a tenth
-    # null = as the instructions were trained
+    # frame of the turns; null = as the instructions were trained
     template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]
-    layout: str = choice("auto", *LAYOUTS)  # of reader=own: what the content says, or one by name
+    layout: str = choice("auto", *LAYOUTS)  # of reader=own: as the content says, or one by name
     columns: ColumnNames = field(default_factory=ColumnNames)  # of reader=own: fields where the usual names do not tell
 
     def contradictions(self, key: str) -> Iterator[str]:
@@ -115,5 +118,5 @@ class InstructTaskSettings(TaskSettings, InstructionSettings):
 class VisualInstructTaskSettings(TaskSettings, VisualInstructionsSettings):
     name: str = "visual_instruct"
     reader: str = choice("visual_instructions")
-    # null = as the instructions were trained
+    # frame of the turns; null = as the instructions were trained
     template: str | None = choice(None, *TEMPLATES)  # type: ignore[assignment]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -12,22 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from mmadapter import files
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import NO_ROOM, InputError
+from mmadapter.runs.checkpoint_files import DAMAGE, FORMAT, STATE_FILE, checked_files, other_version, steps_in
 from mmadapter.training.engine import EngineState
 
-FORMAT = 1
-STATE_FILE = "state.json"
 WRITING = ".writing-"  # folders that are not (yet) a checkpoint
 REPLACED = ".replaced-"  # the earlier save of a step, while a new one takes its name
 DAMAGED = "damaged-"
-DAMAGE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-STEP_NAME = re.compile(r"step-(\d+)")
+LATER = {"host_weights"}  # fields of Position that a checkpoint of an earlier version may lack
 
 
 @dataclass
@@ -46,6 +42,7 @@ class Position:
     schedule: dict[str, float] = field(default_factory=dict)
     start: str = ""  # digest of the parameters that the run started from
     host_dtype: str = ""  # of the frozen weights
+    host_weights: str = ""  # digest of the frozen weights; "" where it is not known
     data: dict[str, str] = field(default_factory=dict)  # source -> digest of its encoded samples
 
 
@@ -151,10 +148,7 @@ class CheckpointFolder:
 
     def steps(self) -> list[Path]:
         """Folders of all checkpoints, oldest first."""
-        found = {
-            int(named[1]): path for path in self.folder.glob("step-*") if (named := STEP_NAME.fullmatch(path.name))
-        }
-        return [found[step] for step in sorted(found)]
+        return steps_in(self.folder)
 
     def _write_pointers(self, position: Position) -> None:
         pointers: dict[str, dict[str, Any]] = {"last.json": {"step": position.step, "folder": step_name(position.step)}}
@@ -220,24 +214,10 @@ def read_snapshot(folder: Path) -> Snapshot:
 
 def snapshot_of(folder: Path, read: Callable[[str], bytes]) -> Snapshot:
     """The checkpoint in the files of `folder`, whose contents `read(name)` gives; raises as `read_snapshot`."""
-    outer = json.loads(read(STATE_FILE))
-    body = outer["body"]
-    if hashlib.sha256(body.encode()).hexdigest() != outer["digest"]:
-        raise ValueError(f"{STATE_FILE} does not match its digest")
-    content = json.loads(body)
-    differing = sorted(content.get("position", {}).keys() ^ {one.name for one in fields(Position)})
+    content, contents = checked_files(read)
+    differing = sorted((content.get("position", {}).keys() ^ {one.name for one in fields(Position)}) - LATER)
     if content["format"] != FORMAT or differing:
-        raise InputError(
-            f"{folder} was written by another version of mmadapter: its {STATE_FILE} has format {content['format']} "
-            f"(here {FORMAT}){''.join(f', {name}' for name in differing)}. Nothing was changed. Go on with that "
-            "version, or train anew in another folder (run=NAME)."
-        )
-    contents = {}
-    for name, digest in content["digests"].items():
-        data = read(name)
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ValueError(f"{name} does not match its digest")
-        contents[name] = tensors_from_bytes(data)
+        raise other_version(folder, content["format"], differing)
     moments: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
     for key, tensor in contents["optimizer.safetensors"].items():
         kind, name = key.split("/", 1)

@@ -47,6 +47,7 @@ class Loop:
     settings: TrainingConf
     host_dtype: str  # of the frozen weights: a checkpoint of another type is another run
     resume_rule: str = "auto"  # "changed": continue checkpoints of another schedule, type or data
+    host_weights: str = ""  # their digest; "" where it is not known
 
     def __post_init__(self) -> None:
         self.model, self.ranks = self.engine.model, self.engine.ranks
@@ -57,6 +58,7 @@ class Loop:
             schedule=asdict(self.schedule),
             start=self.start.digest(),
             host_dtype=self.host_dtype,
+            host_weights=self.host_weights,
             data=dict(self.data.digests),
         )
         self.saved_step = 0
@@ -86,6 +88,7 @@ class Loop:
         restore_random_state(snapshot.random_tensors, snapshot.random_values)
         now = self.position
         place.schedule, place.host_dtype, place.data = now.schedule, now.host_dtype, now.data
+        place.host_weights = now.host_weights
         self.position, self.saved_step = place, place.step
         return True
 
@@ -308,6 +311,12 @@ class Loop:
                 f"The host was {place.host_dtype} when the checkpoints in {folder} were made, and is {now.host_dtype} "
                 "here (host.dtype=auto is bfloat16 on a GPU, else float32). Go on on the device where it was begun; or "
                 f"all the same: run=THIS_FOLDER resume=changed, with host.dtype={place.host_dtype} to keep the type"
+            )
+        if place.host_weights and now.host_weights not in (place.host_weights, ""):
+            raise InputError(
+                f"The checkpoints in {folder} were made on a host with other weights (weights_digest "
+                f"{place.host_weights}, here {now.host_weights}). Put that host back (host.path), use another run "
+                "folder (run=NAME), or go on all the same: run=THIS_FOLDER resume=changed"
             )
         if differing := _differing(place.data, now.data):
             raise InputError(

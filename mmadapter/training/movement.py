@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,9 +16,9 @@ from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.files import write_atomically
 from mmadapter.methods.groups import Group, TrainableParameter
+from mmadapter.runs.checkpoint_files import START_FILE, digest_of
 from mmadapter.training.engine import differing_shapes
 
-START_FILE = "start.safetensors"
 Moved = dict[str, dict[str, float | None]]
 
 
@@ -96,15 +95,6 @@ class RunStart:
             start = norm([self.values[name] for name, _ in group.parameters])
             moved[group.name] = {"distance": distance, "relative": distance / start if start else None}
         return moved
-
-
-def digest_of(values: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bits."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(values.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

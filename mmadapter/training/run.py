@@ -299,7 +299,9 @@ def train_and_evaluate(
         if ranks.is_first:
             note(folder, total_steps=schedule.total_steps)
         engine = ENGINES.load(conf.engine.name)(model, groups, optimizer, conf.seed, conf.engine, ranks)
-        loop = Loop(engine, data, schedule, folder, journal, display, memory, conf.training, dtype, conf.resume)
+        weights = getattr(model.host, "weights_digest", None) or ""
+        facts_kept = conf.training, dtype, conf.resume, weights
+        loop = Loop(engine, data, schedule, folder, journal, display, memory, *facts_kept)
 
     with contextlib.closing(journal):
         if loop is not None:

@@ -19,25 +19,27 @@ MOST_SAMPLES = 1_000_000  # in a step: more is a slip, and would be drawn before
 
 @dataclass
 class OptimizerConf:
-    """conf/optimizer: AdamW, learning rate, schedule, batch (V1 paper, section 4.1)."""
+    """AdamW, learning rate, schedule, batch (V1 paper, section 4.1)."""
 
     lr: float | None = number(None, above=0)  # actual rate, whatever the batch; null = what base_lr says
+    # lr and base_lr null = the smallest of the rates that the adapter's methods have for small batches
     base_lr: float | None = number(9.0e-3, above=0)  # actual rate = base_lr x batch_size / 256; paper: 9e-3
-    # (both null: the smallest of the adapter's methods' rates for small batches)
     min_lr: float = number(0.0, at_least=0)  # actual rate at the end of the half cosine; paper: 0
     epochs: float | None = number(5.0, above=0)  # passes over the samples; paper: 5, 30; null = by the data's size
-    warmup_epochs: float | None = number(2.0, at_least=0)  # linear, per step; paper: 2; null = 5 % of the run
+    warmup_epochs: float | None = number(2.0, at_least=0)  # of linear warm-up; paper: 2; null = 5 % of the run
     steps: int | None = number(None, at_least=1)  # optimizer steps of the run, in place of epochs; null = epochs
-    warmup_steps: int | None = number(None, at_least=0)  # in place of warmup_epochs; null = warmup_epochs
+    warmup_steps: int | None = number(None, at_least=0)  # of linear warm-up, in place of warmup_epochs; null = those
     # samples a step, over all devices and micro-batches; paper: 64; null = by the data's size
     batch_size: int | None = number(64, at_least=1, at_most=MOST_SAMPLES)
-    # samples in memory at a time; divides a step of one source; null = up to 8. It changes no more than rounding,
-    # through the order of sums: a run may continue with another one
+    # samples in memory at a time; it divides what a step has of one source; null = up to 8. It changes no more than
+    # rounding, so a run may continue with another one
     micro_batch_size: int | None = number(8, at_least=1, at_most=MOST_SAMPLES, influence=False)
-    betas: list[float] = listing(0.9, 0.95)  # AdamW; paper: 0.9, 0.95
-    weight_decay: float = number(0.02, at_least=0)  # on prompts and gates, not on vectors and biases; paper: 0.02
-    clip_norm: float | None = number(None, above=0)  # gradient norm per group; null = none, as in the paper
-    max_nonfinite_steps: int = number(10, at_least=0, influence=False)  # skipped for NaN or infinity before a run stops
+    betas: list[float] = listing(0.9, 0.95)  # of AdamW; paper: 0.9, 0.95
+    weight_decay: float = number(0.02, at_least=0)  # of AdamW; vectors and biases have none; paper: 0.02
+    # largest gradient norm of a group; null = no clipping, as in the paper
+    clip_norm: float | None = number(None, above=0)
+    # steps skipped for NaN or infinity before a run stops
+    max_nonfinite_steps: int = number(10, at_least=0, influence=False)
 
     def sized(self, samples: int, methods_lr: float) -> SizedOptimizerConf:
         """These settings for so many training samples, with batch, micro-batch and actual rate as numbers.
@@ -97,14 +99,15 @@ def power_of_two(most: int) -> int:
 
 @dataclass
 class TrainingConf:
-    """conf/training: how often a run validates, saves and writes."""
+    """How often a run validates, saves and writes."""
 
-    validate_every_steps: int | None = number(None, at_least=1)  # null = after each epoch
-    save_every_steps: int | None = number(None, at_least=1, influence=False)  # null = after each epoch
-    keep_checkpoints: int = number(2, at_least=1, influence=False)  # newest ones that stay, besides the best
+    validate_every_steps: int | None = number(None, at_least=1)  # steps between validations; null = after each epoch
+    # steps between checkpoints; null = after each epoch
+    save_every_steps: int | None = number(None, at_least=1, influence=False)
+    keep_checkpoints: int = number(2, at_least=1, influence=False)  # the newest so many stay, and the best
     log_every_steps: int = number(10, at_least=1, influence=False)  # steps between lines of metrics.jsonl
-    tensorboard: bool = plain(True, influence=False)  # RUN/tensorboard
-    wandb: bool = plain(False, influence=False)  # pip install wandb; sends numbers to their servers
+    tensorboard: bool = plain(True, influence=False)  # write RUN/tensorboard
+    wandb: bool = plain(False, influence=False)  # send numbers to Weights & Biases; needs pip install wandb
 
     def contradictions(self, key: str) -> Iterator[str]:
         """A board whose package is missing."""
@@ -114,11 +117,12 @@ class TrainingConf:
 
 @dataclass
 class EngineConf:
-    """conf/engine: what carries out the steps."""
+    """What carries out the steps, on one process or several."""
 
     name: str = plain("single", influence=False)  # single = one process, plain PyTorch; zeroN = DeepSpeed, stage N
     device: str = choice("auto", "cpu", "cuda", influence=False)  # auto = the GPU where there is one
-    gathered_parameters: int = number(10**9, at_least=0, influence=False)  # zero3: frozen ones whole at a time, at most
+    # of the frozen ones zero3 holds so many whole at a time
+    gathered_parameters: int = number(10**9, at_least=0, influence=False)
     deterministic: bool = plain(False, influence=False)  # the same bits each time on a GPU, too; slower there
 
     @property

@@ -23,18 +23,19 @@ ALLOWED_PREPROCESSING = {  # in preprocess_cfg of that file
     "resize_mode": ("shortest", "longest", "squash"),
 }
 TIMM_CONFIG, TIMM_WEIGHTS = "config.json", "model.safetensors"  # of a folder in timm's layout
+OF_ONE_MACHINE = ("enabled", "pretrained", "cache", "workers")  # keys that no adapter's card has
 
 
 @dataclass
 class VisionSettings:
-    """What the settings of every image encoder have."""
+    """The frozen image encoder."""
 
     SHAPE_NEEDS_TORCH: ClassVar[bool] = False  # then `feature_shape` is asked when the model is built, not before
 
     # false = text only: no encoder is loaded, no visual role is there; null = where the data have pictures
     enabled: bool | None = True
-    encoder: str = "open_clip"  # name of a registered encoder, which decides the other keys
-    cache: str | None = plain(None, influence=False)  # folder for features; null = in memory; false = not kept
+    encoder: str = "open_clip"  # which library the encoder is of; decides the other keys
+    cache: str | None = plain(None, influence=False)  # folder for the features; null = in memory; false = not kept
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
 
     def feature_shape(self) -> tuple[int, ...]:
@@ -55,23 +56,21 @@ class VisionSettings:
 
     def portable(self) -> dict[str, Any]:
         """What an adapter's card says to build the encoder again: all but what holds on this machine only."""
-        here = ("enabled", "pretrained", "cache", "workers")
-        return {name: value for name, value in to_plain(self).items() if name not in here}
+        return {name: value for name, value in to_plain(self).items() if name not in OF_ONE_MACHINE}
 
 
 @dataclass
 class OpenClipSettings(VisionSettings):
     """A CLIP visual tower through open_clip (V1 paper, section 3.3)."""
 
-    model: str | None = (
-        None  # open_clip model name (ViT-L-14-quickgelu), a folder in its layout, or "tiny" = the shipped
-    )
+    # open_clip's name (ViT-L-14-quickgelu), a folder in its layout, or "tiny" = the shipped one
+    model: str | None = None
     pretrained: str | None = input_path()  # weights file, transformers folder, or open_clip tag (downloads)
     layers: list[int] = listing()  # blocks, from 0, whose features are joined; paper: several, not stated which
     project_scales: bool = True  # each scale through CLIP's last norm and projection (1024 -> 768); false = raw
     tokens: str = choice("class", "all")  # class = global features (paper); all = class and patch tokens (released)
     quick_gelu: bool | None = None  # null = as the weights need it (OpenAI's: true); a contradiction is an error
-    channel_order: str = choice("rgb", "bgr")  # bgr only for released checkpoints that were trained so
+    channel_order: str = choice("rgb", "bgr")  # of the pixels; bgr only for released checkpoints that were trained so
 
     @property
     def folder(self) -> Path | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import replace
 
 import pytest
 import yaml
 
 from mmadapter.config import load_run_config, save_config, validate
-from mmadapter.data.settings import READERS, DataConf, ReaderSettings
 from mmadapter.runs.folder import run_folder
 from mmadapter.settings import leaves
 from tests.config.composing import CONF, choices, eval_conf, run_conf
@@ -134,46 +132,6 @@ def test_saved_settings_come_back_equal_and_resolved(tmp_path):
     assert load_run_config(tmp_path) == conf
     assert "${" not in (tmp_path / "config.yaml").read_text()
     assert conf.data.sources["questions"].root == "elsewhere/scienceqa"
-
-
-def test_every_setting_is_commented_in_the_schema():
-    """In every settings class of the package, each field says beside it, or in the line above, what it is.
-
-    Not so a field that a class inherits and gives another default: its base has said it.
-    """
-    commented, bare = set(), []
-    for file in sorted((CONF.parent / "mmadapter").rglob("*.py")):
-        if file.stem not in ("settings", "config") or file == CONF.parent / "mmadapter/settings.py":
-            continue
-        for_more = False
-        lines = file.read_text(encoding="utf-8").splitlines()
-        for schema in ast.walk(ast.parse("\n".join(lines))):
-            for item in schema.body if isinstance(schema, ast.ClassDef) else ():
-                if not isinstance(item, ast.AnnAssign):
-                    continue
-                beside, above = "\n".join(lines[item.lineno - 1 : item.end_lineno]), lines[item.lineno - 2].strip()
-                if "default_factory" in beside or "chosen(" in beside:  # settings objects, which say it themselves
-                    continue
-                if "#" in beside:
-                    for_more = "here and below" in beside
-                if "#" in beside or above.startswith("#") or for_more:
-                    commented.add(item.target.id)
-                else:
-                    bare.append((bool(schema.bases), item.target.id, f"{file.name}, {schema.name}: {beside.strip()}"))
-    assert len(commented) > 100
-    assert not [line for inherits, name, line in bare if not (inherits and name in commented)]
-
-
-def test_every_setting_of_a_reader_is_commented_where_it_is_declared():
-    import inspect
-    import re
-
-    for schema in (DataConf, ReaderSettings, *map(READERS.settings, READERS.names())):
-        for owner in schema.__mro__[:-1]:
-            inherited = {name for above in owner.__mro__[1:-1] for name in above.__annotations__}
-            declared = re.findall(r"^    (\w+): (?!ClassVar)(.+)$", inspect.getsource(owner), re.MULTILINE)
-            bare = [name for name, rest in declared if name not in inherited and "  # " not in rest]
-            assert declared and not bare, f"{owner.__name__}: {bare}"
 
 
 def test_dotted_keys_reach_into_named_entries():

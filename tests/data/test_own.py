@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmadapter.data.readers.own import Layout, own_data
-from mmadapter.data.settings import OwnSettings
+from mmadapter.data.settings import LAYOUTS, OwnSettings
 from mmadapter.errors import InputError
 from tests.data.reading import read
 
@@ -470,9 +470,9 @@ def test_changed_files_are_read_again(tmp_path):
 
 
 def documented() -> dict[str, tuple[str, str]]:
-    """File name -> (what it holds, the layouts it is an example of), from docs/formats.md."""
-    text = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
-    section = text.partition("## Your own data")[2].partition("\n## ")[0]
+    """File name -> (what it holds, the layouts it is an example of), from docs/own-data.md."""
+    text = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-8")
+    section = text.partition("## Layouts")[2].partition("\n## ")[0]
     names = re.findall(r"^(\d)\. `([\w.]+)`.*?```\w+\n(.*?)```", section, re.MULTILINE | re.DOTALL)
     layouts = {number: layouts for layouts, number in re.findall(r"^\| (`.*?`) \|.*\| (\d) \|$", section, re.MULTILINE)}
     return {name: (content, layouts[number]) for number, name, content in names}
@@ -489,6 +489,7 @@ def documented() -> dict[str, tuple[str, str]]:
         "metadata.jsonl": [["A red bus."], ["A bus on a road."]],
         "captions.json": [["A red bus."]],
         "problems.json": [["The answer is B."]],
+        "sharegpt.json": [["A bus.", "A tractor."]],
     }.items(),
 )
 def test_the_documented_examples_are_read(tmp_path, caplog, name, expected):
@@ -499,11 +500,12 @@ def test_the_documented_examples_are_read(tmp_path, caplog, name, expected):
     assert [answers(one) for one in samples] == expected
     assert not [record for record in caplog.records if record.levelname == "WARNING"]  # no field is left
     assert all(f"`{one.meta['layout']}`" in layouts for one in samples)
-    assert samples[0].image == (None if name == "alpaca.json" else tmp_path / "own/bus.png")
+    assert samples[0].image == (None if name in ("alpaca.json", "sharegpt.json") else tmp_path / "own/bus.png")
 
 
 def test_every_layout_has_an_example():
-    assert len(documented()) == 8
+    layouts = {name for _, names in documented().values() for name in re.findall(r"`(\w+)`", names)}
+    assert len(documented()) == 9 and layouts == {*LAYOUTS}
 
 
 @pytest.mark.reference_data

@@ -159,6 +159,32 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path, capsys, mo
     assert "its tokenizer does not fit: " in capsys.readouterr().err
 
 
+ODD_SETTINGS = [
+    ("block_count", 0),
+    ("block_count", 2**31),
+    ("attention.head_count", 0),
+    ("attention.head_count", 3),
+    ("attention.head_count_kv", "two"),
+    ("embedding_length", "wide"),
+    ("embedding_length", 0),
+    ("context_length", 1.5),
+    ("feed_forward_length", 40),
+    ("attention.layer_norm_rms_epsilon", math.nan),
+    ("attention.layer_norm_rms_epsilon", -1.0),
+    ("rope.freq_base", "big"),
+]
+
+
+def test_settings_that_cannot_be_are_refused_with_the_file(tmp_path, capsys):
+    plain = tiny_host("llama_gqa")
+    for number, (key, value) in enumerate(ODD_SETTINGS):
+        file = write_gguf(tmp_path / f"{number}.gguf", plain, "llama", keys={key: value})
+        assert main([str(file), str(tmp_path / "hf")]) == 2, (key, value)
+        said = capsys.readouterr().err
+        assert f"{number}.gguf" in said and (key in said or "fit" in said), said
+        assert not (tmp_path / "hf").exists()
+
+
 def test_what_is_no_gguf_or_no_host_is_refused(tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "hf")
     text = tmp_path / "text.gguf"

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmadapter.config import validate
 from mmadapter.errors import InputError
@@ -115,6 +116,18 @@ def test_another_type_of_the_host_is_refused_and_can_be_kept(inputs, tmp_path, m
     run(conf_of(inputs, tmp_path, "host.dtype=float32", "optimizer.epochs=0.8", "resume=changed"))
     run(conf_of(inputs, tmp_path, "host.dtype=auto", "optimizer.epochs=1", "resume=changed"))
     run(conf_of(inputs, unfinished(tmp_path), "host.dtype=auto", "optimizer.epochs=1"))  # this is its type now
+
+
+def test_a_host_of_the_same_shape_with_other_weights_is_refused_and_let_through(inputs, runs, tmp_path):
+    moved = tmp_path / "moved" / "host"
+    shutil.copytree(inputs / "host", moved)
+    asked = ("evaluate=[scienceqa]", f"host.path={moved}")
+    run(conf_of(inputs, unfinished(runs), *asked))  # the same weights elsewhere
+    tensors = load_file(moved / "model.safetensors")
+    save_file({name: one * 1.01 for name, one in tensors.items()}, moved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"a host with other weights .weights_digest .*resume=changed"):
+        run(conf_of(inputs, unfinished(runs), *asked))
+    run(conf_of(inputs, runs, *asked, "resume=changed", "optimizer.epochs=0.8"))
 
 
 def test_the_type_of_the_host_is_that_of_its_weights(inputs):
