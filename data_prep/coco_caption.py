@@ -83,10 +83,11 @@ def _caption_files(settings: argparse.Namespace) -> CaptionFiles:
     """What the folder, or the file that --path names, holds: all splits. Raises InputError for none of KINDS."""
     root: Path = settings.root
     path: Path | None = settings.path
+    may_leave: bool = settings.pictures_anywhere
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder. --root is the folder of the pictures.")
     if path is None and any(any(folder.glob(name)) for folder in (root, root / "annotations") for name in COCO_NAMES):
-        return coco_files(root, None, settings.split_lists)
+        return coco_files(root, None, settings.split_lists, may_leave=may_leave)
     if path is not None:
         path = next((file for file in (path, root / path) if file.exists()), path)
         if not path.exists():
@@ -102,12 +103,12 @@ def _caption_files(settings: argparse.Namespace) -> CaptionFiles:
     if path is None or path.is_dir() or path.suffix == ".tar":
         return shard_files(root, path, settings.limit)
     if path.suffix in LISTS + TABLES:
-        return table_files(root, path)
+        return table_files(root, path, may_leave)
     with path.open("rb") as stream:
         begin = stream.read(PEEK).removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin.startswith(b"[") and b'"conversations"' in begin:
-        return pretrain_files(root, path, settings.instruction)
-    return coco_files(root, path, settings.split_lists)
+        return pretrain_files(root, path, settings.instruction, may_leave)
+    return coco_files(root, path, settings.split_lists, may_leave=may_leave)
 
 
 def references(check: Check) -> Mapping[str, Iterable[Mapping[str, Any]]]:

@@ -16,7 +16,7 @@ import PIL
 
 import mmadapter
 from data_prep.checks import ABSENT, DECODED, DECODED_BY_SAMPLE, SPLITS, Check, path_below
-from mmadapter.errors import InputError, exit_status
+from mmadapter.errors import InputError, exit_status, printable
 
 SOUND, UNSOUND, UNUSABLE = 0, 1, 2
 MANIFEST = "manifest.json"
@@ -46,6 +46,11 @@ def options(name: str, description: str, root: str) -> argparse.ArgumentParser:
         choices=("error", "skip", "no_image"),
         default="error",
         help="items whose picture is absent: as --on-bad says (error), leave out, or keep without a picture",
+    )
+    parser.add_argument(
+        "--pictures-anywhere",
+        action="store_true",
+        help="pictures may lie outside of the data's folder (and be named so)",
     )
     parser.add_argument("--strict", action="store_true", help="repeated items and overlaps of splits are defects, too")
     parser.add_argument("--limit", type=int, help="only the first N usable items of each split")
@@ -80,7 +85,7 @@ def run(
         failures = [*check.refusals, *(line for reason, line in lines.items() if reason not in skipped)]
         losses = [f"{line} (left out)" for reason, line in lines.items() if reason in skipped]
         (failures if settings.strict else check.notes).extend(check.repetitions)
-        print(check.summary(failures, losses))
+        print(printable(check.summary(failures, losses)))
         if failures:
             return UNSOUND
         if settings.out is not None:

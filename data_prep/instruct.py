@@ -49,6 +49,8 @@ def read(settings: argparse.Namespace) -> Check:
     items: list[Item] = []
     for name, file in files.items():
         found = parsed_items(file, raw[name], DIALOGS if are_dialogs else ALPACA)
+        if not settings.pictures_anywhere:
+            found.leave_out_outside([folders.root])
         check.defects.update(found.defects)
         check.notes += found.notices()
         items += [one.item for one in found.items]

@@ -53,7 +53,7 @@ def read(settings: argparse.Namespace) -> Check:
     images = None if settings.images is None else str(settings.images)
     columns = with_overrides(ColumnNames(), settings.columns, "--columns")
     try:
-        data = collected(place, images, settings.layout, columns, settings.ignore)
+        data = collected(place, images, settings.layout, columns, settings.ignore, settings.pictures_anywhere)
     except InputError as error:
         raise InputError(_with_options(str(error))) from error
     data.defects.first = {reason: list(map(_with_options, said)) for reason, said in data.defects.first.items()}

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from mmadapter.data.templates import SINGLE, TEMPLATES
 from mmadapter.distributed.start import set_threads
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, printable
 from mmadapter.hosts.settings import PREPARED, GenerationConf
 from mmadapter.runs.folder import find_run, finished_runs
 from mmadapter.settings import meant, problems_of
@@ -256,7 +256,7 @@ class Chat:
             self._say(f"The dialog has become too long: {which} and what was answered are no longer seen.")
 
     def _say(self, text: str, style: str = "dim") -> None:
-        self.console.print(text, style=style, markup=False, soft_wrap=not self.in_terminal)
+        self.console.print(printable(text), style=style, markup=False, soft_wrap=not self.in_terminal)
 
     def _lines(self) -> Iterator[str]:
         """What is typed or piped in, without empty lines."""
@@ -306,7 +306,7 @@ class Writing:
     def add(self, piece: str) -> None:
         """Write the words that are complete; the beginning of the next one is held back."""
         if self.columns is None:
-            self._put(piece)
+            self._put(without_controls(piece) if sys.stdout.isatty() else piece)
             return
         *words, self.held = re.split(r"(?<=\s)(?=\S)|(?<=\n)", self.held + without_controls(piece))
         if cell_len(self.held) > LONGEST_WORD:

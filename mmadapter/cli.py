@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapter.config import CHECKOUT, CONF, Conf, EvalConf, RunConf, renamed_message, typed, validate
 from mmadapter.distributed.launchers import STARTER, launched
 from mmadapter.distributed.start import STOPS, THREAD_VARIABLES, set_threads, start_ranks, thread_count
-from mmadapter.errors import InputError, disk_trouble
+from mmadapter.errors import InputError, disk_trouble, printable
 from mmadapter.runs.state import RunFolder
 from mmadapter.settings import explained, nearest, open_defaults, to_plain
 from mmadapter.sweeps import register_plugins
@@ -88,7 +90,10 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
         nonlocal started
         started = True
         try:
+            for handler in logging.getLogger().handlers:  # of Hydra: what readers warn of holds texts of the data
+                handler.addFilter(_without_controls)
             conf = typed(composed, schema)
+            _refuse_removed(conf, HydraConfig.get().overrides.task)
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
             _refuse_several_evaluations(conf)
@@ -126,8 +131,9 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
     except InputError as error:  # of a sweep
         _stop(str(error), error, wants_trace)
     except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
-        of_a_group = str(error).startswith("Config group override")  # optimizer=null: Hydra's own ValueError
-        if started or (isinstance(error, ValueError) and not of_a_group):  # let the traceback be seen
+        # Hydra's own ValueErrors: optimizer=null; seed=999... of 5,000 digits
+        of_a_word = str(error).startswith(("Config group override", "Exceeds the limit"))
+        if started or (isinstance(error, ValueError) and not of_a_word):  # let the traceback be seen
             raise
         _stop(composition_message(error, schema), error, wants_trace)
     except KeyboardInterrupt as error:  # before the run could see to it
@@ -147,7 +153,7 @@ def quoted(word: str) -> str:
     for one in (word, f"{key}='{value}'"):
         try:
             parser.parse_override(one)
-        except HydraException:
+        except (HydraException, ValueError):  # ValueError: a number of 5,000 digits
             continue
         return one
     return word
@@ -272,6 +278,30 @@ def _refuse_what_needs_multirun(conf: RunConf) -> None:
         raise InputError(f"{' '.join(words)}: sweeps are {again}")
 
 
+def _refuse_removed(conf: RunConf | EvalConf, overrides: Iterable[str]) -> None:
+    """`~optimizer.base_lr` takes the key out of the files' settings, and the default comes back: seldom what is meant.
+
+    Entries of mappings (`~data.sources.captions`, `~comparison.host`) can be taken away.
+    """
+    for word in overrides:
+        holder: Any = conf
+        *path, last = word.removeprefix("~").partition("=")[0].split(".")
+        for part in path if word.startswith("~") else ():
+            holder = holder.get(part) if isinstance(holder, dict) else getattr(holder, part, None)
+        if word.startswith("~") and is_dataclass(holder) and last in [one.name for one in fields(holder)]:
+            key, now = ".".join([*path, last]), getattr(holder, last)
+            again = "its defaults" if is_dataclass(now) or isinstance(now, dict) else f"its default, {now}"
+            raise InputError(
+                f"{word}: a setting cannot be taken away; without it {key} is {again}. Set {key}=null for none (where "
+                f"that is allowed), or {key}=VALUE. ~ is for entries with names: ~data.sources.NAME, ~comparison.NAME"
+            )
+
+
+def _without_controls(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
 def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
     """Each process of a launcher would answer everything, and write the same files."""
     place = launched(os.environ) if isinstance(conf, EvalConf) else None
@@ -287,7 +317,7 @@ def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:
     if wants_trace:
         raise error
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -296,6 +326,10 @@ def composition_message(error: BaseException, schema: type[Conf]) -> str:
     for word in sys.argv[1:]:
         if message := renamed_message(word.lstrip("+~").partition("=")[0]):
             return message
+        if word.startswith("="):
+            return (
+                f"{word}: there is no name in front of the =. Settings are given as key=value, e.g. optimizer.epochs=3"
+            )
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
@@ -307,6 +341,9 @@ def composition_message(error: BaseException, schema: type[Conf]) -> str:
     if isinstance(error, OverrideParseException):
         said = str(error).partition("See https")[0].strip()
         return f"{said}\n  Settings are given as key=value, e.g. optimizer.epochs=3 or experiment=scienceqa"
+    if isinstance(error, ValueError) and str(error).startswith("Exceeds"):
+        longest = max(sys.argv[1:], key=len)
+        return f"{longest[:40]}...: a number of so many digits is none that a setting can have. Give a smaller one."
     if isinstance(error, ValueError):
         none = "; experiment=none for the bare defaults" if "experiment=null" in sys.argv[1:] else ""
         return f"{str(error).strip()} (null). A group is chosen by the name of one of its files: optimizer=v1{none}"

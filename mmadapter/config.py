@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from mmadapter.data.settings import (
     sharing_problems,
 )
 from mmadapter.distributed.settings import LaunchConf
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, printable
 from mmadapter.files import write_atomically
 from mmadapter.hosts.settings import HostConf
 from mmadapter.methods import AdapterConf, version_0_1
@@ -63,6 +64,7 @@ CHECKOUT = None if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = (CHECKOUT or PACKAGE) / "conf"  # what Hydra composes from
 CONFIG_FILE = "config.yaml"
 VARIANT = "variant:"  # adapter.start=variant:NAME, another variant of the same run
+PLAIN_NAME = re.compile(r"(?!\.)[\w.+=,-]+")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' subsystem for Linux
 # Key of version 0.1 -> today's.
 RENAMED = {
@@ -95,7 +97,9 @@ class RunConf:
     # never = anew; changed = continue what run= names under other settings
     resume: str = choice("auto", "never", "changed", influence=False)  # auto = continue a run of the same settings
     seed: int = number(0, at_least=0)  # of the parameters at the start, the order of the samples, sampling
-    threads: int | None = number(None, at_least=1, influence=False)  # CPU threads; null = OMP_NUM_THREADS, or 2
+    threads: int | None = number(
+        None, at_least=1, at_most=4096, influence=False
+    )  # CPU threads; null = OMP_NUM_THREADS, or 2
     dry_run: bool = plain(False, influence=False)  # show data, steps, what trains and a memory estimate, then stop
     host: HostConf = field(default_factory=HostConf)
     vision: VisionSettings = chosen(ENCODERS, "encoder", OpenClipSettings)
@@ -147,7 +151,7 @@ class EvalConf:
     runs_root: str = "runs"  # folder that holds the run folders
     predictions: str | None = input_path()  # a file of predictions that is scored without a model, in place of run
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
-    threads: int | None = number(None, at_least=1)  # CPU threads; null = OMP_NUM_THREADS, or 2
+    threads: int | None = number(None, at_least=1, at_most=4096)  # CPU threads; null = OMP_NUM_THREADS, or 2
     device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
     host: HostOverride = field(default_factory=HostOverride)
     vision: VisionOverride = field(default_factory=VisionOverride)
@@ -243,7 +247,7 @@ def load_run_config(folder: Path) -> RunConf:
         raise InputError(f"{folder} is not a run folder: it has no {CONFIG_FILE}. Name a folder that a training wrote.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings. Remove the folder, or name another one with run=.")
@@ -364,6 +368,13 @@ def _own_problems(conf: RunConf) -> Iterator[str]:
     if unknown := [name for name in conf.evaluate if name not in conf.tasks]:
         yield _no_such("evaluate", unknown, list(conf.tasks), "tasks")
     yield from _machine_problems(conf)
+    for kind, names in (("comparison", conf.comparison), ("variants", conf.variants)):
+        for name in names:
+            if not PLAIN_NAME.fullmatch(name):
+                yield f"{kind}.{name!r}: it names a folder in {kind}/, so letters, digits, _, - and . are allowed."
+    for key, place in (("run", conf.run), ("runs_root", conf.runs_root)):
+        if place is not None and (printable(place) != place or "\n" in place or Path(place.strip()).name in ("", "..")):
+            yield f"{key}={place!r}: name a folder, without control characters."
     if "/" in conf.experiment or not conf.experiment:
         yield f"experiment={conf.experiment!r}: it names the run folder, so it must be a name without a slash."
 

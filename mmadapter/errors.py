@@ -1,9 +1,12 @@
 """The one exception that means: what the user gave cannot be used. And what is said of disks and memory."""
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 
+# C0 without tab and newline, delete, C1, and halves of characters, which no terminal's encoding has
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -16,13 +19,24 @@ class InputError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """A text for a terminal: control characters but newline and tab are written out, so that none is obeyed.
+
+    Names, data and answers come from strangers. An escape sequence in them could move the cursor, set the window's
+    title or fill the clipboard.
+    """
+    return CONTROL.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\ud800" else f"\\u{ord(found[0]):x}", text
+    )
+
+
 def exit_status(work: Callable[[], int | None]) -> int:
     """What a command's `work` returns (nothing: 0); 2 after bad input, which is told in one message on stderr."""
     try:
         return work() or 0
     except InputError as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
 
 

@@ -42,7 +42,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.writing")
     try:
-        write_durably(temporary, content.encode() if isinstance(content, str) else content)
+        # Half of a character, which no encoding has, is written as JSON and Python write it: \ud83d.
+        encoded = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        write_durably(temporary, encoded)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -79,7 +81,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file that we wrote; None where there is no file, or half of one (a run is going on)."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -113,7 +115,7 @@ def read_json_lines(path: Path) -> list[Any]:
     found = []
     with contextlib.suppress(OSError):
         for line in path.read_bytes().split(b"\n"):  # not splitlines: a text may hold U+2028
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
     return found
 

@@ -8,6 +8,7 @@ nested mappings to typed objects with a message for whatever does not fit, and b
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from difflib import SequenceMatcher, get_close_matches
@@ -28,6 +29,7 @@ BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "above": ("above", lambda value, bound: value > bound),
     "at_most": ("at most", lambda value, bound: value <= bound),
 }
+LARGEST = 2**63 - 1  # of whole numbers: seeds and counts are 64 bits wide in torch
 
 
 def plain(default: Any, influence: bool = True) -> Any:
@@ -195,11 +197,29 @@ def values_outside(settings: Any, key: str = "") -> Iterator[str]:
         if allowed is not None and leaf.value not in allowed:
             listed = ", ".join("null" if value is None else str(value) for value in allowed)
             yield f"{leaf.key}={leaf.value}: allowed are {listed}."
-        elif isinstance(leaf.value, int | float):
-            for bound, (words, holds) in BOUNDS.items():
-                limit = leaf.metadata.get(bound)
-                if limit is not None and not holds(leaf.value, limit):
-                    yield f"{leaf.key}={leaf.value}: must be {words} {limit:g}."
+            continue
+        for value in leaf.value if isinstance(leaf.value, list) else [leaf.value]:
+            if isinstance(value, str) and not value.isascii() and value.encode("utf-8", "replace").decode() != value:
+                yield f"{leaf.key}={value.encode('utf-8', 'replace').decode()}: it holds bytes that are no UTF-8 text."
+            if isinstance(value, int | float) and (wrong := _wrong_number(value, leaf.metadata)):
+                yield f"{leaf.key}={wrong}."
+
+
+def _wrong_number(value: float, metadata: Mapping[str, Any]) -> str | None:
+    """What is wrong with a number: outside of its field's bounds, not finite, or larger than anything counts to."""
+    is_long = isinstance(value, int) and abs(value) > 10**30
+    shown = f"a number of some {int(value).bit_length() * 3 // 10} digits" if is_long else str(value)
+    for bound, (words, holds) in BOUNDS.items():
+        limit = metadata.get(bound)
+        if limit is not None and not holds(value, limit):
+            return (
+                f"{shown}: must be {words} {limit:g}" if abs(limit) < 10**6 else f"{shown}: must be {words} {limit:,}"
+            )
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{shown}: must be a finite number"
+    if abs(value) > LARGEST and isinstance(value, int):
+        return f"{shown}: must be at most {LARGEST:,}"
+    return None
 
 
 def _contradictions(value: Any, key: str) -> Iterator[str]:

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from mmadapter.errors import printable
+
 LINE_SECONDS = 10.0  # without a terminal: at least one line in this time while something goes on
 PLAIN_WIDTH = 120
 QUIET_SECONDS = 2.0  # what is over sooner needs no line of its own
@@ -38,7 +40,7 @@ class Bars(Progress):
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
             if task.fields["text"]:
-                yield Text(f"  {task.fields['text']}", no_wrap=True, overflow="ellipsis")
+                yield Text(f"  {printable(task.fields['text'])}", no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -55,7 +57,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One message, above the bars."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def say_once(self, text: str) -> None:
         """A message that may come up again and again, such as what is left out of a file: the first time only."""
@@ -71,7 +73,7 @@ class Display:
             is_text = number == 0 or column in text_columns
             table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=number == 0)
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self.console.print(table)
 
     def report(self, what: str, done: int, total: int, text: str = "") -> None:
@@ -197,4 +199,4 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str] | None]) ->
         return "  ".join(cells).rstrip()
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([line(header), rule, *(rule if row is None else line(row) for row in rows)])
+    return printable("\n".join([line(header), rule, *(rule if row is None else line(row) for row in rows)]))

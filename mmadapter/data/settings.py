@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from mmadapter.data.templates import PAPER, SCIENCEQA_TEMPLATES, SINGLE, TEMPLATES, chosen_template, scienceqa_format
 from mmadapter.errors import InputError
-from mmadapter.settings import Register, choice, entries, input_path, listing, number
+from mmadapter.settings import Register, choice, entries, input_path, listing, number, plain
 
 READERS = Register("reader")
 OWN = "data.sources.own"  # of conf/data/own.yaml: its path is data.path, and validation and task follow its settings
@@ -28,6 +28,8 @@ class ReaderSettings:
     images: bool = True  # false = the pictures are left out (text only)
     # where a picture is missing: stop, skip the sample, go without it
     missing_image: str = choice("error", "skip", "no_image")
+    # whether pictures may lie outside of the data's folder, and of root
+    pictures_anywhere: bool = plain(False, influence=False)
     # of training: its share of the steps; null = every sample once an epoch
     weight: float | None = number(None, above=0)
     # of training: samples of this source in every step; null = whole steps in turns, or with disjoint groups equal
@@ -45,6 +47,11 @@ class ReaderSettings:
         """Whether samples may come with a picture."""
         return self.images and self.has_pictures
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether pictures outside of the data's folder are no matter: allowed, or never read."""
+        return self.pictures_anywhere or not self.uses_pictures
+
     def contradictions(self, key: str) -> Iterator[str]:
         if self.splits is not None and self.split not in self.splits:
             if len(self.splits) == 1:
@@ -52,6 +59,11 @@ class ReaderSettings:
             else:
                 wanted = f"are split into {', '.join(self.splits)}. Set {key}.split to one of these."
             yield f"{key}.split={self.split}: the files of {self.reader} {wanted}"
+        if self.needs_pictures and self.images and self.missing_image == "no_image":
+            yield (
+                f"{key}.missing_image=no_image: captions are nothing without their picture. Set "
+                f"{key}.missing_image=error or {key}.missing_image=skip"
+            )
 
 
 @dataclass

@@ -38,11 +38,11 @@ class ReportedRun(RunFolder):
     @cached_property
     def summary(self) -> Record:
         """summary.json, which is there before the report is written and the run counts as finished."""
-        return read_json(self.folder / "summary.json") or read_json(self.folder / "finished.json") or {}
+        return self._json("summary.json") or self._json("finished.json")
 
     @cached_property
     def versions(self) -> Record:
-        return read_json(self.folder / "versions.json") or {}
+        return self._json("versions.json")
 
     @cached_property
     def answers(self) -> list[Record]:
@@ -58,7 +58,8 @@ class ReportedRun(RunFolder):
     @cached_property
     def trainable(self) -> list[Record]:
         """The rows of the table of what trains."""
-        return read_json(self.folder / "trainable.json") or []
+        rows = read_json(self.folder / "trainable.json")
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
     @cached_property
     def variants(self) -> dict[str, ReportedRun]:

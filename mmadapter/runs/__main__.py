@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, printable
 from mmadapter.runs.state import Queue, RunFolder, RunState, counts, jobs_in_queue, state_of
 from mmadapter.runs.sweep import SWEEP_FILE, read_results, sweeps_in
 from mmadapter.terminal import duration, format_table
@@ -35,14 +35,14 @@ def main(arguments: list[str]) -> int:
     try:
         runs = list_runs(options.folders, jobs_in_queue(), damaged.append)
         rows = [{**asdict(run), "folder": str(run.folder), "percent": run.percent} for run in runs]
-        print(json.dumps(rows, indent=1) if options.json else as_text(runs), flush=True)
+        print(json.dumps(rows, indent=1) if options.json else printable(as_text(runs)), flush=True)
     except InputError as error:
         damaged.append(str(error))
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 0
     for message in damaged:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     return 2 if damaged else 0
 
 

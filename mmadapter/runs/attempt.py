@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import signal
@@ -19,10 +20,10 @@ from mmadapter import __version__
 from mmadapter.distributed.launchers import own_job
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.distributed.start import signal_of
-from mmadapter.errors import text_of
+from mmadapter.errors import InputError, text_of
 from mmadapter.files import LEFTOVERS, locked, package_versions, read_json, write_json
 from mmadapter.methods.folder import recover_adapter
-from mmadapter.runs.folder import ATTEMPT_FILE
+from mmadapter.runs.folder import ATTEMPT_FILE, FINISHED_FILE
 from mmadapter.runs.journal import METRICS_FILE
 from mmadapter.runs.state import process_start
 from mmadapter.terminal import own_command
@@ -51,11 +52,11 @@ def attempt(folder: Path, world_size: int) -> Iterator[None]:
     busy = f"Another process is working in {folder}. Wait for it, or give this run a folder of its own: run=NAME"
     with locked(folder / LOCK_FILE, busy):
         # A killed attempt has lasted until its last sign of life: the last line of the journal.
-        last, attempts, earlier_seconds = read_json(folder / ATTEMPT_FILE) or {}, 1, 0.0
+        last, attempts, earlier_seconds = _facts(folder), 1, 0.0
         if "started" in last:
             files = (folder / ATTEMPT_FILE, folder / METRICS_FILE)
             seen = max(file.stat().st_mtime for file in files if file.is_file())
-            attempts = last.get("attempts", 1) + 1
+            attempts = int(last.get("attempts", 1)) + 1
             earlier_seconds = last.get("earlier_seconds", 0.0) + max(last.get("ended", seen) - last["started"], 0.0)
         facts = {
             "state": "running",
@@ -72,15 +73,44 @@ def attempt(folder: Path, world_size: int) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            with contextlib.suppress(OSError):  # a full disk; the error itself says it
-                note(folder, ended=time.time(), **ending(error))
+            if (folder / ATTEMPT_FILE).exists():  # else the folder was taken away, and is not made again
+                with contextlib.suppress(OSError):  # a full disk; the error itself says it
+                    note(folder, ended=time.time(), **ending(error))
             raise
         note(folder, state="finished", ended=time.time())
 
 
 def note(folder: Path, **facts: Any) -> None:
     """Add to the facts of the current attempt. On the first rank only."""
-    write_json(folder / ATTEMPT_FILE, {**(read_json(folder / ATTEMPT_FILE) or {}), **facts})
+    write_json(folder / ATTEMPT_FILE, {**_facts(folder), **facts})
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What attempt.json says; of a damaged one, what of it is of the right kind. It decides no result."""
+    content = read_json(folder / ATTEMPT_FILE)
+    numbers = ("started", "ended", "attempts", "earlier_seconds")
+    return {
+        name: value
+        for name, value in (content.items() if isinstance(content, dict) else ())
+        if name not in numbers or (isinstance(value, int | float) and math.isfinite(value))
+    }
+
+
+def still_there(folder: Path, file: str = ATTEMPT_FILE) -> None:
+    """Raises InputError where the run's folder was taken away while it runs, and `file`, its own, with it."""
+    if not (folder / file).is_file():
+        raise InputError(
+            f"{folder} was removed or renamed while the run was working there. It ends here and writes nothing more. "
+            "Put the folder back and give the same command again to go on; without it that trains from the start."
+        )
+
+
+def settle_finished(folder: Path) -> None:
+    """Tidy up behind an attempt that was killed between its last result and saying so: the run is finished."""
+    with contextlib.suppress(InputError), locked(folder / LOCK_FILE, "another process is about to say it"):
+        clear_leftovers(folder)
+        if _facts(folder).get("state") == "running":
+            note(folder, state="finished", ended=(folder / FINISHED_FILE).stat().st_mtime)
 
 
 def wall_time(folder: Path) -> dict[str, Any]:
@@ -88,10 +118,11 @@ def wall_time(folder: Path) -> dict[str, Any]:
 
     Only within `attempt`, on the first process.
     """
-    facts = read_json(folder / ATTEMPT_FILE)
+    still_there(folder)
+    facts = _facts(folder)
     return {
-        "wall_seconds": facts["earlier_seconds"] + max(time.time() - facts["started"], 0.0),
-        "attempts": facts["attempts"],
+        "wall_seconds": facts.get("earlier_seconds", 0.0) + max(time.time() - facts.get("started", time.time()), 0.0),
+        "attempts": int(facts.get("attempts", 1)),
     }
 
 

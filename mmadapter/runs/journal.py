@@ -144,12 +144,17 @@ def finite_or_null(value: Any) -> Any:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """The record of one line, None where it is torn."""
+    """The record of one line, None where it is torn, or no record of ours."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict) or not isinstance(record.get("step", 0), int):
+        return None
+    if record.get("kind") in ("train", "validation"):
+        loss = record.setdefault("loss", None)
+        return record if "step" in record and (loss is None or isinstance(loss, int | float)) else None
+    return record
 
 
 def read_metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:

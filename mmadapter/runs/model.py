@@ -32,7 +32,10 @@ def open_folder(
     Raises InputError for a folder that is neither, and for whatever does not fit it. Global random states stay as they
     were.
     """
-    is_run, is_adapter = (folder / "config.yaml").is_file(), (folder / CARD).is_file()
+    try:
+        is_run, is_adapter = (folder / "config.yaml").is_file(), (folder / CARD).is_file()
+    except OSError as error:
+        raise InputError(f"{str(folder)[:200]}: this folder cannot be looked into ({error.strerror}).") from error
     if not is_run and not is_adapter:
         raise InputError(
             f"{folder}: neither a run folder (with config.yaml) nor an adapter folder (with adapter.json). "

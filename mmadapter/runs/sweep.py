@@ -46,7 +46,12 @@ def read_sweep(folder: Path) -> Record:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not all(isinstance(job["number"], int) for job in content["jobs"]):
             raise ValueError("a job's number is no integer")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        lists = [content.get("swept"), *(job.get("overrides") for job in content["jobs"])]
+        texts = [content.get("metric"), *(job.get(name) for job in content["jobs"] for name in ("run", "failed"))]
+        texts += [word for words in lists for word in words or ()]
+        if not all(one is None or isinstance(one, str) for one in texts):
+            raise ValueError("a setting, a run or a message is no text")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{file} is damaged: {type(error).__name__}: {error}. "
             'It should hold {"jobs": [{"number": 0, ...}, ...], ...}. '

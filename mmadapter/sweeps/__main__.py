@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmadapter.errors import exit_status
+from mmadapter.errors import exit_status, printable
 from mmadapter.runs.state import jobs_in_queue
 
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
         from mmadapter.sweeps.results import sweep_text, write_sweep
 
         for folder in folders:
-            print(sweep_text(write_sweep(folder, jobs_in_queue())))
+            print(printable(sweep_text(write_sweep(folder, jobs_in_queue()))))
 
     return exit_status(work)
 

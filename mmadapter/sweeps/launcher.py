@@ -25,7 +25,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 from omegaconf import OmegaConf
 
 from mmadapter.config import CHECKOUT
-from mmadapter.errors import InputError, text_of
+from mmadapter.errors import InputError, printable, text_of
 from mmadapter.files import read_json, write_json
 from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import SWEEP_FILE, begin_sweep, located_run, note_jobs, read_sweep, sweeps_in
@@ -99,7 +99,7 @@ class SlurmJobs(SlurmLauncher):
         error = result._return_value
         bad_input = isinstance(error, InputError)
         if bad_input:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         else:
             traceback.print_exception(error)
         left = {"message": text_of(error), "bad_input": bad_input}
@@ -126,7 +126,8 @@ class SlurmJobs(SlurmLauncher):
         )
         del settings["max_num_timeout"]  # of submitit's own way to requeue, for which the run does not ask
         if CHECKOUT is not None:  # a job unpickles this class: it must find the checkout wherever the sweep was started
-            settings["setup"] = [f'export PYTHONPATH="{CHECKOUT}:$PYTHONPATH"', *(settings["setup"] or [])]
+            path = f'export PYTHONPATH={shlex.quote(str(CHECKOUT))}:"$PYTHONPATH"'
+            settings["setup"] = [path, *(settings["setup"] or [])]
         settings["srun_args"] = ["--kill-on-bad-exit=1"]  # one rank that dies ends the others
         common = set(OmegaConf.structured(BaseQueueConf).keys())
         executor.update_parameters(

@@ -52,8 +52,19 @@ def csv_of(sweep: Sweep) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def cell(value: Any) -> Any:
+    """A value for a table that a spreadsheet may open: a text that it would take for a formula has a quote in front."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value  # -1 and +0.5 are numbers
 
 
 def sweep_text(sweep: Sweep) -> str:

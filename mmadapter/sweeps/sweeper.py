@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapter.errors import InputError, text_of
+from mmadapter.errors import InputError, printable, text_of
 from mmadapter.files import locked
 from mmadapter.runs.state import RunFolder, jobs_in_queue
 from mmadapter.runs.sweep import begin_sweep, note_jobs
@@ -217,7 +217,7 @@ class Sweeps(Sweeper):
         text = text_of(error)
         if not isinstance(error, InputError):
             traceback.print_exception(error)
-        print(f"error: job {job.number} ({self._own(job)}): {text}", file=sys.stderr)
+        print(printable(f"error: job {job.number} ({self._own(job)}): {text}"), file=sys.stderr)
         if not self.config.dry_run:
             note_jobs(self.folder, {job.number: {"failed": text}})
 
@@ -226,7 +226,7 @@ class Sweeps(Sweeper):
         return " ".join(word for word in job.words if word.partition("=")[0].lstrip("+") in self.swept)
 
     def _show(self) -> None:
-        print(sweep_text(write_sweep(self.folder, jobs_in_queue())), flush=True)
+        print(printable(sweep_text(write_sweep(self.folder, jobs_in_queue()))), flush=True)
 
 
 def fixed_words(overrides: Sequence[Override]) -> list[str]:

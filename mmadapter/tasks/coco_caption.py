@@ -72,7 +72,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         """How many captioned images the whole split has; `asked` where the settings leave none out."""
         if self.settings.limit is None and self.settings.missing_image != "skip":
             return asked
-        return len(CocoCaption(replace(self.settings, limit=None, missing_image="no_image"), self.data_root).read())
+        return len(CocoCaption(replace(self.settings, limit=None, images=False), self.data_root).read())
 
     def score_file(self, file: Path) -> Scored:
         settings = self.settings

@@ -128,7 +128,10 @@ def read_predictions(
     outputs: dict[str, Any] = {}
     remarks = []
     if isinstance(content, dict) and isinstance(content.get("correct"), list):
-        marked = [*content["correct"], *(content.get("incorrect") or [])]
+        wrong = content.get("incorrect") or []
+        if not isinstance(wrong, list):
+            raise InputError(f"{path}: `incorrect` is {described(wrong)}; it must be a list of items; {LAYOUTS}")
+        marked = [*content["correct"], *wrong]
         content = [{"pred": None, **item} if isinstance(item, dict) else item for item in marked]
     if isinstance(content, list):
         for number, item in enumerate(content, start=1):

@@ -31,7 +31,7 @@ class TaskSettings(ReaderSettings):
     split: str = "test"  # which samples are scored
     generation: GenerationConf = field(default_factory=GenerationConf)
     # with temperature > 0 it decides, as the seed does, which words are drawn
-    batch_size: int = number(32, at_least=1, influence=False)  # samples generated at a time
+    batch_size: int = number(32, at_least=1, at_most=1_000_000, influence=False)  # samples generated at a time
     seed: int = number(0, at_least=0)  # of the words that are drawn, with temperature > 0
     # samples with a picture that are also asked with another one, and with parts of it hidden, for the report; 0 = none
     looked_at: int = number(4, at_least=0, influence=False)

@@ -17,6 +17,7 @@ from typing import Any
 from mmadapter.data.batches import Batch
 from mmadapter.data.training import RunData
 from mmadapter.errors import NO_ROOM, InputError
+from mmadapter.runs.attempt import still_there
 from mmadapter.runs.journal import Journal, perplexity
 from mmadapter.terminal import Display, duration, losses_text
 from mmadapter.training.checkpoint import CheckpointFolder, Position, Snapshot
@@ -277,6 +278,7 @@ class Loop:
         tensors, values = random_state()
 
         def write(state: EngineState) -> None:
+            still_there(self.folder, self.journal.path.name)
             self.checkpoints.save(Snapshot(place, state, tensors, values))
             self.model.save(self.folder / "adapter", self.summary())
 

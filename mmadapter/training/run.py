@@ -38,7 +38,7 @@ from mmadapter.methods.groups import Group, parameter_groups, trainable_table
 from mmadapter.methods.settings import GroupConf
 from mmadapter.model import AdaptedModel
 from mmadapter.reports.report import write_report
-from mmadapter.runs.attempt import attempt, clear_leftovers, note, versions, wall_time
+from mmadapter.runs.attempt import attempt, clear_leftovers, note, settle_finished, versions, wall_time
 from mmadapter.runs.folder import (
     FINISHED_FILE,
     changed_settings,
@@ -116,6 +116,7 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
             f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never."
         )
         if ranks.is_first:
+            settle_finished(folder)
             show_results(folder, stored, display)
         return {**stored, "folder": folder}
 

@@ -14,6 +14,7 @@ LARGEST_BATCH, BATCHES_AT_LEAST = 32, 8  # the batch is a power of two up to 32,
 PASSES, FEWEST_STEPS, MOST_STEPS = 3, 60, 2000  # steps: three passes over the samples, between these two
 WARMUP_SHARE = 0.05  # of the run
 LARGEST_MICRO_BATCH = 8
+MOST_SAMPLES = 1_000_000  # in a step: more is a slip, and would be drawn before anybody is told
 
 
 @dataclass
@@ -29,10 +30,10 @@ class OptimizerConf:
     steps: int | None = number(None, at_least=1)  # optimizer steps of the run, in place of epochs; null = epochs
     warmup_steps: int | None = number(None, at_least=0)  # of linear warm-up, in place of warmup_epochs; null = those
     # samples a step, over all devices and micro-batches; paper: 64; null = by the data's size
-    batch_size: int | None = number(64, at_least=1)
+    batch_size: int | None = number(64, at_least=1, at_most=MOST_SAMPLES)
     # samples in memory at a time; it divides what a step has of one source; null = up to 8. It changes no more than
     # rounding, so a run may continue with another one
-    micro_batch_size: int | None = number(8, at_least=1, influence=False)
+    micro_batch_size: int | None = number(8, at_least=1, at_most=MOST_SAMPLES, influence=False)
     betas: list[float] = listing(0.9, 0.95)  # of AdamW; paper: 0.9, 0.95
     weight_decay: float = number(0.02, at_least=0)  # of AdamW; vectors and biases have none; paper: 0.02
     # largest gradient norm of a group; null = no clipping, as in the paper

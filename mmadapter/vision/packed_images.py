@@ -23,8 +23,11 @@ def packed_path(archive: Path, member: str, offset: int) -> Path:
 
 
 def picture_exists(path: Path) -> bool:
-    """Whether the picture is there, on the disk or in an archive that is."""
-    return path.is_file() or _in_archive(path) is not None
+    """Whether the picture is there, on the disk or in an archive that is; a name that no file can have is not."""
+    try:
+        return path.is_file() or _in_archive(path) is not None
+    except (OSError, ValueError):  # of 5,000 letters, say
+        return False
 
 
 def packed_content(path: Path) -> bytes | None:

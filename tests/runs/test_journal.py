@@ -209,3 +209,20 @@ def test_a_board_whose_package_is_missing_says_how_to_get_it(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match="training.mlflow=true, but the package is not installed.*pip install mlflow"):
         Journal(tmp_path, boards=["mlflow"]).open_boards(0)
+
+
+def test_records_of_another_shape_are_not_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        '{"kind": "train", "step": 1, "loss": 2.0}',
+        '{"kind": "train", "loss": 2.0}',
+        '{"kind": "train", "step": "x"}',
+    ]
+    lines += [
+        '{"kind": "train", "step": 2, "loss": "low"}',
+        "[1]",
+        "[" * 100_000,
+        '{"kind": "train", "step": 3, "loss": null}',
+    ]
+    path.write_bytes(b"\xff\xfe\n" + "\n".join(lines).encode() + b"\n")
+    assert steps_in(path) == [1, 3]

@@ -28,15 +28,18 @@ def read_caption_table(settings: CaptionTableSettings, purpose: Purpose) -> list
     Lines of one picture count as its captions (see `caption_samples`).
     """
     assert settings.root is not None
-    found = table_files(Path(settings.root), settings.path)
+    found = table_files(Path(settings.root), settings.path, settings.may_leave)
     return caption_samples(found, settings, purpose, settings.captions_per_image)
 
 
-def table_files(root: Path, path: str | Path | None) -> CaptionFiles:
-    """All tables that the list names. Raises InputError naming file and line where one is no such table."""
+def table_files(root: Path, path: str | Path | None, may_leave: bool = False) -> CaptionFiles:
+    """All tables that the list names. Raises InputError naming file and line where one is no such table.
+
+    `may_leave`: whether pictures may lie outside of the root.
+    """
     file = Path(path) if path is not None else only_file(root, LISTS + TABLES, "one list of tables or table")
     tables = read_meta_list(file, root, "image_text") if file.suffix in LISTS else [(file, "")]
-    found = CaptionFiles([file, *(table for table, _ in tables if table != file)], ImageFolders(root))
+    found = CaptionFiles([file, *(table for table, _ in tables if table != file)], ImageFolders(root), may_leave)
     pictures: dict[str, tuple[list[tuple[int | str, str]], str]] = {}
     captions = 0
     for table, folder in tables:

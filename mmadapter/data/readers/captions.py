@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.defects import Defects
-from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
+from mmadapter.data.readers.pictures import OUTSIDE, ImageFolders, is_outside, settle_missing_images
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.settings import CaptionSettings
 from mmadapter.data.templates import Turn, caption_segments, rendered
@@ -42,6 +42,8 @@ class CaptionFiles:
 
     files: list[Path]
     folders: ImageFolders
+    may_leave: bool = False
+    """whether pictures may lie outside of the folder"""
     splits: dict[str, list[Captioned]] = field(default_factory=dict)
     defects: Defects = field(default_factory=lambda: Defects(harmless=(EMPTY_CAPTION, NO_CAPTION, NOT_HERE)))
     captions_read: int = 0
@@ -77,6 +79,9 @@ class CaptionFiles:
             if not captions:
                 self.defects.add(NO_CAPTION, where)
                 return
+        if isinstance(image, str) and not self.may_leave and is_outside(image, [self.folders.root]):
+            self.defects.add(OUTSIDE, f"{where}: {image[:200]!r}", captions=len(captions))
+            return
         path = self.folders.find(image) if isinstance(image, str) else image
         self.splits.setdefault(split, []).append(Captioned(image_id, path, tuple(captions), where, instruction))
 

@@ -47,7 +47,8 @@ def read_coco_captions(settings: CocoSettings, purpose: Purpose) -> list[Sample]
     {split}.jsonl as data_prep.coco_caption writes it.
     """
     assert settings.root is not None
-    found = coco_files(Path(settings.root), settings.path, settings.split_lists, settings.split)
+    places = Path(settings.root), settings.path, settings.split_lists
+    found = coco_files(*places, settings.split, settings.may_leave)
     samples = caption_samples(found, settings, purpose, settings.captions_per_image)
 
     # A split of COCO's names and about its size that has not Karpathy's counts; of our own files, the manifest says it.
@@ -72,15 +73,22 @@ def is_coco_name(name: str) -> bool:
 
 
 def coco_files(
-    root: Path, path: str | Path | None, split_lists: str | Path | None, only: str | None = None
+    root: Path,
+    path: str | Path | None,
+    split_lists: str | Path | None,
+    only: str | None = None,
+    may_leave: bool = False,
 ) -> CaptionFiles:
-    """All splits that are there, or `only` one of them. Raises InputError where no layout is recognised."""
+    """All splits that are there, or `only` one of them. Raises InputError where no layout is recognised.
+
+    `may_leave`: whether pictures may lie outside of the root.
+    """
     file = _find(root, KARPATHY) if path is None else Path(path)
     if file is not None:
-        found = CaptionFiles([file], ImageFolders(root))
+        found = CaptionFiles([file], ImageFolders(root), may_leave)
         _read_file(found, file, split_lists, only)
         return found
-    found = CaptionFiles([], ImageFolders(root))
+    found = CaptionFiles([], ImageFolders(root), may_leave)
     wanted = SPLITS if only is None else (only,)
     for pattern, read in ((LAVIS, _lavis), ("{}.jsonl", _own)):
         for split in wanted:
@@ -133,7 +141,7 @@ def scored_captions(file: Path, split: str) -> CaptionFiles:
     """
     if not file.is_file():
         raise InputError(f"{file}: there is no such file. Check task.annotations.")
-    found = CaptionFiles([file], ImageFolders(file.parent), verbatim=True)
+    found = CaptionFiles([file], ImageFolders(file.parent), may_leave=True, verbatim=True)  # no picture is read
     found.defects.harmless = ()
     _read_file(found, file, None, split)
     found.defects.settle(str(file), "Check task.annotations.")

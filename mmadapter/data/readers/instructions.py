@@ -131,6 +131,8 @@ def instruction_samples(
     read: list[ReadItem] = []
     for file in files:
         found = parsed_items(file, read_items(file), layout, settings.ignore)
+        if not settings.may_leave:
+            found.leave_out_outside([Path(settings.root or file.parent)])
         remedy = (
             f"Fix them, or set on_bad=skip (they are left out); `mmadapter check instruct --root {file} --check` lists "
             "what is wrong in a file."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers.defects import BAD_ENTRY, BadEntry, Defects, described, entry_field
+from mmadapter.data.readers.pictures import OUTSIDE, is_outside
 from mmadapter.data.templates import CAPTION_INSTRUCTION, Turn
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ def text_field(entry: Mapping[str, Any], name: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadEntry(f"`{name}` is {described(value)}; it must be text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadEntry(f"`{name}` is a number that is too large to be read; write it as text")
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -354,6 +357,16 @@ class InstructionFile:
     defects: Defects = field(default_factory=lambda: Defects(harmless=WEAK))
     unused: Counter[str] = field(default_factory=Counter)
 
+    def leave_out_outside(self, roots: Sequence[Path]) -> None:
+        """Counts items whose picture lies outside of all `roots` as defects."""
+        kept = []
+        for one in self.items:
+            if one.item.image is not None and is_outside(one.item.image, roots):
+                self.defects.add(OUTSIDE, f"{one.where}: {one.item.image[:200]!r}")
+            else:
+                kept.append(one)
+        self.items = kept
+
     def notices(self) -> Iterator[str]:
         """What a user should know of the usable items."""
         if open_ends := sum(one.item.open_end for one in self.items):
@@ -375,6 +388,8 @@ def parsed_items(
     for number, entry in enumerate(raw):
         where = f"{file.name}, item {number}"
         try:
+            if not isinstance(entry, dict):
+                raise BadEntry(f"expected an object, got {described(entry)}")
             others = unread_fields(entry, layout, read, ignore)
             item = layout.parse(entry)
             found.items.append(ReadItem(file, number, entry.get("id", number), item))

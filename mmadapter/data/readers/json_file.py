@@ -5,17 +5,23 @@ from __future__ import annotations
 import codecs
 import gc
 import json
+import logging
+import re
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from mmadapter.data.readers.defects import described
+from mmadapter.data.readers.defects import EXAMPLES, described
 from mmadapter.errors import InputError
 
 OTHER_KINDS = (".csv", ".tsv", ".parquet")
 _BLANKS = " \t\r\n"
+HALVES = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes one
+LONE = re.compile("[\ud800-\udfff]")  # json joins those that belong together
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -39,7 +45,8 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
     refuse_other_kinds(path)
     text = read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs, without))
+        content = json.loads(text, object_pairs_hook=lambda pairs: _object(path, pairs, without))
+        return whole_characters(path, text, content)
     except json.JSONDecodeError as error:
         offset = len(text[: error.pos].encode())
         ended = not text[error.pos :].strip() or error.msg.startswith("Unterminated")
@@ -50,6 +57,8 @@ def read_json(path: Path, without: Collection[str] = ()) -> Any:
         ) from error
     except RecursionError as error:
         raise InputError(f"{path}: the JSON is nested too deeply to be a data file.") from error
+    except ValueError as error:
+        raise InputError(f"{path}, {_long_number(text)}") from error
 
 
 @collection_paused()
@@ -69,7 +78,54 @@ def read_json_lines(path: Path) -> list[Any]:
         except json.JSONDecodeError as error:
             where = f"{path}, line {number}, column {error.colno}"
             raise InputError(f"{where}: this is no JSON ({error.msg}). Fix the line.") from error
-    return entries
+        except RecursionError as error:
+            raise InputError(f"{path}, line {number}: the JSON is nested too deeply to be an item.") from error
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}, {_long_number(line)}") from error
+    return whole_characters(path, text, entries)
+
+
+def _long_number(text: str) -> str:
+    """What to say of a number that Python does not read, and where it stands."""
+    found = re.search(r"\d{4000,}", text)
+    place = "" if found is None else f"byte {len(text[: found.start()].encode('utf-8', 'surrogatepass'))}: "
+    return f"{place}a number has more than {sys.get_int_max_str_digits():,} digits. Shorten it, or write it as text."
+
+
+def whole_characters(path: Path, text: str, content: Any) -> Any:
+    """The content of a JSON text with U+FFFD in place of half characters, and a warning that counts them.
+
+    JSON can write the halves of a surrogate pair apart ("\\ud83d" without its other half: a caption that was cut
+    within an emoji). No text that a tokenizer or a file takes holds such a half.
+    """
+    if HALVES.search(text) is None:
+        return content
+    places: list[str] = []
+    content = _without_halves(content, "", places)
+    if places:
+        log.warning(
+            "%s: %d texts hold half of a character (a surrogate without its other half), which is read as \ufffd; the "
+            "first: %s.",
+            *(path, len(places), "; ".join(places[:EXAMPLES])),
+        )
+    return content
+
+
+def _without_halves(value: Any, place: str, places: list[str]) -> Any:
+    if isinstance(value, str):
+        whole = LONE.sub("\ufffd", value)
+        if whole != value:
+            places.append(place or "the whole")
+        return whole
+    if isinstance(value, list):
+        return [_without_halves(one, f"{place}[{number}]", places) for number, one in enumerate(value)]
+    if isinstance(value, dict):
+        found = {}
+        for name, one in value.items():
+            key = _without_halves(name, f"{place}, a name", places)
+            found[key] = _without_halves(one, f"{place}.{key}" if place else key, places)
+        return found
+    return value
 
 
 def is_json_lines(path: Path) -> bool:
@@ -80,7 +136,7 @@ def is_json_lines(path: Path) -> bool:
         with path.open(encoding="utf-8-sig") as lines:
             first, second = lines.readline(1 << 20).strip(), lines.readline(1 << 20).strip()
         return second.startswith("{") and isinstance(json.loads(first), dict)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

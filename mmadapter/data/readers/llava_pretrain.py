@@ -24,14 +24,16 @@ def read_llava_pretrain(settings: LlavaPretrainSettings, purpose: Purpose) -> li
     any. `<image>` is no text: it is removed. See `caption_samples`.
     """
     assert settings.root is not None
-    found = pretrain_files(Path(settings.root), settings.path, settings.instruction)
+    found = pretrain_files(Path(settings.root), settings.path, settings.instruction, settings.may_leave)
     return caption_samples(found, settings, purpose)
 
 
-def pretrain_files(root: Path, path: str | Path | None, instruction: str = "own") -> CaptionFiles:
-    """All items of the file."""
+def pretrain_files(
+    root: Path, path: str | Path | None, instruction: str = "own", may_leave: bool = False
+) -> CaptionFiles:
+    """All items of the file. `may_leave`: whether pictures may lie outside of the root."""
     file = Path(path) if path is not None else only_file(root, (".json",), "one list of dialogs")
-    found = CaptionFiles([file], ImageFolders(root))
+    found = CaptionFiles([file], ImageFolders(root), may_leave)
     seen: set[str] = set()
     for number, item in enumerate(read_items(file)):
         try:

@@ -35,12 +35,13 @@ from mmadapter.data.readers.items import (
     parsed_items,
 )
 from mmadapter.data.readers.json_file import is_json_lines, read_json, read_json_lines
-from mmadapter.data.readers.pictures import ImageFolders, settle_missing_images
+from mmadapter.data.readers.pictures import ImageFolders, is_outside, settle_missing_images
 from mmadapter.data.readers.scienceqa import image_path, image_root, read_problems, read_splits
 from mmadapter.data.readers.tables import TABLES, read_table
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import OWN, ColumnNames, OwnSettings
 from mmadapter.errors import InputError
+from mmadapter.vision.packed_images import picture_exists
 
 log = logging.getLogger(__name__)
 ENDINGS = (".json", ".jsonl", *TABLES)
@@ -80,15 +81,21 @@ class OwnData:
     notices: list[str] = field(default_factory=list)
     listed: dict[Path, ImageFolders] = field(default_factory=dict)
     """folder -> what is in it, once it was looked into"""
+    within: Sequence[Path] | None = None
+    """the folders that pictures lie below; None: anywhere"""
 
     def find(self, one: ReadItem, name: str) -> Path:
         """The path of an item's picture. Where no folder has it, it is a path in the first one, with no file there."""
-        folders = self.folders[one.file]
+        folders, leads_out = self.folders[one.file], ".." in name or os.path.isabs(name)
+        places = []
         for folder in folders:
             found = self.listed.setdefault(folder, ImageFolders(folder)).find(name)
-            if found != folder / name or found.is_file():
+            if self.within is not None and leads_out and is_outside(str(found.absolute()), self.within):
+                continue
+            if found != folder / name or picture_exists(found):
                 return found
-        return folders[0] / name
+            places.append(found)
+        return places[0] if places else folders[0] / Path(name).name
 
 
 def read_own(settings: OwnSettings, purpose: Purpose) -> list[Sample]:
@@ -111,7 +118,8 @@ def own_data(settings: OwnSettings) -> OwnData:
     if not place.exists():
         raise InputError(f"{place}: no such file or folder. Check the path.")
     columns = tuple(sorted((role, name) for role, name in vars(settings.columns).items() if name is not None))
-    data = _read_once(place, settings.root, settings.layout, columns, tuple(settings.ignore), _state(place))
+    ignore, may_leave = tuple(settings.ignore), settings.may_leave
+    data = _read_once(place, settings.root, settings.layout, columns, ignore, may_leave, _state(place))
     remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
     data.defects.settle(str(place), remedy, skip=settings.on_bad == "skip")
     if not data.items:
@@ -174,13 +182,14 @@ def _read_once(
     layout: str,
     columns: tuple[tuple[str, str], ...],
     ignore: tuple[str, ...],
+    may_leave: bool,
     state: tuple[tuple[str, int, int], ...],
 ) -> OwnData:
     """What `collected` returns, kept so that training, validation and tasks read the files once.
 
     `state` is another one when a file has changed, so changed files are read again.
     """
-    return collected(place, root, layout, ColumnNames(**dict(columns)), ignore)
+    return collected(place, root, layout, ColumnNames(**dict(columns)), ignore, may_leave)
 
 
 def _state(place: Path) -> tuple[tuple[str, int, int], ...]:
@@ -194,13 +203,19 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (file for file in (folder / below).glob("*") if file.suffix.lower() in ENDINGS)
 
 
-def collected(place: Path, root: str | None, layout: str, columns: ColumnNames, ignore: Sequence[str]) -> OwnData:
-    """All items of a file or folder; bad ones are counted, not yet refused. Raises InputError for an unknown layout."""
+def collected(
+    place: Path, root: str | None, layout: str, columns: ColumnNames, ignore: Sequence[str], may_leave: bool = False
+) -> OwnData:
+    """All items of a file or folder; bad ones are counted, not yet refused. Raises InputError for an unknown layout.
+
+    Pictures lie below `root`, or below the place: the folder, or the file's folder (the one above `annotations`).
+    Others are defects, unless they `may_leave` it.
+    """
     problems = _problems_file(place)
     if layout == "scienceqa" or (layout == "auto" and problems is not None):
-        return _scienceqa(place, problems, root, columns, ignore)
+        return _scienceqa(place, problems, root, columns, ignore, may_leave)
     if layout == "coco" or (layout == "auto" and _is_coco(place)):
-        return _coco(place, root)
+        return _coco(place, root, may_leave)
     contents = [(file, split or own, items) for file, split in _sources(place) for own, items in _lists(file)]
     there = _fields(items for *_, items in contents)
     what = str(place)
@@ -212,10 +227,15 @@ def collected(place: Path, root: str | None, layout: str, columns: ColumnNames, 
     split_field = columns.split or next((one for one in there if one.lower() == "split"), None)
 
     files = list(dict.fromkeys(file for file, *_ in contents))
-    data = OwnData(Layout(name, ""), files, [], _folders(root, files), Defects(harmless=WEAK))
+    roots = _roots(place, root)
+    folders = _folders(root, files, None if may_leave else roots)
+    data = OwnData(Layout(name, ""), files, [], folders, Defects(harmless=WEAK))
+    data.within = None if may_leave else [*roots, *dict.fromkeys(file.parent for file in files)]
     for file, split, items in contents:
         also = ("id", split_field) if split_field is not None and split is None else ("id",)
         found = parsed_items(file, items, item_layout, ignore, also)
+        if not may_leave:
+            found.leave_out_outside([*roots, file.parent])
         if split is not None:
             found.items = [replace(one, split=split) for one in found.items]
         elif split_field is not None:
@@ -410,10 +430,26 @@ def _fields(lists: Iterable[Sequence[Any]]) -> list[str]:
     return list(dict.fromkeys(name for items in lists for one in items if isinstance(one, dict) for name in one))
 
 
-def _folders(root: str | None, files: Sequence[Path]) -> dict[Path, list[Path]]:
-    """Where pictures are looked for: the root that is set, beside the file, in a folder of its name, above."""
+def _roots(place: Path, root: str | None) -> list[Path]:
+    """The folders that pictures must lie below: the root that is set, and what the data's own folder is."""
+    own = place if place.is_dir() else place.parent
+    if place.is_file() and own.name == "annotations":
+        own = own.parent
+    return [own] if root is None else [Path(root), own]
+
+
+def _folders(root: str | None, files: Sequence[Path], within: Sequence[Path] | None) -> dict[Path, list[Path]]:
+    """Where pictures are looked for: the root that is set, beside the file, in a folder of its name, above.
+
+    `within`: only in folders below one of these.
+    """
     above = [] if root is None else [Path(root)]
-    return {file: [*above, file.parent, file.parent / file.stem, file.parent.parent] for file in files}
+    found = {file: [*above, file.parent, file.parent / file.stem, file.parent.parent] for file in files}
+    if within is None:
+        return found
+    return {
+        file: [one for one in folders if not is_outside(str(one.absolute()), within)] for file, folders in found.items()
+    }
 
 
 # Layouts that have readers of their own.
@@ -437,13 +473,13 @@ def _is_coco(place: Path) -> bool:
     return any(next((place / folder).glob(pattern), None) for folder in COCO_FOLDERS for pattern in patterns)
 
 
-def _coco(place: Path, root: str | None) -> OwnData:
+def _coco(place: Path, root: str | None, may_leave: bool) -> OwnData:
     """COCO's captions, all splits, in any layout that `reader: coco_captions` knows; one item a picture."""
     beside = place if place.is_dir() else place.parent
     if place.is_file() and beside.name == "annotations":  # pictures stand beside the folder of the annotations
         beside = beside.parent
     folder = beside if root is None else Path(root)
-    found = coco_files(folder, place if place.is_file() else None, None)
+    found = coco_files(folder, place if place.is_file() else None, None, may_leave=may_leave)
     if not found.splits and place.is_dir():
         raise InputError(f"{place}: no picture with a caption is there.")
     has_splits = found.has_splits or len(found.splits) > 1 or place.is_dir()
@@ -467,7 +503,12 @@ def _problems_file(place: Path) -> Path | None:
 
 
 def _scienceqa(
-    place: Path, problems: Path | None, root: str | None, columns: ColumnNames, ignore: Sequence[str]
+    place: Path,
+    problems: Path | None,
+    root: str | None,
+    columns: ColumnNames,
+    ignore: Sequence[str],
+    may_leave: bool,
 ) -> OwnData:
     """Questions as ScienceQA has them; only question, choices and answer must be there."""
     file = problems if problems is not None else place
@@ -490,6 +531,8 @@ def _scienceqa(
     there = _fields([entries])
     layout = column_layout("multiple_choice", Columns(there, columns, str(file)))
     found = parsed_items(file, entries, layout, ignore, ("id", "split"))
+    if not may_leave:
+        found.leave_out_outside([*_roots(place, root), file.parent, folder])
     found.items = list(_with_splits(found, entries, "split"))
     folders = {file: [*([] if root is None else [Path(root)]), file.parent, folder]}
     data = OwnData(Layout("scienceqa", ""), [file], found.items, folders, found.defects, list(found.notices()))

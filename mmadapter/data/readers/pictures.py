@@ -17,6 +17,20 @@ from mmadapter.vision.packed_images import picture_exists
 
 log = logging.getLogger(__name__)
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OUTSIDE = (
+    "pictures outside of the data's folder, which a report would show to others (to read them: pictures_anywhere=true; "
+    "to name their folder: root=FOLDER)"
+)
+
+
+def is_outside(name: str, roots: Sequence[Path]) -> bool:
+    """Whether a picture's name in a file of data leads out of all of `roots`: an absolute path, or one with `..`.
+
+    A name is judged as it is written. A link that lies below a root is followed: whoever made it could write there.
+    """
+    whole = [os.path.abspath(root) for root in roots]
+    meant = [os.path.abspath(os.path.join(root, name)) for root in whole]
+    return not any(os.path.commonpath([one, root]) == root for one in meant for root in whole)
 
 
 def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> list[Sample]:
@@ -26,7 +40,7 @@ def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> 
     gone = {picture for picture in pictures if not picture_exists(picture)}
     if not gone:
         return list(samples)
-    first = ", ".join([str(picture) for picture in pictures if picture in gone][:EXAMPLES])
+    first = ", ".join([shortened_path(picture) for picture in pictures if picture in gone][:EXAMPLES])
     count = f"{what}: {len(gone)} of {len(pictures)} pictures are missing, the first: {first}"
     if policy == "error":
         raise InputError(
@@ -40,6 +54,12 @@ def settle_missing_images(samples: Sequence[Sample], policy: str, what: str) -> 
     return [replace(sample, image=None) if sample.image in gone else sample for sample in samples]
 
 
+def shortened_path(path: Path) -> str:
+    """A path in a message; of one that is longer than any file's name can be, both ends."""
+    text = str(path)
+    return text if len(text) <= 400 else f"{text[:200]}...{text[-100:]} ({len(text):,} letters)"
+
+
 class ImageFolders:
     """Finds pictures by the names that files of data give them; each folder is listed once, not asked per picture."""
 
@@ -51,6 +71,8 @@ class ImageFolders:
 
     def find(self, name: str) -> Path:
         """The picture as its file says, below `images`, flat, or in COCO's other layouts; as it says if nowhere."""
+        if ".." in name:  # as it is written: `train2017/../a.jpg` is a.jpg, wherever a link train2017 leads
+            name = os.path.normpath(name)
         for folder, file in self._places(*os.path.split(name)):
             if file in self._listing(folder):
                 return self.root / folder / file
@@ -75,7 +97,7 @@ class ImageFolders:
             try:
                 with os.scandir(self.root / folder) as entries:
                     names = frozenset(entry.name for entry in entries if entry.is_file())
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a name with a NUL
                 names = frozenset()
             self._names[folder] = names
         return names

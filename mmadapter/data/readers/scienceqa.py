@@ -210,12 +210,18 @@ def checked_problems(
     """The questions by id with their optional fields filled in. Raises InputError with file, ids and fields."""
     defects = Defects()
     for pid in ids:
-        for defect in problem_defects(content[pid], prompt_format):
+        for defect in [*problem_defects(content[pid], prompt_format), *_bad_place(pid, content[pid])]:
             defects.add(BAD_QUESTION, f"question {pid}: {defect}")
             break
     remedy = f"Fix them; `mmadapter check scienceqa --root {file.parent} --check` tells all that is wrong there."
     defects.settle(str(file), remedy)
     return {pid: {**LEFT_OUT, **content[pid]} for pid in ids}
+
+
+def _bad_place(pid: str, problem: Any) -> Iterator[str]:
+    """An id that names another folder than images/SPLIT/ID/ where the picture of its question is looked for."""
+    if isinstance(problem, dict) and problem.get("image") and (pid in ("", ".", "..") or "/" in pid or "\\" in pid):
+        yield f"the id {pid[:80]!r} leads out of images/SPLIT/ID/, where its picture is looked for"
 
 
 def problem_defects(problem: Any, prompt_format: str = "QCM-A") -> Iterator[str]:

@@ -9,7 +9,7 @@ from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.defects import BadEntry, Defects, described, entry_field
 from mmadapter.data.readers.items import BAD_ITEM
 from mmadapter.data.readers.json_file import read_items
-from mmadapter.data.readers.pictures import settle_missing_images
+from mmadapter.data.readers.pictures import OUTSIDE, is_outside, settle_missing_images
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import VisualInstructionsSettings
 from mmadapter.data.templates import Turn, rendered
@@ -37,6 +37,9 @@ def read_visual_instructions(settings: VisualInstructionsSettings, purpose: Purp
             meta = _checked(item)
         except BadEntry as error:
             defects.add(BAD_ITEM, f"{where}: {error}")
+            continue
+        if not settings.may_leave and is_outside(meta["image"], [file.parent]):
+            defects.add(OUTSIDE, f"{where}: `image` is {meta['image'][:200]!r}")
             continue
         image = file.parent / meta["image"] if settings.images else None
         segments = rendered([Turn(meta["instruction"], None)], None, settings.template, purpose.tokenizer)
