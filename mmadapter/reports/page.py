@@ -33,7 +33,7 @@ class ReportedRun(RunFolder):
     @cached_property
     def config_text(self) -> str:
         file = self.folder / "config.yaml"
-        return file.read_text(encoding="utf-8") if file.is_file() else ""
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
     @cached_property
     def summary(self) -> Record:

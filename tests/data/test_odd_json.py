@@ -7,7 +7,7 @@ import pytest
 from mmadapter.data.readers.json_file import read_json, read_json_lines
 from mmadapter.errors import InputError
 from tests.data.reading import read
-from tests.hostile.layouts import put
+from tests.hostile.layouts import put, write_karpathy
 
 LINES = '{"question": "a", "answer": "b"}\n'
 
@@ -52,3 +52,13 @@ def test_a_picture_whose_name_no_file_can_have_is_missing(tmp_path, name):
     with pytest.raises(InputError, match="pictures are missing") as refused:
         read("own", put(tmp_path / "a.json", items), training=True, split="all")
     assert len(str(refused.value)) < 1500
+
+
+def test_a_picture_of_an_unknown_split_is_not_lost_without_a_word(tmp_path):
+    write_karpathy(tmp_path)
+    file = tmp_path / "dataset_coco.json"
+    file.write_text(file.read_text().replace('"restval"', '"rest val"'))
+    with pytest.raises(
+        InputError, match=r"images\[1\]: `split` is str 'rest val'; allowed are train, restval, val, test"
+    ):
+        read("coco_captions", tmp_path, training=True, split="val")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.captions import ID_TWICE, NOT_HERE, CaptionFiles, caption_samples
-from mmadapter.data.readers.defects import BadEntry, entry_field
+from mmadapter.data.readers.defects import BadEntry, described, entry_field
 from mmadapter.data.readers.json_file import read_json, read_json_lines
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
@@ -260,6 +260,8 @@ def _karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str 
 
     def parse(entry: Any) -> Entry:
         image_id, own = entry_field(entry, "cocoid", int), entry_field(entry, "split", str)
+        if own not in KARPATHY_SPLITS:
+            raise BadEntry(f"`split` is {described(own)}; allowed are {', '.join(KARPATHY_SPLITS)}")
         found.there.add(own)
         split = split_of.get(own)
         if split is None:
