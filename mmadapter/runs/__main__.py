@@ -91,7 +91,8 @@ def as_text(runs: Sequence[RunState]) -> str:
             None if score is None else f"{score[0]} {score[1]:.4g}",
             None if run.seconds is None else duration(run.seconds),
             None if run.changed is None else f"{duration(max(0, time.time() - run.changed))} ago",
-            " ".join(part for part in (run.host, f"job {run.slurm_job}" if run.slurm_job else None) if part) or None,
+            " ".join(str(part) for part in (run.host, f"job {run.slurm_job}" if run.slurm_job else None) if part)
+            or None,
         ]
         rows.append(["-" if cell is None else str(cell) for cell in cells])
     reasons = [f"{run.name}: {run.state}: {run.reason}" for run in runs if run.reason]

@@ -49,7 +49,7 @@ def read_sweep(folder: Path) -> Record:
         lists = [content.get("swept"), *(job.get("overrides") for job in content["jobs"])]
         texts = [content.get("metric"), *(job.get(name) for job in content["jobs"] for name in ("run", "failed"))]
         texts += [word for words in lists for word in words or ()]
-        if not all(one is None or isinstance(one, str) for one in texts):
+        if not all(one is None or (isinstance(one, str) and "\0" not in one) for one in texts):
             raise ValueError("a setting, a run or a message is no text")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(

@@ -155,7 +155,8 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
 
     @classmethod
     def values(cls, metrics: Mapping[str, Any]) -> dict[str, float]:
-        return super().values(metrics.get("accuracy") or {})
+        accuracy = metrics.get("accuracy")
+        return super().values(accuracy if isinstance(accuracy, dict) else {})
 
     @classmethod
     def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
