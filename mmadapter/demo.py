@@ -133,6 +133,7 @@ def answers_of_the_shipped_adapter(folder: Path) -> list[dict[str, Any]]:
         ScienceqaTaskSettings(
             root=str(folder / "data"),
             prompt_format="QCM-EA",
+            template="paper",
             likelihood=False,
             generation=GenerationConf(max_new_tokens=24),
         )

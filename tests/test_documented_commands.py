@@ -119,6 +119,7 @@ NOT_RUN = {
     r"deepspeed .*": "needs a GPU; on the CPU: tests/distributed/test_real_launchers.py",
     r"mmadapter pretrained .*": "fetches from pip's index: the tests marked real do it",
     r"python -m data_prep\.tiny_models": "trains for hours",
+    r"python -m tests\.hostile.*": "minutes each: .ci/run does it",
 }
 
 

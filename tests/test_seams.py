@@ -183,6 +183,7 @@ def start(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 # room -> the register (or table) of what it holds, and where else a name of it may stand, with the reason
 SELF_TEST = {"doctor.py": "it builds the shipped model, and lists the package timm"}
 ALPACA = dict.fromkeys(("model.py", "evaluation.py"), "alpaca is a template, too")
+DEMO = {"demo.py": "it asks the shipped adapter the questions that this one was trained on"}
 COMMANDS = {"__main__.py": "a check of data is called like its reader"}
 TO_ENCODERS = {
     "config.py": "the encoder of settings without one",
@@ -194,8 +195,11 @@ TO_ENCODERS = {
 ROOMS = {
     "methods": (METHODS, SELF_TEST),
     "hosts": (FAMILIES, dict.fromkeys(("interop/gguf.py", "interop/vocabulary.py"), "GGUF's names for families")),
-    "tasks": (TASKS, {"config.py": "the task of `mmadapter eval` alone", "data": "a reader has this name", **COMMANDS}),
-    "data": (READERS, {"tasks": "a task derives from its reader", **COMMANDS, **ALPACA}),
+    "tasks": (
+        TASKS,
+        {"config.py": "the task of `mmadapter eval` alone", "data": "a reader has this name", **COMMANDS, **DEMO},
+    ),
+    "data": (READERS, {"tasks": "a task derives from its reader", **COMMANDS, **ALPACA, **DEMO}),
     "vision": (ENCODERS, TO_ENCODERS),
 }
 

@@ -5,39 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmadapter.files import read_json, write_atomically
+from mmadapter.files import write_atomically
 from mmadapter.reports import charts
 from mmadapter.reports.charts import Series, finite, smoothed
 from mmadapter.reports.page import ReportedRun, render
+from mmadapter.tasks.papers import ablation_of
 from mmadapter.tasks.section import Row, Table, sections_of
 
 LAST_STEPS = 20
-VALIDATION_QUESTIONS = 4241  # of ScienceQA
-ABOUT_PAPER = ["LLaMA-Adapter (Zhang et al. 2023), LLaMA-7B on ScienceQA's validation split."]
-PAPER_TABLES = {  # V1, tables 4 to 6; 32 layers: arXiv v3 only; arXiv v1 prints 84.04 for zero
-    "ablation_layers": Table(
-        ["layers", "validation accuracy, %"],
-        [Row(cells, "paper") for cells in (["10", "55.95"], ["20", "73.36"], ["30", "83.85"], ["32", "81.03"])],
-        "adapted layers",
-        notes=ABOUT_PAPER,
-    ),
-    "ablation_init": Table(
-        ["initialisation", "validation accuracy, %"],
-        [Row(["random", "40.77"], "paper"), Row(["zero", "83.85"], "paper")],
-        "attention initialisation",
-        notes=ABOUT_PAPER,
-    ),
-    "ablation_epochs": Table(
-        ["epochs", "training loss", "validation loss", "validation accuracy, %"],
-        [
-            Row(["15", "0.022", "0.136", "82.08"], "paper"),
-            Row(["30", "0.004", "0.241", "83.85"], "paper"),
-            Row(["60", "0.001", "0.282", "83.94"], "paper"),
-        ],
-        "epochs",
-        notes=ABOUT_PAPER,
-    ),
-}
 
 
 def write_comparison(run: ReportedRun) -> Path:
@@ -54,21 +29,12 @@ def write_comparison(run: ReportedRun) -> Path:
         training_chart=charts.line_chart(training, x_label="step", y_label="Training loss per token"),
         validation_chart=charts.line_chart(validation, x_label="step", y_label="Validation loss per token"),
         numbers=numbers_of(run.variants),
-        paper=next((table for name, table in PAPER_TABLES.items() if title.startswith(name)), None)
-        if is_of_the_papers_split(run.variants)
-        else None,
+        paper=ablation_of(title, [one.folder for one in run.variants.values()]),
         config_text=run.config_text,
     )
     target = run.folder / "report.html"
     write_atomically(target, page)
     return target
-
-
-def is_of_the_papers_split(runs: Mapping[str, ReportedRun]) -> bool:
-    """Whether all scores are of ScienceQA's whole validation split, as the paper's ablations are."""
-    found = [read_json(run.folder / "eval" / "scienceqa" / "metrics.json") or {} for run in runs.values()]
-    whole = {"scored": VALIDATION_QUESTIONS, "split": VALIDATION_QUESTIONS, "complete": True}
-    return bool(found) and all(one.get("split") == "val" and one.get("coverage") == whole for one in found)
 
 
 def loss_lines(runs: Mapping[str, ReportedRun], kind: str) -> list[Series]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from mmadapter.files import read_json
+from mmadapter.tasks.section import Row, Table
 
 LU_2022 = "ScienceQA (Lu et al. 2022), table 3"
 V1 = "LLaMA-Adapter (Zhang et al. 2023), table 2"
@@ -78,3 +83,41 @@ CAPTION_ROWS: tuple[CaptionRow, ...] = (
 
 BESIDE_OURS = ("Random", "Human", "GPT-3 (CoT)", "MM-CoT", "LLaMA-Adapter (text)", "LLaMA-Adapter", "LLaVA-13B")
 """The rows printed beside ours by default; the report shows them all."""
+
+# The ablations.
+
+VALIDATION_QUESTIONS = 4241
+ABOUT_PAPER = ["LLaMA-Adapter (Zhang et al. 2023), LLaMA-7B on ScienceQA's validation split."]
+ABLATIONS = {  # V1, tables 4 to 6; 32 layers: arXiv v3 only; arXiv v1 prints 84.04 for zero
+    "ablation_layers": Table(
+        ["layers", "validation accuracy, %"],
+        [Row(cells, "paper") for cells in (["10", "55.95"], ["20", "73.36"], ["30", "83.85"], ["32", "81.03"])],
+        "adapted layers",
+        notes=ABOUT_PAPER,
+    ),
+    "ablation_init": Table(
+        ["initialisation", "validation accuracy, %"],
+        [Row(["random", "40.77"], "paper"), Row(["zero", "83.85"], "paper")],
+        "attention initialisation",
+        notes=ABOUT_PAPER,
+    ),
+    "ablation_epochs": Table(
+        ["epochs", "training loss", "validation loss", "validation accuracy, %"],
+        [
+            Row(["15", "0.022", "0.136", "82.08"], "paper"),
+            Row(["30", "0.004", "0.241", "83.85"], "paper"),
+            Row(["60", "0.001", "0.282", "83.94"], "paper"),
+        ],
+        "epochs",
+        notes=ABOUT_PAPER,
+    ),
+}
+
+
+def ablation_of(experiment: str, folders: Iterable[Path]) -> Table | None:
+    """The paper's table for an experiment of ours, where all runs were scored on ScienceQA's whole validation split."""
+    found = [read_json(folder / "eval" / "scienceqa" / "metrics.json") or {} for folder in folders]
+    whole = {"scored": VALIDATION_QUESTIONS, "split": VALIDATION_QUESTIONS, "complete": True}
+    if not found or any(one.get("split") != "val" or one.get("coverage") != whole for one in found):
+        return None
+    return next((table for name, table in ABLATIONS.items() if experiment.startswith(name)), None)
