@@ -13,7 +13,7 @@ from tests.config.composing import choices, run_conf
 from tests.training.tiny_run import SIZES, save_deep_host, save_dialogs, save_inputs, shortened
 
 # Comparisons; all other experiments have none.
-PARTS = {name: {"host", "text_only"} for name in ("quickstart", "finetune")}
+PARTS = {name: {"host", "text_only"} for name in ("quickstart", "finetune")} | {"real_quickstart": {"host"}}
 EXAMPLES = {"interference": "interference", "interference_told": "interference"}  # experiment -> folder in examples/
 
 

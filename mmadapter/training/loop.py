@@ -245,7 +245,8 @@ class Loop:
         """What people see of a run that trains (`training/run.py` says what); its time is the training's."""
         if self.after_validation is not None:
             started = time.perf_counter()
-            with self.memory.explained("while the watched questions were asked"):
+            smaller = ["training.watch_samples=0 (asks nothing while it trains; the same result)"]
+            with self.memory.explained("while the watched questions were asked", smaller=smaller):
                 self.after_validation(self.position.step)
             self.position.seconds += time.perf_counter() - started
 

@@ -86,7 +86,9 @@ class WatchedAnswers:
         samples = [sample for task, sample in self.samples if task == name]
         settings = self.tasks[name].settings
         most = min(settings.generation.max_new_tokens, MOST_TOKENS)
-        settings = replace(settings, generation=GenerationConf(max_new_tokens=most), batch_size=len(samples))
+        settings = replace(
+            settings, generation=GenerationConf(max_new_tokens=most), batch_size=min(settings.batch_size, len(samples))
+        )
         answers = generate_answers(self.model, samples, settings, self.ranks)
         return [(name, sample, answer) for sample, answer in zip(samples, answers, strict=True)]
 

@@ -31,7 +31,7 @@ SETTINGS = (
     *("~comparison.host", "~comparison.text_only", "launch.meet_seconds=30"),
 )
 ENGINES = {1: "single", 2: "zero1"}
-TIMES = ("time", "seconds", "tokens_per_s")
+TIMES = ("time", "seconds", "tokens_per_s", "memory")
 
 
 @dataclass(frozen=True)

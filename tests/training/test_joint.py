@@ -84,7 +84,7 @@ def differing(one, other):
 
 
 def records(folder, kind="train"):
-    drop = ("seconds", "tokens_per_s")
+    drop = ("seconds", "tokens_per_s", "memory")
     return [{k: v for k, v in line.items() if k not in drop} for line in read_metrics(folder / "metrics.jsonl", kind)]
 
 

@@ -28,7 +28,7 @@ SETTINGS = (
     *("optimizer.epochs=3", "training.save_every_steps=3", "training.validate_every_steps=8"),
     *("evaluate=[scienceqa]", "~comparison.host"),
 )
-TIMES = ("time", "seconds", "tokens_per_s")
+TIMES = ("time", "seconds", "tokens_per_s", "memory")
 ENDS = ("report.html", "summary.json", "finished.json", "eval/scienceqa/metrics.json", "adapter/adapter.json")
 
 

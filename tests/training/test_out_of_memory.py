@@ -115,6 +115,12 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     monkeypatch.setattr(AdaptedModel, asked, hungry)
     settings = ["engine.name=single", "optimizer.epochs=0.5", "evaluate=[scienceqa]", "tasks.scienceqa.batch_size=4"]
     settings.append("tasks.scienceqa.likelihood=true")
+    if asked == "answer":
+        with pytest.raises(
+            InputError, match=r"while the watched questions were asked.*\n  training.watch_samples=0 \(asks"
+        ):
+            run(short(inputs, tmp_path / "watched", *settings))
+    settings.append("training.watch_samples=0")
     told = r"Out of memory while task scienceqa was evaluated: the peak.*\n  tasks.scienceqa.batch_size=2 \(the same"
     with pytest.raises(InputError, match=told):
         run(short(inputs, tmp_path / "runs", *settings))

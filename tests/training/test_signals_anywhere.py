@@ -64,8 +64,17 @@ def moments():
         "encoding": (VisionEncoder, "encode_one"),
         "ending the loop": (Loop, "_closing_lines"),
         "evaluating": (asking, "generate_answers", lambda arguments: arguments[2].name == "scienceqa"),
-        "reporting": (importlib.import_module("mmadapter.training.run"), "write_report"),
+        "reporting": (
+            importlib.import_module("mmadapter.training.run"),
+            "write_report",
+            lambda arguments: is_evaluated(*arguments),
+        ),
     }
+
+
+def is_evaluated(folder):
+    """The last report of a run, not one while it trains."""
+    return (folder / "eval" / "scienceqa" / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize(

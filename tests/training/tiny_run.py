@@ -78,8 +78,12 @@ def save_inputs(folder: Path) -> Path:
 
 
 def tiny_overrides(inputs: Path, runs: Path) -> list[str]:
-    """The quick start on the random models, two short epochs: what stands behind `mmadapter train`."""
+    """The quick start on the random models, two short epochs; V1 as it is published, with COCO's long captions."""
+    coco = inputs / "world" / "coco"
     return [
+        "adapter=v1_tiny",
+        *(f"data.sources.captions.root={coco}", "data.sources.captions.path=null"),
+        *(f"tasks.coco_caption.root={coco}", "tasks.coco_caption.path=null", "tasks.coco_caption.exact=false"),
         f"host.path={inputs / 'host'}",
         f"vision.model={inputs / 'clip'}",
         "vision.layers=[1,2]",
