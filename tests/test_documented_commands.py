@@ -56,6 +56,7 @@ STANDS_FOR = {
     "task=scienceqa predictions=FILE": "task=scienceqa predictions=answers.json",
     "FILE task.annotations=captions_val2014.json output": "all.json task.annotations=captions_val2014.json output",
     "predictions=FILE": "predictions=val.json",
+    "data.path=llava_train.json": "data.path=my.json",
     "PATH --columns": "german.csv --columns",
     "own PATH": "own my.json",
     "--root FOLDER --out": "--root data/coco --out",
