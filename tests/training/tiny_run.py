@@ -83,7 +83,7 @@ def tiny_overrides(inputs: Path, runs: Path) -> list[str]:
     return [
         "adapter=v1_tiny",
         *(f"data.sources.captions.root={coco}", "data.sources.captions.path=null"),
-        *(f"tasks.coco_caption.root={coco}", "tasks.coco_caption.path=null", "tasks.coco_caption.exact=false"),
+        *(f"tasks.coco_caption.root={coco}", "tasks.coco_caption.path=null"),
         f"host.path={inputs / 'host'}",
         f"vision.model={inputs / 'clip'}",
         "vision.layers=[1,2]",
