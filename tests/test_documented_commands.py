@@ -369,6 +369,7 @@ def ready(place) -> Path:
 def typed(line: str, place: Path, asked: str = "") -> str:
     """Types a line, and `asked` behind it; what it says."""
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "MMADAPTER_MODELS": "models", "DS_ACCELERATOR": "cpu"}
+    environment["BROWSER"] = "true"  # the program that does nothing
     environment["PATH"] = os.pathsep.join([str(place / "bin"), str(Path(sys.executable).parent), environment["PATH"]])
     environment["PET_MASTER_PORT"] = str(free_port())  # torchrun's own way to name it
     done = subprocess.run(
