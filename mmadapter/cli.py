@@ -281,7 +281,7 @@ def _refuse_what_needs_multirun(conf: RunConf) -> None:
 def _refuse_removed(conf: RunConf | EvalConf, overrides: Iterable[str]) -> None:
     """`~optimizer.base_lr` takes the key out of the files' settings, and the default comes back: seldom what is meant.
 
-    Entries of mappings (`~data.sources.captions`, `~comparison.host`) can be taken away.
+    Entries of mappings can be taken away (`~data.sources.captions`), and all of a mapping's (`~comparison`).
     """
     for word in overrides:
         holder: Any = conf
@@ -290,6 +290,8 @@ def _refuse_removed(conf: RunConf | EvalConf, overrides: Iterable[str]) -> None:
             holder = holder.get(part) if isinstance(holder, dict) else getattr(holder, part, None)
         if word.startswith("~") and is_dataclass(holder) and last in [one.name for one in fields(holder)]:
             key, now = ".".join([*path, last]), getattr(holder, last)
+            if now == {}:
+                continue
             again = "its defaults" if is_dataclass(now) or isinstance(now, dict) else f"its default, {now}"
             raise InputError(
                 f"{word}: a setting cannot be taken away; without it {key} is {again}. Set {key}=null for none (where "

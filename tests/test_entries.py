@@ -155,6 +155,15 @@ def test_trouble_with_the_disk_and_ctrl_c_give_one_line_a_bug_its_traceback(tmp_
     assert re.search(message, told.stderr, re.DOTALL) and (status == 1 or told.stderr.count("\n") == 1), told.stderr
 
 
+@pytest.mark.parametrize(
+    "word, status, says", [("~comparison", 0, "{}"), ("~seed", 2, "error: ~seed: a setting cannot be")]
+)
+def test_named_entries_can_be_taken_away_all_together_and_a_setting_cannot(tmp_path, word, status, says):
+    command = [*command_of(tmp_path, TROUBLE.format(does="print(conf.comparison)")), word]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert told.returncode == status and says in told.stdout + told.stderr, told.stderr
+
+
 def test_other_packages_say_only_warnings(tmp_path):
     """timm and open_clip tell at level INFO which files they load."""
     lines = [f"logging.getLogger('{name}').info('{name} tells')" for name in ("timm", "root", "mmadapter")]
