@@ -65,6 +65,7 @@ STANDS_FOR = {
     "meta FOLDER": "meta models/7B",
     "RUN_OR_ADAPTER": "runs/NAME",
     "seed=N": "seed=1",
+    "settings KEY": "settings optimizer.lr",
     "...": "",  # and what else you set
 }
 
@@ -189,6 +190,8 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     for name in ("train.py", "eval.py", "examples"):
         (folder / name).symlink_to(CHECKOUT / name)
+
+    (folder / "docs").mkdir()
 
     # Models: a random host of as many layers as LLaMA-7B has, and the shipped one in the place of the others.
     models = folder / "models"
