@@ -97,9 +97,8 @@ class RunConf:
     # never = anew; changed = continue what run= names under other settings
     resume: str = choice("auto", "never", "changed", influence=False)  # auto = continue a run of the same settings
     seed: int = number(0, at_least=0)  # of the parameters at the start, the order of the samples, sampling
-    threads: int | None = number(
-        None, at_least=1, at_most=4096, influence=False
-    )  # CPU threads; null = OMP_NUM_THREADS, or 2
+    # CPU threads; null = OMP_NUM_THREADS, or 2
+    threads: int | None = number(None, at_least=1, at_most=4096, influence=False)
     dry_run: bool = plain(False, influence=False)  # show data, steps, what trains and a memory estimate, then stop
     host: HostConf = field(default_factory=HostConf)
     vision: VisionSettings = chosen(ENCODERS, "encoder", OpenClipSettings)

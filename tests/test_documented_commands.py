@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.core.utils import JobReturn, JobStatus
-from PIL import Image
 
 from data_prep.shapes import make_world
 from mmadapter import cli
@@ -26,7 +25,7 @@ from mmadapter.runs.folder import run_folder
 from tests.config.composing import run_conf
 from tests.distributed.several import free_port
 from tests.made_runs import made_run, made_sweep
-from tests.training.tiny_run import SIZES, save_deep_host, save_dialogs, save_models, shortened
+from tests.training.tiny_run import SIZES, save_deep_host, save_dialogs, save_models, save_pictures, shortened
 
 CHECKOUT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted("docs/" + file.name for file in (CHECKOUT / "docs").glob("*.md"))]
@@ -423,13 +422,7 @@ def test_every_line_runs(line, ready, monkeypatch):
 @pytest.mark.slow
 def test_own_data_in_one_command_and_what_it_names_next(ready):
     """The documented command without any word more, on ten pictures; then the lines that it ends with, as printed."""
-    folder = ready / "pictures"
-    folder.mkdir()
-    lines = []
-    for number in range(10):
-        Image.new("RGB", (16, 16), (25 * number, 0, 0)).save(folder / f"{number}.png")
-        lines.append({"image": f"{number}.png", "question": f"What is {number}?", "answer": f"Red {number}."})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    save_pictures(ready / "pictures")
     said = typed("mmadapter train experiment=finetune data.path=pictures", ready)
     assert "60 steps (3 n / batch" in said and "Text-only adapter" in said
     named = [line.strip() for line in said.partition("\nnext:\n")[2].splitlines()]

@@ -57,7 +57,7 @@ class WeightsAndBiases:
     """A run of the project "mmadapter" on their servers, or where the environment variables of W&B say."""
 
     def __init__(self, folder: Path, name: str, step: int) -> None:
-        self.wandb = imported("wandb", "wandb")
+        self.wandb = imported("wandb")
         self.wandb.init(project="mmadapter", name=name, id=name, resume="allow", dir=str(folder))
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
@@ -79,7 +79,7 @@ class MLflow:
     def __init__(self, folder: Path, name: str, step: int) -> None:
         for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
             os.environ.setdefault(variable, "true")
-        mlflow = imported("mlflow", "mlflow")
+        mlflow = imported("mlflow")
         own, place = folder.resolve(), os.environ.get("MLFLOW_TRACKING_URI")
         self.client = mlflow.MlflowClient(place or f"sqlite:///{own / 'mlflow.db'}")
         experiment = self.client.get_experiment_by_name("mmadapter")
@@ -111,13 +111,13 @@ BOARDS: dict[str, Callable[[Path, str, int], Board]] = {
 """By their settings, training.NAME."""
 
 
-def imported(package: str, setting: str) -> Any:
-    """An optional package. Raises InputError where it is not installed."""
+def imported(package: str) -> Any:
+    """An optional package, whose setting is called like it. Raises InputError where it is not installed."""
     from importlib import import_module
 
     try:
         return import_module(package)
     except ImportError as error:
         raise InputError(
-            f"training.{setting}=true, but the package is not installed. To fix: pip install {package}"
+            f"training.{package}=true, but the package is not installed. To fix: pip install {package}"
         ) from error

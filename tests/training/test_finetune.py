@@ -4,7 +4,6 @@ import json
 import shlex
 
 import pytest
-from PIL import Image
 
 from mmadapter.config import validate
 from mmadapter.data.training import read_samples
@@ -14,6 +13,7 @@ from mmadapter.tasks import task_of
 from mmadapter.training.by_data import decided_by_data
 from mmadapter.training.run import run
 from tests.config.composing import run_conf
+from tests.training.tiny_run import save_pictures
 
 QUICK = (
     *("training.tensorboard=false", "threads=1", "host.max_tokens=128"),
@@ -38,15 +38,7 @@ def texts(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of ten pictures, and questions about them."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    lines = []
-    for number in range(10):
-        Image.new("RGB", (16, 16), (25 * number, 0, 0)).save(folder / f"{number}.png")
-        lines.append({"image": f"{number}.png", "question": f"What is {number}?", "answer": f"Red {number}."})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return folder
+    return save_pictures(tmp_path / "pictures")
 
 
 def test_texts_are_trained_and_scored_beside_the_host_and_the_end_names_what_to_type(texts, tmp_path, capsys):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from data_prep.shapes import WorldSizes, make_world
 from mmadapter.config import RunConf
@@ -58,6 +59,17 @@ def save_dialogs(folder: Path) -> None:
             image = {"image": picture(folder, number).name} if name == "llava.json" else {}
             items.append({"id": str(number), **image, "conversations": said})
         (folder / name).write_text(json.dumps(items))
+
+
+def save_pictures(folder: Path) -> Path:
+    """A folder of ten pictures, and a question about each."""
+    folder.mkdir()
+    lines = []
+    for number in range(10):
+        Image.new("RGB", (16, 16), (25 * number, 0, 0)).save(folder / f"{number}.png")
+        lines.append({"image": f"{number}.png", "question": f"What is {number}?", "answer": f"Red {number}."})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
 
 
 def save_deep_host(folder: Path) -> None:
