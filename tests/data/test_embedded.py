@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_prep.archives import main
+from data_prep.observatory import main as observatory
 from data_prep.shapes import INTERFERENCE_FILES, make_world
 from mmadapter.data import embedded
 from mmadapter.data.embedded import unpack_missing_world
@@ -55,6 +57,25 @@ def test_the_archives_hold_what_the_generator_makes(made, tmp_path, part):
             made / name
         ).read_bytes():  # another Pillow packs the same pixels otherwise
             assert np.abs(pixels(world / name) - pixels(made / name)).max() <= (4 if name.endswith(".jpg") else 0), name
+
+
+def test_the_observatorys_instructions_are_what_their_generator_writes(tmp_path):
+    assert unpack_missing_world("observatory", str(tmp_path / "packed"), lambda line: None)
+    assert observatory(["--out", str(tmp_path / "instructions.json")]) == 0
+    written = (tmp_path / "instructions.json").read_bytes()
+    assert (tmp_path / "packed" / "instructions.json").read_bytes() == written
+    assert len(json.loads(written)) == 312
+
+
+def test_a_world_of_an_earlier_version_gets_the_file_that_it_lacks(tmp_path):
+    world, said = tmp_path / "world", []
+    assert unpack_missing_world("shapes", str(world), lambda line: None)
+    before = files(world)
+    whole = (world / "short_captions.json").read_bytes()
+    (world / "short_captions.json").unlink()
+    unpack_missing_world("shapes", str(world), said.append)
+    assert said == [f"{world / 'short_captions.json'} is missing, and was unpacked"]
+    assert (world / "short_captions.json").read_bytes() == whole and files(world) == before
 
 
 def test_nothing_is_unpacked_where_something_is_or_nothing_is_asked_for(tmp_path):
