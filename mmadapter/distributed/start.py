@@ -21,9 +21,9 @@ from mmadapter.distributed.launchers import OTHER_LAUNCHERS, RENDEZVOUS, STARTER
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# How OpenMP's threads wait: the standard's name and GNU's, which PyTorch's wheels for Linux read; Intel's is KMP_BLOCKTIME.
-# 1,000 turns are some 10 microseconds. Measured on 2 cores, quick start: none made a step 1.3 to 1.5 times slower on quiet
-# cores, 300,000 (GNU's default) more than ten times slower beside four busy loops, where 1,000 do as well as none.
+# How OpenMP's threads wait: the standard's name, and GNU's, which PyTorch's wheels for Linux read (Intel's is
+# KMP_BLOCKTIME). 1,000 spins take some 10 microseconds. Measured with the quick start on 2 cores: without any a step took
+# 1.3 times as long on quiet cores; with 300,000, GNU's default, more than ten times as long beside four busy loops.
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 # What asks a run to stop; SIGUSR1 and SIGUSR2 are not everywhere (Windows).
 STOPS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
@@ -132,8 +132,8 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
 def set_threads(threads: int | None) -> None:
     """Set the thread counts of the numeric libraries, which read them when they are first imported.
 
-    Threads that wait soon sleep: those that go on spinning keep each other from the cores as soon as other programs run,
-    and small models are then tens of times slower. What the user has set holds.
+    Threads that wait soon sleep: those that go on spinning keep each other from the cores as soon as other programs
+    run, and small models are then tens of times slower. What the user has set holds.
     """
     for name in THREAD_VARIABLES:
         os.environ[name] = thread_count(threads)
