@@ -1,7 +1,8 @@
 """Where a run's numbers, and the answers to a few samples, are shown besides its own files: TensorBoard, Weights &
 Biases, MLflow.
 
-Their packages are imported when a board is opened (`TrainingConf` has checked that they are there). What a killed attempt sent to W&B or MLflow stays there.
+Their packages are imported when a board is opened; `TrainingConf` has checked that they are there. What a killed
+attempt sent to W&B or MLflow stays there.
 """
 
 from __future__ import annotations
