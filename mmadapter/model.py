@@ -31,7 +31,8 @@ from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, head_on_rows, one_thread_at_a_time
-from mmadapter.hosts.families import Host
+from mmadapter.hosts.families import Host, decoder
+from mmadapter.hosts.head_loss import has_plain_head, summed_cross_entropy
 from mmadapter.hosts.load import (
     checkpoint_activations,
     generation_config,
@@ -208,6 +209,11 @@ class AdaptedModel(nn.Module):
 
         No file is opened: the batch carries the features of its pictures (`batch.with_features(model.features)`).
         """
+        if batch.forest is not None and has_plain_head(self.host):
+            batch = batch.to(self.device)
+            with self.host.adapter_slot.during(self._call_of(batch)):
+                hidden = decoder(self.host)(**_host_inputs(batch)).last_hidden_state[0]
+            return summed_cross_entropy(hidden[batch.rows], self.host.get_output_embeddings(), batch.targets)
         logits = self._supervised_logits(batch)
         return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
@@ -238,7 +244,7 @@ class AdaptedModel(nn.Module):
         """(rows,): the sum of the log-probabilities of each row's supervised tokens."""
         logits = self._supervised_logits(batch)
         chosen = logits.log_softmax(-1).gather(-1, batch.targets.to(logits.device)[:, None])[:, 0]
-        totals = chosen.new_zeros(batch.input_ids.shape[0])
+        totals = chosen.new_zeros(len(batch.samples))
         return totals.index_add(0, batch.pair_sample.to(logits.device), chosen)
 
     @one_thread_at_a_time
@@ -274,12 +280,7 @@ class AdaptedModel(nn.Module):
         batch = batch.to(self.device)
         call, head = self._call_of(batch), self.host.get_output_embeddings()
         with self.host.adapter_slot.during(call), head_on_rows(head, batch.rows):
-            output = self.host(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=_positions(batch.attention_mask),
-                use_cache=False,
-            )
+            output = self.host(**_host_inputs(batch))
         return output.logits[0].float()
 
     # Several ranks.
@@ -666,6 +667,14 @@ class AdaptedModel(nn.Module):
         encoder = None if self.adapter.projection is None else self.vision
         vision = None if encoder is None else encoder.identity()
         return {"host": host_identity(self.host, self.tokenizer, self.folder), "vision": vision}
+
+
+def _host_inputs(batch: Batch) -> dict[str, Any]:
+    """What the host is called with; the forest is a keyword that it hands on to its attention."""
+    where = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+    if batch.forest is None:
+        return where | {"position_ids": _positions(batch.attention_mask)}
+    return where | {"position_ids": batch.forest.positions, "forest": batch.forest}
 
 
 def _positions(attention_mask: Tensor) -> Tensor:

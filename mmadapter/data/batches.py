@@ -1,4 +1,4 @@
-"""Samples of one source as one left-padded batch, without waste."""
+"""Samples of one source as one batch: left padded, or as a forest (forest.py)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from torch import Tensor
 
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import Encoded
+from mmadapter.hosts.forest import Forest
 from mmadapter.vision.features import FeatureStore, PixelReader
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one source, left padded, with the supervised positions listed as (row index, target) pairs."""
+    """Rows of one source, left padded, with the supervised positions listed as (row index, target) pairs.
+
+    With a forest all samples stand in one row of tokens, and the "rows" that pictures belong to are the forest's groups.
+    """
 
     source: str
     input_ids: Tensor
     """(rows, tokens) int64"""
     attention_mask: Tensor
-    """(rows, tokens) int64, 1 = real"""
+    """(rows, tokens) int64, 1 = real; with a forest the empty mask of hosts/forest.py"""
     rows: Tensor
     """(pairs,) index into the flattened (rows * tokens) hidden states whose logits predict `targets`"""
     targets: Tensor
     """(pairs,) the token to be predicted; only supervised pairs are listed, so it may be empty"""
     pair_sample: Tensor
-    """(pairs,) the row of the batch that the pair belongs to"""
+    """(pairs,) the sample that the pair belongs to, by its place in `samples`"""
     images: tuple[Path | None, ...]
     samples: tuple[Sample, ...]
     features: tuple[Tensor | None, ...] | None = None
@@ -40,11 +44,14 @@ class Batch:
     """A copy that only keeps this process in step with the others: nothing is learned from it, nothing counted."""
     visual: bool | None = None
     """Whether some process has an image in its part of this micro-batch (None: as this part has)."""
+    forest: Forest | None = None
+    """How the tokens hang together, where they stand in one row; None: each row is a sample, left padded"""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         names = ("input_ids", "attention_mask", "rows", "targets", "pair_sample")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return replace(self, forest=None if self.forest is None else self.forest.to(device), **moved)
 
     def with_features(self, store: FeatureStore | PixelReader | None) -> Batch:
         """The same batch with the features of its pictures, from a store; as it is where there is none."""
@@ -80,9 +87,7 @@ class FeaturedBatches(Sequence[Batch]):
 
 def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
     """Pads to the longest of `encoded` on the left and lists the supervised pairs; all must come from one source."""
-    sources = {item.sample.source for item in encoded}
-    if len(sources) != 1:
-        raise ValueError(f"a batch holds samples of exactly one source, got {sorted(sources)}")
+    source = the_source(encoded)
     width = max(len(item.ids) for item in encoded)
     input_ids = torch.full((len(encoded), width), pad_id, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
@@ -96,7 +101,7 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
             supervised[row, start + max(begin, 1) : start + end] = True
     pairs = supervised.flatten().nonzero()[:, 0]
     return Batch(
-        source=sources.pop(),
+        source=source,
         input_ids=input_ids,
         attention_mask=attention_mask,
         rows=pairs - 1,
@@ -105,6 +110,14 @@ def make_batch(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         images=tuple(item.sample.image for item in encoded),
         samples=tuple(item.sample for item in encoded),
     )
+
+
+def the_source(encoded: Sequence[Encoded]) -> str:
+    """The source of samples that make a batch. Raises ValueError where there are several."""
+    sources = {item.sample.source for item in encoded}
+    if len(sources) != 1:
+        raise ValueError(f"a batch holds samples of exactly one source, got {sorted(sources)}")
+    return sources.pop()
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

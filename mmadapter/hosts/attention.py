@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmadapter.hosts.calls import AdapterCall, CallSlot
 from mmadapter.hosts.families import ATTENTION, AttentionModule, Host, KeysValues, attention_modules, family_of
+from mmadapter.hosts.forest import Forest, forest_attention
 
 ROUTE = "mmadapter"
 Attended = tuple[Tensor, Tensor | None]  # (batch, tokens, heads, head_dim) before the output projection; the weights
@@ -40,6 +41,11 @@ class AttentionInputs:
     def call(self) -> AdapterCall:
         """The call of the host in which it is asked."""
         return self.module.adapter_slot.calls[-1]
+
+    @property
+    def forest(self) -> Forest | None:
+        """How the tokens hang together, where the host was called with a forest: then batch is 1."""
+        return self.keywords.get("forest")
 
     @property
     def scaling(self) -> float:
@@ -96,9 +102,15 @@ def attend(
 
 
 def frozen_attention(inputs: AttentionInputs) -> Attended:
-    """The attention that the host would use without us, looked up at each call, under the host's own config."""
+    """The attention that the host would use without us, looked up at each call, under the host's own config.
+
+    With a forest it is one attention a segment.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    if (forest := inputs.forest) is not None:
+        own = (inputs.scaling, inputs.keywords.get("sliding_window"), inputs.softcap)
+        return forest_attention(inputs.query, inputs.key, inputs.value, forest, *own), None
     module, name = inputs.module, inputs.module.base_config._attn_implementation
     if name == "eager":  # not in the table: each model file has its own
         attention = sys.modules[type(module).__module__].eager_attention_forward

@@ -54,6 +54,11 @@ class PromptLayer(nn.Module):
     ROLES = {"prompt": "prompt", "gate": "gate", "factor": "gate"}
     DECAYS = True  # the official gates are 4-D, so weight decay falls on them
 
+    @property
+    def follows_forest(self) -> bool:
+        """Joint attention has keys that are no tokens of the forest."""
+        return not self.joint
+
     def __init__(
         self,
         settings: PromptsConf,
@@ -120,6 +125,7 @@ class EarlyGate(nn.Module):
 
     ROLES = {"gate": "early_gate"}
     DECAYS = True
+    follows_forest = True
 
     def __init__(self, settings: EarlyFusionConf, heads: int, device: str | None = None) -> None:
         super().__init__()
@@ -154,9 +160,25 @@ class EarlyGate(nn.Module):
 
 
 def _attended(inputs: AttentionInputs, branch: Branch, gate: Tensor) -> Tensor:
-    return gated_prompt_attention(
-        inputs.query, branch.keys, branch.values, gate, inputs.scaling, inputs.softcap, branch.value_shift
-    )
+    query, keys, values, shift = inputs.query, branch.keys, branch.values, branch.value_shift
+    own, forest = (inputs.scaling, inputs.softcap), inputs.forest
+    if forest is None:
+        return gated_prompt_attention(query, keys, values, gate, *own, shift)
+
+    # A forest has one row of tokens, whose groups each have a picture of their own, or none.
+    if len(keys) > 1 or gate.ndim > 1:
+        pieces = [
+            gated_prompt_attention(piece, keys[place : place + 1], values[place : place + 1], factors, *own)
+            for place, (piece, factors) in enumerate(
+                zip(query.split(forest.group_sizes, dim=-2), gate.expand(len(keys), -1), strict=True)
+            )
+        ]
+        return torch.cat(pieces, dim=1)
+    attended = gated_prompt_attention(query, keys, values, gate, *own)
+    if shift is None:
+        return attended
+    shift = shift.squeeze(-2).repeat_interleave(query.shape[1] // shift.shape[1], dim=1)  # (groups, heads, head_dim)
+    return attended + forest.spread(shift * gate.to(shift.dtype)[:, None])[None]
 
 
 def _closed_gate(gate_per: str, heads: int, device: str | None) -> nn.Parameter:
