@@ -31,7 +31,7 @@ from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.hosts.calls import AdapterCall, head_on_rows, one_thread_at_a_time
-from mmadapter.hosts.families import Host, decoder
+from mmadapter.hosts.families import Host, decoder, family_of
 from mmadapter.hosts.head_loss import has_plain_head, summed_cross_entropy
 from mmadapter.hosts.load import (
     checkpoint_activations,
@@ -185,6 +185,12 @@ class AdaptedModel(nn.Module):
     def gates(self) -> Tensor:
         """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""
         return self.adapter.gates()
+
+    def without_forest(self) -> str | None:
+        """Why a batch of this model cannot be a forest and give the same loss; None where it can."""
+        if not family_of(model_type := self.host.config.model_type).forest:
+            return f"a {model_type} host does not hand the forest on to its attention"
+        return self.adapter.without_forest()
 
     def __repr__(self) -> str:
         config, sizes = self.host.config, dict.fromkeys(self.adapter, 0)

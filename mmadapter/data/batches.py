@@ -20,7 +20,7 @@ from mmadapter.vision.features import FeatureStore, PixelReader
 class Batch:
     """Rows of one source, left padded, with the supervised positions listed as (row index, target) pairs.
 
-    With a forest all samples stand in one row of tokens, and the "rows" that pictures belong to are the forest's groups.
+    With a forest all samples stand in one row of tokens; `images` and `features` are then those of its groups.
     """
 
     source: str

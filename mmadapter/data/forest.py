@@ -38,12 +38,12 @@ def make_forest_batch(encoded: Sequence[Encoded]) -> Batch:
     pairs: list[tuple[int, int, int]] = []
     for members in groups.values():
         start = len(tokens)
-        rows_of = grow([sequences[number] for number in members], tokens, segments)
+        its_rows = grow([sequences[number] for number in members], tokens, segments)
         sizes.append(len(tokens) - start)
-        for number, rows in zip(members, rows_of, strict=True):
+        for number, row_of in zip(members, its_rows, strict=True):
             item = encoded[number]
             for begin, end in item.spans:  # the first token has no row before it that could predict it
-                pairs += [(rows[place - 1], item.ids[place], number) for place in range(max(begin, 1), end)]
+                pairs += [(row_of[place - 1], item.ids[place], number) for place in range(max(begin, 1), end)]
 
     positions = torch.cat([torch.arange(one.before, one.before + one.length) for one in segments])
     rows, targets, pair_sample = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 3).unbind(1)
@@ -67,7 +67,8 @@ def grow(sequences: Sequence[array[int]], tokens: array[int], segments: list[For
     """
     # In sorted order a sequence that another one begins with stands in front of such a one, and is on its path.
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
-    leaves, leaf_of = [], {}
+    leaves: list[array[int]] = []
+    leaf_of: dict[int, int] = {}
     for place, number in enumerate(order):
         own = sequences[number]
         following = sequences[order[place + 1]] if place + 1 < len(order) else array("i")

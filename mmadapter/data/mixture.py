@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from mmadapter.data.batches import Batch, make_batch
+from mmadapter.data.forest import make_forest_batch
 from mmadapter.data.tokens import Encoded
 from mmadapter.errors import InputError
 
@@ -48,6 +49,7 @@ class Mixture:
     """
 
     steps_per_epoch: int
+    layout = "padded"  # of the micro-batches: or "forest"
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class Mixture:
             order = self.orders[name]
             chosen = order.batch_indices(*divmod(own_step, order.batches_per_epoch))
             samples = [self.sources[name][number] for number in chosen]
-            batches += micro_batches(samples, self.shape, self.pad_id)
+            batches += micro_batches(samples, self.shape, self.pad_id, self.layout)
         return batches
 
 
@@ -222,7 +224,7 @@ def permutation(length: int, *key: object) -> list[int]:
 # The part of a rank, without communication: every rank knows the whole step.
 
 
-def micro_batches(samples: Sequence[Encoded], shape: StepShape, pad_id: int) -> list[Batch]:
+def micro_batches(samples: Sequence[Encoded], shape: StepShape, pad_id: int, layout: str = "padded") -> list[Batch]:
     """This rank's micro-batches, of at most `shape.micro_batch_size`, of one source's `samples`, shortest sample first.
 
     All ranks get the same number of them, of balanced lengths. One that has fewer samples gets fillers, which count
@@ -235,7 +237,8 @@ def micro_batches(samples: Sequence[Encoded], shape: StepShape, pad_id: int) -> 
     batches = []
     for place in range(max(len(part) for part in dealt)):
         own = dealt[shape.rank][place : place + 1]
-        batch = make_batch(own[0] if own else samples[:1], pad_id)
+        held = own[0] if own else samples[:1]
+        batch = make_forest_batch(held) if layout == "forest" else make_batch(held, pad_id)
         if shape.world_size > 1:
             there = [item for part in dealt for piece in part[place : place + 1] for item in piece]
             visual = any(item.sample.image is not None for item in there)

@@ -120,14 +120,24 @@ class RunData:
         )
         self.sources, self.steps_per_epoch = list(self.encoded), self.mixture.steps_per_epoch
 
-        # This rank's part of the validation; what was read is the same on every rank.
-        self._validation = [b for items in validation.values() for b in micro_batches(items, shape, encoder.pad_id)]
+        # The validation; what was read is the same on every rank.
+        self._validation_items, self._shape, self._pad_id = validation, shape, encoder.pad_id
+        self.lay_out("padded")
         self.features: FeatureStore | PixelReader | None = None  # of all pictures, once there is an encoder
         self._validated = [item.sample for items in validation.values() for item in items]
         self.parts = {f"training, {name}": items for name, items in self.encoded.items()}
         self.parts |= {f"validation, {name}": items for name, items in validation.items()}
         self.digests = {f"data.sources.{name}": samples_digest(items) for name, items in self.encoded.items()}
         self.digests |= {f"data.validation.{name}": samples_digest(items) for name, items in validation.items()}
+
+    def lay_out(self, layout: str) -> None:
+        """From now on this rank's micro-batches, of training and validation, are "padded" or each a "forest"."""
+        self.mixture.layout = layout
+        self._validation = [
+            batch
+            for items in self._validation_items.values()
+            for batch in micro_batches(items, self._shape, self._pad_id, layout)
+        ]
 
     def step_batches(self, step: int) -> list[Batch]:
         """This rank's micro-batches of optimizer step `step`, counted from the run's start, with features."""

@@ -37,6 +37,9 @@ class Family:
     attention_out: str = "o"  # the linear layer whose output the attention adds to the residual
     ffn_out: str = "down"  # the same of the feed-forward module
     kernels: tuple[str, ...] = ("eager", "sdpa", "flex")  # values of host.attention that it can run with
+    # A batch may be a forest: the model hands keywords of its call on to the attention, and `position_ids` are all that
+    # it knows of positions (rotary; no ALiBi, no learned positions, no state along the row).
+    forest: bool = False
 
     def own_name(self, place: str) -> str:
         """The name of a place under which its parts are kept: attention_out and ffn_out are linear layers."""
@@ -96,17 +99,17 @@ _NEOX_LINEARS = {
     "up": "mlp.dense_h_to_4h",
     "down": "mlp.dense_4h_to_h",
 }
-_SEPARATE = Family("self_attn", separate_projections, _SEVEN_LINEARS)
+_SEPARATE = Family("self_attn", separate_projections, _SEVEN_LINEARS, forest=True)
 FAMILIES: dict[str, Family] = {  # by the model type of `transformers`
     "llama": _SEPARATE,
     "mistral": _SEPARATE,
     "qwen2": _SEPARATE,
     "qwen3": _SEPARATE,
     "gemma": _SEPARATE,
-    "gemma2": Family("self_attn", separate_projections, _SEVEN_LINEARS, kernels=("eager",)),
+    "gemma2": Family("self_attn", separate_projections, _SEVEN_LINEARS, kernels=("eager",), forest=True),
     "gemma3_text": _SEPARATE,
-    "phi3": Family("self_attn", fused_projection, _PHI3_LINEARS),
-    "gpt_neox": Family("attention", interleaved_projection, _NEOX_LINEARS),
+    "phi3": Family("self_attn", fused_projection, _PHI3_LINEARS, forest=True),
+    "gpt_neox": Family("attention", interleaved_projection, _NEOX_LINEARS, forest=True),
 }
 
 

@@ -12,7 +12,7 @@ from mmadapter.hosts.families import Host
 
 # So many logits are computed at a time (16 MB in float32, 256 MB on a GPU), but at least of so many rows: a product of
 # fewer reads the head's weights for little.
-AT_ONCE = {"cpu": 2**22, "cuda": 2**26}
+AT_ONCE, AT_ONCE_ON_GPU = 2**22, 2**26
 FEWEST_ROWS = 128
 # What some families do to the logits behind the head, under the names that `transformers` gives it.
 BEHIND_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -41,7 +41,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        size = max(AT_ONCE.get(hidden.device.type, AT_ONCE["cuda"]) // len(weight), FEWEST_ROWS)
+        size = max((AT_ONCE_ON_GPU if hidden.is_cuda else AT_ONCE) // len(weight), FEWEST_ROWS)
         for start in range(0, len(hidden), size):
             chunk, own = hidden[start : start + size], targets[start : start + size, None]
             logits = nn.functional.linear(chunk, weight, bias).float()

@@ -23,7 +23,7 @@ from mmadapter.training.engine import EngineState
 WRITING = ".writing-"  # folders that are not (yet) a checkpoint
 REPLACED = ".replaced-"  # the earlier save of a step, while a new one takes its name
 DAMAGED = "damaged-"
-LATER = {"host_weights"}  # fields of Position that a checkpoint of an earlier version may lack
+LATER = {"host_weights", "layout"}  # fields of Position that a checkpoint of an earlier version may lack
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Position:
     host_dtype: str = ""  # of the frozen weights
     host_weights: str = ""  # digest of the frozen weights; "" where it is not known
     data: dict[str, str] = field(default_factory=dict)  # source -> digest of its encoded samples
+    layout: str = "padded"  # of the micro-batches
 
 
 @dataclass

@@ -48,6 +48,7 @@ class Loop:
     host_dtype: str  # of the frozen weights: a checkpoint of another type is another run
     resume_rule: str = "auto"  # "changed": continue checkpoints of another schedule, type or data
     host_weights: str = ""  # their digest; "" where it is not known
+    layout: str = "padded"  # of a new run's micro-batches
     after_validation: Callable[[int], None] | None = None  # called with the step, and once before the first one
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class Loop:
             host_dtype=self.host_dtype,
             host_weights=self.host_weights,
             data=dict(self.data.digests),
+            layout=self.layout,
         )
         self.saved_step = 0
 
@@ -90,6 +92,8 @@ class Loop:
         now = self.position
         place.schedule, place.host_dtype, place.data = now.schedule, now.host_dtype, now.data
         place.host_weights = now.host_weights
+        if self.settings.layout != "auto":  # which goes on to the bit
+            place.layout = now.layout
         self.position, self.saved_step = place, place.step
         return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -285,8 +284,11 @@ class MemoryAdvice:
         `smaller`: switches for what was being done, which are named before those of the whole run.
         """
         if batches:
-            rows, tokens = max((tuple(batch.input_ids.shape) for batch in batches), key=math.prod)
+            largest = max(batches, key=lambda batch: batch.input_ids.numel())
+            rows, tokens = largest.input_ids.shape
             doing = f"in a micro-batch of {rows} samples x {tokens} tokens"
+            if largest.forest is not None:
+                doing = f"in a micro-batch of {len(largest.samples)} samples, a forest of {tokens} tokens"
         anew = f"\n{way_on(self.resume)}, and one of these." if self.resume == "never" else ""
         with explain_memory(doing, lambda: [*smaller, *self.switches(in_steps=bool(batches))], anew):
             yield

@@ -252,6 +252,7 @@ def train_and_evaluate(
     groups = groups_of(conf, shape) if trains else []
     if data is not None:
         check_sources(groups, data.sources)
+    layout, layout_line = layout_of(conf.training.layout, shape, device)
     schedule = Schedule.of(optimizer, data.steps_per_epoch if data is not None else 1)
     rows = trainable_table(groups, shape.trainable_parameters(), schedule.lr, optimizer.weight_decay, shape.host_size)
     if trains:
@@ -265,6 +266,8 @@ def train_and_evaluate(
         if length_is_known and (shortened := schedule.cut_warmup(optimizer)):
             display.say(shortened)
         display.say(rate_text(conf.optimizer, optimizer, schedule, data is not None))
+        if layout_line and folder is None:
+            display.say(layout_line)
 
     # 5. A dry run stops here, with what it would take.
     if folder is None:
@@ -309,12 +312,17 @@ def train_and_evaluate(
         show = partial(show_progress, watched, journal, display, page if ranks.is_first else None)
         loop = Loop(
             *(engine, data, schedule, folder, journal, display, memory, conf.training, dtype, conf.resume),
-            host_weights=getattr(model.host, "weights_digest", None) or "", after_validation=show,
+            host_weights=getattr(model.host, "weights_digest", None) or "", layout=layout, after_validation=show,
         )  # fmt: skip
 
     with contextlib.closing(journal):
         if loop is not None:
             continues = loop.resume()
+            if loop.position.layout != layout:
+                layout_line = f"layout: {loop.position.layout}, as this run began (training.layout={layout} changes it)"
+            if layout_line:
+                display.say(layout_line)
+            loop.data.lay_out(loop.position.layout)
 
             def write_settings() -> list[str]:
                 write_json(folder / "trainable.json", rows)
@@ -329,6 +337,7 @@ def train_and_evaluate(
                 display.say(text)
                 facts: dict[str, Any] = {"step": loop.position.step, "engine": conf.engine.name}
                 facts |= {"processes": ranks.world_size, "micro_batch_size": optimizer.micro_batch_size}
+                facts |= {"layout": loop.position.layout}
                 journal.event("resumed", **facts, **({"changed": changed} if changed else {}))
 
         # 8. Pictures: each is read and encoded once, whatever it is drawn for; no random number moves.
@@ -420,6 +429,23 @@ def groups_of(conf: RunConf, model: AdaptedModel) -> list[Group]:
     if not settings:
         settings = {"all": GroupConf(roles=sorted({item.role for item in trainable}.difference(frozen)))}
     return parameter_groups(trainable, settings, frozen)
+
+
+def layout_of(asked: str, model: AdaptedModel, device: str) -> tuple[str, str]:
+    """The layout of micro-batches that training.layout asks for, and a line that says so; "" where nothing was asked.
+
+    Raises InputError for a forest that would not give the same loss.
+    """
+    if asked == "padded":
+        return asked, ""
+    reason = model.without_forest()
+    if asked == "forest" and reason is not None:
+        raise InputError(f"training.layout=forest: {reason}. Set training.layout=padded, or auto.")
+    if asked == "auto" and reason is None and device != "cpu":
+        reason = "a forest is not yet measured on a GPU (training.layout=forest tries it)"
+    if reason is not None:
+        return "padded", f"layout: padded, for {reason}"
+    return "forest", "layout: forest (what samples of a micro-batch begin with alike is computed once; no padding)"
 
 
 def adapted_layers_text(model: AdaptedModel) -> str:

@@ -199,7 +199,7 @@ class SilentDisplay:
 def test_running_out_of_memory_is_told_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
     told = InputError if expected else type(error)
-    batch = SimpleNamespace(input_ids=torch.zeros(1, 900))
+    batch = SimpleNamespace(input_ids=torch.zeros(1, 900), forest=None)
     with pytest.raises(told), advice(settings()).explained(batches=[batch]):
         raise error
 
