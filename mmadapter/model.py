@@ -189,7 +189,7 @@ class AdaptedModel(nn.Module):
     def without_forest(self) -> str | None:
         """Why a batch of this model cannot be a forest and give the same loss; None where it can."""
         if not family_of(model_type := self.host.config.model_type).forest:
-            return f"a {model_type} host does not hand the forest on to its attention"
+            return f"hosts of type {model_type} may know of positions in other ways than rotary ones"
         return self.adapter.without_forest()
 
     def __repr__(self) -> str:
@@ -279,7 +279,9 @@ class AdaptedModel(nn.Module):
             if self.adapter.projection is not None and any(image is not None for image in batch.images):
                 raise ValueError("a batch with pictures has no features: batch.with_features(model.features)")
             features = (None,) * len(batch.images)
-        return self._call(features, bool(batch.visual), keep)
+        call = self._call(features, bool(batch.visual), keep)
+        call.forest = batch.forest
+        return call
 
     def _supervised_logits(self, batch: Batch) -> Tensor:
         """(pairs, vocabulary) in float32: the head runs on the supervised positions only."""
@@ -676,11 +678,11 @@ class AdaptedModel(nn.Module):
 
 
 def _host_inputs(batch: Batch) -> dict[str, Any]:
-    """What the host is called with; the forest is a keyword that it hands on to its attention."""
+    """What the host is called with; of a forest it gets the positions, and its attention finds the rest in the call."""
     where = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
     if batch.forest is None:
         return where | {"position_ids": _positions(batch.attention_mask)}
-    return where | {"position_ids": batch.forest.positions, "forest": batch.forest}
+    return where | {"position_ids": batch.forest.positions}
 
 
 def _positions(attention_mask: Tensor) -> Tensor:

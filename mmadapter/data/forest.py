@@ -56,7 +56,7 @@ def make_forest_batch(encoded: Sequence[Encoded]) -> Batch:
         pair_sample=pair_sample.contiguous(),
         images=tuple(groups),
         samples=tuple(item.sample for item in encoded),
-        forest=Forest(tuple(segments), tuple(sizes), positions[None]),
+        forest=Forest(tuple(segments), tuple(sizes), positions[None], rows.unique()),
     )
 
 

@@ -14,8 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
-from mmadapter.hosts.calls import AdapterCall, CallSlot
-from mmadapter.hosts.families import ATTENTION, AttentionModule, Host, KeysValues, attention_modules, family_of
+from mmadapter.hosts.calls import AdapterCall, CallSlot, feed_predicting_rows
+from mmadapter.hosts.families import (
+    ATTENTION,
+    AttentionModule,
+    Host,
+    KeysValues,
+    attention_modules,
+    decoder_layers,
+    family_of,
+)
 from mmadapter.hosts.forest import Forest, forest_attention
 
 ROUTE = "mmadapter"
@@ -44,8 +52,8 @@ class AttentionInputs:
 
     @property
     def forest(self) -> Forest | None:
-        """How the tokens hang together, where the host was called with a forest: then batch is 1."""
-        return self.keywords.get("forest")
+        """How the tokens of the one row hang together, in a call with a forest."""
+        return self.call.forest
 
     @property
     def scaling(self) -> float:
@@ -89,6 +97,8 @@ def route(host: Host) -> None:
         module.config = copy.copy(module.config)
         module.config._attn_implementation_internal = ROUTE
         module.adapter_slot, module.adapter_layer = host.adapter_slot, layer
+    last = decoder_layers(host)[-1]
+    feed_predicting_rows(last.get_submodule(family_of(host.config.model_type).ffn), host.adapter_slot)
 
 
 def attend(

@@ -17,6 +17,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mmadapter.hosts.forest import Forest
+
 Kept = TypeVar("Kept")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
@@ -57,6 +59,7 @@ class AdapterCall:
     """What one call of the host carries: an adapter's parts, and the rows' images (None: no row has one).
 
     `fused`: the visual tokens enter through a method of their own (V2, early fusion), so prompts leave them alone.
+    `forest`: how the tokens of the one row hang together (None: rows of their own, as the mask says).
     `keep` allows that what a part computes from its parameters alone is kept from one forward to the next (generation).
     """
 
@@ -64,6 +67,7 @@ class AdapterCall:
     visual: VisualTokens | None = None
     fused: bool = False
     keep: bool = False
+    forest: Forest | None = None
     kept: dict[nn.Module, tuple[tuple[int, int], Any]] = field(default_factory=dict)
 
     def once(self, part: nn.Module, source: Tensor, make: Callable[[], Kept]) -> Kept:
@@ -139,6 +143,26 @@ class AdaptedModule(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("base"), name)
+
+
+def feed_predicting_rows(feed_forward: nn.Module, slot: CallSlot) -> None:
+    """Let the last block's feed-forward module see only those tokens of a forest that predict one.
+
+    What it would add to the others is read by nobody; they get zeros.
+    """
+
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        forest = slot.calls[-1].forest
+        return None if forest is None else (inputs[0].index_select(1, forest.predicting), *inputs[1:])
+
+    def put_back(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        forest = slot.calls[-1].forest
+        if forest is None:
+            return None
+        return output.new_zeros(1, forest.tokens, output.shape[-1]).index_copy(1, forest.predicting, output)
+
+    feed_forward.register_forward_pre_hook(pick)
+    feed_forward.register_forward_hook(put_back)
 
 
 @contextlib.contextmanager

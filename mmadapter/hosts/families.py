@@ -37,8 +37,8 @@ class Family:
     attention_out: str = "o"  # the linear layer whose output the attention adds to the residual
     ffn_out: str = "down"  # the same of the feed-forward module
     kernels: tuple[str, ...] = ("eager", "sdpa", "flex")  # values of host.attention that it can run with
-    # A batch may be a forest: the model hands keywords of its call on to the attention, and `position_ids` are all that
-    # it knows of positions (rotary; no ALiBi, no learned positions, no state along the row).
+    # A batch may be a forest: all tokens meet in the attention alone (no state along the row, no convolution), and
+    # `position_ids` are all that the model knows of positions (rotary; no ALiBi, no learned ones).
     forest: bool = False
 
     def own_name(self, place: str) -> str:

@@ -34,17 +34,25 @@ class Forest:
     """tokens of each group; a group is the trees of one picture, or those without one. They stand side by side."""
     positions: Tensor
     """(1, tokens): each token's place on its own path"""
+    predicting: Tensor
+    """(rows,): the tokens whose logits are asked for, each once"""
     masks: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     """those of this batch, which all layers share"""
 
     def to(self, device: torch.device | str) -> Forest:
-        """The same forest with its positions on `device`."""
-        return replace(self, positions=self.positions.to(device, non_blocking=True), masks={})
+        """The same forest with its tensors on `device`."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("positions", "predicting")}
+        return replace(self, masks={}, **moved)
+
+    @property
+    def tokens(self) -> int:
+        """How many there are, in all segments."""
+        return sum(self.group_sizes)
 
     def spread(self, of_groups: Tensor) -> Tensor:
         """(tokens, ...) of (groups, ...): for each token what its group has."""
         sizes = torch.tensor(self.group_sizes, device=of_groups.device)
-        return of_groups.repeat_interleave(sizes, dim=0, output_size=sum(self.group_sizes))
+        return of_groups.repeat_interleave(sizes, dim=0, output_size=self.tokens)
 
     def mask(self, segment: ForestSegment, window: int | None, like: Tensor) -> Tensor:
         """(tokens of the segment, tokens of its path): 0 where the one attends to the other, else minus infinity."""
@@ -83,9 +91,9 @@ def forest_attention(
     tokens that one attends to, itself among them (None: all). Raises TypeError where keys and tokens are not the same.
     """
     lengths = [segment.length for segment in forest.segments]
-    if not query.shape[-2] == key.shape[-2] == sum(lengths):
+    if not query.shape[-2] == key.shape[-2] == forest.tokens:
         raise TypeError(
-            f"a forest of {sum(lengths)} tokens, {query.shape[-2]} queries and {key.shape[-2]} keys: a part at the "
+            f"a forest of {forest.tokens} tokens, {query.shape[-2]} queries and {key.shape[-2]} keys: a part at the "
             "attention that adds or takes away tokens must say follows_forest = False"
         )
     # The gradient of a split is one concatenation; that of as many slices would be as many whole tensors of zeros.

@@ -140,7 +140,7 @@ def test_where_a_forest_would_not_be_exact_auto_pads_and_a_forest_is_refused(mon
     reasons = {
         joint: "PromptLayer at the attention of layer 2 does not know forests",
         dropping: "dropout draws other numbers for other batches",
-        other: "a gpt_neox host does not hand the forest on to its attention",
+        other: "hosts of type gpt_neox may know of positions in other ways than rotary ones",
     }
     for model, reason in reasons.items():
         assert layout_of("padded", model, "cpu") == ("padded", "")
