@@ -124,7 +124,7 @@ def forest_attention(
         else:
             assert mask is not None
             attended.append(_capped_attention(queries[place], its_keys, its_values, mask, scaling, softcap))
-    return torch.cat(attended, dim=-2).transpose(1, 2)
+    return torch.cat([piece.transpose(1, 2) for piece in attended], dim=1)
 
 
 def _capped_attention(

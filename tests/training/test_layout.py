@@ -69,8 +69,10 @@ def test_a_run_in_forests_is_the_padded_run_up_to_rounding_in_the_same_folder(pa
     assert validated[0] and validated[1] == pytest.approx(validated[0], rel=1e-5)
 
 
-def test_two_processes_train_what_one_trains(inputs, forest, tmp_path):
-    group, statuses = several(short(inputs, tmp_path / "runs", FOREST), tmp_path / "said")
+@pytest.mark.parametrize("engine", ["zero1", pytest.param("zero3", marks=pytest.mark.slow)])
+def test_two_processes_train_what_one_trains(inputs, forest, tmp_path, engine):
+    conf = short(inputs, tmp_path / "runs", FOREST, f"engine.name={engine}")
+    group, statuses = several(conf, tmp_path / "said")
     assert statuses == [0, 0], group.said(0) + group.said(1)
     assert_same_up_to_rounding(tmp_path / "runs", forest)
 
