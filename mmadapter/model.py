@@ -219,7 +219,8 @@ class AdaptedModel(nn.Module):
             batch = batch.to(self.device)
             with self.host.adapter_slot.during(self._call_of(batch)):
                 hidden = decoder(self.host)(**_host_inputs(batch)).last_hidden_state[0]
-            return summed_cross_entropy(hidden[batch.rows], self.host.get_output_embeddings(), batch.targets)
+            predicting = hidden.index_select(0, batch.rows)
+            return summed_cross_entropy(predicting, self.host.get_output_embeddings(), batch.targets)
         logits = self._supervised_logits(batch)
         return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
