@@ -12,6 +12,7 @@ Each has --help. The first five run every contender in a process of its own, on 
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -22,6 +23,10 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         print(__doc__)
         sys.exit(0 if sys.argv[1:2] in ([], ["-h"], ["--help"]) else 2)
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns when it is imported
     command = sys.argv.pop(1)
     sys.exit(import_module(f"bench.{command}").main())
 

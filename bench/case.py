@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hydra
 import torch
 from torch import Tensor
 
-from mmadapter.config import RunConf
+from mmadapter.cli import register_schemas, version_base
+from mmadapter.config import RunConf, typed
 from mmadapter.data.samples import Sample
 from mmadapter.data.tokens import Encoded
 
@@ -61,11 +63,6 @@ class Case:
 
 def composed(overrides: Sequence[str]) -> RunConf:
     """What `mmadapter train OVERRIDES` would run with."""
-    import hydra
-
-    from mmadapter.cli import register_schemas, version_base
-    from mmadapter.config import typed
-
     register_schemas()
     with hydra.initialize_config_dir(str(CONF), **version_base()):
         return typed(hydra.compose("train", list(overrides)), RunConf)

@@ -45,7 +45,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": model[0].partition(":")[2].strip() if model else platform.processor(),
         "cores": os.cpu_count(),
-        "memory_gb": round(int(memory) / 1e6),
+        "memory_gib": round(int(memory) / 2**20),
         "load": round(os.getloadavg()[0], 1),
         "versions": versions,
         "commit": commit or "not a git checkout",
@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
 def machine_text(of: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in of["versions"].items())
     return (
-        f"{of['processor']}, {of['cores']} cores, {of['memory_gb']} GB; load {of['load']} at the end (1 is this run); "
+        f"{of['processor']}, {of['cores']} cores, {of['memory_gib']} GiB; load {of['load']} at the end (1 is this run); "
         f"{packages}; commit {of['commit']}"
     )
 

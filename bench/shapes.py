@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmadapter.hosts.load import hide_library_bars
 from mmadapter.hosts.settings import TINY_HOST, models_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -65,6 +66,7 @@ def save_made_host(folder: Path, width: int, layers: int, heads: int, inner: int
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    hide_library_bars()
     small = LlamaConfig.from_pretrained(TINY_HOST)
     config: Any = LlamaConfig(
         vocab_size=vocabulary or small.vocab_size,

@@ -153,10 +153,13 @@ def serve(pipe: Connection, module: str, does: str, case: Case) -> None:
     """The process of a contender: builds it, then does a turn for each number it is sent, until it is sent None."""
     try:
         import torch
+        import transformers.models.llama.modeling_llama  # noqa: F401  what hosts import is no contender's own memory
 
         from bench.process_memory import counting_kept, resident_bytes
+        from mmadapter.hosts.load import hide_library_bars
 
         torch.set_num_threads(case.threads)
+        hide_library_bars()
         build = getattr(import_module(module), does)
         imported = resident_bytes()
         turn = timed(build, case, case.is_on_gpu)

@@ -39,7 +39,7 @@ def training(case: Case, model: Any = None) -> Callable[[int], float]:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 

@@ -30,7 +30,7 @@ def training(case: Case) -> Callable[[int], float]:
         batch = {name: one.to(case.device) for name, one in right_padded(case.steps[number], case.pad_id).items()}
         loss = host(**batch, use_cache=False).loss
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
