@@ -55,8 +55,8 @@ def machine() -> dict[str, Any]:
 def machine_text(of: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in of["versions"].items())
     return (
-        f"{of['processor']}, {of['cores']} cores, {of['memory_gib']} GiB; load {of['load']} at the end (1 is this run); "
-        f"{packages}; commit {of['commit']}"
+        f"{of['processor']}, {of['cores']} cores, {of['memory_gib']} GiB; load {of['load']} at the end, this run "
+        f"included; {packages}; commit {of['commit']}"
     )
 
 
