@@ -48,7 +48,7 @@ def main() -> int:
     rows: list[Row] = []
     for name, rounds in found.items():
         cpu = spread([one.turns[0].cpu_seconds for one in rounds])
-        row = {
+        row: Row = {
             "contender": name,
             "cpu_seconds": cpu,
             "wall_seconds": spread([one.turns[0].wall_seconds for one in rounds]),

@@ -75,6 +75,7 @@ def save_made_host(folder: Path, width: int, layers: int, heads: int, inner: int
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
+        initializer_range=width**-0.5,  # layers keep the size of what passes them, so a wrong one shows in the loss
         max_position_embeddings=small.max_position_embeddings,
         bos_token_id=small.bos_token_id,
         eos_token_id=small.eos_token_id,

@@ -147,7 +147,8 @@ def losses_agreed(rows: Sequence[Row], first: float, later: float) -> tuple[list
     The first batch is the same for all; later ones are for those that share an order. `first` and `later` are the
     relative differences that are allowed.
     """
-    problems, agreements = [], []
+    problems: list[str] = []
+    agreements: list[str] = []
     by_name: Mapping[str, Row] = {row["contender"]: row for row in rows}
 
     def check(names: Sequence[str], steps: slice, limit: float, what: str) -> None:

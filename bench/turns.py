@@ -167,6 +167,8 @@ def serve(pipe: Connection, module: str, does: str, case: Case) -> None:
         pipe.send(Built(replace(turn, outcome=None), imported, resident_bytes()))
         while (number := pipe.recv()) is not None:
             pipe.send(timed(do, number, case.is_on_gpu))
+    except (EOFError, BrokenPipeError):  # the parent has ended
+        pass
     except Exception:
         pipe.send(traceback.format_exc())
 

@@ -325,6 +325,11 @@ def test_settings_and_options_of_every_line_exist(line, place, monkeypatch, caps
 # What is appended to a line that is not train or eval, so that it is short.
 SHORTER = {
     "python -m bench.scaling": "--engines single,zero1 --processes 1 --width 64 --layers 8 --steps 1",
+    "python -m bench train": "--shape tiny --steps 1 --warmup 1 --contenders ours,floor",
+    "python -m bench generate": "--shape tiny --batches 1 --new-tokens 2 --rounds 1 --contenders ours,floor",
+    "python -m bench load": "--shape tiny --rounds 1 --contenders ours",
+    "python -m bench memory": "--shape tiny --contenders ours",
+    "python -m bench pictures": "--tower tiny --count 2 --rounds 1",
     "python -m data_prep.shapes": "--train 24 --val 8 --test 8 --coco-train 8 --coco-val 3 --coco-test 3",
 }
 # What is there when a line has ended.

@@ -5,6 +5,7 @@ scale, the norms unfrozen; batches padded to the longest, labels in, loss out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.linear = linear
         self.in_features, self.out_features = linear.in_features, linear.out_features  # peft reads them
-        made = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+        made: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
         self.bias = nn.Parameter(torch.zeros(linear.out_features, **made))
         self.scale = nn.Parameter(torch.ones(linear.out_features, **made))
 
