@@ -80,6 +80,7 @@ NOT_CHECKED = {
     "pip install -e '.[cluster]'": INSTALLS,
     "pip install -e '.[search]'": INSTALLS,
     "pip install -e '.[docs]'": INSTALLS,
+    "pip install -e '.[bench]'": INSTALLS,
     "python -m venv env": INSTALLS,
     ". env/bin/activate": INSTALLS,
     "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": INSTALLS,
