@@ -53,6 +53,7 @@ def read(settings: argparse.Namespace) -> Check:
     check.defects.harmless = ()
     check.facts["captions read"] = found.captions_read
     check.notes += [f"{count:,} {what} are ignored" for what, count in found.ignored.items()]
+    check.notes += found.unused.notice(found.what)
     repeated, other_sizes = [], []
     for name, pictures in found.splits.items():
         check.splits[name] = []

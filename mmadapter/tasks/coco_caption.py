@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mmadapter.data.readers.coco import scored_captions
 from mmadapter.data.readers.defects import BadEntry, entry_field
@@ -19,12 +19,39 @@ from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_
 from mmadapter.tasks.papers import CAPTION_ROWS
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task, drawn
+from mmadapter.tasks.task import AnswerRow, Answers, Scored, Task, drawn
 
 CAPTIONS_FILE = "captions.json"
 REFERENCES = 5  # of a caption that are shown
 ABOUT_PAPERS = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
 KARPATHY_TEST = 5000  # images of the test split of which the papers' scores are
+
+
+class CaptionCounts(TypedDict):
+    right: int
+    captions: int
+
+
+class Covered(TypedDict, total=False):
+    complete: bool
+
+
+class CaptionMetrics(TypedDict, total=False):
+    """metrics.json, as far as it is shown, besides the scores."""
+
+    counts: CaptionCounts
+    coverage: Covered
+    images: int
+    split: str
+    label: str
+    not_scored: str
+    not_computed: dict[str, str]
+    empty: int
+
+
+class CaptionRow(AnswerRow, total=False):
+    references: list[str]
+    correct: bool
 
 
 class CocoCaption(Task[CocoCaptionTaskSettings]):
@@ -37,6 +64,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
     SCORES = (*CAPTION_SCORES, *JAVA_SCORES, "exact_match")
     MAIN_SCORES = ("CIDEr", "BLEU-4")
     PACKAGES = ("pycocoevalcap",)
+    METRICS, ROW = CaptionMetrics, CaptionRow
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         captions = {s.meta["image_id"]: " ".join(text.split()) for s, text in zip(samples, answers.texts, strict=True)}
@@ -131,12 +159,12 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         own, metrics = results[-1], results[-1].metrics
         counts = metrics.get("counts")
         remark = f"{counts['right']} of {counts['captions']} captions equal a reference." if counts else ""
-        scored = [one for one in results if all(name in one.metrics for name in CAPTION_SCORES)]
-        names = [name for name in cls.SCORES if any(name in one.metrics for one in scored)]
+        scored = [(one, values) for one in results if set(CAPTION_SCORES) <= (values := cls.values(one.metrics)).keys()]
+        names = [name for name in cls.SCORES if any(name in values for _, values in scored)]
         rows, notes, table_notes = [], remarks(metrics), []
-        for one in scored:  # three decimals of percent: the five digits that the reference scorers print
-            values = ["" if name not in one.metrics else f"{100 * one.metrics[name]:.3f}" for name in names]
-            rows.append(Row([one.label, "", "", *values], "own" if one is own else ""))
+        for one, values in scored:  # three decimals of percent: the five digits that the reference scorers print
+            cells = [f"{100 * values[name]:.3f}" if name in values else "" for name in names]
+            rows.append(Row([one.label, "", "", *cells], "own" if one is own else ""))
         whole = metrics.get("coverage", {}).get("complete") and metrics.get("images") == KARPATHY_TEST
         whole = whole and "test" in metrics.get("split", "")  # the validation split has as many
         if with_papers and whole:  # the papers' scores are of Karpathy's whole test split
@@ -190,7 +218,7 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     if metrics.get("not_scored"):
         found.append(f"Not scored: {metrics['not_scored']}.")
     elif not metrics.get("coverage", {}).get("complete", True):
-        found.append(f"Ours is a {metrics['label']}, not the {metrics['split']} score.")
+        found.append(f"Ours is a {metrics.get('label')}, not the {metrics.get('split')} score.")
     if metrics.get("empty"):
         found.append(f"{metrics['empty']} captions are empty.")
     by_reason: dict[str, list[str]] = {}

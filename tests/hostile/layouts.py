@@ -35,8 +35,6 @@ class Layout:
     """all text that is read of them; warnings are logged, and InputErrors raised"""
     files: tuple[str, ...]
     """those that are worth spoiling, by their patterns"""
-    of_strangers: bool = True
-    """False: a program of ours wrote them, and a broken disk spoils their bytes; nobody swaps their types"""
 
 
 def mark(number: int) -> str:
@@ -468,7 +466,7 @@ def other_layouts() -> Iterator[Layout]:
             (name,),
         )
     yield Layout("predictions captions.json", write_captions, score_captions, ("captions.json", "dataset_coco.json"))
-    yield Layout("run folder", write_run, report, ("run/*.json*", "run/config.yaml", "run/eval/*/*"), False)
+    yield Layout("run folder", write_run, report, ("run/*.json*", "run/config.yaml", "run/eval/*/*"))
     yield Layout("sweep", write_sweep_folder, sweep, ("sweeps/made/sweep.json",))
     for name in ("a.png", "a.jpg", "a.gif", "a.webp", "a.bmp"):
         yield picture_layout(name)

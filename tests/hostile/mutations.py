@@ -60,7 +60,7 @@ def case(layout: Layout, seed: str, keeps_marks: bool) -> Case:
         rng = random.Random(f"{layout.name} {seed}")
         files = sorted(file for pattern in layout.files for file in folder.glob(pattern) if file.is_file())
         chosen.append(rng.choice(files))
-        spoil(chosen[0], rng, layout.of_strangers)
+        spoil(chosen[0], rng)
         return layout.read(folder)
 
     def given(folder: Path) -> str:  # a list of files may name fewer of them
@@ -71,11 +71,10 @@ def case(layout: Layout, seed: str, keeps_marks: bool) -> Case:
     return Case("mutated", f"{layout.name}, {seed}", act, "either", given=given if keeps_marks else None)
 
 
-def spoil(file: Path, rng: random.Random, types_too: bool = True) -> None:
-    """Changes one file in one way: its bytes, or with `types_too` what JSON says in it."""
+def spoil(file: Path, rng: random.Random) -> None:
+    """Changes one file in one way: its bytes, or what JSON says in it."""
     content = file.read_bytes()
-    texts = file.suffix in (".json", ".jsonl")
-    if texts and types_too and rng.random() < 0.7:
+    if file.suffix in (".json", ".jsonl") and rng.random() < 0.7:
         try:
             file.write_text(spoiled_json(content.decode(), file.suffix == ".jsonl", rng), encoding="utf-8")
             return

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmadapter.data.readers import Purpose
-from mmadapter.data.readers.defects import Defects
+from mmadapter.data.readers.defects import Defects, UnusedFields
 from mmadapter.data.readers.pictures import OUTSIDE, ImageFolders, is_outside, settle_missing_images
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.settings import CaptionSettings
 from mmadapter.data.templates import Turn, caption_segments, rendered
 from mmadapter.errors import InputError
 
+log = logging.getLogger(__name__)
 WHOLE = "train"  # the one split of layouts that have none
 EMPTY_CAPTION = "empty captions"
 NO_CAPTION = "pictures without a caption"
@@ -46,6 +48,7 @@ class CaptionFiles:
     """whether pictures may lie outside of the folder"""
     splits: dict[str, list[Captioned]] = field(default_factory=dict)
     defects: Defects = field(default_factory=lambda: Defects(harmless=(EMPTY_CAPTION, NO_CAPTION, NOT_HERE)))
+    unused: UnusedFields = field(default_factory=UnusedFields)
     captions_read: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     """files and entries that no caption belongs to, by kind"""
@@ -107,6 +110,8 @@ def caption_samples(
     """
     remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
     found.defects.settle(found.what, remedy, skip=settings.on_bad == "skip")
+    for notice in found.unused.notice(found.what):
+        log.warning("%s", notice)
     if settings.split not in found.splits:
         there = ", ".join(sorted(found.there | found.splits.keys())) or "none with a caption"
         raise InputError(
