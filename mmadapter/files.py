@@ -151,7 +151,7 @@ class LeftOut:
             more = self._counts[key] - 1
             told.append(f"{first}, and {more:,} more like it" if more else first)
         if len(told) > MOST_TOLD:
-            told = [*told[:MOST_TOLD], f"{len(told) - MOST_TOLD} more fields are not as they should be"]
+            told = [*told[:MOST_TOLD], f"{len(told) - MOST_TOLD} more such fields"]
         return told
 
 

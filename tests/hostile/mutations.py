@@ -11,7 +11,7 @@ from typing import Any
 from tests.hostile.judging import Case
 from tests.hostile.layouts import Layout, data_layouts, other_layouts
 
-RAW = "RAW-{}-WAR"  # stands in JSON for text that json.dumps would not write
+RAW = "RAW-{}-WAR"  # put in by the number of a text of RAWS, which json.dumps would not write; replaced afterwards
 RAWS = (
     "9" * 5000,
     "1e999",
@@ -23,25 +23,31 @@ RAWS = (
     '"\\u0000\\u001b[2J"',
 )
 VALUES: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        0,
-        -1,
-        10**30,
-        1.5,
-        "",
-        "text",
-        [],
-        {},
-        [[]],
-        [None],
-        {"a": None},
-        "x" * 5000,
-        "../" * 30 + "etc/passwd",
-    ),
-    *("/etc/hostname", "\x1b]0;title\x07", "<script>alert(1)</script>", "\u202e", "a\x00b", "=1+1", "{{ 1 }}", "${x}"),
+    None,
+    True,
+    0,
+    -1,
+    10**30,
+    1.5,
+    "",
+    "text",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": None},
+    "x" * 5000,
+    "../" * 30 + "etc/passwd",
+    "/etc/hostname",
+    "\x1b]0;title\x07",
+    "<script>alert(1)</script>",
+    "\u202e",
+    "a\x00b",
+    "=1+1",
+    "{{ 1 }}",
+    "${x}",
 )
+INSERTED = (b"\x00", b"\x1b[2J", b'"', b"\t", b"\n", b"\r", b",", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8")
 
 
 def mutated(count: int, seed: int) -> Iterator[Case]:
@@ -96,10 +102,7 @@ def _flip(content: bytearray, rng: random.Random) -> bytes:
 
 def _insert(content: bytearray, rng: random.Random) -> bytes:
     place = rng.randrange(len(content) + 1)
-    added = rng.choice(
-        (b"\x00", b"\x1b[2J", b'"', b"\t", b"\n", b"\r", b",", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8")
-    )
-    return bytes(content[:place] + added + content[place:])
+    return bytes(content[:place] + rng.choice(INSERTED) + content[place:])
 
 
 def _drop(content: bytearray, rng: random.Random) -> bytes:
@@ -115,7 +118,8 @@ def _utf16(content: bytearray, rng: random.Random) -> bytes:
     return bytes(content).decode("utf-8", "replace").encode("utf-16")
 
 
-BYTES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (
+Way = Callable[[bytearray, random.Random], bytes]
+BYTES: tuple[Way, ...] = (
     _cut,
     _cut,
     _flip,
@@ -124,13 +128,13 @@ BYTES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (
     _drop,
     _twice,
     _utf16,
-)
+)  # cut and insert come twice as often
 
 
 def spoiled_json(text: str, is_lines: bool, rng: random.Random) -> str:
     """A JSON text, or JSON lines, with one place changed."""
     content = [json.loads(line) for line in text.splitlines()] if is_lines else json.loads(text)
-    whole = [content]
+    whole = [content]  # so that the content itself has a holder, too
     places = list(_places(whole))
     holder, key = rng.choice(places[1:] or places)
     way = rng.choice(("value", "value", "raw", "raw", "drop", "rename", "again", "end", "control"))
@@ -149,8 +153,10 @@ def spoiled_json(text: str, is_lines: bool, rng: random.Random) -> str:
     else:
         holder[key] = rng.choice(VALUES)
     content = whole[0] if whole else None
-    written = "".join(json.dumps(one) + "\n" for one in content) if is_lines and isinstance(content, list) else None
-    written = json.dumps(content) if written is None else written
+    if is_lines and isinstance(content, list):
+        written = "".join(json.dumps(one) + "\n" for one in content)
+    else:
+        written = json.dumps(content)
     return written if raw is None else written.replace(f'"{RAW.format(raw)}"', RAWS[raw])
 
 

@@ -64,9 +64,7 @@ def test_files_that_a_kill_or_a_full_disk_has_cut_are_as_none(tmp_path, content)
 
 def test_what_is_not_as_a_run_writes_it_is_missing_and_is_told(tmp_path, capsys):
     folder = made_run(tmp_path / "a", "running", pid=10**30, host=5, message=["x"], total_steps="all")
-    (folder / "finished.json").write_text(
-        json.dumps({"wall_seconds": "long", "attempts": None, "peak": 5, "training": 1})
-    )
+    (folder / "finished.json").write_text(json.dumps({"wall_seconds": "long", "attempts": 2, "peak": 5, "training": 1}))
     (folder / "config.yaml").write_text("experiment: [made]\nevaluate: {scienceqa: 1}\nvision: 5\n")
     run = state(folder)
     assert (run.state, run.experiment, run.host, run.seconds, run.steps) == ("finished", None, None, 5.0, 10)
@@ -75,8 +73,7 @@ def test_what_is_not_as_a_run_writes_it_is_missing_and_is_told(tmp_path, capsys)
     for line in (
         "not shown: attempt.json: `host` is int '5', no text",
         "not shown: finished.json: `wall_seconds` is str 'long', no number",
-        "not shown: config.yaml: `experiment` is list",
-        "fields are not as they should be",
+        " more such fields",
     ):
         assert line in told
     assert main([str(tmp_path), "--json"]) == 0
