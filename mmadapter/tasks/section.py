@@ -149,7 +149,7 @@ def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = Tru
         results = [
             result
             for label, path in runs
-            if (result := result_of(label, folder, str((path / "eval" / name).relative_to(folder)), left_out))
+            if (result := result_of(label, folder, (path / "eval" / name).relative_to(folder).as_posix(), left_out))
         ]
         kind = results[-1].metrics.get("task", name) if results else None
         if kind in found and (name == kind or name in (config.get("tasks") or ())):
