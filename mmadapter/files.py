@@ -174,7 +174,7 @@ def as_written(value: Any, kind: Any, file: str, left_out: LeftOut, field: str =
                 one = as_written(one, kinds[name], file, left_out, f"{field}.{name}" if field else str(name))
             if one is not MISSING:
                 kept[name] = one
-        lacking = getattr(kind, "__required_keys__", frozenset()) - kept.keys()
+        lacking: set[str] = set(getattr(kind, "__required_keys__", ())) - kept.keys()
         if lacking:
             left_out.add(file, field, f"without {', '.join(sorted(lacking))}")
         return MISSING if lacking else kept

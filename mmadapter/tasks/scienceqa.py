@@ -342,8 +342,8 @@ def question_card(row: Mapping[str, Any], others: Mapping[str, Mapping[Any, Mapp
         foot.append(f"said: “{shortened(' '.join(said.split()), 80)}”")
     for label, answers in others.items():
         if (theirs := answers.get(row.get("id"))) is not None:
-            chosen = theirs.get("prediction")
-            foot.append(f"{label}: {letter(chosen) if chosen in range(len(options)) else 'no answer'}")
+            chosen = theirs["prediction"] if theirs.get("prediction") in range(len(options)) else None
+            foot.append(f"{label}: {'no answer' if chosen is None else letter(chosen)}")
     grade = (row.get("grade") or "").replace("grade", "grade ")
     foot.append(", ".join(part for part in (f"question {row.get('id', '')}", row.get("subject"), grade) if part))
     choices = [

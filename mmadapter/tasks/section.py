@@ -182,8 +182,9 @@ def result_of(label: str, folder: Path, place: str, left_out: LeftOut) -> Result
     if not metrics:
         return None
     rows, file = read_json_lines(folder / place / "predictions.jsonl"), f"{place}/predictions.jsonl"
-    task = task_class(metrics, Path(place).name)
-    return Result(label, metrics, rows if task is None else as_written(rows, list[task.ROW], file, left_out, "lines"))
+    if (task := task_class(metrics, Path(place).name)) is not None:
+        rows = as_written(rows, list[task.ROW], file, left_out, "lines")  # type: ignore[name-defined]
+    return Result(label, metrics, rows)
 
 
 def looks_of(file: Path) -> list[Look]:
