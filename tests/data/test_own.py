@@ -266,7 +266,7 @@ class TestWhatIsNotUsed:
         file = write(tmp_path / "f.jsonl", items)
         own(file, "train")
         assert (
-            caplog.text.count("these fields are not used: `score` (10 items, the first: item 0).") == 1
+            caplog.text.count("these fields are not used: `score` (10 items, the first: item 1).") == 1
             and "`id`" not in caplog.text
         )
 

@@ -57,7 +57,7 @@ def test_the_whole_test_split_is_read():
         ("coco_captions", "coco_caption/annotations/captions_karpathy_val.json", ("val",)),
         ("coco_captions", "coco_mini", ("train",)),
         ("own", "coco_mini", ("all",)),
-        ("coco_captions", "real/coco_found", ("train", "val", "test")),
+        ("coco_captions", "real/coco_found", ("train", "test")),
         ("coco_captions", "real/flickr8k", ("train", "val", "test")),
         ("own", "real/flickr8k", ("all",)),
     ],
