@@ -52,7 +52,6 @@ def test_the_whole_test_split_is_read():
     ("reader", "place", "splits"),
     [
         ("scienceqa", "scienceqa", ("train", "val", "test")),
-        ("own", "scienceqa", ("all",)),
         ("scienceqa", "real/scienceqa_resplit", ("train", "val", "test")),
         ("coco_captions", "coco_caption/annotations/captions_karpathy_val.json", ("val",)),
         ("coco_captions", "coco_mini", ("train",)),
@@ -67,6 +66,12 @@ def test_no_field_of_the_published_files_is_called_unused(reader, place, splits,
         settings = {"on_bad": "skip"} if reader == "own" else {}
         assert read(reader, ROOT / place, training=split == "train", split=split, images=False, **settings)
     assert "not used" not in caplog.text
+
+
+def test_own_data_in_scienceqas_layout_name_the_texts_that_are_not_learned(caplog):
+    assert read("own", ROOT / "scienceqa", training=True, split="all", images=False, on_bad="skip")
+    told = "not used: `lecture` (563 items, the first: item 0), `solution` (581 items, the first: item 1)."
+    assert told in caplog.text
 
 
 def test_the_check_tells_what_the_sample_lacks(capsys):

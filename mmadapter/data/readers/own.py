@@ -36,7 +36,7 @@ from mmadapter.data.readers.items import (
 )
 from mmadapter.data.readers.json_file import is_json_lines, read_json, read_json_lines
 from mmadapter.data.readers.pictures import ImageFolders, is_outside, settle_missing_images
-from mmadapter.data.readers.scienceqa import FIELDS, PUBLISHED, image_path, image_root, read_problems, read_splits
+from mmadapter.data.readers.scienceqa import PUBLISHED, image_path, image_root, read_problems, read_splits
 from mmadapter.data.readers.tables import TABLES, read_table
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import OWN, ColumnNames, OwnSettings
@@ -531,7 +531,7 @@ def _scienceqa(
         entries.append({**problem, "id": pid, "image": image, "split": own})
     there = _fields([entries])
     layout = column_layout("multiple_choice", Columns(there, columns, str(file)))
-    found = parsed_items(file, entries, layout, ignore, ("id", "split", *FIELDS, *PUBLISHED))
+    found = parsed_items(file, entries, layout, ignore, ("id", "split", "subject", "grade", "topic", *PUBLISHED))
     if not may_leave:
         found.leave_out_outside([*_roots(place, root), file.parent, folder])
     found.items = list(_with_splits(found, entries, "split"))
