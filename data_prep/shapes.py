@@ -1,7 +1,7 @@
 """Write the made-up world in upstream layouts (ScienceQA, COCO, Alpaca): `python -m data_prep.shapes --out DIR`.
 
 `short_captions.json`, in Karpathy's layout, names colour, shape and background of each captioned picture of one object,
-and of the pictures of ScienceQA's train split; the three stand in `attributes`, too, so that captions are scored by them.
+and of the pictures of ScienceQA's train split. The three stand in `attributes`, too: captions are scored by them.
 With `--interference` also what experiment=interference reads: `instructions.json` (language only, Alpaca's layout) and
 `visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on); and
 `told_captions.json` (captions asked for scenes that are told in words), which experiment=interference_told reads.

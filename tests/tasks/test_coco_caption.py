@@ -176,8 +176,8 @@ def test_captions_are_scored_by_what_the_data_say_of_the_pictures(tmp_path):
     task = caption_task(tmp_path)
     file = tmp_path / "coco" / "dataset_coco.json"
     content = json.loads(file.read_text())
-    for picture, told in zip(content["images"], ({"animal": "dog", "coat": "dark brown"}, {"animal": "do"}), strict=False):
-        picture["attributes"] = told
+    content["images"][0]["attributes"] = {"animal": "dog", "coat": "dark brown"}
+    content["images"][1]["attributes"] = {"animal": "do"}
     file.write_text(json.dumps(content))
     out = tmp_path / "run" / "eval" / "coco_caption"
     metrics = evaluated(Parrot("A Dog, dark-brown."), task, out)
@@ -196,9 +196,10 @@ def test_bleu_of_references_with_fewer_words_is_a_dash_with_the_reason(files, tm
         one["caption"] = "A red dog."
     metrics = scored(files([{**one, "caption": "a red dog"} for one in RESULTS], notes), f"output={tmp_path / 'out'}")
     said = capsys.readouterr().out
-    assert metrics["BLEU-3"] == pytest.approx(1) and metrics["BLEU-4"] < 1e-3 and metrics["without_meaning"] == ["BLEU-4"]
+    assert metrics["BLEU-3"] == pytest.approx(1) and metrics["BLEU-4"] < 1e-3
+    assert metrics["without_meaning"] == ["BLEU-4"]
     assert "–" in said and "BLEU-4: counts longer runs of words than any reference has." in said
-    assert "BLEU-4" not in coco_caption.CocoCaption.values(metrics) and "CIDEr" in coco_caption.CocoCaption.values(metrics)
+    assert {"BLEU-4", "CIDEr"} & coco_caption.CocoCaption.values(metrics).keys() == {"CIDEr"}
     assert "without_meaning" not in scored(files(RESULTS))
 
 

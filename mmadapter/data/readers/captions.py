@@ -86,7 +86,8 @@ class CaptionFiles:
             self.defects.add(OUTSIDE, f"{where}: {image[:200]!r}", captions=len(captions))
             return
         path = self.folders.find(image) if isinstance(image, str) else image
-        self.splits.setdefault(split, []).append(Captioned(image_id, path, tuple(captions), where, instruction, attributes))
+        picture = Captioned(image_id, path, tuple(captions), where, instruction, attributes)
+        self.splits.setdefault(split, []).append(picture)
 
     def lose(self, reason: str, where: str, captions: int) -> None:
         """Counts an item of a file that cannot be used, with the captions that it has."""

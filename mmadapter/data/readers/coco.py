@@ -290,9 +290,9 @@ def attributes_of(entry: Mapping[str, Any]) -> Mapping[str, str] | None:
 
 
 def _own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> None:
-    """What data_prep.coco_caption writes, a picture a line: {image_id, image, captions: [{id, caption}], instruction, attributes}.
+    """What data_prep.coco_caption writes, a picture a line: {image_id, image, captions: [{id, caption}]}.
 
-    `instruction` and `attributes` are there only where the input had them.
+    With `instruction` and `attributes` where the input had them.
     """
 
     def parse(entry: Any) -> Entry:
