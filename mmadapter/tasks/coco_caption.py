@@ -216,7 +216,7 @@ def attribute_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, A
 
 
 def scores_without_meaning(references: Mapping[int, Sequence[str]]) -> list[str]:
-    """The BLEU-N of references that all have fewer than N words: even a perfect caption gets nothing there."""
+    """The BLEU-N of references that all have fewer than N words: even a perfect caption gets almost nothing there."""
     longest = max((len(words(text)) for of_image in references.values() for text in of_image), default=0)
     return [f"BLEU-{length}" for length in (1, 2, 3, 4) if longest < length]
 
@@ -230,7 +230,7 @@ def attribute_tables(results: Sequence[Result]) -> list[Table]:
         rows.append(Row([name, str(max(own[name]["captions"] for own in by_run if name in own)), *cells]))
     header = ["attribute", "captions", *(one.label for one in results)]
     notes = ["Percent of the captions in which the picture's own word for the attribute stands."]
-    return [Table(header, rows, "By attribute", True, notes, [results[-1].label])] if rows else []
+    return [Table(header, rows, "By attribute", True, notes, header[1:2] + header[-1:])] if rows else []
 
 
 def remarks(metrics: Mapping[str, Any]) -> list[str]:
