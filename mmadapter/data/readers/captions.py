@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.defects import Defects
@@ -133,7 +134,8 @@ def caption_samples(
             )
         prompt = usual_prompt if picture.instruction is None else asked(picture.instruction)
         image = picture.image if settings.images else None
-        meta = {"references": [text for _, text in picture.captions], "image_id": picture.image_id}
+        references = [text for _, text in picture.captions]
+        meta: dict[str, Any] = {"references": references, "image_id": picture.image_id}
         if picture.attributes:
             meta["attributes"] = picture.attributes
         if not purpose.training:
