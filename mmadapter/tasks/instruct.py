@@ -78,7 +78,7 @@ class Instruct(Task[InstructTaskSettings]):
             for name in ("F1", "ROUGE-L"):
                 metrics[name] = round(sum(row[name] for row in free) / len(free), 2)
             score, by = bleu([row["output"] for row in free], [row["references"] for row in free])
-            metrics |= {"BLEU": round(score, 2), "BLEU_counts": by}
+            metrics |= {"BLEU": None if score is None else round(score, 2), "BLEU_counts": by}
         counts["empty"] = sum(not text for text in answers.texts)
         metrics |= {
             "counts": counts,
@@ -131,6 +131,10 @@ class Instruct(Task[InstructTaskSettings]):
                 f"{counts['exact']} of {counts['answers'] - counts.get('choices', 0)} answers "
                 f"({percent(metrics['exact_match'])} %) equal their reference up to whitespace. That is a score where "
                 "answers are exact, and no measure of free texts."
+            )
+        if metrics.get("BLEU_counts") and metrics.get("BLEU") is None:
+            parts.append(
+                f"BLEU is left out: it counts runs of four {metrics['BLEU_counts']}, and no reference has so many."
             )
         if metrics.get("BLEU_counts") == "characters":
             parts.append("BLEU, F1 and ROUGE-L count characters: the language has no blanks between words.")

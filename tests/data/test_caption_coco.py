@@ -211,11 +211,30 @@ class TestOwnLines:
         with pytest.raises(InputError, match="a question of its own, but template=plain"):
             read_coco_captions(tmp_path, split="train", template="plain", **settings)
 
+    def test_what_it_says_of_the_picture(self, tmp_path):
+        told = {"color": "red", "background": "light blue"}
+        (tmp_path / "test.jsonl").write_text(json.dumps(self.LINE | {"attributes": told}) + "\n")
+        (sample,) = read_coco_captions(tmp_path, split="test", training=False, images=False)
+        assert sample.meta["attributes"] == told
+        for wrong, said in (({"color": 3}, "int '3' for 'color'"), ({"color": " "}, "for 'color'"), (["red"], "list")):
+            (tmp_path / "test.jsonl").write_text(json.dumps(self.LINE | {"attributes": wrong}) + "\n")
+            with pytest.raises(InputError, match=f"item 1: `attributes` .*{said}"):
+                read_coco_captions(tmp_path, split="test", training=False, images=False)
+
     def test_bad_lines(self, tmp_path):
         lines = [self.LINE, self.LINE, self.LINE | {"captions": "a hat"}]
         (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(InputError, match="item 2: image id 3 stands there twice.*item 3: `captions` is str"):
             read_coco_captions(tmp_path, split="train", training=True)
+
+
+def test_karpathys_file_may_say_attributes_of_some_pictures(tmp_path):
+    file = write_karpathy(tmp_path) / "dataset_coco.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["attributes"] = {"color": "red"}
+    write_json(file, content)
+    samples = read_coco_captions(tmp_path, split="train", training=False)
+    assert [sample.meta.get("attributes") for sample in samples] == [{"color": "red"}, None]
 
 
 def test_dirty_captions_lose_only_their_whitespace(tmp_path):

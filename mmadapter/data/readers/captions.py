@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.defects import Defects, UnusedFields
@@ -36,6 +37,8 @@ class Captioned:
     """file and place, for messages"""
     instruction: str | None = None
     """what the file asks for; None: the caption instruction"""
+    attributes: Mapping[str, str] | None = None
+    """what the file says of the picture by name, for scoring: {"color": "red"}"""
 
 
 @dataclass
@@ -67,6 +70,7 @@ class CaptionFiles:
         captions: Sequence[tuple[int | str, str]],
         where: str,
         instruction: str | None = None,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         """Takes in one picture of a file: whitespace collapsed, otherwise unchanged; what is empty is counted.
 
@@ -86,7 +90,8 @@ class CaptionFiles:
             self.defects.add(OUTSIDE, f"{where}: {image[:200]!r}", captions=len(captions))
             return
         path = self.folders.find(image) if isinstance(image, str) else image
-        self.splits.setdefault(split, []).append(Captioned(image_id, path, tuple(captions), where, instruction))
+        picture = Captioned(image_id, path, tuple(captions), where, instruction, attributes)
+        self.splits.setdefault(split, []).append(picture)
 
     def lose(self, reason: str, where: str, captions: int) -> None:
         """Counts an item of a file that cannot be used, with the captions that it has."""
@@ -134,7 +139,10 @@ def caption_samples(
             )
         prompt = usual_prompt if picture.instruction is None else asked(picture.instruction)
         image = picture.image if settings.images else None
-        meta = {"references": [text for _, text in picture.captions], "image_id": picture.image_id}
+        references = [text for _, text in picture.captions]
+        meta: dict[str, Any] = {"references": references, "image_id": picture.image_id}
+        if picture.attributes:
+            meta["attributes"] = picture.attributes
         if not purpose.training:
             samples.append(Sample(str(picture.image_id), purpose.source, prompt, image, picture.where, meta))
             continue

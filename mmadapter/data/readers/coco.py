@@ -33,7 +33,7 @@ LISTED = ("val", "test")  # the splits that a list of pictures is published for
 UNUSED = ("tokens", "sentids")  # most of dataset_coco.json's size
 # The fields of each layout that are read, and those that the published files have besides.
 FILE_FIELDS = ("images", "annotations", "info", "licenses", "type", "dataset", "categories")
-KARPATHY_FIELDS = ("cocoid", "split", "filepath", "filename", "sentences")
+KARPATHY_FIELDS = ("cocoid", "split", "filepath", "filename", "sentences", "attributes")
 KARPATHY_PUBLISHED = ("imgid", "sentids", "tokens")
 OFFICIAL_FIELDS = ("id", "file_name")
 OFFICIAL_PUBLISHED = ("license", "coco_url", "flickr_url", "date_captured", "width", "height")
@@ -234,6 +234,7 @@ class Entry(NamedTuple):
     name: str = ""
     captions: Captions = ()
     instruction: str | None = None
+    attributes: Mapping[str, str] | None = None
 
 
 def _take(
@@ -261,11 +262,14 @@ def _take(
         seen.add(one.image_id)
         if one.split is not None:
             where = f"{file.name}, image {one.image_id}"
-            found.add(one.split, one.image_id, one.name, one.captions, where, one.instruction)
+            found.add(one.split, one.image_id, one.name, one.captions, where, one.instruction, one.attributes)
 
 
 def _karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str | None) -> None:
-    """dataset_coco.json: {images: [{filepath, filename, cocoid, split, sentences: [{raw, sentid}]}]}."""
+    """dataset_coco.json: {images: [{filepath, filename, cocoid, split, sentences: [{raw, sentid}]}]}.
+
+    With a field of ours, which a picture may have: `attributes`.
+    """
     split_of = {part: split for split in ((only,) if only else SPLITS) for part in KARPATHY_SPLITS[split]}
 
     def parse(entry: Any) -> Entry:
@@ -282,15 +286,26 @@ def _karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str 
         captions = [(entry_field(one, "sentid", int), entry_field(one, "raw", str)) for one in sentences]
         for one in sentences:
             found.unused.note(one, f"image {image_id}, `sentences`", ("sentid", "raw"), KARPATHY_PUBLISHED)
-        return Entry(image_id, split, name, captions)
+        return Entry(image_id, split, name, captions, attributes=attributes_of(entry))
 
     _take(found, file, images, parse, "sentences")
 
 
-def _own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> None:
-    """What data_prep.coco_caption writes, a picture a line: {image_id, image, captions: [{id, caption}], instruction}.
+def attributes_of(entry: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """What an entry says of its picture, attribute by attribute; None where it says nothing."""
+    if "attributes" not in entry:
+        return None
+    attributes: Mapping[str, Any] = entry_field(entry, "attributes", dict)
+    for name, value in attributes.items():
+        if not isinstance(value, str) or not value.strip():
+            raise BadEntry(f"`attributes` has {described(value)} for {name!r}; expected a word or a few")
+    return attributes
 
-    `instruction` is there only where the input had one for each picture.
+
+def _own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> None:
+    """What data_prep.coco_caption writes, a picture a line: {image_id, image, captions: [{id, caption}]}.
+
+    With `instruction` and `attributes` where the input had them.
     """
 
     def parse(entry: Any) -> Entry:
@@ -298,10 +313,10 @@ def _own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) ->
         image_id = entry_field(entry, "image_id", str, int)
         captions = [(entry_field(one, "id", str, int), entry_field(one, "caption", str)) for one in listed]
         instruction = entry_field(entry, "instruction", str) if "instruction" in entry else None
-        found.unused.note(entry, f"image {image_id}", ("image_id", "image", "captions", "instruction"))
+        found.unused.note(entry, f"image {image_id}", ("image_id", "image", "captions", "instruction", "attributes"))
         for one in listed:
             found.unused.note(one, f"image {image_id}, `captions`", ("id", "caption"))
-        return Entry(image_id, split, name, captions, instruction)
+        return Entry(image_id, split, name, captions, instruction, attributes_of(entry))
 
     _take(found, file, entries, parse, "captions", "item {1}")
 
