@@ -19,7 +19,7 @@ from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_
 from mmadapter.tasks.papers import CAPTION_ROWS
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import AnswerRow, Answers, Metrics, Scored, Task, drawn
+from mmadapter.tasks.task import AnswerRow, Answers, Scored, Task, drawn
 from mmadapter.tasks.text_scores import words
 
 CAPTIONS_FILE = "captions.json"
@@ -37,7 +37,12 @@ class Covered(TypedDict, total=False):
     complete: bool
 
 
-class CaptionMetrics(Metrics, total=False):
+class OfAttribute(TypedDict):
+    named: float
+    captions: int
+
+
+class CaptionMetrics(TypedDict, total=False):
     """metrics.json, as far as it is shown, besides the scores."""
 
     counts: CaptionCounts
@@ -48,6 +53,7 @@ class CaptionMetrics(Metrics, total=False):
     not_scored: str
     not_computed: dict[str, str]
     without_meaning: list[str]
+    by_attribute: dict[str, OfAttribute]
     empty: int
 
 
