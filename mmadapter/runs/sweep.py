@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,8 @@ def read_sweep(folder: Path) -> Record:
         content: Any = as_written(json.loads(file.read_text(encoding="utf-8")), SweepFile, SWEEP_FILE, left_out)
         if wrong := left_out.lines():
             raise ValueError("; ".join(wrong))
-        if any("\0" in (job.get("run") or "") for job in content["jobs"]):
+        names = [job.get(name) or "" for job in content["jobs"] for name in ("run", "slurm_run", "slurm_log")]
+        if any(b"\0" in os.fsencode(name) for name in names):  # half of a character raises a ValueError of its own
             raise ValueError("the name of a run holds the character NUL")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
