@@ -1,7 +1,7 @@
 """mmadapter demo: the adapter that comes with the package answers questions about shipped pictures, at once.
 
-The same question is asked of several pictures, so that one sees the answer follow the picture. Pictures are of the test
-split, and drawn with a seed; every answer is scored.
+The same question is asked of several pictures, and each is described, so that one sees the answer follow the picture.
+Pictures are of the test split, and drawn with a seed; every answer is scored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from rich.console import Console
@@ -28,6 +28,9 @@ from mmadapter.distributed.start import set_threads
 from mmadapter.errors import InputError
 from mmadapter.evaluation import SHIPPED
 from mmadapter.hosts.settings import GenerationConf
+
+if TYPE_CHECKING:
+    from mmadapter.tasks.task import Task
 
 PICTURES = 4
 # Each question is asked of every picture; its options are what is true of the pictures.
@@ -42,8 +45,8 @@ def main(arguments: list[str]) -> None:
     console = Console(highlight=False)
     pictures = draw_pictures(folder / "data", options.seed)
     with console.status("loading the shipped adapter"):
-        rows = answers_of_the_shipped_adapter(folder)
-    show(console, [folder / "data" / "images" / "test" / pid / "image.png" for pid in pictures], rows)
+        captions, rows = answers_of_the_shipped_adapter(folder)
+    show(console, [folder / "data" / "images" / "test" / pid / "image.png" for pid in pictures], captions, rows)
 
     from mmadapter.reports.report import write_report
 
@@ -62,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def draw_pictures(folder: Path, seed: int) -> list[str]:
-    """Write a small ScienceQA of `PICTURES` test pictures into `folder`: each question of each picture.
+    """Write `PICTURES` test pictures into `folder`, as a ScienceQA with each question of each, and with their captions.
 
     The pictures differ in colour and background. Returns their ids, under which the first question stands.
     """
@@ -72,12 +75,12 @@ def draw_pictures(folder: Path, seed: int) -> list[str]:
     with tarfile.open(archive) as packed:
 
         def content(name: str) -> bytes:
-            member = packed.extractfile(f"scienceqa/{name}")
+            member = packed.extractfile(name)
             assert member is not None
             return member.read()
 
-        problems = json.loads(content("problems.json"))
-        captions: dict[str, str] = json.loads(content("captions.json"))["captions"]
+        problems = json.loads(content("scienceqa/problems.json"))
+        captions: dict[str, str] = json.loads(content("scienceqa/captions.json"))["captions"]
         about = {pid: attributes(text) for pid, text in captions.items() if problems[pid]["split"] == "test"}
         order = random.Random(f"demo {seed}").sample(sorted(about), len(about))
         chosen: list[str] = []
@@ -103,9 +106,22 @@ def draw_pictures(folder: Path, seed: int) -> list[str]:
                 }
                 target = folder / "images" / "test" / number / "image.png"
                 target.parent.mkdir(parents=True)
-                target.write_bytes(content(f"images/test/{pid}/image.png"))
+                target.write_bytes(content(f"scienceqa/images/test/{pid}/image.png"))
     (folder / "problems.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
     (folder / "pid_splits.json").write_text(json.dumps({"test": list(asked)}), encoding="utf-8")
+    described = [
+        {
+            "filepath": f"images/test/{pid}",
+            "filename": "image.png",
+            "cocoid": int(pid),
+            "split": "test",
+            "sentences": [
+                {"sentid": int(pid), "raw": "A {color} {shape} on a {ground} background.".format_map(about[pid])}
+            ],
+        }
+        for pid in chosen
+    ]
+    (folder / "captions.json").write_text(json.dumps({"images": described}, indent=1), encoding="utf-8")
     return chosen
 
 
@@ -115,54 +131,67 @@ def attributes(caption: str) -> dict[str, str]:
     return {"size": words[1], "pattern": words[2], "color": words[3], "shape": words[4], "ground": words[-2]}
 
 
-def answers_of_the_shipped_adapter(folder: Path) -> list[dict[str, Any]]:
-    """Ask the shipped adapter all questions of FOLDER/data, write FOLDER as an evaluated run; the rows with scores."""
+def answers_of_the_shipped_adapter(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Ask the shipped adapter about the pictures of FOLDER/data, and write FOLDER as an evaluated run.
+
+    Returns the captions and the answers, with what is true and whether they are right.
+    """
     set_threads(None)
     import mmadapter
     from mmadapter.distributed.ranks import Ranks
     from mmadapter.hosts.load import hide_library_bars
+    from mmadapter.tasks.coco_caption import CocoCaption
     from mmadapter.tasks.scienceqa import ScienceQA
-    from mmadapter.tasks.settings import ScienceqaTaskSettings
+    from mmadapter.tasks.settings import CocoCaptionTaskSettings, ScienceqaTaskSettings
     from mmadapter.tasks.task import evaluate
 
     hide_library_bars()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     shutil.copyfile(SHIPPED / "config.yaml", folder / "config.yaml")
     model = mmadapter.load(SHIPPED, device="cpu")
-    task = ScienceQA(
-        ScienceqaTaskSettings(
-            root=str(folder / "data"),
-            prompt_format="QCM-EA",
-            template="paper",
-            likelihood=False,
-            generation=GenerationConf(max_new_tokens=24),
+    data, generation = folder / "data", GenerationConf(max_new_tokens=24)
+    captions = CocoCaption(
+        CocoCaptionTaskSettings(
+            root=str(data), path=str(data / "captions.json"), template="alpaca", exact=True, generation=generation
         )
     )
-    samples = task.read(model.tokenizer, model.template)
-    model.prepare_images([sample.image for sample in samples if sample.image is not None])
-    return evaluate(model, task, samples, folder / "eval" / "scienceqa", Ranks()).rows
+    questions = ScienceQA(
+        ScienceqaTaskSettings(
+            root=str(data), prompt_format="QCM-EA", template="paper", likelihood=False, generation=generation
+        )
+    )
+
+    def rows(task: Task) -> list[dict[str, Any]]:
+        samples = task.read(model.tokenizer, model.template)
+        model.prepare_images([sample.image for sample in samples if sample.image is not None])
+        return evaluate(model, task, samples, folder / "eval" / task.settings.name, Ranks()).rows
+
+    return rows(captions), rows(questions)
 
 
-def show(console: Console, pictures: Sequence[Path], rows: Sequence[dict[str, Any]]) -> None:
-    """The pictures side by side, and below them one line of answers for each question."""
+def show(
+    console: Console, pictures: Sequence[Path], captions: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
+) -> None:
+    """The pictures side by side, and below them their captions and one line of answers for each question."""
     columns = len(pictures)
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 1, 0))
     table.add_column(max_width=24)
     if console.is_terminal and console.color_system in ("256", "truecolor"):
         table.add_row("", *map(drawing, pictures))
+    table.add_row("What is in the picture?", *map(answer, captions))
     for start in range(0, len(rows), columns):
         part = rows[start : start + columns]
-        answers = [
-            Text(
-                " ".join(str(row["output"]).split()) + (" ✓" if row["correct"] else " ✗"),
-                "" if row["correct"] else "red",
-            )
-            for row in part
-        ]
         options = " ".join(f"({'ABCDE'[index]}) {choice}" for index, choice in enumerate(part[0]["choices"]))
-        table.add_row(f"{part[0]['question']} {options}", *answers)
+        table.add_row(f"{part[0]['question']} {options}", *map(answer, part))
     console.print(table)
-    console.print(f"{sum(row['correct'] for row in rows)} of {len(rows)} right\n")
+    everything = [*captions, *rows]
+    console.print(f"{sum(row['correct'] for row in everything)} of {len(everything)} right\n")
+
+
+def answer(row: dict[str, Any]) -> Text:
+    """What was answered, and whether it is right."""
+    text = " ".join(str(row["output"]).split())
+    return Text(f"{text} ✓") if row["correct"] else Text(f"{text} ✗", "red")
 
 
 def drawing(picture: Path) -> Text:

@@ -21,15 +21,19 @@ def test_the_answers_follow_the_pictures_and_most_are_right(folder, monkeypatch,
     opened: list[str] = []
     monkeypatch.setattr(demo.webbrowser, "open", opened.append)
     demo.main([])
-    rows = [json.loads(line) for line in (folder / "eval" / "scienceqa" / "predictions.jsonl").read_text().splitlines()]
-    right = sum(row["correct"] for row in rows)
-    assert len(rows) == 8 and right >= 6
-    assert f"{right} of 8 right" in capsys.readouterr().out
+    captions, rows = (
+        [json.loads(line) for line in (folder / "eval" / task / "predictions.jsonl").read_text().splitlines()]
+        for task in ("coco_caption", "scienceqa")
+    )
+    right = sum(row["correct"] for row in captions + rows)
+    assert len(captions) == 4 and len(rows) == 8 and right >= 9
+    assert len({row["output"] for row in captions}) == 4
+    assert f"{right} of 12 right" in capsys.readouterr().out
     for question in demo.QUESTIONS.values():  # the same question and options, and another truth for each picture
         same = [row for row in rows if row["question"] == question]
         assert len({str(row["choices"]) for row in same}) == 1 and len({row["answer"] for row in same}) == 4
     assert opened == [(folder / "report.html").resolve().as_uri()]
-    assert (folder / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 8
+    assert (folder / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 12
 
 
 def test_another_seed_draws_other_pictures_and_nothing_opens_unasked(folder, tmp_path):

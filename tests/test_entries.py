@@ -252,17 +252,13 @@ def test_threads_are_two_unless_asked_otherwise(monkeypatch, asked, environment,
     assert {os.environ[name] for name in THREAD_VARIABLES} == {expected}
 
 
-def test_waiting_threads_sleep_unless_the_user_says_how_they_wait(monkeypatch):
-    from mmadapter.distributed.start import THREAD_VARIABLES, WAITING_VARIABLES, set_threads
+@pytest.mark.parametrize("said", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "1"}, {}])
+def test_waiting_threads_soon_sleep_unless_the_user_says_how_they_wait(monkeypatch, said):
+    from mmadapter.distributed.start import set_threads
 
-    for name in (*THREAD_VARIABLES, *WAITING_VARIABLES):
-        monkeypatch.setenv(name, "1")
+    environment = {"OMP_NUM_THREADS": "1", **said}
+    monkeypatch.setattr(os, "environ", environment)
     set_threads(1)
-    assert [os.environ[name] for name in WAITING_VARIABLES] == ["1", "1", "1"]
-    for name in WAITING_VARIABLES:
-        monkeypatch.delenv(name)
-    set_threads(1)
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    set_threads(1)
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    found = {name: environment[name] for name in names if name in environment}
+    assert found == (said or {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"})

@@ -21,8 +21,10 @@ from mmadapter.distributed.launchers import OTHER_LAUNCHERS, RENDEZVOUS, STARTER
 
 DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# How OpenMP's threads wait: the standard's name, GNU's and Intel's.
-WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# How OpenMP's threads wait: the standard's name, and GNU's, which PyTorch's wheels for Linux read (Intel's is
+# KMP_BLOCKTIME). 1,000 spins take some 10 microseconds. Measured with the quick start on 2 cores: with none a step took
+# 1.3 times as long on quiet cores; with 300,000, GNU's default, more than ten times as long beside four busy loops.
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 # What asks a run to stop; SIGUSR1 and SIGUSR2 are not everywhere (Windows).
 STOPS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 GRACE_SECONDS = 10.0  # for the other ranks to end by themselves, once one has ended with an error
@@ -130,13 +132,13 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
 def set_threads(threads: int | None) -> None:
     """Set the thread counts of the numeric libraries, which read them when they are first imported.
 
-    Threads that wait sleep (OMP_WAIT_POLICY=passive): those that spin keep each other from the cores as soon as other
-    programs run, and small models are then tens of times slower. What the user has set holds.
+    Threads that wait soon sleep: those that go on spinning keep each other from the cores as soon as other programs
+    run, and small models are then tens of times slower. What the user has set holds.
     """
     for name in THREAD_VARIABLES:
         os.environ[name] = thread_count(threads)
-    if not any(name in os.environ for name in WAITING_VARIABLES):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+    if not os.environ.keys() & {*WAITING, "KMP_BLOCKTIME"}:
+        os.environ.update(WAITING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -1,7 +1,8 @@
 """Where a run's numbers, and the answers to a few samples, are shown besides its own files: TensorBoard, Weights &
 Biases, MLflow.
 
-Their packages are imported when a board is opened. What a killed attempt sent to W&B or MLflow stays there.
+Their packages are imported when a board is opened; `TrainingConf` has checked that they are there. What a killed
+attempt sent to W&B or MLflow stays there.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
-
-from mmadapter.errors import InputError
 
 
 class Board(Protocol):
@@ -57,7 +56,9 @@ class WeightsAndBiases:
     """A run of the project "mmadapter" on their servers, or where the environment variables of W&B say."""
 
     def __init__(self, folder: Path, name: str, step: int) -> None:
-        self.wandb = imported("wandb")
+        import wandb
+
+        self.wandb = wandb
         self.wandb.init(project="mmadapter", name=name, id=name, resume="allow", dir=str(folder))
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
@@ -79,7 +80,8 @@ class MLflow:
     def __init__(self, folder: Path, name: str, step: int) -> None:
         for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
             os.environ.setdefault(variable, "true")
-        mlflow = imported("mlflow")
+        import mlflow  # reads them
+
         own, place = folder.resolve(), os.environ.get("MLFLOW_TRACKING_URI")
         self.client = mlflow.MlflowClient(place or f"sqlite:///{own / 'mlflow.db'}")
         experiment = self.client.get_experiment_by_name("mmadapter")
@@ -109,15 +111,3 @@ BOARDS: dict[str, Callable[[Path, str, int], Board]] = {
     "mlflow": MLflow,
 }
 """By their settings, training.NAME."""
-
-
-def imported(package: str) -> Any:
-    """An optional package, whose setting is called like it. Raises InputError where it is not installed."""
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise InputError(
-            f"training.{package}=true, but the package is not installed. To fix: pip install {package}"
-        ) from error
