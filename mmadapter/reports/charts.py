@@ -110,9 +110,10 @@ def joined(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def svg(width: float, height: float, label: str, parts: Iterable[Markup]) -> Markup:
-    """A drawing that fills its column; `label` is for screen readers."""
-    opened = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, label)
+def svg(width: float, height: float, label: str, parts: Iterable[Markup], widest: float | None = None) -> Markup:
+    """A drawing that fills its column, up to `widest` pixels; `label` is for screen readers."""
+    limit = "" if widest is None else Markup(' style="max-width:{:.0f}px"').format(widest)
+    opened = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}"{}>').format(width, height, label, limit)
     return opened + joined(parts) + Markup("</svg>")
 
 
@@ -265,5 +266,6 @@ def heat_map(what: str, values: Sequence[Sequence[float | None]], row_names: Seq
     ends = [("below", f"{-most:.3g}")] if lowest < 0 else []
     caption = Markup('<span class="what">{}</span><span>{}s from left to right</span>').format(what, column_name)
     caption += joined(swatch.format(*end) for end in [*ends, ("", "0"), ("above", f"+{most:.3g}")])
-    right = round(LEFT + width * columns)
-    return figure(caption, svg(max(right, 200), 20 * len(known), what, parts), kind="chart heat")
+    right = max(round(LEFT + width * columns), 200)
+    drawing = svg(right, 20 * len(known), what, parts, widest=1.33 * right)  # letters as large as in other charts
+    return figure(caption, drawing, kind="chart heat")

@@ -7,17 +7,16 @@ import io
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from mmadapter.errors import InputError
-from mmadapter.files import read_json
+from mmadapter.files import MISSING, read_as_written
 from mmadapter.reports import charts
-from mmadapter.runs.journal import METRICS_FILE, read_metrics
-from mmadapter.runs.state import Record, RunFolder
+from mmadapter.runs.state import Record, RunFolder, Summary
 from mmadapter.terminal import number_text
 from mmadapter.vision.images import read_image
 
@@ -25,6 +24,36 @@ TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_SIDE = 288  # pixels of a picture inside a page
 SMALL_SIDE = 128  # up to here a picture is enlarged pixel by pixel
 NEARLY_NOTHING = 0.01  # nats
+
+
+class Answered(TypedDict, total=False):
+    """One sample of a line of metrics.jsonl about answers (`training/watched.py`)."""
+
+    task: str
+    sample: str
+    image: str | None
+    question: str
+    answer: str
+    references: list[str]
+    right: bool | None
+
+
+class AnswersAtStep(TypedDict):
+    step: int
+    samples: list[Answered]
+
+
+class TrainableRow(TypedDict, total=False):
+    """A row of trainable.json."""
+
+    group: str
+    role: str
+    tensors: int
+    parameters: int
+    share: float
+    lr: float
+    weight_decay: float
+    sources: str
 
 
 class ReportedRun(RunFolder):
@@ -38,28 +67,24 @@ class ReportedRun(RunFolder):
     @cached_property
     def summary(self) -> Record:
         """summary.json, which is there before the report is written and the run counts as finished."""
-        return self._json("summary.json") or self._json("finished.json")
+        return self._json("summary.json", Summary) or self._json("finished.json", Summary)
 
     @cached_property
     def versions(self) -> Record:
-        return self._json("versions.json")
+        return self._json("versions.json", dict[str, Any])
 
     @cached_property
     def answers(self) -> list[Record]:
         """What a few fixed samples were answered at the start and at each validation, in the order of the steps."""
-        found: dict[int, Record] = {}
-        for one in read_metrics(self.folder / METRICS_FILE, "answers"):
-            samples = one.get("samples")
-            own = [sample for sample in samples if isinstance(sample, dict)] if isinstance(samples, list) else []
-            if own and isinstance(one.get("step"), int):
-                found[one["step"]] = {**one, "samples": own}
+        found = {one["step"]: one for one in self._lines("answers", AnswersAtStep) if one["samples"]}
         return [found[step] for step in sorted(found)]
 
     @cached_property
     def trainable(self) -> list[Record]:
         """The rows of the table of what trains."""
-        rows = read_json(self.folder / "trainable.json")
-        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        name = "trainable.json"
+        rows = read_as_written(self.folder / name, list[TrainableRow], name, self.left_out)
+        return [] if rows is MISSING else rows
 
     @cached_property
     def variants(self) -> dict[str, ReportedRun]:

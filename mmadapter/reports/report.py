@@ -57,6 +57,7 @@ def write_report(folder: Path) -> Path:
         trainable_total=sum(row.get("parameters", 0) for row in run.trainable),
         config_text=run.config_text,
         versions=version_rows(run.versions),
+        left_out=run.left_out.lines(),
     )
     target = run.folder / "report.html"
     write_atomically(target, page)
@@ -104,16 +105,14 @@ def learned_answers(run: ReportedRun) -> list[dict[str, Any]]:
     found = []
     for sample in records[-1]["samples"]:
         own = [
-            (record["step"], shortened(str(one.get("answer") or ""), 300), one.get("right"))
+            (record["step"], shortened(one.get("answer"), 300), one.get("right"))
             for record in shown
             for one in record["samples"]
             if (one.get("task"), one.get("sample")) == (sample.get("task"), sample.get("sample"))
         ]
-        references = sample.get("references")
-        truth = shortened(str(references[0]), 300) if isinstance(references, list) and references else ""
-        question = shortened(str(sample.get("question") or ""), 300)
-        image = sample["image"] if isinstance(sample.get("image"), str) else None
-        found.append({"image": image, "question": question, "answers": own, "truth": truth})
+        truth = shortened(next(iter(sample.get("references") or ()), ""), 300)
+        question = shortened(sample.get("question"), 300)
+        found.append({"image": sample.get("image"), "question": question, "answers": own, "truth": truth})
     return found
 
 
@@ -222,6 +221,8 @@ def losses_by_source(records: Iterable[Record]) -> dict[str, list[Point]]:
 def gate_panels(run: ReportedRun) -> Markup:
     """The gates of every head over steps, one small chart a layer."""
     records = [record for record in run.train if record.get("gates")]
+    sizes = [len(heads) for heads in records[-1]["gates"]] if records else []
+    records = [record for record in records if [len(heads) for heads in record["gates"]] == sizes]
     panels = []
     for layer, heads in enumerate(records[-1]["gates"][:GATE_LAYERS_SHOWN] if records else ()):
         lines = [
@@ -260,10 +261,10 @@ def movement_chart(run: ReportedRun) -> Markup:
     groups = list(records[-1]["movement"])
     is_relative = all(records[-1]["movement"][group]["relative"] is not None for group in groups)
     key, factor = ("relative", 100) if is_relative else ("distance", 1)
-    lines = [
-        Series(group, [(one["step"], factor * one["movement"][group][key]) for one in records], colour)
-        for group, colour in group_colours(run, groups).items()
-    ]
+    lines = []
+    for group, colour in group_colours(run, groups).items():
+        points = finite((one["step"], one["movement"].get(group, {}).get(key)) for one in records)
+        lines.append(Series(group, [(step, factor * value) for step, value in points], colour))
     label = "Distance from the start, % of the start's norm" if is_relative else "Distance from the start"
     return charts.line_chart(lines, x_label="step", y_label=label, from_zero=True)
 

@@ -76,6 +76,7 @@ def page_of(sweep: Sweep) -> str:
             for job, of_job in zip(sweep.jobs, cells, strict=True)
         ],
         troubles=[(job.number, job.state.state, job.state.reason) for job in sweep.jobs if job.state.reason],
+        left_out=[(job.number, line) for job in sweep.jobs for line in job.run.left_out.lines()],
     )
 
 

@@ -96,6 +96,7 @@ def as_text(runs: Sequence[RunState]) -> str:
         ]
         rows.append(["-" if cell is None else str(cell) for cell in cells])
     reasons = [f"{run.name}: {run.state}: {run.reason}" for run in runs if run.reason]
+    reasons += [f"{run.name}: not shown: {line}" for run in runs for line in run.left_out]
     return "\n".join([format_table(COLUMNS, rows), *([""] + reasons if reasons else []), "", counts(runs)])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
 import signal
@@ -21,11 +20,11 @@ from mmadapter.distributed.launchers import own_job
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.distributed.start import signal_of
 from mmadapter.errors import InputError, text_of
-from mmadapter.files import LEFTOVERS, locked, package_versions, read_json, write_json
+from mmadapter.files import LEFTOVERS, locked, package_versions, write_json
 from mmadapter.methods.folder import recover_adapter
 from mmadapter.runs.folder import ATTEMPT_FILE, FINISHED_FILE
 from mmadapter.runs.journal import METRICS_FILE
-from mmadapter.runs.state import process_start
+from mmadapter.runs.state import RunFolder, process_start
 from mmadapter.terminal import own_command
 
 LOCK_FILE = ".running"
@@ -87,13 +86,7 @@ def note(folder: Path, **facts: Any) -> None:
 
 def _facts(folder: Path) -> dict[str, Any]:
     """What attempt.json says; of a damaged one, what of it is of the right kind. It decides no result."""
-    content = read_json(folder / ATTEMPT_FILE)
-    numbers = ("started", "ended", "attempts", "earlier_seconds")
-    return {
-        name: value
-        for name, value in (content.items() if isinstance(content, dict) else ())
-        if name not in numbers or (isinstance(value, int | float) and math.isfinite(value))
-    }
+    return RunFolder(folder).attempt
 
 
 def still_there(folder: Path, file: str = ATTEMPT_FILE) -> None:

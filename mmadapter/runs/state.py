@@ -8,17 +8,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
-from mmadapter.files import read_json
+from mmadapter.files import MISSING, LeftOut, as_written, read_as_written
 from mmadapter.runs.journal import METRICS_FILE, last_record, read_metrics
 from mmadapter.sweeps.settings import VALIDATION_LOSS
 from mmadapter.tasks import task_class
+from mmadapter.tasks.section import metrics_of
 from mmadapter.terminal import duration
 
 SILENT_SECONDS = 600  # a run on another machine that wrote nothing for so long is no longer believed to run
@@ -29,11 +30,100 @@ Record = dict[str, Any]
 Queue = Mapping[str, tuple[str, str]] | None  # SLURM job -> (state, reason); None = no SLURM, or no answer
 
 
+# What we write into a run folder, as far as it is read again to show the run (`as_written`).
+
+
+class ShownConfig(TypedDict, total=False):
+    """config.yaml."""
+
+    experiment: str
+    embedded: str | None
+    evaluate: list[str]
+    variants: dict[str, Any]
+    tasks: dict[str, Any]
+    vision: dict[str, Any] | None
+    data: dict[str, Any] | None
+
+
+class Attempt(TypedDict, total=False):
+    """attempt.json."""
+
+    state: str
+    host: str
+    pid: int
+    pid_start: int | None
+    slurm_job: str | None
+    started: float
+    ended: float
+    attempts: int
+    earlier_seconds: float
+    total_steps: int
+    message: str | None
+    signal: str | None
+
+
+class Trained(TypedDict, total=False):
+    steps: int
+    seconds: float
+
+
+class Peak(TypedDict, total=False):
+    host_bytes: float
+    gpu_bytes: float
+    processes: list[dict[str, float]]
+
+
+class Summary(TypedDict, total=False):
+    """summary.json and finished.json."""
+
+    wall_seconds: float
+    attempts: int
+    training: Trained | None
+    peak: Peak
+    evaluation: dict[str, Any]
+
+
+class Moved(TypedDict):
+    distance: float | None
+    relative: float | None
+
+
+class AtStep(TypedDict):
+    step: int
+    loss: float | None
+
+
+class Step(AtStep, total=False):
+    """A line of metrics.jsonl about a step or a validation."""
+
+    seconds: float
+    loss_by_source: dict[str, float | None]
+    lr: float | None
+    grad_norm: float | None
+    grad_norm_by_group: dict[str, float | None]
+    supervised_tokens: int
+    tokens_per_s: float | None
+    gates: list[list[float | None]]
+    movement: dict[str, Moved]
+    memory: dict[str, float]
+
+
+class Event(TypedDict, total=False):
+    """A line about something that happened."""
+
+    event: str
+    signal: str
+
+
 class RunFolder:
-    """What the files of a run folder say, each read when it is first asked for; a missing or cut one reads as empty."""
+    """What the files of a run folder say, each read when it is first asked for; a missing or cut one reads as empty.
+
+    What is not of the type that a run writes counts as missing, too, and stands in `left_out`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.left_out = LeftOut()
 
     @cached_property
     def config(self) -> Record:
@@ -41,38 +131,40 @@ class RunFolder:
             content = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             return {}
-        return content if isinstance(content, dict) else {}
+        return self._typed(content, ShownConfig, "config.yaml") if content is not None else {}
 
     @cached_property
     def attempt(self) -> Record:
-        return self._json("attempt.json")
+        return self._json("attempt.json", Attempt)
 
     @cached_property
     def summary(self) -> Record:
         """finished.json; until the run is finished empty."""
-        return self._json("finished.json")
+        return self._json("finished.json", Summary)
 
     @cached_property
     def evaluations(self) -> dict[str, Record]:
         """Task -> metrics.json, of the run's own tasks."""
-        found = {name: self._json(f"eval/{name}/metrics.json") for name in self.config.get("evaluate") or ()}
+        names = self.config.get("evaluate") or ()
+        found = {name: metrics_of(self.folder, f"eval/{name}", self.left_out) for name in names}
         return {name: metrics for name, metrics in found.items() if metrics}
 
     @cached_property
     def train(self) -> list[Record]:
-        return read_metrics(self.folder / METRICS_FILE, "train")
+        return self._lines("train", Step)
 
     @cached_property
     def last_step(self) -> Record:
-        return last_record(self.folder / METRICS_FILE, "train")
+        record = last_record(self.folder / METRICS_FILE, "train")
+        return self._typed(record, Step, METRICS_FILE) if record else {}
 
     @cached_property
     def validation(self) -> list[Record]:
-        return read_metrics(self.folder / METRICS_FILE, "validation")
+        return self._lines("validation", Step)
 
     @cached_property
     def events(self) -> list[Record]:
-        return read_metrics(self.folder / METRICS_FILE, "event")
+        return self._lines("event", Event)
 
     @cached_property
     def best_validation_loss(self) -> float | None:
@@ -100,9 +192,19 @@ class RunFolder:
         files = [path for name in names for base in (name, f"*/*/{name}") for path in self.folder.glob(base)]
         return max((path.stat().st_mtime for path in files if path.exists()), default=None)
 
-    def _json(self, name: str) -> Record:
-        content = read_json(self.folder / name)
-        return content if isinstance(content, dict) else {}
+    def _json(self, name: str, kind: Any) -> Record:
+        content = read_as_written(self.folder / name, kind, name, self.left_out)
+        return {} if content is MISSING else content
+
+    def _lines(self, kind: str, of_each: Any) -> list[Record]:
+        """The lines of metrics.jsonl of a kind."""
+        lines = read_metrics(self.folder / METRICS_FILE, kind)
+        found: list[Record] = as_written(lines, list[of_each], METRICS_FILE, self.left_out, kind)
+        return found
+
+    def _typed(self, content: Any, kind: Any, file: str) -> Record:
+        found = as_written(content, kind, file, self.left_out)
+        return {} if found is MISSING else found
 
 
 @dataclass
@@ -122,6 +224,7 @@ class RunState:
     host: str | None
     slurm_job: str | None
     attempts: int | None  # how often it has been started
+    left_out: list[str] = field(default_factory=list)  # what in its files is not as a run writes it, and is not shown
     sweep: str | None = None  # the name of the sweep that it is job number `job` of
     job: int | None = None
 
@@ -185,6 +288,7 @@ def state_of(run: RunFolder, *, slurm_job: str | None = None, queue: Queue = Non
         host=last.get("host"),
         slurm_job=slurm_job,
         attempts=attempts,
+        left_out=run.left_out.lines(),
     )
 
 
@@ -199,13 +303,13 @@ def process_start(pid: int) -> int | None:
 
 def is_alive(pid: int | None, start: int | None) -> bool:
     """Whether process `pid` of this machine exists, and is the one that started at `start`: numbers are used again."""
-    if pid is None:
+    if pid is None or pid < 1:
         return False
     if os.name == "nt":  # where signal 0 would be a Ctrl-C; nothing tells that it has ended
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no number of a process is as large as that
         return False
     except PermissionError:  # another user's
         pass

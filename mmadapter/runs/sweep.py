@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mmadapter.errors import InputError
-from mmadapter.files import write_json
+from mmadapter.files import LeftOut, as_written, write_json
 from mmadapter.runs.state import Queue, Record, RunFolder, RunState, state_of
 from mmadapter.sweeps.settings import VALIDATION_LOSS
 from mmadapter.terminal import number_text
@@ -25,6 +26,34 @@ SEED = "seed"
 
 
 # --- the file ---
+
+
+class NotedJob(TypedDict):
+    number: int
+
+
+class JobFacts(NotedJob, total=False):
+    overrides: list[str] | None
+    run: str | None
+    failed: str | None
+    slurm_job: str | None
+    slurm_run: str | None
+    slurm_log: str | None
+
+
+class WithJobs(TypedDict):
+    jobs: list[JobFacts]
+
+
+class SweepFile(WithJobs, total=False):
+    """sweep.json."""
+
+    command: str
+    created: str
+    swept: list[str] | None
+    metric: str | None
+    direction: str | None
+    trials: int | None
 
 
 def sweeps_in(folder: Path) -> list[Path]:
@@ -43,15 +72,14 @@ def read_sweep(folder: Path) -> Record:
             "mmadapter runs lists them."
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not all(isinstance(job["number"], int) for job in content["jobs"]):
-            raise ValueError("a job's number is no integer")
-        lists = [content.get("swept"), *(job.get("overrides") for job in content["jobs"])]
-        texts = [content.get("metric"), *(job.get(name) for job in content["jobs"] for name in ("run", "failed"))]
-        texts += [word for words in lists for word in words or ()]
-        if not all(one is None or (isinstance(one, str) and "\0" not in one) for one in texts):
-            raise ValueError("a setting, a run or a message is no text")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        left_out = LeftOut()
+        content: Any = as_written(json.loads(file.read_text(encoding="utf-8")), SweepFile, SWEEP_FILE, left_out)
+        if wrong := left_out.lines():
+            raise ValueError("; ".join(wrong))
+        names = [job.get(name) or "" for job in content["jobs"] for name in ("run", "slurm_run", "slurm_log")]
+        if any(b"\0" in os.fsencode(name) for name in names):  # half of a character raises a ValueError of its own
+            raise ValueError("the name of a run holds the character NUL")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{file} is damaged: {type(error).__name__}: {error}. "
             'It should hold {"jobs": [{"number": 0, ...}, ...], ...}. '
@@ -59,7 +87,8 @@ def read_sweep(folder: Path) -> Record:
             "SLURM jobs of this sweep that still wait or run are noted in this file alone: look at `squeue --me` "
             "first, and end them with scancel."
         ) from error
-    return content
+    found: Record = content
+    return found
 
 
 def begin_sweep(folder: Path, command: str, swept: Sequence[str], **facts: Any) -> None:

@@ -85,5 +85,6 @@ def sweep_text(sweep: Sweep) -> str:
         value = number_text(sweep.best_value or 0.0)
         lines.append(f"best {sweep.metric} ({sweep.direction}): {value}, the same for jobs {numbers}: none is the best")
     lines += [f"job {job.number} {job.state.state}: {job.state.reason}" for job in sweep.jobs if job.state.reason]
+    lines += [f"job {job.number}: not shown: {line}" for job in sweep.jobs for line in job.run.left_out.lines()]
     lines.append(f"table and plots: {sweep.folder / 'sweep.html'}, {sweep.folder / 'sweep.csv'}")
     return "\n".join(lines)

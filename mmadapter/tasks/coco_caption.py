@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mmadapter.data.readers.coco import scored_captions
 from mmadapter.data.readers.defects import BadEntry, entry_field
@@ -17,14 +17,49 @@ from mmadapter.errors import InputError
 from mmadapter.settings import to_plain
 from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_scores
 from mmadapter.tasks.papers import CAPTION_ROWS
-from mmadapter.tasks.section import Card, Result, Row, Section, Table, shortened
+from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task, drawn
+from mmadapter.tasks.task import AnswerRow, Answers, Scored, Task, drawn
+from mmadapter.tasks.text_scores import words
 
 CAPTIONS_FILE = "captions.json"
 REFERENCES = 5  # of a caption that are shown
 ABOUT_PAPERS = "The papers, on COCO, Karpathy's test split; PT and FT: image-text pairs of pre-training and fine-tuning"
 KARPATHY_TEST = 5000  # images of the test split of which the papers' scores are
+
+
+class CaptionCounts(TypedDict):
+    right: int
+    captions: int
+
+
+class Covered(TypedDict, total=False):
+    complete: bool
+
+
+class OfAttribute(TypedDict):
+    named: float
+    captions: int
+
+
+class CaptionMetrics(TypedDict, total=False):
+    """metrics.json, as far as it is shown, besides the scores."""
+
+    counts: CaptionCounts
+    coverage: Covered
+    images: int
+    split: str
+    label: str
+    not_scored: str
+    not_computed: dict[str, str]
+    without_meaning: list[str]
+    by_attribute: dict[str, OfAttribute]
+    empty: int
+
+
+class CaptionRow(AnswerRow, total=False):
+    references: list[str]
+    correct: bool
 
 
 class CocoCaption(Task[CocoCaptionTaskSettings]):
@@ -37,6 +72,7 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
     SCORES = (*CAPTION_SCORES, *JAVA_SCORES, "exact_match")
     MAIN_SCORES = ("CIDEr", "BLEU-4")
     PACKAGES = ("pycocoevalcap",)
+    METRICS, ROW = CaptionMetrics, CaptionRow
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         captions = {s.meta["image_id"]: " ".join(text.split()) for s, text in zip(samples, answers.texts, strict=True)}
@@ -52,6 +88,9 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             }
             for id, sample in zip(captions, samples, strict=True)
         ]
+        for row, sample in zip(rows, samples, strict=True):
+            if "attributes" in sample.meta:
+                row["attributes"] = dict(sample.meta["attributes"])
         metrics = self.metrics(references, captions, self.settings.split, self.images_of_split(len(captions)))
         if self.settings.exact:
             for row in rows:
@@ -59,6 +98,8 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
             if "not_scored" not in metrics:
                 metrics["exact_match"] = sum(row["correct"] for row in rows) / len(rows)
             metrics["counts"] = {"right": sum(row["correct"] for row in rows), "captions": len(rows)}
+        if "not_scored" not in metrics and (by_attribute := attribute_scores(rows)):
+            metrics["by_attribute"] = by_attribute
         metrics |= {"results_file": CAPTIONS_FILE, "generation": to_plain(self.settings.generation)}
         results = [{"image_id": id, "caption": caption} for id, caption in captions.items()]
         return Scored(metrics, rows, {CAPTIONS_FILE: results})
@@ -100,6 +141,8 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         if is_complete or self.settings.allow_subset:
             scores, missing = caption_scores(references, captions, java_metrics=self.settings.java_metrics)
             metrics = {**scores, "not_computed": missing}
+            if empty := scores_without_meaning(references):
+                metrics["without_meaning"] = empty
         else:
             metrics["not_scored"] = f"{counts} are no {split} score; task.allow_subset=true scores them"
         return {
@@ -127,6 +170,11 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         return None
 
     @classmethod
+    def values(cls, metrics: Mapping[str, Any]) -> dict[str, float]:
+        hidden = metrics.get("without_meaning") or ()
+        return {name: value for name, value in super().values(metrics).items() if name not in hidden}
+
+    @classmethod
     def section(cls, results: Sequence[Result], with_papers: bool = True) -> Section:
         own, metrics = results[-1], results[-1].metrics
         counts = metrics.get("counts")
@@ -135,7 +183,11 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         names = [name for name in cls.SCORES if any(name in one.metrics for one in scored)]
         rows, notes, table_notes = [], remarks(metrics), []
         for one in scored:  # three decimals of percent: the five digits that the reference scorers print
-            values = ["" if name not in one.metrics else f"{100 * one.metrics[name]:.3f}" for name in names]
+            own_values = cls.values(one.metrics)
+            values = [
+                f"{100 * own_values[name]:.3f}" if name in own_values else "–" if name in one.metrics else ""
+                for name in names
+            ]
             rows.append(Row([one.label, "", "", *values], "own" if one is own else ""))
         whole = metrics.get("coverage", {}).get("complete") and metrics.get("images") == KARPATHY_TEST
         whole = whole and "test" in metrics.get("split", "")  # the validation split has as many
@@ -150,12 +202,14 @@ class CocoCaption(Task[CocoCaptionTaskSettings]):
         if not table_notes:  # without the papers, without their columns
             header = [header[0], *names]
             rows = [replace(row, cells=[row.cells[0], *row.cells[3:]]) for row in rows]
+        tables = []
+        if scored:
+            title = f"Scores: {metrics.get('label', '')}"
+            tables = [Table(header, rows, title, notes=table_notes, main=cls.MAIN_SCORES), *attribute_tables(scored)]
         return Section(
             cls.TITLE,
             coverage=metrics.get("label", ""),
-            tables=[Table(header, rows, f"Scores: {metrics.get('label', '')}", notes=table_notes, main=cls.MAIN_SCORES)]
-            if scored
-            else [],
+            tables=tables,
             notes=notes,
             cards=[cls.card(row) for row in drawn(own.rows)],
             cards_remark=remark,
@@ -184,15 +238,47 @@ def is_one_of(caption: str, references: Sequence[str]) -> bool:
     return plain(caption) in map(plain, references)
 
 
+def attribute_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each attribute that the data tell of their pictures: `named`, the share of the captions in which its words
+    stand, and the number of `captions` that were looked at.
+    """
+    hits: dict[str, list[bool]] = {}
+    for row in rows:
+        said = f" {' '.join(words(row['output']))} "
+        for name, value in row.get("attributes", {}).items():
+            hits.setdefault(name, []).append(f" {' '.join(words(value))} " in said)
+    return {name: {"named": sum(own) / len(own), "captions": len(own)} for name, own in hits.items()}
+
+
+def scores_without_meaning(references: Mapping[int, Sequence[str]]) -> list[str]:
+    """The BLEU-N of references that all have fewer than N words: even a perfect caption gets almost nothing there."""
+    longest = max((len(words(text)) for of_image in references.values() for text in of_image), default=0)
+    return [f"BLEU-{length}" for length in (1, 2, 3, 4) if longest < length]
+
+
+def attribute_tables(results: Sequence[Result]) -> list[Table]:
+    """How often captions name each attribute, one column a run; no table where the data tell none."""
+    by_run = [one.metrics.get("by_attribute") or {} for one in results]
+    rows = []
+    for name in dict.fromkeys(name for own in by_run for name in own):
+        cells = [percent(100 * own[name]["named"] if name in own else None) for own in by_run]
+        rows.append(Row([name, str(max(own[name]["captions"] for own in by_run if name in own)), *cells]))
+    header = ["attribute", "captions", *(one.label for one in results)]
+    notes = ["Percent of the captions in which the picture's own word for the attribute stands."]
+    return [Table(header, rows, "By attribute", True, notes, header[1:2] + header[-1:])] if rows else []
+
+
 def remarks(metrics: Mapping[str, Any]) -> list[str]:
     """What the reader must know of the scores, or why there are none."""
     found = []
     if metrics.get("not_scored"):
         found.append(f"Not scored: {metrics['not_scored']}.")
     elif not metrics.get("coverage", {}).get("complete", True):
-        found.append(f"Ours is a {metrics['label']}, not the {metrics['split']} score.")
+        found.append(f"Ours is a {metrics.get('label')}, not the {metrics.get('split')} score.")
     if metrics.get("empty"):
         found.append(f"{metrics['empty']} captions are empty.")
+    if names := metrics.get("without_meaning"):
+        found.append(f"{' and '.join(names)}: counts longer runs of words than any reference has.")
     by_reason: dict[str, list[str]] = {}
     for name, reason in metrics.get("not_computed", {}).items():
         by_reason.setdefault(reason, []).append(name)

@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from mmadapter.data.samples import Sample
 from mmadapter.settings import to_plain
 from mmadapter.tasks.scienceqa_scores import parse_answer
 from mmadapter.tasks.section import Card, Choice, percent, shortened
 from mmadapter.tasks.settings import InstructTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task
+from mmadapter.tasks.task import AnswerRow, Answers, Metrics, Scored, Task
 from mmadapter.tasks.text_scores import bleu, rouge_l, word_f1
 
 MOST_REFERENCES = 5  # of an answer that are shown
+
+
+class ChoicesCounted(TypedDict, total=False):
+    choices: int
+    right: int
+    unanswered: int
+
+
+class InstructCounts(ChoicesCounted):
+    answers: int
+    exact: int
+    empty: int
+
+
+class InstructMetrics(Metrics, total=False):
+    accuracy: float
+    exact_match: float
+    counts: InstructCounts
+    BLEU_counts: str
+
+
+InstructScores = TypedDict("InstructScores", {"F1": float, "ROUGE-L": float}, total=False)
+
+
+class InstructRow(AnswerRow, InstructScores, total=False):
+    input: str | None
+    choices: list[str]
+    answer: int
+    prediction: int | None
+    correct: bool
+    exact: bool
+    references: list[str]
 
 
 class Instruct(Task[InstructTaskSettings]):
@@ -28,6 +60,7 @@ class Instruct(Task[InstructTaskSettings]):
     SCORES = ("accuracy", "exact_match", "F1", "ROUGE-L", "BLEU")
     MAIN_SCORES = ("exact_match", "accuracy", "F1")
     IN_SUMMARY = ("counts",)
+    METRICS, ROW = InstructMetrics, InstructRow
     PACKAGES = ("sacrebleu",)
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
@@ -45,7 +78,7 @@ class Instruct(Task[InstructTaskSettings]):
             for name in ("F1", "ROUGE-L"):
                 metrics[name] = round(sum(row[name] for row in free) / len(free), 2)
             score, by = bleu([row["output"] for row in free], [row["references"] for row in free])
-            metrics |= {"BLEU": round(score, 2), "BLEU_counts": by}
+            metrics |= {"BLEU": None if score is None else round(score, 2), "BLEU_counts": by}
         counts["empty"] = sum(not text for text in answers.texts)
         metrics |= {
             "counts": counts,
@@ -88,16 +121,20 @@ class Instruct(Task[InstructTaskSettings]):
         counts, parts = metrics.get("counts"), []
         if not counts:
             return ""
-        if counts.get("choices"):
+        if {"choices", "right", "unanswered"} <= counts.keys():
             parts.append(
                 f"{counts['right']} of {counts['choices']} questions were answered right "
-                f"({percent(metrics['accuracy'])} %); {counts['unanswered']} answers name no single option."
+                f"({percent(metrics.get('accuracy'))} %); {counts['unanswered']} answers name no single option."
             )
         if "exact_match" in metrics:
             parts.append(
                 f"{counts['exact']} of {counts['answers'] - counts.get('choices', 0)} answers "
                 f"({percent(metrics['exact_match'])} %) equal their reference up to whitespace. That is a score where "
                 "answers are exact, and no measure of free texts."
+            )
+        if metrics.get("BLEU_counts") and metrics.get("BLEU") is None:
+            parts.append(
+                f"BLEU is left out: it counts runs of four {metrics['BLEU_counts']}, and no reference has so many."
             )
         if metrics.get("BLEU_counts") == "characters":
             parts.append("BLEU, F1 and ROUGE-L count characters: the language has no blanks between words.")
@@ -114,12 +151,14 @@ class Instruct(Task[InstructTaskSettings]):
             answer=shortened(row.get("output"), 500),
         )
         if choices := row.get("choices"):
-            options = [Choice(text, n == row["answer"], n == row["prediction"]) for n, text in enumerate(choices)]
+            options = [
+                Choice(text, n == row.get("answer"), n == row.get("prediction")) for n, text in enumerate(choices)
+            ]
             is_right = bool(row.get("correct"))
             return replace(own, choices=options, verdict="✓ right" if is_right else "✗ wrong", is_right=is_right)
         if row.get("exact"):
             return replace(own, verdict="✓ equal to the reference")
-        references = row.get("references") or [row.get("reference")]
+        references = row.get("references") or [row.get("reference") or ""]
         scores = [f"{name} {percent(row[name])} %" for name in ("F1", "ROUGE-L") if name in row]
         foot = [f"reference: {shortened(text, 300)}" for text in references[:MOST_REFERENCES]]
         return replace(own, foot=[*foot, *([", ".join(scores)] if scores else [])])

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmadapter.files import read_json
-from mmadapter.tasks.section import Row, Table
+from mmadapter.files import LeftOut
+from mmadapter.tasks.section import Row, Table, metrics_of
 
 LU_2022 = "ScienceQA (Lu et al. 2022), table 3"
 V1 = "LLaMA-Adapter (Zhang et al. 2023), table 2"
@@ -116,7 +116,7 @@ ABLATIONS = {  # V1, tables 4 to 6; 32 layers: arXiv v3 only; arXiv v1 prints 84
 
 def ablation_of(experiment: str, folders: Iterable[Path]) -> Table | None:
     """The paper's table for an experiment of ours, where all runs were scored on ScienceQA's whole validation split."""
-    found = [read_json(folder / "eval" / "scienceqa" / "metrics.json") or {} for folder in folders]
+    found = [metrics_of(folder, "eval/scienceqa", LeftOut()) for folder in folders]
     whole = {"scored": VALIDATION_QUESTIONS, "split": VALIDATION_QUESTIONS, "complete": True}
     if not found or any(one.get("split") != "val" or one.get("coverage") != whole for one in found):
         return None

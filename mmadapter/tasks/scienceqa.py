@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mmadapter.data.readers import read
 from mmadapter.data.readers.scienceqa import find_file, read_splits
@@ -40,12 +40,55 @@ ABOUT_COLUMNS = (
 )
 
 
+class OfTopic(TypedDict):
+    accuracy: float | None
+    count: int
+
+
+class Covered(TypedDict, total=False):
+    complete: bool
+
+
+class ScienceqaMetrics(TypedDict, total=False):
+    """metrics.json, as far as it is shown."""
+
+    accuracy: dict[str, float | None]
+    likelihood_accuracy: dict[str, float | None]
+    counts: dict[str, int]
+    by_topic: dict[str, OfTopic]
+    coverage: Covered
+    label: str
+    official: bool
+    remarks: list[str]
+    unanswered: int
+    guessed: int
+    fallback: str
+
+
+class ScienceqaRow(TypedDict, total=False):
+    """A line of predictions.jsonl, as far as it is shown."""
+
+    id: str
+    question: str
+    hint: str | None
+    choices: list[str]
+    answer: int
+    output: str | None
+    prediction: int | None
+    correct: bool
+    image: str | None
+    subject: str
+    grade: str
+    topic: str
+
+
 class ScienceQA(Task[ScienceqaTaskSettings]):
     """Greedy answers through the parser and, where asked, a second score by option likelihood."""
 
     TITLE = "ScienceQA"
     SCORES = tuple(COLUMNS)
     MAIN_SCORES = ("Avg", "IMG")
+    METRICS, ROW = ScienceqaMetrics, ScienceqaRow
     IN_SUMMARY = ("accuracy", "likelihood_accuracy", "counts", "unanswered")
 
     def ask(
@@ -173,7 +216,7 @@ class ScienceQA(Task[ScienceqaTaskSettings]):
             if likelihood := one.metrics.get("likelihood_accuracy"):
                 rows.append(accuracy_row("– by option likelihood", likelihood, columns))
         if counts := metrics.get("counts"):
-            rows.append(Row(["questions", *(str(counts[name]) for name in columns)], "count"))
+            rows.append(Row(["questions", *(str(counts.get(name, "")) for name in columns)], "count"))
         notes = [*remarks(metrics), ABOUT_COLUMNS]
         papers: list[PaperRow] = []
         if with_papers and metrics.get("official"):
@@ -252,7 +295,7 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     if unanswered := metrics.get("unanswered"):
         found.append(f"Outputs that named no single option, and count as wrong: {unanswered}.")
     if metrics.get("guessed"):
-        found.append(f"Unanswered questions were guessed ({metrics['fallback']}), to compare with old tables.")
+        found.append(f"Unanswered questions were guessed ({metrics.get('fallback')}), to compare with old tables.")
     return found
 
 
@@ -276,7 +319,7 @@ def question_cards(results: Sequence[Result]) -> list[Card]:
     for is_right in (True, False):
         lacking = OF_EACH - sum(bool(row.get("correct")) == is_right for row in chosen)
         chosen += [row for row in drawn[CARDS:] if bool(row.get("correct")) == is_right][: max(0, lacking)]
-    others = {one.label: {row["id"]: row for row in one.rows} for one in results[:-1]}
+    others = {one.label: {row.get("id"): row for row in one.rows} for one in results[:-1]}
     return [question_card(row, others) for row in chosen]
 
 
@@ -291,20 +334,20 @@ def one_topic_after_the_other(rows: Sequence[Mapping[str, Any]]) -> list[Mapping
     return [row for _, row in sorted(keyed, key=lambda item: item[0])]
 
 
-def question_card(row: Mapping[str, Any], others: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Card:
+def question_card(row: Mapping[str, Any], others: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> Card:
     """One question with its options; small below what the model said, and what the compared runs (`others`) chose."""
-    foot = []
+    foot, options = [], row.get("choices") or []
     if row.get("output") is not None:  # on one line, without control characters
         said = "".join(sign if sign.isprintable() else " " for sign in row["output"])
         foot.append(f"said: “{shortened(' '.join(said.split()), 80)}”")
     for label, answers in others.items():
-        if row["id"] in answers:
-            chosen = answers[row["id"]]["prediction"]
+        if (theirs := answers.get(row.get("id"))) is not None:
+            chosen = theirs["prediction"] if theirs.get("prediction") in range(len(options)) else None
             foot.append(f"{label}: {'no answer' if chosen is None else letter(chosen)}")
     grade = (row.get("grade") or "").replace("grade", "grade ")
-    foot.append(", ".join(part for part in (f"question {row['id']}", row.get("subject"), grade) if part))
+    foot.append(", ".join(part for part in (f"question {row.get('id', '')}", row.get("subject"), grade) if part))
     choices = [
-        Choice(text, index == row["answer"], index == row["prediction"]) for index, text in enumerate(row["choices"])
+        Choice(text, index == row.get("answer"), index == row.get("prediction")) for index, text in enumerate(options)
     ]
     return Card(
         question=row.get("question") or "",

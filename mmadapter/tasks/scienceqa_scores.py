@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.defects import described
 from mmadapter.data.readers.json_file import read_json, read_json_lines
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 
 Question = Mapping[str, Any]
 Questions = Mapping[str, Question]

@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-from mmadapter.files import read_json, read_json_lines
-from mmadapter.tasks import TASKS
+from mmadapter.files import MISSING, LeftOut, as_written, read_as_written, read_json, read_json_lines
+from mmadapter.tasks import TASKS, task_class
 from mmadapter.terminal import Display
 
 LABELS = {"host": "Host alone", "text_only": "Text-only adapter"}
@@ -137,7 +137,7 @@ def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = Tru
 
     Beside the run's own results, which come last, stand those of the runs in its comparison/ and variants/. `config`:
     the content of its config.yaml. Left out: evaluations that the run did not ask for by that name
-    (eval/scienceqa-first-20).
+    (eval/scienceqa-first-20). What in the files is not as a task writes it is not shown, and told in the section.
     """
     beside = sorted(path for part in ("comparison", "variants") for path in folder.glob(f"{part}/*") if path.is_dir())
     own = "Adapter with images" if (config.get("vision") or {}).get("enabled") else "Adapter"
@@ -145,17 +145,46 @@ def sections_of(folder: Path, config: Mapping[str, Any], with_papers: bool = Tru
     found: dict[str, list[tuple[str, Section]]] = {kind: [] for kind in TASKS.names()}
     shown = [folder] if any(folder.glob("eval/*/metrics.json")) else [path for _, path in runs]  # variants: all of them
     for name in sorted({file.parent.name for path in shown for file in path.glob("eval/*/metrics.json")}):
+        left_out = LeftOut()
         results = [
-            Result(label, metrics, read_json_lines(path / "eval" / name / "predictions.jsonl"))
+            result
             for label, path in runs
-            if (metrics := read_json(path / "eval" / name / "metrics.json"))
+            if (result := result_of(label, folder, (path / "eval" / name).relative_to(folder).as_posix(), left_out))
         ]
         kind = results[-1].metrics.get("task", name) if results else None
         if kind in found and (name == kind or name in (config.get("tasks") or ())):
             section = TASKS.load(kind).section(results, with_papers)
-            section = replace(section, looks=looks_of(folder / "eval" / name / PICTURES_FILE))
+            notes = [*section.notes, *(f"Not shown: {line}." for line in left_out.lines())]
+            section = replace(section, looks=looks_of(folder / "eval" / name / PICTURES_FILE), notes=notes)
             found[kind].append((name, section if name == kind else replace(section, title=f"{section.title}: {name}")))
     return dict(pair for pairs in found.values() for pair in pairs)
+
+
+class OfTask(TypedDict, total=False):
+    """What every metrics.json says."""
+
+    task: str
+
+
+def metrics_of(folder: Path, place: str, left_out: LeftOut) -> dict[str, Any]:
+    """FOLDER/PLACE/metrics.json as its task writes it; empty where there is none."""
+    file = f"{place}/metrics.json"
+    metrics = read_as_written(folder / file, OfTask, file, left_out)
+    if metrics is MISSING:
+        return {}
+    task = task_class(metrics, Path(place).name)
+    return metrics if task is None else as_written(metrics, task.METRICS, file, left_out)
+
+
+def result_of(label: str, folder: Path, place: str, left_out: LeftOut) -> Result | None:
+    """What a run's evaluation wrote into FOLDER/PLACE; None where there are no metrics."""
+    metrics = metrics_of(folder, place, left_out)
+    if not metrics:
+        return None
+    rows, file = read_json_lines(folder / place / "predictions.jsonl"), f"{place}/predictions.jsonl"
+    if (task := task_class(metrics, Path(place).name)) is not None:
+        rows = as_written(rows, list[task.ROW], file, left_out, "lines")  # type: ignore[name-defined]
+    return Result(label, metrics, rows)
 
 
 def looks_of(file: Path) -> list[Look]:

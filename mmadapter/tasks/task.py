@@ -5,14 +5,13 @@ No torch is imported before a model is asked, so that files of predictions are s
 
 from __future__ import annotations
 
-import math
 import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypedDict, TypeVar
 
 from mmadapter.data.readers import read
 from mmadapter.data.readers.pictures import with_attached_images
@@ -20,7 +19,7 @@ from mmadapter.data.samples import CONTEXT, INSTRUCTION, Sample
 from mmadapter.data.settings import InstructionSettings
 from mmadapter.data.templates import SINGLE
 from mmadapter.errors import InputError
-from mmadapter.files import package_versions, write_json, write_json_lines
+from mmadapter.files import LARGEST_NUMBER, package_versions, write_json, write_json_lines
 from mmadapter.tasks.section import PICTURES_FILE, Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import TaskSettings
 
@@ -59,6 +58,22 @@ class Scored:
         write_json(folder / "metrics.json", self.metrics)
 
 
+class Metrics(TypedDict, total=False):
+    """What is read of metrics.json when results are shown, besides the scores."""
+
+    by_attribute: dict[str, dict[str, float | None]]
+
+
+class AnswerRow(TypedDict, total=False):
+    """What is read of a line of predictions.jsonl when results are shown."""
+
+    id: str
+    instruction: str | None
+    image: str | None
+    output: str | None
+    reference: str | None
+
+
 class Task(Generic[Settings]):
     """A benchmark. A class of its own says at least how answers are scored (`score`) and names its scores (`SCORES`).
 
@@ -69,6 +84,8 @@ class Task(Generic[Settings]):
     SCORES: ClassVar[tuple[str, ...]] = ()  # keys of metrics.json
     MAIN_SCORES: ClassVar[tuple[str, ...]] = ()  # those that tables of several runs show; the first is the task's score
     IN_SUMMARY: ClassVar[tuple[str, ...]] = ()  # what else of metrics.json stands in summary.json
+    METRICS: ClassVar[Any] = Metrics  # a TypedDict: what `values`, `section` and `remark` read of metrics.json
+    ROW: ClassVar[Any] = AnswerRow  # and `card` of a line of predictions.jsonl; what is of another type is not shown
     PACKAGES: ClassVar[tuple[str, ...]] = ()  # whose versions decide the scores, too
 
     def __init__(self, settings: Settings, data_root: str | None = None) -> None:
@@ -146,7 +163,7 @@ class Task(Generic[Settings]):
     def values(cls, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The scores that a metrics.json has, the main ones first."""
         found = {name: metrics.get(name) for name in dict.fromkeys([*cls.MAIN_SCORES, *cls.SCORES])}
-        return {name: one for name, one in found.items() if isinstance(one, int | float) and math.isfinite(one)}
+        return {name: one for name, one in found.items() if isinstance(one, int | float) and abs(one) <= LARGEST_NUMBER}
 
     @classmethod
     def summary(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,10 +187,10 @@ class Task(Generic[Settings]):
     def card(cls, row: Mapping[str, Any]) -> Card:
         """A sample with its answer, of a line of predictions.jsonl."""
         return Card(
-            question=shortened(str(row.get("instruction") or row["id"]), 300),
+            question=shortened(row.get("instruction") or row.get("id", ""), 300),
             picture=row.get("image"),
             answer=shortened(row.get("output"), 500),
-            foot=[f"reference: {shortened(str(row['reference']), 300)}"] if row.get("reference") else [],
+            foot=[f"reference: {shortened(row['reference'], 300)}"] if row.get("reference") else [],
         )
 
     @classmethod

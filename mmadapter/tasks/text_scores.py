@@ -63,9 +63,12 @@ def rouge_l(said: str, references: Sequence[str]) -> float:
     return max(map(against, references))
 
 
-def bleu(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, str]:
+def bleu(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float | None, str]:
     """BLEU of all answers together, 0 to 100, and what it counts: "words" (sacrebleu's 13a), or "characters" where most
     letters of the references are of scripts without blanks.
+
+    None in place of the number where the references themselves would get 0: BLEU counts runs of four words, and none of
+    them has four.
     """
     from sacrebleu.metrics import BLEU
 
@@ -75,4 +78,6 @@ def bleu(said: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[floa
     # sacrebleu wants as many references of every answer; one that comes twice changes nothing
     streams = [[of_one[min(place, len(of_one) - 1)] for of_one in references] for place in range(most)]
     scorer = BLEU(tokenize="char" if by == "characters" else "13a")
+    if scorer.corpus_score([max(of_one, key=len) for of_one in references], streams).score == 0:
+        return None, by
     return float(scorer.corpus_score(list(said), streams).score), by

@@ -6,13 +6,27 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from mmadapter.data.samples import Sample
 from mmadapter.settings import to_plain
 from mmadapter.tasks.section import Card, percent
 from mmadapter.tasks.settings import VisualInstructTaskSettings
-from mmadapter.tasks.task import Answers, Scored, Task
+from mmadapter.tasks.task import AnswerRow, Answers, Metrics, Scored, Task
+
+
+class AnswersCounted(TypedDict):
+    answers: int
+
+
+class VisualInstructMetrics(Metrics, total=False):
+    followed: float
+    named: float
+    counts: AnswersCounted
+
+
+class VisualInstructRow(AnswerRow, total=False):
+    outcome: str
 
 
 class VisualInstruct(Task[VisualInstructTaskSettings]):
@@ -23,6 +37,7 @@ class VisualInstruct(Task[VisualInstructTaskSettings]):
     TITLE = "Open instructions about pictures"
     SCORES = MAIN_SCORES = ("followed", "named")
     IN_SUMMARY = ("counts",)
+    METRICS, ROW = VisualInstructMetrics, VisualInstructRow
 
     def score(self, samples: Sequence[Sample], answers: Answers) -> Scored:
         rows = [
@@ -52,6 +67,8 @@ class VisualInstruct(Task[VisualInstructTaskSettings]):
 
     @classmethod
     def remark(cls, metrics: Mapping[str, Any]) -> str:
+        if not {"followed", "named", "counts"} <= metrics.keys():
+            return ""
         return (
             f"{percent(metrics['followed'])} % of {metrics['counts']['answers']} instructions were followed; "
             f"{percent(metrics['named'])} % of the answers name the right word."

@@ -48,6 +48,7 @@ from mmadapter.runs.folder import (
     take_over,
 )
 from mmadapter.runs.journal import Journal
+from mmadapter.runs.state import RunFolder
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.task import evaluate
@@ -111,10 +112,13 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
     ranks.decide(lambda: refuse_new_folders(conf.resume))
     folder = Path(ranks.decide(lambda: str(run_folder(conf))))
     if ranks.decide(lambda: is_finished(folder, conf)):
-        stored: dict[str, Any] = read_json(folder / FINISHED_FILE) or {}
+        finished = RunFolder(folder)
+        stored = finished.summary
         display.say(
             f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never."
         )
+        for line in finished.left_out.lines():
+            display.say(f"not shown: {line}")
         if ranks.is_first:
             settle_finished(folder)
             show_results(folder, stored, display)
@@ -223,7 +227,9 @@ def train_and_evaluate(
             waiting = list(tasks)
             if folder is not None and not changed:
                 files = {name: folder / "eval" / name / "metrics.json" for name in tasks}
-                waiting = ranks.decide(lambda: [name for name, file in files.items() if read_json(file) is None])
+                waiting = ranks.decide(
+                    lambda: [name for name, file in files.items() if not isinstance(read_json(file), dict)]
+                )
             templates = {
                 name: trained_template(conf.data.sources, tokenizer, task.settings) for name, task in tasks.items()
             }

@@ -27,15 +27,18 @@ def show_results(folder: Path, summary: Mapping[str, Any], display: Display) -> 
 def facts_line(summary: Mapping[str, Any]) -> str:
     """Wall time, training time, peak memory."""
     training = summary.get("training") or {}
-    attempts = summary.get("attempts", 1)
-    parts = [f"wall time {duration(summary['wall_seconds'])}" + (f" in {attempts} attempts" if attempts > 1 else "")]
-    if training.get("steps"):
+    attempts, peak = summary.get("attempts", 1), summary.get("peak") or {}
+    parts = []
+    if "wall_seconds" in summary:
+        of = f" in {attempts} attempts" if attempts > 1 else ""
+        parts.append(f"wall time {duration(summary['wall_seconds'])}{of}")
+    if {"steps", "seconds"} <= training.keys():
         parts.append(f"training {training['steps']} steps in {duration(training['seconds'])}")
-    if "host_bytes" in summary["peak"]:
-        parts.append(f"peak memory {readable_bytes(summary['peak']['host_bytes'])}")
-    if "gpu_bytes" in summary["peak"]:
-        parts.append(f"{readable_bytes(summary['peak']['gpu_bytes'])} on the GPU")
-    if several := summary["peak"].get("processes"):
+    if "host_bytes" in peak:
+        parts.append(f"peak memory {readable_bytes(peak['host_bytes'])}")
+    if "gpu_bytes" in peak:
+        parts.append(f"{readable_bytes(peak['gpu_bytes'])} on the GPU")
+    if several := peak.get("processes"):
         parts.append(f"of the largest of {len(several)} processes")
     return ", ".join(parts)
 

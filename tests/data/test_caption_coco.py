@@ -28,6 +28,51 @@ def ids(samples) -> list[str]:
     return [sample.id for sample in samples]
 
 
+@pytest.mark.parametrize(
+    ("write", "name", "spoil", "told"),
+    [
+        (
+            write_karpathy,
+            "dataset_coco.json",
+            lambda content: content["images"][2].update(filepaths="val2014"),
+            "`filepaths` (1 items, the first: image 3; did you mean `filepath`?)",
+        ),
+        (
+            write_karpathy,
+            "dataset_coco.json",
+            lambda content: content["images"][2]["sentences"][0].update(raws="A dog.", tokens=["a"]),
+            "`raws` (1 items, the first: image 3, `sentences`; did you mean `raw`?)",
+        ),
+        (
+            write_official_with_lists,
+            "annotations/captions_val2014.json",
+            lambda content: [one.update(captions="a dog", mood="calm") for one in content["annotations"]],
+            "`captions` (8 items, the first: captions_val2014.json, annotations[0]; did you mean `caption`?), `mood`",
+        ),
+        (
+            write_official_with_lists,
+            "annotations/captions_val2014.json",
+            lambda content: content.update(licences=[5], info={"year": 2014}),
+            "`licences` (1 items, the first: captions_val2014.json; did you mean `licenses`?)",
+        ),
+        (
+            write_lavis,
+            "annotations/coco_karpathy_val.json",
+            lambda content: content[0].update(captoin="a dog"),
+            "`captoin` (1 items, the first: coco_karpathy_val.json, [0]; did you mean `caption`?)",
+        ),
+    ],
+)
+def test_a_field_that_nobody_reads_is_named_with_its_first_place(tmp_path, caplog, write, name, spoil, told):
+    write(tmp_path)
+    file = tmp_path / name
+    content = json.loads(file.read_text())
+    spoil(content)
+    write_json(file, content)
+    read_coco_captions(tmp_path, split="val", training=False)
+    assert f"these fields are not used: {told}" in caplog.text
+
+
 class TestLavis:
     def test_captions_of_a_picture_come_together(self, tmp_path):
         samples = read_coco_captions(write_lavis(tmp_path), split="train", training=True)
@@ -166,11 +211,30 @@ class TestOwnLines:
         with pytest.raises(InputError, match="a question of its own, but template=plain"):
             read_coco_captions(tmp_path, split="train", template="plain", **settings)
 
+    def test_what_it_says_of_the_picture(self, tmp_path):
+        told = {"color": "red", "background": "light blue"}
+        (tmp_path / "test.jsonl").write_text(json.dumps(self.LINE | {"attributes": told}) + "\n")
+        (sample,) = read_coco_captions(tmp_path, split="test", training=False, images=False)
+        assert sample.meta["attributes"] == told
+        for wrong, said in (({"color": 3}, "int '3' for 'color'"), ({"color": " "}, "for 'color'"), (["red"], "list")):
+            (tmp_path / "test.jsonl").write_text(json.dumps(self.LINE | {"attributes": wrong}) + "\n")
+            with pytest.raises(InputError, match=f"item 1: `attributes` .*{said}"):
+                read_coco_captions(tmp_path, split="test", training=False, images=False)
+
     def test_bad_lines(self, tmp_path):
         lines = [self.LINE, self.LINE, self.LINE | {"captions": "a hat"}]
         (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(InputError, match="item 2: image id 3 stands there twice.*item 3: `captions` is str"):
             read_coco_captions(tmp_path, split="train", training=True)
+
+
+def test_karpathys_file_may_say_attributes_of_some_pictures(tmp_path):
+    file = write_karpathy(tmp_path) / "dataset_coco.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["attributes"] = {"color": "red"}
+    write_json(file, content)
+    samples = read_coco_captions(tmp_path, split="train", training=False)
+    assert [sample.meta.get("attributes") for sample in samples] == [{"color": "red"}, None]
 
 
 def test_dirty_captions_lose_only_their_whitespace(tmp_path):

@@ -163,7 +163,7 @@ class TestShareGpt:
         with pytest.raises(InputError, match=r"items with `tools` .*: 1, the first: s.json, item 1.* set on_bad=skip"):
             read_sharegpt(file, training=True, split="all")
         assert len(read_sharegpt(file, training=True, split="all", on_bad="skip")) == 1
-        assert "these fields are not used: `model` (1 items)" in caplog.text
+        assert "these fields are not used: `model` (1 items, the first: item " in caplog.text
         assert "1 items have a picture, which reader=sharegpt leaves out. Set reader=own" in caplog.text
         assert len(read_sharegpt(file, training=True, split="all", ignore=["tools"])) == 2
 

@@ -265,7 +265,10 @@ class TestWhatIsNotUsed:
         items = [{"id": n, "prompt": f"{n}?", "completion": "x", "score": 0.5 if n % 2 else None} for n in range(20)]
         file = write(tmp_path / "f.jsonl", items)
         own(file, "train")
-        assert caplog.text.count("these fields are not used: `score` (10 items).") == 1 and "`id`" not in caplog.text
+        assert (
+            caplog.text.count("these fields are not used: `score` (10 items, the first: item 1).") == 1
+            and "`id`" not in caplog.text
+        )
 
     @pytest.mark.parametrize(
         ("fields", "reason"),

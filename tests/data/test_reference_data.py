@@ -13,7 +13,7 @@ from mmadapter.data.mixture import StepShape, TurnsMixture
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.errors import InputError
 from mmadapter.vision.images import read_image
-from tests.data.reading import read_alpaca, read_coco_captions, read_scienceqa
+from tests.data.reading import read, read_alpaca, read_coco_captions, read_scienceqa
 from tests.data.tokenizers_at_hand import byte_level
 
 FOLDER = os.environ.get("MMADAPTER_REFERENCE_DATA")
@@ -46,6 +46,32 @@ def test_the_sample_of_problems_is_read_with_a_line_on_what_it_lacks(caplog):
 def test_the_whole_test_split_is_read():
     settings = {"images": False, "training": False, "problems": Path("problems_test.json")}
     assert len(read_scienceqa(ROOT / "scienceqa", split="test", **settings)) == 4241
+
+
+@pytest.mark.parametrize(
+    ("reader", "place", "splits"),
+    [
+        ("scienceqa", "scienceqa", ("train", "val", "test")),
+        ("scienceqa", "real/scienceqa_resplit", ("train", "val", "test")),
+        ("coco_captions", "coco_caption/annotations/captions_karpathy_val.json", ("val",)),
+        ("coco_captions", "coco_mini", ("train",)),
+        ("own", "coco_mini", ("all",)),
+        ("coco_captions", "real/coco_found", ("train", "test")),
+        ("coco_captions", "real/flickr8k", ("train", "val", "test")),
+        ("own", "real/flickr8k", ("all",)),
+    ],
+)
+def test_no_field_of_the_published_files_is_called_unused(reader, place, splits, caplog):
+    for split in splits:
+        settings = {"on_bad": "skip"} if reader == "own" else {}
+        assert read(reader, ROOT / place, training=split == "train", split=split, images=False, **settings)
+    assert "not used" not in caplog.text
+
+
+def test_own_data_in_scienceqas_layout_name_the_texts_that_are_not_learned(caplog):
+    assert read("own", ROOT / "scienceqa", training=True, split="all", images=False, on_bad="skip")
+    told = "not used: `lecture` (563 items, the first: item 0), `solution` (581 items, the first: item 1)."
+    assert told in caplog.text
 
 
 def test_the_check_tells_what_the_sample_lacks(capsys):

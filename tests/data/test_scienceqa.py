@@ -162,6 +162,18 @@ def test_questions_of_ones_own_need_three_fields(tmp_path):
     assert sample.meta["subject"] == sample.meta["grade"] == "" and not sample.meta["has_hint"]
 
 
+def test_a_field_that_nobody_reads_is_named_and_a_slip_gets_its_suggestion(tmp_path, caplog):
+    file = write_scienceqa(tmp_path) / "problems.json"
+    content = json.loads(file.read_text())
+    for pid in ("2", "3"):
+        content[pid]["hints"] = "Look twice."
+    content["3"] |= {"teacher": "me", "nothing": "", "task": "closed choice", "skill": "Count", "category": "Birds"}
+    file.write_text(json.dumps(content))
+    reading(tmp_path)
+    told = "`hints` (2 items, the first: question 2; did you mean `hint`?), `teacher` (1 items, the first: question 3)."
+    assert caplog.text.count(f"{file}: these fields are not used: {told}") == 1 and "skill" not in caplog.text
+
+
 def test_a_question_that_is_no_object(tmp_path):
     (tmp_path / "problems.json").write_text(json.dumps({"1": ["x"]}))
     (tmp_path / "pid_splits.json").write_text(json.dumps({"train": ["1"]}))

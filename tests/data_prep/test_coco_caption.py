@@ -87,6 +87,15 @@ def test_the_question_of_a_dialog_is_kept_or_dropped(tmp_path, out):
     assert "--instruction caption" in manifest(out)["command"]
 
 
+def test_what_a_file_says_of_its_pictures_is_kept(tmp_path, out):
+    root = write_karpathy(tmp_path / "in")
+    content = json.loads((root / "dataset_coco.json").read_text())
+    content["images"][0]["attributes"] = {"color": "red"}
+    write_json(root / "dataset_coco.json", content)
+    assert prepare(root, out) == SOUND
+    assert [line.get("attributes") for line in lines(out / "train.jsonl")] == [{"color": "red"}, None]
+
+
 def test_references_are_in_the_official_layout(tmp_path, out, capsys):
     assert prepare(write_karpathy(tmp_path / "in"), out) == SOUND
     theirs = COCO(str(out / "captions_test.json"))

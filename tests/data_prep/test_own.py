@@ -29,7 +29,10 @@ def test_a_sound_file_is_summed_up_and_split(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.startswith("q.json: questions and answers, 41 items\n")
     assert "train                 37" in text and "val                    4" in text
-    assert "these fields are not used: `score` (41 items)" in text and "repeated items, word for word: 1" in text
+    assert (
+        "these fields are not used: `score` (41 items, the first: item 0)" in text
+        and "repeated items, word for word: 1" in text
+    )
     assert "longest (q.json, item 10): 8" in text
 
 

@@ -189,3 +189,11 @@ def test_the_command_writes_a_world_and_refuses_to_overwrite(tmp_path, capsys):
     assert json.loads((tmp_path / "w" / "manifest.json").read_text())["scienceqa"]["train"] == 12
     assert main(["--out", str(tmp_path / "w"), *small]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_short_captions_name_the_attributes_that_stand_beside_them(world):
+    images = json.loads((world / "short_captions.json").read_text())["images"]
+    assert {image["split"] for image in images} == {"train", "restval", "val", "test"}
+    for image in images:
+        told, caption = image["attributes"], image["sentences"][0]["raw"]
+        assert caption.partition(" ")[2] == f"{told['color']} {told['shape']} on a {told['background']} background."

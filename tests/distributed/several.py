@@ -21,7 +21,7 @@ from mmadapter.distributed.launchers import RENDEZVOUS, STARTER
 from mmadapter.distributed.ranks import Ranks, connected
 
 OURS = "launch.processes"
-DEADLINE = 60.0  # seconds in which all must have ended
+DEADLINE = 180.0  # seconds in which all must have ended, on a busy machine
 GRACE_SECONDS = 10.0  # for the others, once one has ended with an error
 
 

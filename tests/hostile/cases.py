@@ -364,6 +364,8 @@ def data() -> Iterator[Case]:
     yield Case("data", "own: no layout", partial(own_items, [{"x": 1, "y": 2}] * 3), says="no layout")
     yield Case("data", "own: a column by name", partial(own_items, [{"q": "a", "answer": "b"}] * 3), says="columns")
     yield Case("data", "own: a file of another kind", lambda f: own(put(f / "a.exe", "x")), says="one's own data")
+    latin = partial(other_bytes, by_name["own parquet"], "data.parquet", b"w00x00", b"w\xff0x00")
+    yield Case("data", "own: Parquet that is not UTF-8", latin, says="cannot be read as Parquet")
     yield Case("data", "own: no such file", lambda f: own(f / "gone.json"), says="no such file")
     yield Case("data", "own: a folder of nothing", lambda f: own(f), says="no file")
     for what, table in {
@@ -400,6 +402,14 @@ def data() -> Iterator[Case]:
         partial(own_items, [{"question": "why " * 50_000, "answer": "b"}] * 3),
         "either",
     )
+
+
+def other_bytes(layout: Layout, file: str, old: bytes, new: bytes, folder: Path) -> str:
+    layout.write(folder)
+    content = (folder / file).read_bytes()
+    assert content.count(old) == 1
+    (folder / file).write_bytes(content.replace(old, new))
+    return layout.read(folder)
 
 
 def with_private(act: Callable[[Path], str], folder: Path) -> str:

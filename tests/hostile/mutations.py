@@ -11,7 +11,7 @@ from typing import Any
 from tests.hostile.judging import Case
 from tests.hostile.layouts import Layout, data_layouts, other_layouts
 
-RAW = "RAW-{}-WAR"  # stands in JSON for text that json.dumps would not write
+RAW = "RAW-{}-WAR"  # put in by the number of a text of RAWS, which json.dumps would not write; replaced afterwards
 RAWS = (
     "9" * 5000,
     "1e999",
@@ -23,25 +23,31 @@ RAWS = (
     '"\\u0000\\u001b[2J"',
 )
 VALUES: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        0,
-        -1,
-        10**30,
-        1.5,
-        "",
-        "text",
-        [],
-        {},
-        [[]],
-        [None],
-        {"a": None},
-        "x" * 5000,
-        "../" * 30 + "etc/passwd",
-    ),
-    *("/etc/hostname", "\x1b]0;title\x07", "<script>alert(1)</script>", "\u202e", "a\x00b", "=1+1", "{{ 1 }}", "${x}"),
+    None,
+    True,
+    0,
+    -1,
+    10**30,
+    1.5,
+    "",
+    "text",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": None},
+    "x" * 5000,
+    "../" * 30 + "etc/passwd",
+    "/etc/hostname",
+    "\x1b]0;title\x07",
+    "<script>alert(1)</script>",
+    "\u202e",
+    "a\x00b",
+    "=1+1",
+    "{{ 1 }}",
+    "${x}",
 )
+INSERTED = (b"\x00", b"\x1b[2J", b'"', b"\t", b"\n", b"\r", b",", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8")
 
 
 def mutated(count: int, seed: int) -> Iterator[Case]:
@@ -60,7 +66,7 @@ def case(layout: Layout, seed: str, keeps_marks: bool) -> Case:
         rng = random.Random(f"{layout.name} {seed}")
         files = sorted(file for pattern in layout.files for file in folder.glob(pattern) if file.is_file())
         chosen.append(rng.choice(files))
-        spoil(chosen[0], rng, layout.of_strangers)
+        spoil(chosen[0], rng)
         return layout.read(folder)
 
     def given(folder: Path) -> str:  # a list of files may name fewer of them
@@ -71,11 +77,10 @@ def case(layout: Layout, seed: str, keeps_marks: bool) -> Case:
     return Case("mutated", f"{layout.name}, {seed}", act, "either", given=given if keeps_marks else None)
 
 
-def spoil(file: Path, rng: random.Random, types_too: bool = True) -> None:
-    """Changes one file in one way: its bytes, or with `types_too` what JSON says in it."""
+def spoil(file: Path, rng: random.Random) -> None:
+    """Changes one file in one way: its bytes, or what JSON says in it."""
     content = file.read_bytes()
-    texts = file.suffix in (".json", ".jsonl")
-    if texts and types_too and rng.random() < 0.7:
+    if file.suffix in (".json", ".jsonl") and rng.random() < 0.7:
         try:
             file.write_text(spoiled_json(content.decode(), file.suffix == ".jsonl", rng), encoding="utf-8")
             return
@@ -97,10 +102,7 @@ def _flip(content: bytearray, rng: random.Random) -> bytes:
 
 def _insert(content: bytearray, rng: random.Random) -> bytes:
     place = rng.randrange(len(content) + 1)
-    added = rng.choice(
-        (b"\x00", b"\x1b[2J", b'"', b"\t", b"\n", b"\r", b",", b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8")
-    )
-    return bytes(content[:place] + added + content[place:])
+    return bytes(content[:place] + rng.choice(INSERTED) + content[place:])
 
 
 def _drop(content: bytearray, rng: random.Random) -> bytes:
@@ -116,7 +118,8 @@ def _utf16(content: bytearray, rng: random.Random) -> bytes:
     return bytes(content).decode("utf-8", "replace").encode("utf-16")
 
 
-BYTES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (
+Way = Callable[[bytearray, random.Random], bytes]
+BYTES: tuple[Way, ...] = (
     _cut,
     _cut,
     _flip,
@@ -125,13 +128,13 @@ BYTES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (
     _drop,
     _twice,
     _utf16,
-)
+)  # cut and insert come twice as often
 
 
 def spoiled_json(text: str, is_lines: bool, rng: random.Random) -> str:
     """A JSON text, or JSON lines, with one place changed."""
     content = [json.loads(line) for line in text.splitlines()] if is_lines else json.loads(text)
-    whole = [content]
+    whole = [content]  # so that the content itself has a holder, too
     places = list(_places(whole))
     holder, key = rng.choice(places[1:] or places)
     way = rng.choice(("value", "value", "raw", "raw", "drop", "rename", "again", "end", "control"))
@@ -150,8 +153,10 @@ def spoiled_json(text: str, is_lines: bool, rng: random.Random) -> str:
     else:
         holder[key] = rng.choice(VALUES)
     content = whole[0] if whole else None
-    written = "".join(json.dumps(one) + "\n" for one in content) if is_lines and isinstance(content, list) else None
-    written = json.dumps(content) if written is None else written
+    if is_lines and isinstance(content, list):
+        written = "".join(json.dumps(one) + "\n" for one in content)
+    else:
+        written = json.dumps(content)
     return written if raw is None else written.replace(f'"{RAW.format(raw)}"', RAWS[raw])
 
 

@@ -31,6 +31,7 @@ NOT_SHARED = {"gemma3"} if transformers.__version__.startswith("4.") else set()
 TYPES = [name for name in FAMILIES if name not in {"llama_mqa", "llama_bias", "llama_head_dim", *NOT_SHARED}]
 
 METHODS = ("v1", "v1 images", "v2", "v2 lora", "base")
+PICKLED = "pytorch_model.bin"  # a folder with such a file, and no safetensors
 REFUSED = ("truncated", "missing", "empty", "other shapes")
 
 
@@ -47,6 +48,7 @@ def both(folder: Path, name: str, dtype: torch.dtype, sharding: Sharding):
 def check_host(folder: Path, name: str, dtype: torch.dtype = torch.float32, offload: bool = False) -> None:
     plain, shared = both(folder, name, dtype, Sharding(offload))
     assert is_sharded(shared) and not is_sharded(plain)
+    assert shared.weights_digest == plain.weights_digest is not None
     assert sum(map(whole_size, plain.parameters())) == sum(map(whole_size, shared.parameters()))
     held, all_of_it = held_bytes(shared.parameters()), held_bytes(plain.parameters())
     padding = sum(16 for _ in shared.parameters())  # a part is rounded up to a whole number of elements
@@ -126,7 +128,7 @@ def checks(folder: Path) -> dict:
     found: dict = {"memory": partial(check_memory, folder)}
     for name in REFUSED:
         found[f"refused {name}"] = partial(check_refusal, folder, name)
-    found |= {f"host {name}": partial(check_host, folder, name) for name in TYPES}
+    found |= {f"host {name}": partial(check_host, folder, name) for name in [*TYPES, PICKLED]}
     for name in [name for name in TYPES if name in ("llama3_rope", "gemma3", "gpt_neox")]:
         found[f"bfloat16 {name}"] = partial(check_host, folder, name, torch.bfloat16)
     found["offload"] = partial(check_host, folder, "llama_gqa", offload=True)

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.distributed.checks_together import HELD, outcomes
 from tests.families import tiny_host
-from tests.hosts.sharded_checks import TYPES, checks
+from tests.hosts.sharded_checks import PICKLED, TYPES, checks
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,11 @@ def hosts(tmp_path_factory):
     for name in TYPES:
         tiny_host(name).save_pretrained(folder / name, max_shard_size="20KB")
     large_host().save_pretrained(folder / "large", max_shard_size="30MB")
+    (folder / PICKLED).mkdir()
+    for file in (folder / "llama_gqa").glob("*.json"):
+        if "index" not in file.name:
+            shutil.copy(file, folder / PICKLED)
+    torch.save(tiny_host("llama_gqa").state_dict(), folder / PICKLED / "pytorch_model.bin")
     spoil(folder)
     return folder
 

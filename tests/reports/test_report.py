@@ -322,6 +322,42 @@ def test_damaged_records_of_answers_and_pictures_are_left_out(run):
     with open(run / "metrics.jsonl", "a") as file:
         file.write(lines([{"kind": "answers", "step": 1, "samples": 5}, {"kind": "answers", "samples": [{}]}]))
         file.write(lines([{"kind": "answers", "step": 2, "samples": ["x", {"answer": 7, "references": "red"}]}]))
+        file.write(lines([{"kind": "answers", "step": 3, "samples": [{"answer": "blue", "references": ["red"]}]}]))
     page = page_of(run)
     assert page.count('<article class="look">') == 2 and '<rect class="veil"' not in page
-    assert "<dt>step 2</dt><dd>7</dd>" in page
+    assert "<dt>step 2</dt><dd>(empty)</dd>" in page and "<dt>step 3</dt><dd>blue</dd>" in page
+    assert "Not shown: metrics.jsonl: `answers[0].samples` is int '5', no list." in unescape(page)
+
+
+def test_what_is_not_of_the_type_that_a_run_writes_is_named_and_the_rest_is_shown(run):
+    file = run / "eval" / "scienceqa" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    put(file, {**metrics, "accuracy": {**metrics["accuracy"], "NAT": "<b>high", "Avg": 12.34}, "counts": 5})
+    rows = (run / "eval" / "scienceqa" / "predictions.jsonl").read_text()
+    odd = [{"id": "9", "question": "Odd?", "choices": 5, "prediction": 10**30}, 7, {"id": "10", "choices": ["a"]}]
+    put(run / "eval" / "scienceqa" / "predictions.jsonl", rows + lines(odd))
+    put(run / "trainable.json", [{"parameters": "many", "share": 0.5}, {"parameters": 2_000, "share": 0.1}])
+    with open(run / "metrics.jsonl", "a") as journal:
+        movement = {"a": {"distance": 1.0, "relative": None}, "b": {"distance": "far"}}
+        odd = [{"kind": "train", "step": 31, "loss": 1, "gates": [[0.1], [None, "x"]], "movement": movement}]
+        odd.append({"kind": "train", "step": 32, "loss": 1e999, "lr": [], "memory": {"host_bytes": 10**400}})
+        journal.write(lines(odd))
+    page = unescape(page_of(run))
+    assert "12.34" in page and "2,000" in page
+    for told in (
+        "Not shown: eval/scienceqa/metrics.json: `accuracy.NAT` is str '<b>high', no number.",
+        "Not shown: eval/scienceqa/metrics.json: `counts` is int '5', no mapping.",
+        "Not shown: eval/scienceqa/predictions.jsonl: `lines[2].choices` is int '5', no list.",
+        "Not shown: eval/scienceqa/predictions.jsonl: `lines[3]` is int '7', no mapping.",
+        "Not shown: trainable.json: `[0].parameters` is str 'many', no whole number.",
+        "Not shown: metrics.jsonl: `train[30].gates[1][1]` is str 'x', no number.",
+        "Not shown: metrics.jsonl: `train[30].movement.b` is without distance, relative.",
+        "Not shown: metrics.jsonl: `train[31].lr` is list '[]', no number.",
+    ):
+        assert told in page
+
+
+def test_many_lines_of_one_kind_are_counted(run):
+    put(run / "eval" / "scienceqa" / "predictions.jsonl", lines([{"id": "1", "output": 5}] * 1200))
+    told = "`lines[0].output` is int '5', no text, and 1,199 more like it."
+    assert told in unescape(page_of(run))

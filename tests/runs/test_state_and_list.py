@@ -62,6 +62,28 @@ def test_files_that_a_kill_or_a_full_disk_has_cut_are_as_none(tmp_path, content)
     assert (run.state, run.step, run.scores) == ("never started", None, {})
 
 
+def test_what_is_not_as_a_run_writes_it_is_missing_and_is_told(tmp_path, capsys):
+    folder = made_run(tmp_path / "a", "running", pid=10**30, host=5, message=["x"], total_steps="all")
+    (folder / "finished.json").write_text(json.dumps({"wall_seconds": "long", "attempts": 2, "peak": 5, "training": 1}))
+    (folder / "config.yaml").write_text("experiment: [made]\nevaluate: {scienceqa: 1}\nvision: 5\n")
+    run = state(folder)
+    assert (run.state, run.experiment, run.host, run.seconds, run.steps) == ("finished", None, None, 5.0, 10)
+    assert main([str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        "not shown: attempt.json: `host` is int '5', no text",
+        "not shown: finished.json: `wall_seconds` is str 'long', no number",
+        " more such fields",
+    ):
+        assert line in told
+    assert main([str(tmp_path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["left_out"]) == 6
+
+
+def test_numbers_of_no_process_are_of_none_that_lives():
+    assert not any(is_alive(pid, None) for pid in (10**30, 0, -1, None))
+
+
 def test_running_is_believed_on_this_machine_only_while_the_process_lives(tmp_path):
     assert state(made_run(tmp_path / "a", "running")).state == "running"
     ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -210,3 +210,39 @@ def test_a_jobs_own_command_is_that_of_one_run_without_a_cluster(launcher, monke
     with pytest.raises(EOFError):
         job(["seed=1", "cluster=slurm", "cluster.wait=true", "sweep.metric=scienceqa.Avg"])
     assert sys.argv == ["mmadapter train", "seed=1"]
+
+
+def test_a_checkout_and_folders_with_quotes_and_blanks_reach_the_job_as_they_are(launcher, tmp_path, monkeypatch):
+    """`sbatch` keeps the script, which bash then runs; `srun` tells what it was given."""
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    odd = tmp_path / 'it\'s a "check out" $(touch ran) `touch ran`; touch ran'
+    (odd / "bin").mkdir(parents=True)
+    stand_ins = {"sbatch": f"cp \"$1\" {tmp_path}/script; echo 'Submitted batch job 12'"}
+    stand_ins["srun"] = f'printf "%s\\0" "$PYTHONPATH" "$@" > {tmp_path}/told'
+    for name, script in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", "before")
+    monkeypatch.setattr(launcher, "CHECKOUT", odd)
+    monkeypatch.setattr(sys, "executable", str(odd / "bin" / "python"))
+
+    settings = OmegaConf.to_container(OmegaConf.structured(SlurmQueueConf))
+    del settings["_target_"]
+    folder = odd / "sweeps" / "first" / "slurm"
+    jobs = jobs_of(odd, 0, 1)
+    launcher.SlurmJobs(**settings | {"submitit_folder": str(folder / "%j"), "setup": ["export MINE=1"]})._submit(jobs)
+    assert [job.slurm_job for job in jobs] == ["12_0", "12_1"] and jobs[1].log.parent == folder / "12_1"
+
+    work = tmp_path / "work"
+    work.mkdir()
+    subprocess.run(["bash", "-e", tmp_path / "script"], cwd=work, check=True)
+    path, *words = (tmp_path / "told").read_text().split("\0")[:-1]
+    assert path == f"{odd}:before" and list(work.iterdir()) == []
+    python = words.index(str(odd / "bin" / "python"))
+    assert words[python:] == [
+        *(str(odd / "bin" / "python"), "-IS", "-c", launcher.HOLD_AND_BECOME),
+        *("-u", "-m", "submitit.core._submit", str(folder / "%j")),
+    ]
+    assert words[words.index("--output") + 1].startswith(f"{folder}/%A_%a/")

@@ -172,6 +172,37 @@ def test_a_models_captions_are_scored_and_can_be_scored_again_from_the_file(tmp_
     assert [again[name] for name in SCORES] == [metrics[name] for name in SCORES]
 
 
+def test_captions_are_scored_by_what_the_data_say_of_the_pictures(tmp_path):
+    task = caption_task(tmp_path)
+    file = tmp_path / "coco" / "dataset_coco.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["attributes"] = {"animal": "dog", "coat": "dark brown"}
+    content["images"][1]["attributes"] = {"animal": "do"}
+    file.write_text(json.dumps(content))
+    out = tmp_path / "run" / "eval" / "coco_caption"
+    metrics = evaluated(Parrot("A Dog, dark-brown."), task, out)
+    assert metrics["by_attribute"] == {
+        "animal": {"named": 0.5, "captions": 2},  # "do" stands within a word only
+        "coat": {"named": 1.0, "captions": 1},
+    }
+    page = write_report(tmp_path / "run").read_text()
+    assert "By attribute" in page and "<td>animal</td><td>2</td><td>50.00</td>" in page
+    assert "<td>coat</td><td>1</td><td>100.00</td>" in page
+
+
+def test_bleu_of_references_with_fewer_words_is_a_dash_with_the_reason(files, tmp_path, capsys):
+    notes = json.loads(json.dumps(NOTES))
+    for one in notes["annotations"]:
+        one["caption"] = "A red dog."
+    metrics = scored(files([{**one, "caption": "a red dog"} for one in RESULTS], notes), f"output={tmp_path / 'out'}")
+    said = capsys.readouterr().out
+    assert metrics["BLEU-3"] == pytest.approx(1) and metrics["BLEU-4"] < 0.1
+    assert metrics["without_meaning"] == ["BLEU-4"]
+    assert "–" in said and "BLEU-4: counts longer runs of words than any reference has." in said
+    assert {"BLEU-4", "CIDEr"} & coco_caption.CocoCaption.values(metrics).keys() == {"CIDEr"}
+    assert "without_meaning" not in scored(files(RESULTS))
+
+
 def test_a_limited_look_prints_captions_and_no_scores(tmp_path, capsys):
     task = caption_task(tmp_path, limit=1)
     metrics = evaluated(Parrot("a dog"), task, tmp_path / "out")

@@ -41,6 +41,12 @@ def test_bleu_of_english_is_sacrebleus_with_several_references():
     assert bleu(said, told) == (expected, "words") and expected > 20
 
 
+def test_bleu_of_references_of_fewer_than_four_words_is_no_number():
+    assert bleu(["Paris"], [["Paris"]]) == (None, "words")
+    assert bleu(["北京"], [["北京"]]) == (None, "characters")
+    assert bleu(["no", "in the north"], [["in the north of it"], ["no"]])[0] is not None  # one of them has four
+
+
 @pytest.mark.parametrize(
     "said,told,shared",
     [
@@ -85,6 +91,18 @@ def test_answers_in_chinese_have_scores_beside_each_other_in_one_table(tmp_path,
     show(wanted, tmp_path / "out")
     said = capsys.readouterr().out
     assert "F1" in said and "BLEU" in said and "accuracy" not in said and "count characters" in said
+
+
+def test_answers_of_one_word_have_no_bleu_and_the_reader_is_told_why(tmp_path, capsys):
+    file = tmp_path / "capitals.json"
+    items = [("Which is the capital of France?", "Paris"), ("And of Italy?", "Rome")]
+    file.write_text(json.dumps([{"instruction": asked, "input": "", "output": told} for asked, told in items]))
+    wanted = eval_conf("task=instruct", f"task.path={file}", "task.split=all").task
+    metrics = evaluated(Says("Paris", "Milan"), wanted, tmp_path / "out")
+    assert metrics["BLEU"] is None and metrics["F1"] == 50 and metrics["exact_match"] == 50
+    show(wanted, tmp_path / "out")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "BLEU is left out: it counts runs of four words, and no reference has so many." in said
 
 
 def test_multiple_choice_is_scored_by_the_option_that_is_named_and_free_text_apart_from_it(tmp_path, capsys):

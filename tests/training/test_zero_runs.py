@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmadapter.methods.folder import read_card, read_tensors
 from mmadapter.methods.settings import GroupConf
@@ -114,3 +115,23 @@ def answered(folder):
     """What it generated, and what it thought the likeliest option."""
     lines = (folder / "eval" / "scienceqa" / "predictions.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def test_a_shared_host_has_the_digest_that_one_process_sees_and_another_one_is_refused(inputs, tmp_path):
+    """No process holds the matrices of which the digest is made."""
+    length = ("run=mine", "optimizer.epochs=0.2")
+    run(short(inputs, tmp_path / "one", *length, "engine.name=single"))
+    two_processes(short(inputs, tmp_path / "two", *length, "engine.name=zero3"), tmp_path / "said")
+    cards = [read_card(tmp_path / name / "mine" / "adapter") for name in ("one", "two")]
+    digests = [card["host"]["weights_digest"] for card in cards]
+    assert digests[0] == digests[1] and len(digests[0]) == 16
+
+    (tmp_path / "two" / "mine" / "finished.json").unlink()
+    other = tmp_path / "other" / "host"
+    shutil.copytree(inputs / "host", other)
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: one * 1.01 for name, one in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    conf = short(inputs, tmp_path / "two", *length, "engine.name=zero3", f"host.path={other}")
+    group, statuses = several(conf, tmp_path / "said")
+    told = f"made on a host with other weights (weights_digest {digests[0]}, here "
+    assert statuses == [2, 2] and told in group.said(0), group.said(0)[-2000:]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmadapter.data.readers import Purpose
-from mmadapter.data.readers.defects import Defects
+from mmadapter.data.readers.defects import Defects, UnusedFields
 from mmadapter.data.readers.pictures import OUTSIDE, ImageFolders, is_outside, settle_missing_images
 from mmadapter.data.samples import Sample, Segment
 from mmadapter.data.settings import CaptionSettings
 from mmadapter.data.templates import Turn, caption_segments, rendered
 from mmadapter.errors import InputError
 
+log = logging.getLogger(__name__)
 WHOLE = "train"  # the one split of layouts that have none
 EMPTY_CAPTION = "empty captions"
 NO_CAPTION = "pictures without a caption"
@@ -34,6 +37,8 @@ class Captioned:
     """file and place, for messages"""
     instruction: str | None = None
     """what the file asks for; None: the caption instruction"""
+    attributes: Mapping[str, str] | None = None
+    """what the file says of the picture by name, for scoring: {"color": "red"}"""
 
 
 @dataclass
@@ -46,6 +51,7 @@ class CaptionFiles:
     """whether pictures may lie outside of the folder"""
     splits: dict[str, list[Captioned]] = field(default_factory=dict)
     defects: Defects = field(default_factory=lambda: Defects(harmless=(EMPTY_CAPTION, NO_CAPTION, NOT_HERE)))
+    unused: UnusedFields = field(default_factory=UnusedFields)
     captions_read: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     """files and entries that no caption belongs to, by kind"""
@@ -64,6 +70,7 @@ class CaptionFiles:
         captions: Sequence[tuple[int | str, str]],
         where: str,
         instruction: str | None = None,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         """Takes in one picture of a file: whitespace collapsed, otherwise unchanged; what is empty is counted.
 
@@ -83,7 +90,8 @@ class CaptionFiles:
             self.defects.add(OUTSIDE, f"{where}: {image[:200]!r}", captions=len(captions))
             return
         path = self.folders.find(image) if isinstance(image, str) else image
-        self.splits.setdefault(split, []).append(Captioned(image_id, path, tuple(captions), where, instruction))
+        picture = Captioned(image_id, path, tuple(captions), where, instruction, attributes)
+        self.splits.setdefault(split, []).append(picture)
 
     def lose(self, reason: str, where: str, captions: int) -> None:
         """Counts an item of a file that cannot be used, with the captions that it has."""
@@ -107,6 +115,8 @@ def caption_samples(
     """
     remedy = "Fix them, or set on_bad=skip (they are left out and counted)."
     found.defects.settle(found.what, remedy, skip=settings.on_bad == "skip")
+    for notice in found.unused.notice(found.what):
+        log.warning("%s", notice)
     if settings.split not in found.splits:
         there = ", ".join(sorted(found.there | found.splits.keys())) or "none with a caption"
         raise InputError(
@@ -129,7 +139,10 @@ def caption_samples(
             )
         prompt = usual_prompt if picture.instruction is None else asked(picture.instruction)
         image = picture.image if settings.images else None
-        meta = {"references": [text for _, text in picture.captions], "image_id": picture.image_id}
+        references = [text for _, text in picture.captions]
+        meta: dict[str, Any] = {"references": references, "image_id": picture.image_id}
+        if picture.attributes:
+            meta["attributes"] = picture.attributes
         if not purpose.training:
             samples.append(Sample(str(picture.image_id), purpose.source, prompt, image, picture.where, meta))
             continue

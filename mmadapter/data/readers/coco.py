@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from mmadapter.data.readers import Purpose
 from mmadapter.data.readers.captions import ID_TWICE, NOT_HERE, CaptionFiles, caption_samples
-from mmadapter.data.readers.defects import BadEntry, described, entry_field
+from mmadapter.data.readers.defects import BadEntry, entry_field
 from mmadapter.data.readers.json_file import read_json, read_json_lines
 from mmadapter.data.readers.pictures import ImageFolders
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import CocoSettings
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 
 log = logging.getLogger(__name__)
 FOLDERS = ("", "annotations")
@@ -31,6 +31,13 @@ SPLITS = ("train", "val", "test")
 SPLIT_LIST = "karpathy_{}_images.txt"
 LISTED = ("val", "test")  # the splits that a list of pictures is published for
 UNUSED = ("tokens", "sentids")  # most of dataset_coco.json's size
+# The fields of each layout that are read, and those that the published files have besides.
+FILE_FIELDS = ("images", "annotations", "info", "licenses", "type", "dataset", "categories")
+KARPATHY_FIELDS = ("cocoid", "split", "filepath", "filename", "sentences", "attributes")
+KARPATHY_PUBLISHED = ("imgid", "sentids", "tokens")
+OFFICIAL_FIELDS = ("id", "file_name")
+OFFICIAL_PUBLISHED = ("license", "coco_url", "flickr_url", "date_captured", "width", "height")
+ANNOTATION_FIELDS = ("id", "image_id", "caption")
 UNKNOWN_IMAGE = "annotations of a picture that is not in `images`"
 IN_NO_LIST = "pictures in no list (train needs both lists)"
 # Karpathy's splits: pictures and captions (train has restval in it).
@@ -145,6 +152,8 @@ def scored_captions(file: Path, split: str) -> CaptionFiles:
     found.defects.harmless = ()
     _read_file(found, file, None, split)
     found.defects.settle(str(file), "Check task.annotations.")
+    for notice in found.unused.notice(file):
+        log.warning("%s", notice)
     return found
 
 
@@ -167,6 +176,7 @@ def _read_file(found: CaptionFiles, file: Path, split_lists: str | Path | None, 
         lists = {} if split_lists is None else _split_lists(found.folders.root, split_lists, found)
         _official(found, [(file, content)], lists, split)
     else:
+        found.unused.note(content, file.name, FILE_FIELDS)
         if only is not None and only not in KARPATHY_SPLITS:
             raise InputError(f"{file}: there is no split {only!r}; allowed: {', '.join(KARPATHY_SPLITS)}.")
         found.has_splits = True
@@ -224,6 +234,7 @@ class Entry(NamedTuple):
     name: str = ""
     captions: Captions = ()
     instruction: str | None = None
+    attributes: Mapping[str, str] | None = None
 
 
 def _take(
@@ -251,15 +262,19 @@ def _take(
         seen.add(one.image_id)
         if one.split is not None:
             where = f"{file.name}, image {one.image_id}"
-            found.add(one.split, one.image_id, one.name, one.captions, where, one.instruction)
+            found.add(one.split, one.image_id, one.name, one.captions, where, one.instruction, one.attributes)
 
 
 def _karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str | None) -> None:
-    """dataset_coco.json: {images: [{filepath, filename, cocoid, split, sentences: [{raw, sentid}]}]}."""
+    """dataset_coco.json: {images: [{filepath, filename, cocoid, split, sentences: [{raw, sentid}]}]}.
+
+    With a field of ours, which a picture may have: `attributes`.
+    """
     split_of = {part: split for split in ((only,) if only else SPLITS) for part in KARPATHY_SPLITS[split]}
 
     def parse(entry: Any) -> Entry:
         image_id, own = entry_field(entry, "cocoid", int), entry_field(entry, "split", str)
+        found.unused.note(entry, f"image {image_id}", KARPATHY_FIELDS, KARPATHY_PUBLISHED)
         if own not in KARPATHY_SPLITS:
             raise BadEntry(f"`split` is {described(own)}; allowed are {', '.join(KARPATHY_SPLITS)}")
         found.there.add(own)
@@ -269,15 +284,28 @@ def _karpathy(found: CaptionFiles, file: Path, images: Sequence[Any], only: str 
         name = f"{entry.get('filepath', '')}/{entry_field(entry, 'filename', str)}".lstrip("/")
         sentences = entry_field(entry, "sentences", list)
         captions = [(entry_field(one, "sentid", int), entry_field(one, "raw", str)) for one in sentences]
-        return Entry(image_id, split, name, captions)
+        for one in sentences:
+            found.unused.note(one, f"image {image_id}, `sentences`", ("sentid", "raw"), KARPATHY_PUBLISHED)
+        return Entry(image_id, split, name, captions, attributes=attributes_of(entry))
 
     _take(found, file, images, parse, "sentences")
 
 
-def _own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> None:
-    """What data_prep.coco_caption writes, a picture a line: {image_id, image, captions: [{id, caption}], instruction}.
+def attributes_of(entry: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """What an entry says of its picture, attribute by attribute; None where it says nothing."""
+    if "attributes" not in entry:
+        return None
+    attributes: Mapping[str, Any] = entry_field(entry, "attributes", dict)
+    for name, value in attributes.items():
+        if not isinstance(value, str) or not value.strip():
+            raise BadEntry(f"`attributes` has {described(value)} for {name!r}; expected a word or a few")
+    return attributes
 
-    `instruction` is there only where the input had one for each picture.
+
+def _own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) -> None:
+    """What data_prep.coco_caption writes, a picture a line: {image_id, image, captions: [{id, caption}]}.
+
+    With `instruction` and `attributes` where the input had them.
     """
 
     def parse(entry: Any) -> Entry:
@@ -285,7 +313,10 @@ def _own(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) ->
         image_id = entry_field(entry, "image_id", str, int)
         captions = [(entry_field(one, "id", str, int), entry_field(one, "caption", str)) for one in listed]
         instruction = entry_field(entry, "instruction", str) if "instruction" in entry else None
-        return Entry(image_id, split, name, captions, instruction)
+        found.unused.note(entry, f"image {image_id}", ("image_id", "image", "captions", "instruction", "attributes"))
+        for one in listed:
+            found.unused.note(one, f"image {image_id}, `captions`", ("id", "caption"))
+        return Entry(image_id, split, name, captions, instruction, attributes_of(entry))
 
     _take(found, file, entries, parse, "captions", "item {1}")
 
@@ -324,8 +355,10 @@ def _join_annotations(found: CaptionFiles, file: Path, content: Any) -> dict[int
     it; where it stands there twice, the first entry."""
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
         raise InputError(f"{file}: expected an object with the lists `images` and `annotations`.")
+    found.unused.note(content, file.name, FILE_FIELDS)
     captions: dict[int, list[tuple[int | str, str]]] = {}
-    for entry in content["images"]:
+    for number, entry in enumerate(content["images"]):
+        found.unused.note(entry, f"{file.name}, images[{number}]", OFFICIAL_FIELDS, OFFICIAL_PUBLISHED)
         if isinstance(entry, dict):
             image_id = entry.get("id")
             is_new = isinstance(image_id, int) and image_id not in captions
@@ -342,6 +375,7 @@ def _join_annotations(found: CaptionFiles, file: Path, content: Any) -> dict[int
         except BadEntry as error:
             found.lose(error.reason, f"{file.name}, annotations[{number}]: {error}", 1)
             continue
+        found.unused.note(entry, f"{file.name}, annotations[{number}]", ANNOTATION_FIELDS)
         seen.add(annotation)
         captions[image_id].append((annotation, text))
     return captions
@@ -369,6 +403,7 @@ def _lavis(found: CaptionFiles, file: Path, entries: Sequence[Any], split: str) 
             texts = [caption] if isinstance(caption, str) else caption
             if not all(isinstance(text, str) for text in texts):
                 raise BadEntry("`caption` is a list that does not hold texts only")
+            found.unused.note(entry, f"{file.name}, [{number}]", ("image", "caption", "image_id"))
             other, captions = pictures.setdefault(image_id, (name, []))
             if other != name:
                 raise BadEntry(f"image id {image_id} belongs to {other}, too, not only to {name}", ID_TWICE)

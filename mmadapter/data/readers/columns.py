@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mmadapter.data.readers.defects import BadEntry, described
+from mmadapter.data.readers.defects import BadEntry, is_nothing
 from mmadapter.data.readers.items import (
     EMPTY_OUTPUT,
     EMPTY_TURN,
@@ -17,14 +17,13 @@ from mmadapter.data.readers.items import (
     ItemLayout,
     earlier_turns,
     history_of,
-    is_nothing,
     picture_names,
     text_field,
     turn_pairs,
 )
 from mmadapter.data.settings import ColumnNames
 from mmadapter.data.templates import CAPTION_INSTRUCTION, LETTERS, Turn, scienceqa_answer, scienceqa_options
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 
 # What a column may be called; written in any case, with blanks, hyphens or underscores.
 USUAL = {

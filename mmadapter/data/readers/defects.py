@@ -1,14 +1,16 @@
-"""What is wrong in files of data, counted by reason; and how a value of a JSON file is described."""
+"""What is wrong in files of data, counted by reason; and which of their fields nobody reads."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 
 log = logging.getLogger(__name__)
 EXAMPLES = 5
@@ -56,6 +58,35 @@ class Defects:
             log.warning("%s: %s; they are left out.", what, self.line(reason))
 
 
+@dataclass
+class UnusedFields:
+    """Fields of items that nobody reads: how many items have each, the first of them, and what it may be a slip for."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, where: str, read: Collection[str]) -> None:
+        """Counts a field of one item; `read`: the fields that are read there. `messages[].name`: of a turn."""
+        self.counts[name] += 1
+        if name not in self.first:
+            near = get_close_matches(name.rpartition(".")[2].strip().lower(), sorted(read), n=1, cutoff=0.75)
+            self.first[name] = f"the first: {where}" + (f"; did you mean `{near[0]}`?" if near else "")
+
+    def note(self, entry: Any, where: str, read: Collection[str], known: Collection[str] = ()) -> None:
+        """Counts every field of an entry that says something and is not read; those of the published files (`known`)
+        are no slips.
+        """
+        if isinstance(entry, Mapping) and not entry.keys() <= {*read, *known}:
+            for name, value in entry.items():
+                if name not in read and name not in known and not is_nothing(value):
+                    self.add(name, where, read)
+
+    def notice(self, file: object) -> list[str]:
+        """One line that names them all; none where there is none."""
+        named = [f"`{name}` ({count:,} items, {self.first[name]})" for name, count in self.counts.items()]
+        return [f"{file}: these fields are not used: {', '.join(named)}."] if named else []
+
+
 class BadEntry(ValueError):
     """One entry of a file that cannot be used; says why, not where."""
 
@@ -64,9 +95,11 @@ class BadEntry(ValueError):
         self.reason = reason
 
 
-def described(value: Any) -> str:
-    """A value of a JSON file in a message: its type and its beginning."""
-    return "null" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
+def is_nothing(value: Any) -> bool:
+    """Whether a field says nothing: null, NaN (an empty cell of a table), empty or blank."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value in ([], {}, ())
 
 
 def entry_field(entry: Any, name: str, *kinds: type) -> Any:

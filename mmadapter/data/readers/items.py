@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmadapter.data.readers.defects import BAD_ENTRY, BadEntry, Defects, described, entry_field
+from mmadapter.data.readers.defects import BAD_ENTRY, BadEntry, Defects, UnusedFields, entry_field, is_nothing
 from mmadapter.data.readers.pictures import OUTSIDE, is_outside
 from mmadapter.data.templates import CAPTION_INSTRUCTION, Turn
+from mmadapter.errors import described
 
 log = logging.getLogger(__name__)
 MARKER = "<image>"
@@ -104,13 +104,6 @@ class ItemLayout:
 
 
 # Pieces that several layouts have.
-
-
-def is_nothing(value: Any) -> bool:
-    """Whether a field says nothing: null, NaN (an empty cell of a table), empty or blank."""
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value in ([], {}, ())
 
 
 def text_field(entry: Mapping[str, Any], name: str) -> str:
@@ -355,7 +348,7 @@ class InstructionFile:
     file: Path
     items: list[ReadItem] = field(default_factory=list)
     defects: Defects = field(default_factory=lambda: Defects(harmless=WEAK))
-    unused: Counter[str] = field(default_factory=Counter)
+    unused: UnusedFields = field(default_factory=UnusedFields)
 
     def leave_out_outside(self, roots: Sequence[Path]) -> None:
         """Counts items whose picture lies outside of all `roots` as defects."""
@@ -371,9 +364,7 @@ class InstructionFile:
         """What a user should know of the usable items."""
         if open_ends := sum(one.item.open_end for one in self.items):
             yield f"{self.file}: {open_ends} dialogs end with a question; that last turn is left out."
-        if self.unused:
-            named = ", ".join(f"`{name}` ({count:,} items)" for name, count in self.unused.items())
-            yield f"{self.file}: these fields are not used: {named}."
+        yield from self.unused.notice(self.file)
 
 
 def parsed_items(
@@ -393,7 +384,8 @@ def parsed_items(
             others = unread_fields(entry, layout, read, ignore)
             item = layout.parse(entry)
             found.items.append(ReadItem(file, number, entry.get("id", number), item))
-            found.unused.update(others)
+            for name in others:
+                found.unused.add(name, f"item {number}", read | TURN_FIELDS)
         except BadEntry as error:
             if error.reason in WEAK:
                 found.defects.add(error.reason, where)

@@ -14,8 +14,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from mmadapter.data.readers.defects import EXAMPLES, described
-from mmadapter.errors import InputError
+from mmadapter.data.readers.defects import EXAMPLES
+from mmadapter.errors import InputError, described
 
 OTHER_KINDS = (".csv", ".tsv", ".parquet")
 _BLANKS = " \t\r\n"

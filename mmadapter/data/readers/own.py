@@ -21,7 +21,7 @@ from mmadapter.data.readers.captions import NOT_HERE
 from mmadapter.data.readers.coco import FOLDERS as COCO_FOLDERS
 from mmadapter.data.readers.coco import KARPATHY, coco_files
 from mmadapter.data.readers.columns import Columns, captioned_item, column_layout
-from mmadapter.data.readers.defects import Defects, described
+from mmadapter.data.readers.defects import Defects
 from mmadapter.data.readers.instructions import item_samples, places_of_split
 from mmadapter.data.readers.items import (
     ALPACA,
@@ -36,11 +36,11 @@ from mmadapter.data.readers.items import (
 )
 from mmadapter.data.readers.json_file import is_json_lines, read_json, read_json_lines
 from mmadapter.data.readers.pictures import ImageFolders, is_outside, settle_missing_images
-from mmadapter.data.readers.scienceqa import image_path, image_root, read_problems, read_splits
+from mmadapter.data.readers.scienceqa import PUBLISHED, image_path, image_root, read_problems, read_splits
 from mmadapter.data.readers.tables import TABLES, read_table
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import OWN, ColumnNames, OwnSettings
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 from mmadapter.vision.packed_images import picture_exists
 
 log = logging.getLogger(__name__)
@@ -485,6 +485,7 @@ def _coco(place: Path, root: str | None, may_leave: bool) -> OwnData:
     has_splits = found.has_splits or len(found.splits) > 1 or place.is_dir()
     data = OwnData(Layout("coco", ""), found.files, [], {found.files[0]: [folder]}, found.defects)
     data.defects.harmless = [*found.defects.harmless, NOT_HERE]
+    data.notices += found.unused.notice(found.what)
     for split, pictures in found.splits.items():
         for number, one in enumerate(pictures):
             image = os.path.relpath(one.image, folder)
@@ -530,7 +531,7 @@ def _scienceqa(
         entries.append({**problem, "id": pid, "image": image, "split": own})
     there = _fields([entries])
     layout = column_layout("multiple_choice", Columns(there, columns, str(file)))
-    found = parsed_items(file, entries, layout, ignore, ("id", "split"))
+    found = parsed_items(file, entries, layout, ignore, ("id", "split", "subject", "grade", "topic", *PUBLISHED))
     if not may_leave:
         found.leave_out_outside([*_roots(place, root), file.parent, folder])
     found.items = list(_with_splits(found, entries, "split"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers import Purpose
-from mmadapter.data.readers.defects import Defects, described
+from mmadapter.data.readers.defects import Defects, UnusedFields
 from mmadapter.data.readers.json_file import read_json
 from mmadapter.data.readers.pictures import settle_missing_images
 from mmadapter.data.samples import Sample
@@ -22,7 +22,7 @@ from mmadapter.data.templates import (
     scienceqa_format,
     scienceqa_segments,
 )
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 
 log = logging.getLogger(__name__)
 FOLDERS = ("", "data/scienceqa", "scienceqa", "data")
@@ -42,6 +42,8 @@ LEFT_OUT = {
     "topic": "",
 }
 """What a field is that one's own questions leave out; `question`, `choices` and `answer` must be there."""
+FIELDS = ("question", "choices", "answer", *LEFT_OUT)
+PUBLISHED = ("task", "category", "skill")  # what the published questions have besides; nobody reads it
 SUBJECTS = ("natural science", "social science", "language science")
 CHOICES = range(2, 6)
 BAD_QUESTION = "bad questions"
@@ -208,13 +210,16 @@ def checked_problems(
     file: Path, content: Mapping[str, Any], ids: list[str], prompt_format: str
 ) -> dict[str, Mapping[str, Any]]:
     """The questions by id with their optional fields filled in. Raises InputError with file, ids and fields."""
-    defects = Defects()
+    defects, unused = Defects(), UnusedFields()
     for pid in ids:
+        unused.note(content[pid], f"question {pid}", FIELDS, PUBLISHED)
         for defect in [*problem_defects(content[pid], prompt_format), *_bad_place(pid, content[pid])]:
             defects.add(BAD_QUESTION, f"question {pid}: {defect}")
             break
     remedy = f"Fix them; `mmadapter check scienceqa --root {file.parent} --check` tells all that is wrong there."
     defects.settle(str(file), remedy)
+    for notice in unused.notice(file):
+        log.warning("%s", notice)
     return {pid: {**LEFT_OUT, **content[pid]} for pid in ids}
 
 

@@ -64,5 +64,5 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
         return rows
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise InputError(f"{file}: it cannot be read as Parquet ({str(error).splitlines()[0]}).") from error

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mmadapter.data.readers import Purpose
-from mmadapter.data.readers.defects import BadEntry, Defects, described, entry_field
+from mmadapter.data.readers.defects import BadEntry, Defects, entry_field
 from mmadapter.data.readers.items import BAD_ITEM
 from mmadapter.data.readers.json_file import read_items
 from mmadapter.data.readers.pictures import OUTSIDE, is_outside, settle_missing_images
 from mmadapter.data.samples import Sample
 from mmadapter.data.settings import VisualInstructionsSettings
 from mmadapter.data.templates import Turn, rendered
-from mmadapter.errors import InputError
+from mmadapter.errors import InputError, described
 
 TEXTS = ("instruction", "image", "answer", "attribute")
 LISTS = ("wrong", "unasked")
