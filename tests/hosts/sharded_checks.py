@@ -107,7 +107,7 @@ def check_memory(folder: Path) -> None:
     held = held_bytes(host.parameters())
     whole_host = 4 * sum(map(whole_size, host.parameters()))
     largest = 4 * max(map(whole_size, host.parameters()))
-    room = 12 * 2**20  # the modules, and what DeepSpeed notes of each tensor
+    room = 36 * 2**20  # the modules, what DeepSpeed notes of each tensor, what gloo keeps for a rank that is behind
     assert 0.8 * held < watch.grown_bytes < held + 2 * largest + room < 0.75 * whole_host, (
         held,
         watch.grown_bytes,

@@ -32,8 +32,8 @@ def hosts(tmp_path_factory):
 
 
 def large_host():
-    """About 110 MB, so that its weights stand out from what every process needs."""
-    sizes = {"vocab_size": 2000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+    """About 210 MB, so that its weights stand out from what every process needs."""
+    sizes = {"vocab_size": 2000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_attention_heads=4))
 
 
