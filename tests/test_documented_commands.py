@@ -46,7 +46,7 @@ STANDS_FOR = {
     "data.root=...": "data.root=data/scienceqa",
     "data.sources.alpaca.path=...": "data.sources.alpaca.path=alpaca_data.json",
     "host.path=FOLDER": "host.path=models/llama-7b",
-    "runs/quickstart-8499aa5d": "runs/NAME",
+    "runs/quickstart-4fcdfe42": "runs/NAME",
     "runs/notebook": "runs/NAME",  # which the notebook's cells make
     "run=RUN": "run=runs/NAME",
     "task=TASK": "task=scienceqa",
@@ -114,7 +114,7 @@ NOT_CHECKED = {
     "srun --kill-on-bad-exit=1": MENTION,
     "mmadapter train adapter.gain.on=[k,v] 'adapter.groups.gain.roles=[gain]'": "needs the method that the page writes",
     "mmadapter eval task=contains run=RUN": "needs the task that the page writes",
-    "tensorboard --logdir runs/quickstart-8499aa5d/tensorboard": "a server of another program, which does not end",
+    "tensorboard --logdir runs/quickstart-4fcdfe42/tensorboard": "a server of another program, which does not end",
     "optuna-dashboard sqlite:///runs/sweeps/NAME/study.sqlite": "another program, which no extra installs",
 }
 # Lines that are checked and not run, and why.
