@@ -13,11 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bench.case import Case
 from bench.figures import Row, spread, spread_text, tell
-from bench.shapes import LENGTH, SHAPES, host_of, missing
+from bench.options import case_of, options_of_a_host
+from bench.shapes import SHAPES, missing
 from bench.turns import Measured, measure
 from mmadapter.data.samples import Sample
 from mmadapter.data.templates import Turn, rendered
@@ -51,12 +49,7 @@ def main() -> int:
     notes: list[str] = []
     missed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="bench-generate-") as scratch:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        case = Case(
-            *(host_of(shape, Path(scratch)), shape.width, shape.layers, shape.prompt_layers, LENGTH, shape.batch),
-            *(shape.longest, device, asked.dtype, asked.threads),
-            new_tokens=asked.new_tokens,
-        )
+        case = case_of(shape, asked, Path(scratch), new_tokens=asked.new_tokens)
         tokenizer = load_tokenizer(case.host)
         for batch in asked.batches:
             prompts = made_prompts(tokenizer, batch, asked.seed)
@@ -83,19 +76,11 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("bench generate", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument(
-        "--contenders", type=lambda text: text.split(","), default=["ours", "transformers", "peft", "floor"]
-    )
+    parser = options_of_a_host("generate", __doc__, "ours,transformers,peft,floor")
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 32])
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5, help="measured answers of a batch")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts")
-    parser.add_argument("--out", type=Path, help="folder for result.json, table.md and plot.svg")
     return parser.parse_args()
 
 

@@ -9,11 +9,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import torch
-
-from bench.case import Case
 from bench.figures import Row, spread, spread_text, tell
-from bench.shapes import LENGTH, SHAPES, host_of, missing
+from bench.options import case_of, options_of_a_host
+from bench.shapes import SHAPES, missing
 from bench.turns import Measured, measure
 
 COLUMNS = {
@@ -35,11 +33,7 @@ def main() -> int:
     found: dict[str, list[Measured]] = {}
     missed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="bench-load-") as scratch:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        case = Case(
-            *(host_of(shape, Path(scratch)), shape.width, shape.layers, shape.prompt_layers, LENGTH, shape.batch),
-            *(shape.longest, device, asked.dtype, asked.threads),
-        )
+        case = case_of(shape, asked, Path(scratch))
         for _ in range(asked.rounds):
             measured, not_run = measure("loading", dict.fromkeys(asked.contenders, case), 1)
             missed |= not_run
@@ -67,14 +61,8 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("bench load", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--contenders", type=lambda text: text.split(","), default=["ours", "transformers", "peft"])
+    parser = options_of_a_host("load", __doc__, "ours,transformers,peft")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--out", type=Path, help="folder for result.json, table.md and plot.svg")
     return parser.parse_args()
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.figures import Row, tell
+from bench.options import options_of_a_host
 from bench.sequences import Batches, real_tokens
 from bench.shapes import SHAPES, missing
 from bench.train import prepared
@@ -74,19 +75,9 @@ def rows_of(one: Measured, steps: dict[str, list[Encoded]]) -> list[Row]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("bench memory", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument(
-        "--contenders",
-        type=lambda text: text.split(","),
-        default=["ours", "as_published", "transformers", "peft"],
-    )
+    parser = options_of_a_host("memory", __doc__, "ours,as_published,transformers,peft")
     parser.add_argument("--adapter", choices=["v1", "v2"], default="v1", help="v2: bias, scale and norms, too")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seed", type=int, default=0, help="of the sequences and their order")
-    parser.add_argument("--out", type=Path, help="folder for result.json, table.md and plot.svg")
     parser.add_argument("overrides", nargs="*", help="settings of ours, as mmadapter train takes them")
     return parser.parse_args()
 

@@ -16,6 +16,7 @@ import torch
 
 from bench.case import Case
 from bench.figures import Row, spread, spread_text, tell
+from bench.options import device, options
 from bench.turns import Measured, measure
 
 TOWERS = {  # open_clip's own configuration of ViT-B-32-quickgelu; and a small one, to try the command
@@ -38,9 +39,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-pictures-") as scratch:
         folder = Path(scratch)
         save_tower(folder / "clip", TOWERS[asked.tower])
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         pictures = save_pictures(folder / "pictures", asked.count, asked.seed)
-        case = Case(folder / "clip", 0, 0, 0, 0, 0, 0, device, threads=asked.threads, pictures=pictures)
+        case = Case(folder / "clip", 0, 0, 0, 0, 0, 0, device(), threads=asked.threads, pictures=pictures)
         measured, not_run = measure("encoding", dict.fromkeys(asked.contenders, case), 1 + asked.rounds)
     rows = [row_of(one, asked.count, case.is_on_gpu) for one in measured]
     for row in rows:
@@ -57,15 +57,11 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("bench pictures", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--contenders", type=lambda text: text.split(","), default=["ours", "open_clip"])
+    parser = options("pictures", __doc__, "ours,open_clip")
     parser.add_argument("--tower", choices=TOWERS, default="vit_b_32")
     parser.add_argument("--count", type=int, default=64, help="pictures")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the pictures")
-    parser.add_argument("--out", type=Path, help="folder for result.json, table.md and plot.svg")
     return parser.parse_args()
 
 

@@ -15,12 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.case import Case
 from bench.figures import Row, spread, spread_text, tell
+from bench.options import case_of, options_of_a_host
 from bench.sequences import Batches, alpaca_samples, batches_of, made_samples, real_tokens
-from bench.shapes import LENGTH, SHAPES, Shape, host_of, missing
+from bench.shapes import SHAPES, Shape, missing
 from bench.turns import Measured, measure
 
 USUAL = "ours,ours@drawn,forest,forest@drawn,as_published,transformers,peft,peft@sorted,floor"
@@ -80,17 +79,12 @@ def order_of(name: str) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("bench train", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--contenders", type=lambda text: text.split(","), help=f"default: {USUAL} (v2: {USUAL_V2})")
+    parser = options_of_a_host("train", __doc__, None)
+    parser.epilog = f"usual contenders: {USUAL}; with --adapter v2: {USUAL_V2}"
     parser.add_argument("--adapter", choices=["v1", "v2"], default="v1", help="v2: bias, scale and norms, too")
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them, at least 1")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seed", type=int, default=0, help="of the sequences and their order")
-    parser.add_argument("--out", type=Path, help="folder for result.json, table.md and plot.svg")
     parser.add_argument("overrides", nargs="*", help="settings of ours, as mmadapter train takes them")
     asked = parser.parse_args()
     asked.contenders = asked.contenders or (USUAL if asked.adapter == "v1" else USUAL_V2).split(",")
@@ -98,21 +92,13 @@ def arguments() -> argparse.Namespace:
 
 
 def prepared(shape: Shape, asked: argparse.Namespace, scratch: Path) -> tuple[Batches, Case]:
-    """The host's folder, the sequences and their batches; the case without its steps."""
-    host = host_of(shape, scratch)
+    """The batches of the sequences, and the case without its steps."""
+    case = case_of(shape, asked, scratch, adapter=asked.adapter, overrides=tuple(asked.overrides))
     if shape.folder is None:
         samples = made_samples(shape.vocabulary, shape.longest, seed=asked.seed)
     else:
-        samples = alpaca_samples(host, shape.longest, seed=asked.seed)
-    batches = batches_of(samples, shape.batch, asked.steps, asked.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return batches, Case(
-        *(host, shape.width, shape.layers, shape.prompt_layers, LENGTH, shape.batch, shape.longest, device),
-        dtype=asked.dtype,
-        threads=asked.threads,
-        adapter=asked.adapter,
-        overrides=tuple(asked.overrides),
-    )
+        samples = alpaca_samples(case.host, shape.longest, seed=asked.seed)
+    return batches_of(samples, shape.batch, asked.steps, asked.seed), case
 
 
 def row_of(one: Measured, batches: Batches, warmup: int, on_gpu: bool) -> Row:

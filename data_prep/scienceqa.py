@@ -50,11 +50,10 @@ def read(settings: argparse.Namespace) -> Check:
     unsound: set[str] = set()
     unused = UnusedFields()
     for pid, problem in problems.items():
+        unused.note(problem, f"question {pid}", FIELDS, PUBLISHED)
         if defect := next(problem_defects(problem), None):
             check.defects.add(BAD_QUESTION, f"question {pid}: {defect}")
             unsound.add(pid)
-
-        unused.note(problem, f"question {pid}", FIELDS, PUBLISHED)
     check.notes += unused.notice(file)
 
     # The splits, against the questions: a question in two splits is in one that its own field does not name.

@@ -152,12 +152,22 @@ def answers_of_the_shipped_adapter(folder: Path) -> tuple[list[dict[str, Any]], 
     data, generation = folder / "data", GenerationConf(max_new_tokens=24)
     captions = CocoCaption(
         CocoCaptionTaskSettings(
-            root=str(data), path=str(data / "captions.json"), template="alpaca", exact=True, generation=generation
+            root=str(data),
+            path=str(data / "captions.json"),
+            template="alpaca",
+            exact=True,
+            generation=generation,
+            looked_at=0,  # where the adapter looks takes half a second a sample: two of the questions show it
         )
     )
     questions = ScienceQA(
         ScienceqaTaskSettings(
-            root=str(data), prompt_format="QCM-EA", template="paper", likelihood=False, generation=generation
+            root=str(data),
+            prompt_format="QCM-EA",
+            template="paper",
+            likelihood=False,
+            generation=generation,
+            looked_at=2,
         )
     )
 

@@ -23,7 +23,8 @@ DEFAULT_THREADS = 2  # more made small models 10 to 100 times slower on a shared
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # How OpenMP's threads wait: the standard's name, and GNU's, which PyTorch's wheels for Linux read (Intel's is
 # KMP_BLOCKTIME). 1,000 spins take some 10 microseconds. Measured with the quick start on 2 cores: with none a step took
-# 1.3 times as long on quiet cores; with 300,000, GNU's default, more than ten times as long beside four busy loops.
+# 1.3 times as long on quiet cores; with 300,000, GNU's default, a run of 25 s had not ended after 405 s beside four
+# busy loops, where it takes 160 s now.
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 # What asks a run to stop; SIGUSR1 and SIGUSR2 are not everywhere (Windows).
 STOPS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
