@@ -19,7 +19,7 @@ from mmadapter.tasks.caption_scores import CAPTION_SCORES, JAVA_SCORES, caption_
 from mmadapter.tasks.papers import CAPTION_ROWS
 from mmadapter.tasks.section import Card, Result, Row, Section, Table, percent, shortened
 from mmadapter.tasks.settings import CocoCaptionTaskSettings
-from mmadapter.tasks.task import AnswerRow, Answers, Scored, Task, drawn
+from mmadapter.tasks.task import AnswerRow, Answers, Covered, Scored, Task, drawn
 from mmadapter.tasks.text_scores import words
 
 CAPTIONS_FILE = "captions.json"
@@ -31,10 +31,6 @@ KARPATHY_TEST = 5000  # images of the test split of which the papers' scores are
 class CaptionCounts(TypedDict):
     right: int
     captions: int
-
-
-class Covered(TypedDict, total=False):
-    complete: bool
 
 
 class OfAttribute(TypedDict):

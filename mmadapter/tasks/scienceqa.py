@@ -27,7 +27,7 @@ from mmadapter.tasks.scienceqa_scores import (
 )
 from mmadapter.tasks.section import Bars, Card, Choice, Result, Row, Section, Table, Tile, percent, shortened
 from mmadapter.tasks.settings import ScienceqaTaskSettings
-from mmadapter.tasks.task import Answers, Progress, Scored, Task
+from mmadapter.tasks.task import Answers, Covered, Progress, Scored, Task
 
 if TYPE_CHECKING:
     from mmadapter.distributed.ranks import Ranks
@@ -43,10 +43,6 @@ ABOUT_COLUMNS = (
 class OfTopic(TypedDict):
     accuracy: float | None
     count: int
-
-
-class Covered(TypedDict, total=False):
-    complete: bool
 
 
 class ScienceqaMetrics(TypedDict, total=False):

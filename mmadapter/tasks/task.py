@@ -64,6 +64,12 @@ class Metrics(TypedDict, total=False):
     by_attribute: dict[str, dict[str, float | None]]
 
 
+class Covered(TypedDict, total=False):
+    """`coverage` of metrics.json."""
+
+    complete: bool
+
+
 class AnswerRow(TypedDict, total=False):
     """What is read of a line of predictions.jsonl when results are shown."""
 
