@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from mmadapter.distributed.launchers import RENDEZVOUS, STARTER
 from tests.distributed.checks_together import HELD, outcomes
 from tests.families import tiny_host
 from tests.hosts.sharded_checks import PICKLED, TYPES, checks
@@ -32,8 +36,8 @@ def hosts(tmp_path_factory):
 
 
 def large_host():
-    """About 210 MB, so that its weights stand out from what every process needs."""
-    sizes = {"vocab_size": 2000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16}
+    """About 110 MB, so that its weights stand out from what every process needs."""
+    sizes = {"vocab_size": 2000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_attention_heads=4))
 
 
@@ -63,3 +67,17 @@ def two(hosts):
 def test_two_processes_share_a_host(check, two):
     outcome = two.get(check, two["the end"])
     assert outcome == HELD, outcome
+
+
+def test_a_process_holds_its_part_and_the_tensors_in_work(hosts):
+    shared = os.environ | {STARTER: str(os.getpid()), RENDEZVOUS: str(hosts / "store of the memory check")}
+    shared |= {"WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    shared |= {"MALLOC_MMAP_THRESHOLD_": str(2**16)}  # glibc shall give back what is freed (see MemoryWatch)
+    command = [sys.executable, "-m", "tests.hosts.sharded_memory", hosts]
+    ranks = [subprocess.Popen(command, env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
+    assert [rank.wait(180) for rank in ranks] == [0, 0]
+    room = 16 * 2**20  # the modules, what DeepSpeed notes of each tensor
+    for rank in range(2):
+        found = json.loads((hosts / f"memory-{rank}.json").read_text())
+        most = found["held"] + 2 * found["largest"] + room
+        assert 0.8 * found["held"] < found["grown"] < most < 0.75 * found["whole"], (rank, found)
