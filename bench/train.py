@@ -22,11 +22,11 @@ from bench.sequences import Batches, alpaca_samples, batches_of, made_samples, r
 from bench.shapes import SHAPES, Shape, missing
 from bench.turns import Measured, measure
 
-USUAL = "ours,ours@drawn,forest,forest@drawn,as_published,transformers,peft,peft@sorted,floor"
-USUAL_V2 = "ours,ours@drawn,forest,plain_v2,plain_v2@sorted,floor"
-USUAL_ORDER = {"ours": "sorted", "forest": "sorted", "as_published": "sorted", "floor": "sorted"}  # all others: drawn
-SAME_MODEL = ("ours", "forest", "as_published", "peft", "plain_v2")  # they compute the same loss from the same weights
-SAME_TRAINING = ("ours", "forest", "as_published")  # and go on doing so, as they train the same parameters
+USUAL = "ours,ours@drawn,padded,padded@drawn,as_published,transformers,peft,peft@sorted,floor"
+USUAL_V2 = "ours,ours@drawn,padded,plain_v2,plain_v2@sorted,floor"
+USUAL_ORDER = {"ours": "sorted", "padded": "sorted", "as_published": "sorted", "floor": "sorted"}  # all others: drawn
+SAME_MODEL = ("ours", "padded", "as_published", "peft", "plain_v2")  # they compute the same loss from the same weights
+SAME_TRAINING = ("ours", "padded", "as_published")  # and go on doing so, as they train the same parameters
 # Relative differences of losses that are allowed: of the first one, and of later ones, behind some steps of training.
 LOSSES_AGREE = {"float32": (1e-5, 1e-4), "bfloat16": (1e-2, 1e-2)}
 COLUMNS = {

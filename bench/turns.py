@@ -23,7 +23,7 @@ from bench.case import Case
 # Module in bench/contenders and the package that it needs besides those of mmadapter.
 CONTENDERS = {
     "ours": ("ours", None),
-    "forest": ("forest", None),
+    "padded": ("padded", None),
     "as_published": ("as_published", None),
     "transformers": ("plain_transformers", None),
     "peft": ("peft_prompts", "peft"),

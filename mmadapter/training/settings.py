@@ -108,7 +108,7 @@ class TrainingConf:
     # what samples begin with alike (template, question about one picture) is computed once, the same result up to
     # rounding; auto = forest where it is exact, but padded on a GPU (not yet measured there); under auto a run goes on
     # in the layout that it began with
-    layout: str = choice("padded", "forest", "auto", influence=False)
+    layout: str = choice("auto", "padded", "forest", influence=False)
     keep_checkpoints: int = number(2, at_least=1, influence=False)  # the newest so many stay, and the best
     log_every_steps: int = number(10, at_least=1, influence=False)  # steps between lines of metrics.jsonl
     # questions of the tasks asked before the first step and at each validation, at most 48 tokens an answer; 0 = none

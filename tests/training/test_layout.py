@@ -20,7 +20,7 @@ from tests.models import model_on
 from tests.training.launched import adapter, folder_of, losses, several, short
 from tests.training.tiny_run import save_inputs
 
-FOREST, AUTO = "training.layout=forest", "training.layout=auto"
+FOREST, PADDED = "training.layout=forest", "training.layout=padded"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def conf_of(inputs, runs, *overrides):
 @pytest.fixture(scope="module")
 def padded(inputs, tmp_path_factory):
     runs = tmp_path_factory.mktemp("padded")
-    run(conf_of(inputs, runs))
+    run(conf_of(inputs, runs, PADDED))
     return runs
 
 
@@ -95,10 +95,12 @@ def assert_same_to_the_bit(one, other):
     assert losses(one) == losses(other) and all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
-def test_auto_takes_forests_says_so_and_goes_on_to_the_bit_after_a_stop(inputs, forest, tmp_path, monkeypatch, capsys):
-    stop_at_step_5(monkeypatch, conf_of(inputs, tmp_path, AUTO))
+def test_by_default_a_run_takes_forests_says_so_and_goes_on_to_the_bit_after_a_stop(
+    inputs, forest, tmp_path, monkeypatch, capsys
+):
+    stop_at_step_5(monkeypatch, conf_of(inputs, tmp_path))
     assert "layout: forest (what samples of a micro-batch begin with alike" in capsys.readouterr().out
-    run(conf_of(inputs, tmp_path, AUTO))
+    run(conf_of(inputs, tmp_path))
     assert "layout: forest" in capsys.readouterr().out
     (event,) = [
         one for one in read_metrics(folder_of(tmp_path) / "metrics.jsonl", "event") if one["event"] == "resumed"
@@ -117,15 +119,15 @@ def forget_the_layout(runs):
 
 
 def test_a_run_from_before_there_were_layouts_stays_padded_to_the_bit(inputs, padded, tmp_path, monkeypatch, capsys):
-    stop_at_step_5(monkeypatch, conf_of(inputs, tmp_path))
+    stop_at_step_5(monkeypatch, conf_of(inputs, tmp_path, PADDED))
     forget_the_layout(tmp_path)
-    run(conf_of(inputs, tmp_path, AUTO))
+    run(conf_of(inputs, tmp_path))
     assert "layout: padded, as this run began" in capsys.readouterr().out
     assert_same_to_the_bit(tmp_path, padded)
 
 
 def test_named_a_layout_changes_in_the_middle_of_a_run(inputs, padded, tmp_path, monkeypatch):
-    stop_at_step_5(monkeypatch, conf_of(inputs, tmp_path))
+    stop_at_step_5(monkeypatch, conf_of(inputs, tmp_path, PADDED))
     run(conf_of(inputs, tmp_path, FOREST))
     assert losses(tmp_path)[:5] == losses(padded)[:5] and losses(tmp_path)[5:] != losses(padded)[5:]
     assert_same_up_to_rounding(tmp_path, padded)

@@ -60,7 +60,7 @@ def test_a_step_without_memory_ends_all_processes_with_one_message(inputs, tmp_p
     said = [group.said(rank) for rank in range(count)]
     assert statuses == [2] * count, said
     rank = "rank 1: " if count > 1 else ""
-    assert said[-1].count(f"error: {rank}Out of memory in a micro-batch of 4 samples x ") == 1, said
+    assert said[-1].count(f"error: {rank}Out of memory in a micro-batch of 4 samples, a forest of ") == 1, said
     assert "the peak was" in said[-1] and "of memory" in said[-1] and "Traceback" not in "".join(said)
     message = said[-1].partition("error: ")[2]
     assert message.count("\n  ") == 3 and "\n  optimizer.micro_batch_size=2 " in said[-1]

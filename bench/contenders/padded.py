@@ -1,4 +1,4 @@
-"""mmadapter with training.layout=forest: what samples of a micro-batch begin with alike is computed once."""
+"""mmadapter with training.layout=padded: a row for each sample, filled up to the longest of the micro-batch."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from bench.contenders import ours
 
 
 def training(case: Case) -> Callable[[int], float]:
-    return ours.training(replace(case, overrides=("training.layout=forest", *case.overrides)))
+    return ours.training(replace(case, overrides=("training.layout=padded", *case.overrides)))
