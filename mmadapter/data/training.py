@@ -113,10 +113,11 @@ class RunData:
         # The mixture: samples of every source in each step, or whole steps of one source in turns.
         shares = samples_per_step(conf.sources, shape.batch_size, groups)
         weights = {name: source.weight for name, source in conf.sources.items()}
+        together = [name for name, source in conf.sources.items() if source.keeps_pictures_together]
         self.mixture: Mixture = (
-            TurnsMixture(self.encoded, shape, encoder.pad_id, weights)
+            TurnsMixture(self.encoded, shape, encoder.pad_id, weights, together)
             if shares is None
-            else JointMixture(self.encoded, shape, encoder.pad_id, shares)
+            else JointMixture(self.encoded, shape, encoder.pad_id, shares, together)
         )
         self.sources, self.steps_per_epoch = list(self.encoded), self.mixture.steps_per_epoch
 

@@ -51,7 +51,8 @@ def show_memory(
     of_each = f", each of {processes} processes, engine={engine.name}" if processes > 1 else ""
     rows = [[*here, there[1]] for here, there in zip(needed.rows(), on_gpu.rows(), strict=True)]
     length = f"{longest.tokens:,} tokens" if longest is not None else f"host.max_tokens={model.max_tokens:,} tokens"
-    title = f"memory estimate for training{of_each}: micro-batches of {optimizer.micro_batch_size} x {length}"
+    samples = optimizer.most_samples(model.max_tokens if longest is None else longest.tokens)
+    title = f"memory estimate for training{of_each}: micro-batches of {samples} x {length}"
     display.table(title, ["", f"{dtype} on {device} (here)", "bfloat16 on a GPU"], rows)
     display.say(ABOUT_THE_ESTIMATE)
     cards = [[f"{size} GB", changes_for_card(size, optimizer, host, engine, model, longest)] for size in CARDS_GB]

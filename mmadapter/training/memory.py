@@ -92,6 +92,7 @@ def memory_needed(
     `model` may be on the meta device; `dtype` is that of the frozen weights.
     """
     longest = longest or Longest(model.max_tokens, model.max_tokens)
+    samples = optimizer.most_samples(longest.tokens)
     size, config = BYTES[dtype], model.host.config
     trainable = {id(item.parameter): item.parameter.numel() for item in model.trainable_parameters()}
     tensors = {id(tensor): tensor for tensor in [*model.host.parameters(), *model.host.buffers()]}
@@ -104,9 +105,9 @@ def memory_needed(
         stored,
         sum(trainable.values()),
         adapted_layers=config.num_hidden_layers - model.adapter.lowest_layer(config.num_hidden_layers),
-        tokens=optimizer.micro_batch_size * longest.tokens,
+        tokens=samples * longest.tokens,
         longest=longest.tokens,
-        supervised=optimizer.micro_batch_size * longest.supervised,
+        supervised=samples * longest.supervised,
         checkpointing=host.activation_checkpointing,
         eager_attention=host.attention == "eager",
         kept_by_parts=model.adapter.kept_per_token(),
@@ -283,20 +284,25 @@ class MemoryAdvice:
 
         `smaller`: switches for what was being done, which are named before those of the whole run.
         """
+        held = self.optimizer.micro_batch_size
         if batches:
             largest = max(batches, key=lambda batch: batch.input_ids.numel())
+            held = len(largest.samples)
             rows, tokens = largest.input_ids.shape
             doing = f"in a micro-batch of {rows} samples x {tokens} tokens"
             if largest.forest is not None:
                 doing = f"in a micro-batch of {len(largest.samples)} samples, a forest of {tokens} tokens"
         anew = f"\n{way_on(self.resume)}, and one of these." if self.resume == "never" else ""
-        with explain_memory(doing, lambda: [*smaller, *self.switches(in_steps=bool(batches))], anew):
+        with explain_memory(doing, lambda: [*smaller, *self.switches(held, in_steps=bool(batches))], anew):
             yield
 
-    def switches(self, *, in_steps: bool) -> list[str]:
-        """What still can be switched, cheapest first; what only makes training steps smaller helps `in_steps` alone."""
-        rows, world_size = self.optimizer.micro_batch_size, self.world_size
-        fewer = next((n for n in range(rows // 2, 0, -1) if self.optimizer.batch_size % n == 0), 1)
+    def switches(self, held: int, *, in_steps: bool) -> list[str]:
+        """What still can be switched, cheapest first; what only makes training steps smaller helps `in_steps` alone.
+
+        `held`: how many samples were in memory.
+        """
+        world_size = self.world_size
+        fewer = next((n for n in range(held // 2, 0, -1) if self.optimizer.batch_size % n == 0), 1)
         shorter = max(8, self.host.max_tokens // 2)
         sharded = self.engine.stage == 3
         many_gpus = world_size == 1 and torch.cuda.device_count() > 1
@@ -304,7 +310,7 @@ class MemoryAdvice:
         part = "keeps its part of the frozen weights"
         switches = [
             (
-                in_steps and rows > 1,
+                in_steps and held > 1,
                 f"optimizer.micro_batch_size={fewer} (the same run goes on, in more, smaller pieces)",
             ),
             (

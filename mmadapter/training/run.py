@@ -242,7 +242,7 @@ def train_and_evaluate(
             encoder = SampleEncoder(tokenizer, *limits)
             optimizer = conf.optimizer.sized(samples.count, conf.adapter.lr)
             sizes = optimizer.batch_size, optimizer.micro_batch_size
-            steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size)
+            steps = StepShape(*sizes, conf.seed, ranks.rank, ranks.world_size, optimizer.micro_batch_tokens)
             data = RunData(conf.data, samples, encoder, steps, conf.group_sources)
     except MissingData as error:
         if folder is not None:

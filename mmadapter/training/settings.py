@@ -34,6 +34,9 @@ class OptimizerConf:
     # samples in memory at a time; it divides what a step has of one source; null = up to 8. It changes no more than
     # rounding, so a run may continue with another one
     micro_batch_size: int | None = number(8, at_least=1, at_most=MOST_SAMPLES, influence=False)
+    # tokens in memory at a time: a micro-batch that has more is cut, a longer sample stands alone; null = any number.
+    # It changes no more than rounding
+    micro_batch_tokens: int | None = number(2048, at_least=1, influence=False)
     betas: list[float] = listing(0.9, 0.95)  # of AdamW; paper: 0.9, 0.95
     weight_decay: float = number(0.02, at_least=0)  # of AdamW; vectors and biases have none; paper: 0.02
     # largest gradient norm of a group; null = no clipping, as in the paper
@@ -90,6 +93,12 @@ class SizedOptimizerConf(OptimizerConf):
     lr: float = 0.0
     batch_size: int = 1
     micro_batch_size: int = 1
+
+    def most_samples(self, longest: int) -> int:
+        """How many samples a micro-batch has at most where all are `longest` tokens long."""
+        if self.micro_batch_tokens is None:
+            return self.micro_batch_size
+        return min(self.micro_batch_size, max(self.micro_batch_tokens // longest, 1))
 
 
 def power_of_two(most: int) -> int:

@@ -57,7 +57,7 @@ def test_null_is_the_default_so_that_another_reader_takes_a_files_settings_over(
         ("alpaca", {"split": "test"}, "are split into train, val, all"),
         ("llava_pretrain", {"template": "plain"}, "Set data.sources.captions.instruction=caption, or"),
         ("coco_captions", {"template": "x"}, ".template=x: allowed are auto, alpaca, vicuna, plain, chat"),
-        ("coco_captions", {"captions_per_image": "two"}, ".captions_per_image=two: allowed are all, one"),
+        ("coco_captions", {"captions_per_image": "two"}, ".captions_per_image=two: allowed are all, one, together"),
         ("scienceqa", {"missing_image": "black"}, ".missing_image=black: allowed are error, skip, no_image"),
         ("scienceqa", {"prompt_format": "QXM"}, ".prompt_format is 'QXM'; allowed is PROMPT-ANSWER"),
     ],

@@ -150,7 +150,7 @@ class TestCocoCaptions:
         [
             ({"split": "minival"}, "no split 'minival'; allowed: train, restval, val, test"),
             ({"template": "x"}, "template=x: allowed are auto, alpaca, vicuna, plain, chat"),
-            ({"captions_per_image": "two"}, "captions_per_image=two: allowed are all, one"),
+            ({"captions_per_image": "two"}, "captions_per_image=two: allowed are all, one, together"),
             ({"path": "gone.json"}, r"gone\.json: no such file or folder"),
         ],
     )

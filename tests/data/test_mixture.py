@@ -56,6 +56,18 @@ def test_order_is_a_pure_function_of_seed_and_epoch():
     assert LengthBucketedOrder(lengths, 8, seed=6).batch_indices(1, 3) != there_and_back[1]
 
 
+def test_samples_that_belong_together_come_one_behind_the_other_and_all_once_an_epoch():
+    lengths = [10 + (37 * number) % 50 for number in range(503)]
+    units = [list(range(first, min(first + 5, 503))) for first in range(0, 503, 5)]
+    order = LengthBucketedOrder(lengths, 20, seed=3, units=units)
+    batches = [order.batch_indices(2, index) for index in range(order.batches_per_epoch)]
+    assert sorted(number for batch in batches for number in batch) == list(range(503))
+    pictures = [[number // 5 for number in batch] for batch in batches]
+    changes = [sum(one != other for one, other in zip(batch, batch[1:], strict=False)) for batch in pictures]
+    assert max(changes) <= 4  # at most the ends of two torn units and three whole ones
+    assert batches != [order.batch_indices(3, index) for index in range(order.batches_per_epoch)]
+
+
 def test_order_stays_as_it_was_in_earlier_versions():
     """A changed order would make a resumed run differ from the run it goes on with."""
     order = LengthBucketedOrder([3, 1, 2, 5, 4, 9, 8], 2, seed=0)

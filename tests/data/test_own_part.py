@@ -74,7 +74,7 @@ def test_every_process_has_the_same_sources_at_the_same_places_and_at_most_one_s
 def test_no_part_has_more_tokens_than_another_by_more_than_the_longest_sample(count, size):
     for shift in range(20):
         lengths = sorted(3 + (shift + 31 * number * number) % 197 for number in range(size))
-        parts = deal([encoded(number, length) for number, length in enumerate(lengths)], count)
+        parts = deal([[encoded(number, length)] for number, length in enumerate(lengths)], count)
         tokens = [sum(len(item.ids) for item in part) for part in parts]
         assert max(tokens) - min(tokens) <= max(lengths)
         assert all([len(i.ids) for i in part] == sorted(len(i.ids) for i in part) for part in parts)
@@ -85,6 +85,47 @@ def test_micro_batches_at_the_same_place_are_about_as_long():
     parts = parts_of(samples, 4, 4)
     widths = [[batch.input_ids.shape[1] for batch in batches] for batches in parts]
     assert all(max(place) - min(place) < 4 for place in zip(*widths, strict=True))
+
+
+@pytest.mark.parametrize("layout, expected", [("padded", [5, 3, 3, 1, 1]), ("forest", [6, 4, 2, 1])])
+def test_a_micro_batch_has_no_more_tokens_than_allowed_unless_one_sample_has(layout, expected):
+    samples = [encoded(number, length) for number, length in enumerate([3, 3, 4, 4, 6, 6, 6, 7, 8, 8, 9, 9, 40])]
+    shape = StepShape(16, 16, 1, micro_batch_tokens=30)
+    batches = micro_batches(samples, shape, PAD, layout)
+    assert [len(batch.samples) for batch in batches] == expected
+    assert [name for batch in batches for name in ids_of(batch)] == [str(number) for number in range(13)]
+    assert [len(batch.samples) for batch in micro_batches(samples, replace(shape, micro_batch_size=2), PAD)][:2] == [
+        2,
+        2,
+    ]
+    assert len(micro_batches(samples, replace(shape, micro_batch_tokens=None), PAD)) == 1
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_processes_whose_samples_are_cut_otherwise_have_as_many_micro_batches(count):
+    samples = [encoded(number, 3 + number * number) for number in range(11)]
+    shapes = [StepShape(11, 4, 1, rank, count, micro_batch_tokens=60) for rank in range(count)]
+    parts = [micro_batches(samples, shape, PAD) for shape in shapes]
+    assert len({len(batches) for batches in parts}) == 1
+    assert samples_of([batch for batches in parts for batch in batches]) == Counter(
+        {("a", str(n)): 1 for n in range(11)}
+    )
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_neighbours_with_one_picture_go_to_one_process_but_none_gets_more_than_its_share(count):
+    items = source_of("a", 40)
+    pictured = [replace(item, sample=replace(item.sample, image=Path(f"{n // 5}.png"))) for n, item in enumerate(items)]
+    parts = parts_of(pictured, count, 5)
+    homes: dict[Path | None, set[int]] = {}
+    for rank, batches in enumerate(parts):
+        for sample in (one for batch in batches if not batch.filler for one in batch.samples):
+            homes.setdefault(sample.image, set()).add(rank)
+    assert len(homes) == 8 and all(len(ranks) == 1 for ranks in homes.values())
+
+    alike = [replace(item, sample=replace(item.sample, image=Path("one.png"))) for item in items]
+    sizes = [sum(len(batch.samples) for batch in batches if not batch.filler) for batches in parts_of(alike, count, 5)]
+    assert sum(sizes) == 40 and max(sizes) <= -(-40 // count)
 
 
 def test_a_process_without_samples_gets_fillers_that_count_nothing():

@@ -28,8 +28,8 @@ def alpaca(path) -> DataConf:
     )
 
 
-def read(conf: DataConf, micro_batch_size: int = 2) -> RunData:
-    samples, encoder = read_samples(conf, images=False, seed=0), SampleEncoder(tiny_tokenizer(), 128)
+def read(conf: DataConf, micro_batch_size: int = 2, images: bool = False) -> RunData:
+    samples, encoder = read_samples(conf, images=images, seed=0), SampleEncoder(tiny_tokenizer(), 128)
     return RunData(conf, samples, encoder, StepShape(4, micro_batch_size, seed=0), {})
 
 
@@ -105,7 +105,8 @@ def test_ranks_share_every_step_and_the_validation(items):
     assert ranks[0].digests == ranks[1].digests == alone.digests and ranks[0].describe() == alone.describe()
 
 
-def test_the_runs_seed_chooses_the_one_caption_of_a_picture(tmp_path):
+def write_coco(folder):
+    """Twenty pictures with five captions each."""
     images = [
         {
             "filepath": "",
@@ -116,7 +117,13 @@ def test_the_runs_seed_chooses_the_one_caption_of_a_picture(tmp_path):
         }
         for number in range(20)
     ]
-    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    for image in images:
+        (folder / image["filename"]).touch()
+
+
+def test_the_runs_seed_chooses_the_one_caption_of_a_picture(tmp_path):
+    write_coco(tmp_path)
     conf = DataConf(sources={"captions": CocoSettings(captions_per_image="one")}, root=str(tmp_path))
 
     def chosen(seed):
@@ -124,3 +131,19 @@ def test_the_runs_seed_chooses_the_one_caption_of_a_picture(tmp_path):
 
     assert chosen(0) == chosen(0) and len(chosen(0)) == 20
     assert chosen(0) != chosen(1)
+
+
+def test_captions_together_bring_the_same_samples_and_few_pictures_a_step(tmp_path):
+    write_coco(tmp_path)
+
+    def steps(together):
+        source = CocoSettings(captions_per_image="together" if together else "all")
+        data = read(DataConf(sources={"captions": source}, root=str(tmp_path)), images=True)
+        return [[one for batch in data.mixture.step_batches(step) for one in batch.samples] for step in range(25)]
+
+    alone, together = steps(False), steps(True)
+    assert sorted(one.answer for step in alone for one in step) == sorted(
+        one.answer for step in together for one in step
+    )
+    pictures = [[len({one.image for one in step}) for step in steps] for steps in (alone, together)]
+    assert sum(pictures[1]) <= 45 and sum(pictures[0]) > 80

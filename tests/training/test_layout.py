@@ -156,3 +156,9 @@ def test_where_a_forest_would_not_be_exact_auto_pads_and_a_forest_is_refused(mon
         *("forest", "padded"),
         *("forest", "forest"),
     ]
+
+
+def test_tokens_that_cut_a_micro_batch_change_a_run_by_no_more_than_rounding(inputs, forest, tmp_path):
+    run(conf_of(inputs, tmp_path, "optimizer.micro_batch_tokens=40"))
+    assert losses(tmp_path) != losses(forest)  # other sums: so it was cut
+    assert_same_up_to_rounding(tmp_path, forest)

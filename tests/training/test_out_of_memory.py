@@ -199,7 +199,7 @@ class SilentDisplay:
 def test_running_out_of_memory_is_told_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
     told = InputError if expected else type(error)
-    batch = SimpleNamespace(input_ids=torch.zeros(1, 900), forest=None)
+    batch = SimpleNamespace(input_ids=torch.zeros(1, 900), forest=None, samples=(None,))
     with pytest.raises(told), advice(settings()).explained(batches=[batch]):
         raise error
 
@@ -211,8 +211,9 @@ def settings(engine="single"):
     return conf
 
 
-def named(conf, world_size=1):
-    return [switch.split(" ")[0] for switch in advice(conf, world_size).switches(in_steps=True)]
+def named(conf, world_size=1, held=None):
+    held = conf.optimizer.micro_batch_size if held is None else held
+    return [switch.split(" ")[0] for switch in advice(conf, world_size).switches(held, in_steps=True)]
 
 
 def test_only_switches_that_are_still_open_are_named():
@@ -222,6 +223,7 @@ def test_only_switches_that_are_still_open_are_named():
     conf.host.activation_checkpointing = False
     expected = ["optimizer.micro_batch_size=2", "host.activation_checkpointing=true", "host.dtype=bfloat16"]
     assert named(conf)[:3] == expected
+    assert named(conf, held=3)[0] == "optimizer.micro_batch_size=1"  # tokens had cut it
 
 
 @pytest.mark.parametrize(
