@@ -59,7 +59,9 @@ def training(case: Case, kind: type[AdaptedModel] = AdaptedModel) -> Callable[[i
     model.train()
     optimizer = conf.optimizer.sized(case.batch, LR)
     engine = ENGINES.load(conf.engine.name)(model, groups_of(conf, model), optimizer, conf.seed, conf.engine, Ranks())
-    shape = StepShape(optimizer.batch_size, optimizer.micro_batch_size, conf.seed)
+    shape = StepShape(
+        optimizer.batch_size, optimizer.micro_batch_size, conf.seed, micro_batch_tokens=optimizer.micro_batch_tokens
+    )
     layout, _ = layout_of(conf.training.layout, model, case.device)
 
     def step(number: int) -> float:
