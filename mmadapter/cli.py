@@ -96,12 +96,11 @@ def command(config_name: str, schema: type[Conf], act: str | Act, script: Path |
             _refuse_removed(conf, HydraConfig.get().overrides.task)
             if isinstance(conf, EvalConf):
                 conf.given = task_keys(HydraConfig.get().overrides.task)
-            _refuse_several_evaluations(conf)
             validate(conf)
             if isinstance(conf, RunConf):
                 _refuse_what_needs_multirun(conf)
-                if starts_processes(conf):
-                    return _start(script, conf, wants_trace)
+            if starts_processes(conf):
+                return _start(script, conf, wants_trace)
             set_threads(conf.threads)
             if isinstance(conf, RunConf):
                 hold_signals()
@@ -203,21 +202,23 @@ def _names_a_place(data: Any) -> bool:
     return any(data.get(key) is not None for key in ("root", "path")) or any(map(_names_a_place, data.values()))
 
 
-def starts_processes(conf: RunConf) -> bool:
-    """Whether this process is to start those that do the run: asked for, and not one of them itself."""
-    return (conf.launch.processes or 1) > 1 and not conf.dry_run and launched(os.environ) is None
+def starts_processes(conf: RunConf | EvalConf) -> bool:
+    """Whether this process is to start those that do the work: asked for, and not one of them itself."""
+    is_dry = isinstance(conf, RunConf) and conf.dry_run
+    return (conf.launch.processes or 1) > 1 and not is_dry and launched(os.environ) is None
 
 
-def _start(script: Path | None, conf: RunConf, wants_trace: bool) -> None:
+def _start(script: Path | None, conf: RunConf | EvalConf, wants_trace: bool) -> None:
     """The same job as launch.processes processes; leaves with their exit status unless that is 0.
 
     Raises InputError where they failed within a sweep; a signal that asks to stop ends the sweep, too.
     """
     hydra_conf = HydraConfig.get()
     folders = [source.path for source in hydra_conf.runtime.config_sources if source.provider == "command-line"]
+    does = "train" if isinstance(conf, RunConf) else "eval"
     if script is None and CHECKOUT is not None:  # found from any folder, whether it is installed or not
-        script = CHECKOUT / "train.py"
-    own = ["-P", "-m", "mmadapter", "train"] if script is None else [str(script)]  # -P: not what lies in this folder
+        script = CHECKOUT / f"{does}.py"
+    own = ["-P", "-m", "mmadapter", does] if script is None else [str(script)]  # -P: not what lies in this folder
     command = [sys.executable, *own, *hydra_conf.overrides.task]
     command += ["--config-name", str(hydra_conf.job.config_name)]
     command += [word for folder in folders for word in ("--config-dir", folder)]
@@ -302,17 +303,6 @@ def _refuse_removed(conf: RunConf | EvalConf, overrides: Iterable[str]) -> None:
 def _without_controls(record: logging.LogRecord) -> bool:
     record.msg, record.args = printable(record.getMessage()), ()
     return True
-
-
-def _refuse_several_evaluations(conf: RunConf | EvalConf) -> None:
-    """Each process of a launcher would answer everything, and write the same files."""
-    place = launched(os.environ) if isinstance(conf, EvalConf) else None
-    if place is not None and place.world_size > 1:
-        raise InputError(
-            f"mmadapter eval is one process, but {place.launcher} has started {place.world_size}; each would write the "
-            "same files. Start it alone (under srun: srun -n 1 mmadapter eval ...), or let the training evaluate "
-            "(evaluate=[TASK]): it shares the questions out over its processes."
-        )
 
 
 def _stop(message: str, error: Exception, wants_trace: bool) -> NoReturn:

@@ -152,6 +152,7 @@ class EvalConf:
     output: str | None = None  # folder for metrics.json and predictions.jsonl; null = RUN/eval/TASK
     threads: int | None = number(None, at_least=1, at_most=4096)  # CPU threads; null = OMP_NUM_THREADS, or 2
     device: str = choice("auto", "cpu", "cuda")  # auto = the GPU where there is one
+    launch: LaunchConf = field(default_factory=LaunchConf)  # several processes share the questions out
     host: HostOverride = field(default_factory=HostOverride)
     vision: VisionOverride = field(default_factory=VisionOverride)
 
@@ -159,6 +160,11 @@ class EvalConf:
         yield from self.task.prediction_problems("task", self.predictions is not None)
         if self.predictions is not None and self.run is not None:
             yield "run= (a model to ask) or predictions= (answers to score): both are given. Give one of them."
+        if self.predictions is not None and self.launch.processes is not None:
+            yield (
+                f"launch.processes={self.launch.processes}: predictions= is scored by one process. Leave "
+                "launch.processes away."
+            )
         if self.predictions is not None and not Path(self.predictions).expanduser().is_file():
             yield f"predictions={self.predictions}: no such file."
 

@@ -5,15 +5,17 @@ Scoring a file of predictions loads neither torch nor Java.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmadapter.config import PACKAGE, EvalConf
 from mmadapter.data.embedded import unpack_missing_world
 from mmadapter.data.settings import trained_system, trained_template
+from mmadapter.distributed.launchers import launched
 from mmadapter.errors import InputError
 from mmadapter.files import read_json
 from mmadapter.hosts.settings import host_folder
@@ -23,7 +25,10 @@ from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
 from mmadapter.tasks.task import evaluate, with_versions
-from mmadapter.terminal import Display
+from mmadapter.terminal import Display, quiet_console
+
+if TYPE_CHECKING:
+    from mmadapter.distributed.ranks import Ranks
 
 SHIPPED = PACKAGE / "tiny" / "run"  # a run folder: the quick start's adapter for the tiny models
 SHIPPED_RESULTS = "shipped_adapter"  # below runs_root
@@ -32,9 +37,32 @@ SAME_RESULTS = ("root", "problems", "batch_size", "split", "limit")
 
 
 def run_evaluation(conf: EvalConf) -> dict[str, Any]:
-    """What eval.py does: ask the model of a run, or score a file of predictions. Returns the metrics."""
-    display = Display()
-    return score_predictions(conf, display) if conf.predictions else evaluate_run(conf, display)
+    """What eval.py does: ask the model of a run, or score a file of predictions. Returns the metrics.
+
+    Where a launcher has started several ranks, each calls this to ask a run: they share the questions out, and rank 0
+    writes and speaks for all.
+    """
+    if conf.predictions:
+        refuse_several_ranks()
+        return score_predictions(conf, Display())
+
+    import torch
+
+    from mmadapter.distributed.ranks import connected
+
+    on_gpu = conf.device == "cuda" or (conf.device == "auto" and torch.cuda.is_available())
+    with connected("cuda" if on_gpu else "cpu", conf.launch) as ranks:
+        return evaluate_run(conf, ranks, Display(None if ranks.is_first else quiet_console()))
+
+
+def refuse_several_ranks() -> None:
+    """Raises InputError where a launcher has started several processes, for what one process does."""
+    place = launched(os.environ)
+    if place is not None and place.world_size > 1:
+        raise InputError(
+            f"predictions= is scored by one process, but {place.launcher} has started {place.world_size}; each would "
+            "write the same files. Start it alone (under srun: srun -n 1 mmadapter eval ...)."
+        )
 
 
 def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
@@ -50,9 +78,8 @@ def score_predictions(conf: EvalConf, display: Display) -> dict[str, Any]:
     return scored.metrics
 
 
-def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
-    """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`."""
-    from mmadapter.distributed.ranks import Ranks
+def evaluate_run(conf: EvalConf, ranks: Ranks, display: Display) -> dict[str, Any]:
+    """Build a run's model and evaluate it in one task, into RUN/eval/TASK or `conf.output`. Collective."""
     from mmadapter.hosts.load import hide_library_bars, load_tokenizer  # here, as these load torch
     from mmadapter.runs.model import model_of_run, settings_of_run
     from mmadapter.training.memory import explain_memory, of_a_task
@@ -60,8 +87,8 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
     # The run: the one that is named, else the newest that does this task. Host and CLIP may lie elsewhere by now.
     if conf.run:
         folder = find_run(conf.run, conf.runs_root)
-    elif (newest := newest_run(conf.task.name, Path(conf.runs_root))) is not None:
-        folder = newest
+    elif newest := ranks.decide(lambda: str(newest_run(conf.task.name, Path(conf.runs_root)) or "")):
+        folder = Path(newest)
         display.say(f"run: {folder}, the newest finished one that evaluates {conf.task.name}")
     else:
         folder = SHIPPED
@@ -77,7 +104,7 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
             f"No finished run in {conf.runs_root} evaluates {conf.task.name}: this is the adapter that comes with the "
             "package, trained as the quick start does, with the shipped models. For a run of yours: run=RUN_FOLDER"
         )
-        unpack_missing_world(run_conf.data.made, run_conf.data.root, display.say)
+        ranks.decide(lambda: unpack_missing_world(run_conf.data.made, run_conf.data.root, display.say))
 
     # The task, as the run has it but for what the command line gives, and its samples.
     own = run_conf.tasks.get(conf.task.name)
@@ -100,17 +127,19 @@ def evaluate_run(conf: EvalConf, display: Display) -> dict[str, Any]:
         model = model_of_run(folder, run_conf, conf.device)
     with explain_memory("while pictures were encoded", lambda: general):
         paths = [sample.image for sample in samples if sample.image is not None]
-        model.prepare_images(paths, lambda done, total: display.report("image features", done, total))
+        model.prepare_images(paths, lambda done, total: display.report("image features", done, total), ranks)
 
     # Ask, score, write.
     holder = Path(conf.runs_root) / SHIPPED_RESULTS if folder == SHIPPED else folder  # the package is not written to
     output = Path(conf.output) if conf.output else holder / "eval" / results_name(settings, own, conf.given)
     switches = [*of_a_task("task", settings, changes="other answers"), *general]
     with explain_memory(f"while task {settings.name} was evaluated", lambda: switches):
-        scored = evaluate(model, task, samples, output, Ranks(), display.report)
+        scored = evaluate(model, task, samples, output, ranks, display.report)
     display.close()
 
     # Show the scores, and bring the report up to date.
+    if not ranks.is_first:
+        return scored.metrics
     if cut := scored.metrics["cut_prompts"]:
         display.say(f"prompts that were too long and were cut: {cut} of {len(samples)}")
     show_section(task.section([Result("this run", scored.metrics, scored.rows)]), display)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,9 @@ def default_console() -> Console:
 
 
 def quiet_console() -> Console:
-    """Shows nothing."""
+    """Shows nothing, and silences warnings and logs: what the first rank says, the others need not say again."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     return Console(quiet=True, force_terminal=False)
 
 

@@ -103,10 +103,15 @@ SRUN = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", 
 
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
-def test_eval_refuses_to_be_one_of_several_processes(launcher, tmp_path):
-    told = entry("eval.py", "task=scienceqa", "run=none", folder=tmp_path, **launcher)
-    assert told.returncode == 2 and "error: mmadapter eval is one process" in said(told) and "started 2" in said(told)
-    assert imported(told).isdisjoint(HEAVY) and list(tmp_path.iterdir()) == []
+def test_predictions_are_scored_by_one_process_alone(launcher, tmp_path):
+    answers = tmp_path / "answers.json"
+    answers.write_text("[]")
+    scoring = ("eval.py", "task=scienceqa", f"predictions={answers}", "task.problems=problems.json")
+    told = entry(*scoring, folder=tmp_path, **launcher)
+    assert told.returncode == 2 and "error: predictions= is scored by one process" in said(told), said(told)
+    assert "started 2" in said(told) and imported(told).isdisjoint(HEAVY) and list(tmp_path.iterdir()) == [answers]
+    told = entry(*scoring, "launch.processes=2", folder=tmp_path)
+    assert told.returncode == 2 and "launch.processes=2: predictions= is scored by one process" in said(told)
 
 
 def test_someone_who_wants_the_whole_trace_gets_it():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mmadapter.config import EvalConf, RunConf, save_config, validate
+from mmadapter.config import PACKAGE, EvalConf, RunConf, save_config, validate
 from mmadapter.errors import InputError
 from mmadapter.evaluation import SHIPPED, newest_run, results_name, run_evaluation, task_of_run
 from mmadapter.hosts.settings import HostConf
@@ -167,3 +167,17 @@ def test_a_task_without_scores_of_files_says_so():
 def test_scoring_a_file_needs_no_torch():
     code = "import sys, mmadapter.evaluation; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_two_processes_share_the_questions_out_and_write_what_one_writes(tmp_path):
+    def predictions(name, *words):
+        output = tmp_path / name
+        asked = ["task=scienceqa", "task.limit=5", "task.batch_size=2", f"output={output}", f"runs_root={tmp_path}"]
+        told = subprocess.run(
+            [sys.executable, "eval.py", *asked, *words], cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stderr
+        assert told.stdout.count("this run") == 1 and told.stdout.count("written: ") == 1  # one process speaks
+        return (output / "predictions.jsonl").read_bytes()
+
+    assert predictions("two", "launch.processes=2") == predictions("one")

@@ -8,8 +8,6 @@ settings of a run: each room gets its own, or plain objects.
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,9 +83,6 @@ def run(conf: RunConf) -> dict[str, Any]:
         display = Display(None if ranks.is_first else quiet_console(), conf.training.log_every_steps)
         if not display.console.is_terminal:  # other libraries' bars only at a terminal, their remarks on one rank
             hide_library_bars()
-        if not ranks.is_first:
-            warnings.simplefilter("ignore")
-            logging.disable(logging.WARNING)
         with interrupts():
             try:
                 release_signals()
