@@ -215,14 +215,14 @@ class AdaptedModel(nn.Module):
 
         No file is opened: the batch carries the features of its pictures (`batch.with_features(model.features)`).
         """
-        if batch.forest is not None and has_plain_head(self.host):
-            batch = batch.to(self.device)
-            with self.host.adapter_slot.during(self._call_of(batch)):
-                hidden = decoder(self.host)(**_host_inputs(batch)).last_hidden_state[0]
-            predicting = hidden.index_select(0, batch.rows)
-            return summed_cross_entropy(predicting, self.host.get_output_embeddings(), batch.targets)
-        logits = self._supervised_logits(batch)
-        return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
+        if not has_plain_head(self.host):
+            logits = self._supervised_logits(batch)
+            return nn.functional.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
+        batch = batch.to(self.device)
+        with self.host.adapter_slot.during(self._call_of(batch)):
+            hidden = decoder(self.host)(**_host_inputs(batch)).last_hidden_state
+        predicting = hidden.flatten(0, 1).index_select(0, batch.rows)
+        return summed_cross_entropy(predicting, self.host.get_output_embeddings(), batch.targets)
 
     def loss_of(self, triples: Sequence[Triple], *, template: str | None = None) -> Tensor:
         """The mean loss of the answers' tokens in nats, end-of-text included: a float32 scalar.

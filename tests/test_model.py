@@ -236,7 +236,7 @@ def test_the_head_runs_on_supervised_positions_only(tmp_path):
     seen = []
     head = model.host.get_output_embeddings()
     handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    model(batch)
+    model.log_likelihood(batch)
     handle.remove()
     assert seen == [(1, batch.supervised_tokens, model.host.config.vocab_size)]
 
