@@ -312,6 +312,17 @@ class AdaptedModel(nn.Module):
         if isinstance(self.features, FeatureStore):
             self.features.add_together(list(dict.fromkeys(paths)), ranks or Ranks(), progress)
 
+    def read_pictures_once(self) -> None:
+        """Where no part of the projection trains, and it does much: let it read each picture once, not in every call.
+
+        What is kept of the pictures is then what it has read. Without effect with `vision.cache=false`.
+        """
+        projection, store = self.adapter.projection, self.features
+        if projection is None or any(parameter.requires_grad for parameter in projection.parameters()):
+            return
+        if isinstance(store, FeatureStore) and hasattr(projection, "read_once"):
+            self.features = store.behind(projection.read_once(store.encoder))
+
     @one_thread_at_a_time
     def _features_of(self, pictures: Sequence[Picture | None]) -> tuple[Tensor | None, ...]:
         """What the encoder gives for each row's picture, read again; one in several rows is encoded once."""

@@ -10,13 +10,16 @@ own for each token (hidden -> tokens * width).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from mmadapter.methods.adapter import BuildContext
 from mmadapter.methods.settings import ProjectionConf
+from mmadapter.vision.encoder import VisionEncoder, weights_digest
 
 
 class MlpProjection(nn.Module):
@@ -74,18 +77,53 @@ class QueryTransformer(nn.Module):
         self.blocks = nn.ModuleList(stack)
         self.widen = nn.Linear(inner, width, device=device)
         self.widen_norm = nn.LayerNorm(width, device=device)
+        self.is_given_read = False  # whether pictures come as `read` has made them
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(rows, tokens, features) -> (rows, queries, width)."""
+        """(rows, tokens, features), or what `read` has made of it, -> (rows, queries, width)."""
+        read = tokens if self.is_given_read else self.read(tokens)
+        return self.widen_norm(self.widen(read))
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """(rows, tokens, features) -> (rows, queries, inner): what the queries have found in the picture."""
         seen = self.narrow_norm(self.narrow(tokens.float()))
         hidden = torch.cat([self.queries.expand(len(seen), -1, -1), seen], dim=1)
         for block in self.blocks:
             hidden = block(hidden)
-        return self.widen_norm(self.widen(hidden[:, : len(self.queries)]))
+        return hidden[:, : len(self.queries)]
 
     def nothing(self) -> Tensor:
-        """(1, 1, features): what stands for a picture where there is none but the projection has to run."""
-        return self.narrow.weight.new_zeros(1, 1, self.narrow.in_features)
+        """What stands for a picture where there is none but the projection has to run: (1, 1, features), or (1, 1,
+        inner)."""
+        numbers = self.widen.in_features if self.is_given_read else self.narrow.in_features
+        return self.narrow.weight.new_zeros(1, 1, numbers)
+
+    def read_once(self, encoder: VisionEncoder) -> VisionEncoder:
+        """For a projection that is frozen from now on: what gives each picture as `read` makes it of `encoder`'s.
+
+        So the blocks run once a picture, and not in every step; what is kept of a picture is smaller besides.
+        """
+        self.is_given_read = True
+        return ReadPictures(encoder, self)
+
+
+class ReadPictures(VisionEncoder):
+    """A frozen image encoder with a frozen query transformer behind it: (queries, inner) of each picture."""
+
+    def __init__(self, encoder: VisionEncoder, projection: QueryTransformer) -> None:
+        super().__init__()
+        self.encoder, self.settings = encoder, encoder.settings
+        self._projection = (projection,)  # not a module of this one: it is the adapter's
+        self.feature_shape = tuple(projection.queries.shape)
+
+    def preparation(self) -> Callable[[Image.Image], Tensor]:
+        return self.encoder.preparation()
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self._projection[0].read(self.encoder.encode(pixels))
+
+    def digest(self) -> str:
+        return weights_digest(self._projection[0], self.encoder.digest())
 
 
 def build(settings: ProjectionConf, context: BuildContext) -> MlpProjection | QueryTransformer:

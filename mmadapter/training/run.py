@@ -342,6 +342,9 @@ def train_and_evaluate(
                 journal.event("resumed", **facts, **({"changed": changed} if changed else {}))
 
         # 8. Pictures: each is read and encoded once, whatever it is drawn for; no random number moves.
+        model.read_pictures_once()
+        if loop is not None:
+            loop.data.features = model.features
         paths = [sample.image for asked in questions.values() for sample in asked if sample.image is not None]
         if loop is not None and not loop.is_finished:
             paths = [*loop.data.image_paths(), *paths]

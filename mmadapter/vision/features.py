@@ -64,6 +64,11 @@ class FeatureStore:
         self._opened: set[Path] = set()  # packs
         self._pack_begun, self._told_full = 0.0, False
 
+    def behind(self, encoder: VisionEncoder) -> FeatureStore:
+        """An empty store for another encoder, kept in the same place."""
+        cache = None if self.folder is None else self.folder.parent
+        return FeatureStore(encoder, cache, self.workers, self.memory_limit_bytes)
+
     def __contains__(self, digest: object) -> bool:
         """Whether the features of the picture of this digest are kept."""
         return digest in self._kept or digest in self._packed
