@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mmadapter.hosts.calls import Place
 from mmadapter.methods.adapter import BuildContext, Method
 from mmadapter.methods.settings import BiasScaleConf
+
+NEAR_0 = 1e-2  # a scale from which plain + bias is not found back by a division
 
 
 def build(settings: BiasScaleConf, context: BuildContext) -> Method:
@@ -58,12 +62,10 @@ class BiasScale(nn.Module):
         if self.scale is not None and self.scale_on == "input":
             hidden = (hidden.float() * self.scale).to(hidden.dtype)
         plain = base(hidden)
-        shifted = plain.float()
-        if self.bias is not None:
-            shifted = shifted + self.bias
         if self.scale is not None and self.scale_on == "output":
-            shifted = shifted * self.scale
-        return shifted.to(plain.dtype)
+            scaled: Tensor = _ShiftedAndScaled.apply(plain, self.bias, self.scale)
+            return scaled
+        return plain if self.bias is None else (plain.float() + self.bias).to(plain.dtype)
 
     def fold(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """W' = s W and b' = s (b_host + b), or W' = W s and b' = b_host + b with the scale on the input."""
@@ -75,3 +77,38 @@ class BiasScale(nn.Module):
         elif self.scale is not None:
             weight = weight * self.scale
         return {"weight": weight, "bias": bias}
+
+
+class _ShiftedAndScaled(torch.autograd.Function):
+    """scale * (plain + bias) in float32, given back in the type of `plain`.
+
+    The scale's gradient needs plain + bias. In float32 that is the result / scale: the result is kept, which the
+    attention and the feed-forward block keep anyway for their own gradients. Where a scale is near 0, and in other
+    types, whose results are rounded, `plain` is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, plain: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
+        wide = plain.float()
+        result = (wide * scale if bias is None else torch.addcmul(bias * scale, wide, scale)).to(plain.dtype)
+        ctx.keeps_result = plain.dtype == torch.float32 and bool((scale.abs() > NEAR_0).all())
+        ctx.save_for_backward(result if ctx.keeps_result else plain, bias, scale)
+        return result
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        kept, bias, scale = ctx.saved_tensors
+        wide = gradient.float()
+        rows = wide.reshape(-1, wide.shape[-1])
+        total = rows.sum(0)
+        of_plain = (wide * scale).to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        of_bias = total * scale if ctx.needs_input_grad[1] else None
+        of_scale = None
+        if ctx.needs_input_grad[2]:
+            of_scale = (rows * kept.reshape(rows.shape)).sum(0)
+            if ctx.keeps_result:
+                of_scale = of_scale / scale
+            elif bias is not None:
+                of_scale = of_scale + total * bias
+        return of_plain, of_bias, of_scale
