@@ -34,6 +34,7 @@ from mmadapter.sweeps import register_plugins
 from mmadapter.sweeps.job import metric_of
 from mmadapter.sweeps.settings import sweep_name
 from mmadapter.terminal import own_command
+from mmadapter.training.finished import show_if_finished
 from mmadapter.training.preemption import hold_signals, ignore_signals, interrupts, signal_of
 
 Act = Callable[[Any], Any]
@@ -57,7 +58,16 @@ def version_base() -> dict[str, str]:
 
 def train(words: list[str] | None = None) -> None:
     """`mmadapter train ...`, or `python train.py ...`. Hydra reads the words from sys.argv."""
-    command("train", RunConf, "mmadapter.training.run:run")
+    command("train", RunConf, show_or_train)
+
+
+def show_or_train(conf: RunConf) -> dict[str, Any]:
+    """Shows a finished run, which needs no torch; goes through any other."""
+    if (shown := show_if_finished(conf)) is not None:
+        return shown
+    from mmadapter.training.run import run
+
+    return run(conf)
 
 
 def evaluate(words: list[str] | None = None) -> None:

@@ -74,6 +74,29 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_folder(temporary: Path, folder: Path) -> None:
+    """Put `temporary` (.NAME-..., beside it) in the place of `folder`, keeping the old one until the new one has its
+    name. After a kill `recover_folder` tidies up.
+    """
+    old = None
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+        folder.rename(old)
+    temporary.rename(folder)
+    sync(folder.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def recover_folder(folder: Path) -> None:
+    """Removes what killed saves of `folder` left; the previous one gets its name back where none has it."""
+    for old in folder.parent.glob(f".{folder.name}-old-*"):
+        if not folder.exists():
+            old.rename(folder)
+    for path in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(path)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically; what JSON does not know (a path) is written as text."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")

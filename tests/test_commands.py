@@ -96,20 +96,51 @@ def test_bad_input_of_any_command_is_one_line_and_status_2(tmp_path):
 ABSENT_ELSEWHERE = (*UNIX, "deepspeed")
 
 
-def test_the_quick_start_runs_where_unix_modules_and_deepspeed_are_missing(tmp_path):
-    make_world(tmp_path / "data" / "shapes", sizes=SIZES)
-    small = [
-        "optimizer.epochs=1",
-        "optimizer.batch_size=8",
-        "optimizer.micro_batch_size=8",
-        "tasks.coco_caption.limit=1",
-    ]
-    told = mmadapter("train", *small, "run=quick", folder=tmp_path, without=ABSENT_ELSEWHERE)
+QUICK = [
+    "optimizer.epochs=1",
+    "optimizer.batch_size=8",
+    "optimizer.micro_batch_size=8",
+    "tasks.coco_caption.limit=1",
+    "run=quick",
+]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """Where a short quick start has run, without what is missing elsewhere, and what it has said."""
+    folder = tmp_path_factory.mktemp("quick")
+    make_world(folder / "data" / "shapes", sizes=SIZES)
+    return folder, mmadapter("train", *QUICK, folder=folder, without=ABSENT_ELSEWHERE)
+
+
+def test_the_quick_start_runs_where_unix_modules_and_deepspeed_are_missing(quick):
+    folder, told = quick
     assert told.returncode == 0, told.stderr
     assert "Adapter with images" in told.stdout and "report: runs/quick/report.html" in told.stdout
     assert "peak memory" not in told.stdout  # nobody tells it there
-    again = mmadapter("eval", "task=scienceqa", "task.limit=2", folder=tmp_path, without=ABSENT_ELSEWHERE)
+    again = mmadapter("eval", "task=scienceqa", "task.limit=2", folder=folder, without=ABSENT_ELSEWHERE)
     assert again.returncode == 0 and "runs/quick" in again.stdout, again.stderr
+
+
+def test_a_finished_run_is_shown_and_listed_where_torch_cannot_be_imported(quick):
+    folder, trained = quick
+    shown = mmadapter("train", *QUICK, folder=folder, without=HEAVY)
+    assert shown.returncode == 0, shown.stderr
+    said, _, results = shown.stdout.partition("or resume=never.\n")
+    assert "runs/quick is finished; nothing is trained again." in said
+    assert "Adapter with images" in results and trained.stdout.endswith(results)
+    # One of several ranks, if only of one, goes the long way, and says the same.
+    as_a_rank = mmadapter("train", *QUICK, folder=folder, RANK="0", WORLD_SIZE="1")
+    assert as_a_rank.stdout == shown.stdout and as_a_rank.returncode == 0
+    listed = mmadapter("runs", folder=folder, without=HEAVY)
+    assert listed.returncode == 0 and "1 finished" in listed.stdout, listed.stdout + listed.stderr
+
+
+def test_a_folder_of_other_settings_is_refused_where_torch_cannot_be_imported(quick):
+    folder, _ = quick
+    told = mmadapter("train", *QUICK, "seed=5", folder=folder, without=HEAVY)
+    assert told.returncode == 2 and "runs/quick holds a run of other settings" in told.stderr, told.stderr
+    assert "seed: 0 -> 5" in told.stderr
 
 
 def test_an_engine_of_deepspeed_says_what_to_install_where_it_is_missing(tmp_path):

@@ -188,7 +188,7 @@ COMMANDS = {"__main__.py": "a check of data is called like its reader"}
 TO_ENCODERS = {
     "config.py": "the encoder of settings without one",
     "methods/version_0_1.py": "old cards",
-    "runs/attempt.py": "the version of the package timm",
+    "runs/versions.py": "the version of the package timm",
     "interop/pretrained_vision.py": "it writes folders for timm's encoder, and checks them with it",
     **SELF_TEST,
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmadapter.errors import InputError
-from mmadapter.files import make_folder, read_object, sync
+from mmadapter.files import make_folder, read_object, replace_folder, sync
 from mmadapter.methods import METHODS, AdapterConf, version_0_1
 from mmadapter.methods.adapter import Adapter
 from mmadapter.methods.card import refuse_wrong_entries, shown
@@ -60,20 +59,11 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], facts: Card) -> N
             sync(file)
         temporary.chmod(0o755)
         sync(temporary)
-        _replace(temporary, folder)
+        replace_folder(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: the adapter could not be saved ({error}). Free some space, run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def recover_adapter(folder: Path) -> None:
-    """Removes what killed saves of `folder` left; the previous adapter gets its name back where none has it."""
-    for old in folder.parent.glob(f".{folder.name}-old-*"):
-        if not folder.exists():
-            old.rename(folder)
-    for path in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(path)
 
 
 def read_card(folder: Path) -> Card:
@@ -236,18 +226,6 @@ def refuse_differences(folder: Path, what: str, saved: Any, here: Any) -> None:
 def _functions(methods: Mapping[str, MethodConf]) -> dict[str, Any]:
     """METHOD.KEY -> value of what makes the same tensors another function."""
     return {f"{name}.{key}": value for name, one in methods.items() for key, value in one.function().items()}
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Put `temporary` in the place of `folder`, keeping the old one until the new one has its name."""
-    old = None
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
-        folder.rename(old)
-    temporary.rename(folder)
-    sync(folder.parent)
-    if old is not None:
-        shutil.rmtree(old)
 
 
 def _file_digest(file: Path) -> str:

@@ -1,44 +1,25 @@
-"""One attempt at a run: attempt.json (who works on it, since when, how it ended), the lock, versions, leftovers."""
+"""One attempt at a run: attempt.json (who works on it, since when, how it ended), the lock, leftovers. No torch."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mmadapter import __version__
 from mmadapter.distributed.launchers import own_job
-from mmadapter.distributed.ranks import Ranks
 from mmadapter.distributed.start import signal_of
 from mmadapter.errors import InputError, text_of
-from mmadapter.files import LEFTOVERS, locked, package_versions, write_json
-from mmadapter.methods.folder import recover_adapter
+from mmadapter.files import LEFTOVERS, locked, recover_folder, write_json
 from mmadapter.runs.folder import ATTEMPT_FILE, FINISHED_FILE
 from mmadapter.runs.journal import METRICS_FILE
 from mmadapter.runs.state import RunFolder, process_start
-from mmadapter.terminal import own_command
 
 LOCK_FILE = ".running"
-PACKAGES = (
-    "torch",
-    "transformers",
-    "open_clip_torch",
-    "timm",
-    "tokenizers",
-    "safetensors",
-    "hydra-core",
-    "numpy",
-    "deepspeed",
-)
 
 
 @contextlib.contextmanager
@@ -132,37 +113,6 @@ def ending(error: BaseException) -> dict[str, Any]:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed attempt left under temporary names."""
-    recover_adapter(folder / "adapter")
+    recover_folder(folder / "adapter")
     for path in folder.rglob(LEFTOVERS):
         path.unlink()
-
-
-def versions(ranks: Ranks) -> dict[str, Any]:
-    """Packages, Python, machine, processes, git revision of the checkout, command."""
-    processor = f"CPU ({platform.processor() or platform.machine()})"
-    return {
-        "mmadapter": __version__,
-        "python": platform.python_version(),
-        "packages": package_versions(PACKAGES),
-        "git": git_revision(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor,
-        "threads": torch.get_num_threads(),
-        "processes": ranks.world_size,
-        "launcher": ranks.launcher,
-        "platform": platform.platform(),
-        "command": own_command(),
-    }
-
-
-def git_revision() -> str | None:
-    """Commit of the checkout that this package is run from, with "+changes" where files differ; None without git."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    options = ["--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
-    command = ["git", "-C", str(folder), "describe", *options]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip()

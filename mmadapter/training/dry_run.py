@@ -13,7 +13,8 @@ from mmadapter.training.memory import CARDS_GB, Longest, changes_for_card, memor
 from mmadapter.training.settings import EngineConf, SizedOptimizerConf
 
 ABOUT_THE_ESTIMATE = (
-    "An upper estimate: each sample is counted as long as the longest one. The image encoder is not counted."
+    "What a training step takes, each sample counted as long as the longest one. Not counted: Python and its libraries "
+    "(half a gigabyte and more in the machine's memory), the image encoder, evaluation. So a process's peak is higher."
 )
 
 

@@ -36,7 +36,7 @@ from mmadapter.methods.groups import Group, parameter_groups, trainable_table
 from mmadapter.methods.settings import GroupConf
 from mmadapter.model import AdaptedModel
 from mmadapter.reports.report import write_report
-from mmadapter.runs.attempt import attempt, clear_leftovers, note, settle_finished, versions, wall_time
+from mmadapter.runs.attempt import attempt, clear_leftovers, note, wall_time
 from mmadapter.runs.folder import (
     FINISHED_FILE,
     changed_settings,
@@ -47,6 +47,7 @@ from mmadapter.runs.folder import (
 )
 from mmadapter.runs.journal import Journal
 from mmadapter.runs.state import RunFolder
+from mmadapter.runs.versions import versions
 from mmadapter.tasks import task_of
 from mmadapter.tasks.asking import cut_prompts
 from mmadapter.tasks.task import evaluate
@@ -54,6 +55,7 @@ from mmadapter.terminal import Display, quiet_console
 from mmadapter.training.by_data import decided_by_data
 from mmadapter.training.determinism import deterministic, random_state, restore_random_state, seed_all
 from mmadapter.training.dry_run import show_data, show_memory
+from mmadapter.training.finished import show_finished
 from mmadapter.training.loop import Loop
 from mmadapter.training.memory import MemoryAdvice, of_a_task, peak_of_ranks, reset_peak
 from mmadapter.training.optimizer import check_sources
@@ -107,17 +109,7 @@ def run_whole(conf: RunConf, ranks: Ranks, display: Display) -> dict[str, Any]:
     ranks.decide(lambda: refuse_new_folders(conf.resume))
     folder = Path(ranks.decide(lambda: str(run_folder(conf))))
     if ranks.decide(lambda: is_finished(folder, conf)):
-        finished = RunFolder(folder)
-        stored = finished.summary
-        display.say(
-            f"{folder} is finished; nothing is trained again. For a new run: other settings, run=NAME, or resume=never."
-        )
-        for line in finished.left_out.lines():
-            display.say(f"not shown: {line}")
-        if ranks.is_first:
-            settle_finished(folder)
-            show_results(folder, stored, display)
-        return {**stored, "folder": folder}
+        return show_finished(folder, display) if ranks.is_first else {**RunFolder(folder).summary, "folder": folder}
 
     # The embedded world, where the settings ask for it.
     ranks.decide(lambda: unpack_missing_world(conf.data.made, conf.data.root, display.say))

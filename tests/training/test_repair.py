@@ -9,8 +9,7 @@ import torch
 
 from mmadapter import files
 from mmadapter.errors import InputError
-from mmadapter.files import write_json
-from mmadapter.methods.folder import recover_adapter
+from mmadapter.files import recover_folder, write_json
 from mmadapter.runs.attempt import attempt
 from mmadapter.runs.journal import read_metrics
 from mmadapter.training.checkpoint import CheckpointFolder
@@ -172,10 +171,10 @@ def test_the_previous_adapter_gets_its_name_back(tmp_path):
     for folder in (old, half):
         folder.mkdir()
     (old / "adapter.json").write_text("the previous one")
-    recover_adapter(tmp_path / "adapter")
+    recover_folder(tmp_path / "adapter")
     assert names(tmp_path) == ["adapter"] and (tmp_path / "adapter" / "adapter.json").read_text() == "the previous one"
     old.mkdir()
-    recover_adapter(tmp_path / "adapter")
+    recover_folder(tmp_path / "adapter")
     assert names(tmp_path) == ["adapter"]
 
 

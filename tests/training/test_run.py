@@ -14,8 +14,9 @@ from mmadapter.config import save_config
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
 from mmadapter.methods.settings import GroupConf
-from mmadapter.runs.attempt import attempt, versions
+from mmadapter.runs.attempt import attempt
 from mmadapter.runs.journal import Journal, read_metrics
+from mmadapter.runs.versions import versions
 from mmadapter.training.preemption import RunStopped
 from mmadapter.training.run import run
 from tests.training.tiny_run import save_inputs, tiny_conf
