@@ -18,6 +18,7 @@ from bench.contenders import as_published, floor, ours, plain_transformers
 from bench.contenders.floor import predicting_rows, segments
 from bench.generate import made_prompts
 from bench.process_memory import counting_kept
+from bench.scan import compared as fallen
 from bench.sequences import batches_of, made_samples
 from bench.shapes import SHAPES, host_of
 from bench.train import compared, losses_agreed
@@ -159,3 +160,32 @@ def test_the_floor_does_its_products_for_every_batch(case):
     for number, batch in enumerate(case.steps):
         beginnings = {tuple(item.ids[:end]) for item in batch for end in range(1, len(item.ids))}
         assert step(number) == {"rows": len(beginnings), "learned": predicting_rows(batch)}
+
+
+def test_the_scan_leaves_large_products_out_and_compares_with_the_floor(checkout, tmp_path):
+    words = [
+        "--shape",
+        "tiny",
+        "--tokens",
+        "8,16",
+        "--rows",
+        "1,4",
+        "--most",
+        "32",
+        "--steps",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    bench(checkout, "scan", *words, "--out", str(tmp_path))
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [(row["tokens"], row["rows"]) for row in rows if row["contender"] == "ours"] == [(8, 1), (8, 4), (16, 1)]
+    assert all(row["share_of_floor"] == 1 and row["fall"] == 0 for row in rows if row["contender"] == "floor")
+
+
+def test_a_fall_is_what_the_floor_does_not_have():
+    speeds = {("ours", 8): 50.0, ("floor", 8): 100.0, ("ours", 16): 20.0, ("floor", 16): 80.0}
+    rows = [{"contender": who, "tokens": n, "rows": 1, "tokens_per_second": s} for (who, n), s in speeds.items()]
+    fallen(rows)
+    assert [row["share_of_floor"] for row in rows] == [0.5, 1, 0.25, 1]
+    assert [row["fall"] for row in rows] == [0, 0, 0.5, 0]

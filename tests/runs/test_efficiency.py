@@ -12,10 +12,8 @@ import pytest
 from mmadapter.runs.__main__ import main
 from tests.made_runs import made_run
 
-SAMPLES = [
-    {"instruction": f"Say {word}.", "input": "", "output": word}
-    for word in ["red", "blue", "green", "one", "two", "sky"]
-]
+WORDS = ["red", "blue", "green", "one", "two", "sky"]
+SAMPLES = [{"instruction": f"Say {word}.", "input": "", "output": word} for word in WORDS]
 
 
 def trained(checkout, folder, *settings):
