@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.case import Case
+from bench.case import Case, composed
 from bench.contenders import as_published, floor, ours, plain_transformers
 from bench.contenders.floor import predicting_rows, segments
 from bench.generate import made_prompts
@@ -189,3 +189,17 @@ def test_a_fall_is_what_the_floor_does_not_have():
     fallen(rows)
     assert [row["share_of_floor"] for row in rows] == [0.5, 1, 0.25, 1]
     assert [row["fall"] for row in rows] == [0, 0, 0.5, 0]
+
+
+def test_the_gpu_rows_say_so_where_there_is_no_gpu_and_their_settings_are_right(checkout):
+    script = ["bash", "bench/gpu.sh"]
+    said = {"cwd": checkout, "capture_output": True, "text": True}
+    shown = subprocess.run([*script, "--print"], **said).stdout.splitlines()
+    trainings = [line.split()[2:] for line in shown if line.startswith("python train.py ")]
+    assert len(trainings) == 6 and all(composed(words).engine.device == "cuda" for words in trainings)
+    benches = [line.split()[3:6] for line in shown[6:]]
+    assert benches == [["train", "--shape", "7b"], ["generate", "--shape", "7b"]]
+
+    done = subprocess.run(script, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, **said)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 3 and len(lines) == len(shown) and all(line.endswith(": no GPU here") for line in lines)
