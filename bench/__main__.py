@@ -1,13 +1,14 @@
 """Speed and memory of what mmadapter does, side by side with others, in one run on one machine.
 
     python -m bench train       a training step: time, tokens, memory, and how far it is from its matrix products alone
+    python -m bench scan        the same from short samples to long ones, from one row to many
     python -m bench generate    answers, token by token
     python -m bench load        from a model's folder to a model that can train
     python -m bench memory      what a step keeps for its backward, and its peak
     python -m bench pictures    pictures through the image encoder
     python -m bench scaling     engines and numbers of processes
 
-Each has --help. The first five run every contender in a process of its own, on one thread; the processes take turns.
+Each has --help. All but the last run every contender in a process of its own, on one thread; the processes take turns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import sys
 from importlib import import_module
 
-COMMANDS = ("train", "generate", "load", "memory", "pictures", "scaling")
+COMMANDS = ("train", "scan", "generate", "load", "memory", "pictures", "scaling")
 
 
 def main() -> None:

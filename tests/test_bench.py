@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.case import Case
+from bench.case import Case, composed
 from bench.contenders import as_published, floor, ours, plain_transformers
 from bench.contenders.floor import predicting_rows, segments
 from bench.generate import made_prompts
 from bench.process_memory import counting_kept
+from bench.scan import compared as fallen
 from bench.sequences import batches_of, made_samples
 from bench.shapes import SHAPES, host_of
 from bench.train import compared, losses_agreed
@@ -159,3 +160,46 @@ def test_the_floor_does_its_products_for_every_batch(case):
     for number, batch in enumerate(case.steps):
         beginnings = {tuple(item.ids[:end]) for item in batch for end in range(1, len(item.ids))}
         assert step(number) == {"rows": len(beginnings), "learned": predicting_rows(batch)}
+
+
+def test_the_scan_leaves_large_products_out_and_compares_with_the_floor(checkout, tmp_path):
+    words = [
+        "--shape",
+        "tiny",
+        "--tokens",
+        "8,16",
+        "--rows",
+        "1,4",
+        "--most",
+        "32",
+        "--steps",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    bench(checkout, "scan", *words, "--out", str(tmp_path))
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [(row["tokens"], row["rows"]) for row in rows if row["contender"] == "ours"] == [(8, 1), (8, 4), (16, 1)]
+    assert all(row["share_of_floor"] == 1 and row["fall"] == 0 for row in rows if row["contender"] == "floor")
+
+
+def test_a_fall_is_what_the_floor_does_not_have():
+    speeds = {("ours", 8): 50.0, ("floor", 8): 100.0, ("ours", 16): 20.0, ("floor", 16): 80.0}
+    rows = [{"contender": who, "tokens": n, "rows": 1, "tokens_per_second": s} for (who, n), s in speeds.items()]
+    fallen(rows)
+    assert [row["share_of_floor"] for row in rows] == [0.5, 1, 0.25, 1]
+    assert [row["fall"] for row in rows] == [0, 0, 0.5, 0]
+
+
+def test_the_gpu_rows_say_so_where_there_is_no_gpu_and_their_settings_are_right(checkout):
+    script = ["bash", "bench/gpu.sh"]
+    said = {"cwd": checkout, "capture_output": True, "text": True}
+    shown = subprocess.run([*script, "--print"], **said).stdout.splitlines()
+    trainings = [line.split()[2:] for line in shown if line.startswith("python train.py ")]
+    assert len(trainings) == 6 and all(composed(words).engine.device == "cuda" for words in trainings)
+    benches = [line.split()[3:6] for line in shown[6:]]
+    assert benches == [["train", "--shape", "7b"], ["generate", "--shape", "7b"]]
+
+    done = subprocess.run(script, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, **said)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 3 and len(lines) == len(shown) and all(line.endswith(": no GPU here") for line in lines)

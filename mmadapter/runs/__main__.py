@@ -2,6 +2,8 @@
 
 mmadapter runs                      all runs in runs/, and the sweeps' jobs that never started
 mmadapter runs FOLDER ... [--json]  other places: a runs_root, a sweep's folder, a run folder
+mmadapter runs table efficiency [FOLDER ...] [--json]
+                                    of finished runs: parameters, bytes, memory, time
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmadapter.errors import InputError, printable
+from mmadapter.runs import efficiency
+from mmadapter.runs.efficiency import efficiency_of
 from mmadapter.runs.state import Queue, RunFolder, RunState, counts, jobs_in_queue, state_of
 from mmadapter.runs.sweep import SWEEP_FILE, read_results, sweeps_in
 from mmadapter.terminal import duration, format_table
@@ -30,12 +34,21 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER")
     parser.add_argument("--json", action="store_true", help="for programs; times are UNIX times")
-    options = parser.parse_args(arguments)
+    table = arguments[1] if arguments[:1] == ["table"] and len(arguments) > 1 else None
+    if arguments[:1] == ["table"] and table != "efficiency":
+        print(f"error: mmadapter runs table: got {table}; there is: efficiency. For a folder: ./table", file=sys.stderr)
+        return 2
+    options = parser.parse_args(arguments[2:] if table else arguments)
     damaged: list[str] = []
     try:
         runs = list_runs(options.folders, jobs_in_queue(), damaged.append)
-        rows = [{**asdict(run), "folder": str(run.folder), "percent": run.percent} for run in runs]
-        print(json.dumps(rows, indent=1) if options.json else printable(as_text(runs)), flush=True)
+        if table:
+            found = [efficiency_of(RunFolder(run.folder)) for run in runs if run.state == "finished"]
+            rows, text = [asdict(one) for one in found], efficiency.as_text(found)
+        else:
+            rows = [{**asdict(run), "folder": str(run.folder), "percent": run.percent} for run in runs]
+            text = printable(as_text(runs))
+        print(json.dumps(rows, indent=1) if options.json else text, flush=True)
     except InputError as error:
         damaged.append(str(error))
     except BrokenPipeError:  # `| head` has seen enough

@@ -65,6 +65,7 @@ class Attempt(TypedDict, total=False):
 class Trained(TypedDict, total=False):
     steps: int
     seconds: float
+    exchanged_bytes: int | None
 
 
 class Peak(TypedDict, total=False):

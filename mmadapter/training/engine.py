@@ -95,6 +95,7 @@ class Engine(ABC):
         entries, betas = adam_entries(groups, trainable, settings), (settings.betas[0], settings.betas[1])
         self.optimizer = self.adam(entries, lr=0.0, betas=betas, eps=EPSILON)
         self.steps_done = 0  # skipped ones too
+        self.exchanged_bytes: int | None = None  # by this rank in a step; where it was counted
 
     @abstractmethod
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:

@@ -158,6 +158,7 @@ class Loop:
             "effective_batch": self.engine.settings.batch_size,
             "movement": self.start.movement(),
             "peak": peak_memory(),
+            "exchanged_bytes": self.engine.exchanged_bytes,
         }
 
     # What a step did.

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from mmadapter.data.batches import Batch
 from mmadapter.distributed.deepspeed import find_shares, keep_whole, start_engine, whole_tensors, write_parameter
+from mmadapter.distributed.exchanged import ExchangedBytes
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.methods.groups import Group
 from mmadapter.training.determinism import own_stream
@@ -97,6 +98,15 @@ class ZeroEngine(Engine):
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         """One optimizer step over the `batches` of all ranks, which have the same sources in the same order."""
+        # Counted once, and on a CPU alone: compiled kernels do not run under a dispatch mode.
+        if self.exchanged_bytes is None and self.ranks.world_size > 1 and self.device.type == "cpu":
+            with ExchangedBytes() as exchanged:
+                result = self._step(batches, lr)
+            self.exchanged_bytes = exchanged.bytes
+            return result
+        return self._step(batches, lr)
+
+    def _step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         own = tokens_by_source(batches)
         tokens = {source: int(count) for source, count in zip(own, self.ranks.sum([*own.values()]), strict=True)}
         learning = {g.name: [s for s, count in tokens.items() if count and learns_from(g, s)] for g in self.groups}
