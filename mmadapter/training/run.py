@@ -194,7 +194,7 @@ def train_and_evaluate(
                 write_json(folder / "versions.json", versions(ranks))
 
     # 2. The model without weights: depth, width and kinds of layers fit the adapter, or it is refused here.
-    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
+    parts = (conf.host, conf.vision.cached_below(Path(conf.runs_root)), conf.adapter, conf.seed)
     shape = AdaptedModel.build(*parts, device="meta")
 
     # An adapter that the training starts from; one that continues needs it no more.
