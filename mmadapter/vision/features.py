@@ -36,6 +36,7 @@ from mmadapter.vision.reading import in_order
 MEMORY_LIMIT = 8 * 2**30  # bytes
 PACK_BYTES, PACK_SECONDS = 64 * 2**20, 60.0  # a pack is written when it has this size, or after this time
 LEFT_FREE = 2**30  # bytes of the disk that features never take: the run's own files need a place, too
+WORTH_SAYING = 10**9  # bytes
 ABANDONED_SECONDS = 86400.0  # after this time nobody still writes a half-written pack
 WORTH_BATCHES = 8 * TOGETHER  # pictures: fewer are encoded alone sooner than a batch is compared with that
 EXCHANGED_BYTES = 16 * 2**20  # of each rank at a time: what is on its way stands in the memory of all
@@ -51,8 +52,8 @@ class FeatureStore:
     with other weights or settings has another folder. Several processes may fill one folder: each writes what no other
     has written by then. Where the folder cannot be written (any more), a warning says so.
 
-    Without a folder to write the features are in memory, at most `memory_limit_bytes`. The first that fit stay, each other
-    picture is encoded again whenever it is needed.
+    Without a folder to write, the features are in memory, at most `memory_limit_bytes`. The first that fit stay, each
+    other picture is encoded again whenever it is needed.
     """
 
     def __init__(
@@ -79,6 +80,16 @@ class FeatureStore:
     def bytes_per_image(self) -> int:
         """Bytes of one picture's features."""
         return 4 * prod(self.encoder.feature_shape)
+
+    def size_on_disk(self, pictures: int) -> str | None:
+        """What to say of the disk before so many pictures are encoded; None where it is not worth a line."""
+        size = pictures * self.bytes_per_image
+        if not self._writes or size < WORTH_SAYING:
+            return None
+        return (
+            f"image features: {pictures:,} pictures take up to {size / 1e9:.1f} GB in {self.folder}, which no run "
+            "removes (vision.cache; null keeps them in memory)"
+        )
 
     def add(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
         """Encode what is missing; `progress(done, total)` after each picture. Raises InputError for a bad picture.
