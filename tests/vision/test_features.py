@@ -200,12 +200,12 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_pack_that_is_not_who
 
 
 def test_what_another_run_has_written_meanwhile_is_not_written_again(tmp_path):
-    paths = [picture(tmp_path, seed) for seed in range(3)]
+    paths, more = [picture(tmp_path, seed) for seed in range(3)], picture(tmp_path, 3)
     store, other = (FeatureStore(random_encoder(), tmp_path / "cache") for _ in range(2))
     encode = store.encoder.encode_one
 
     def encode_beside_another(pixels):
-        other.add(paths)
+        other.add([*paths, more])
         return encode(pixels)
 
     store.encoder.encode_one = encode_beside_another
