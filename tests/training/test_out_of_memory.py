@@ -137,6 +137,7 @@ def test_an_evaluation_without_memory_names_its_batch_and_does_not_train_again(i
     alone.given = ["batch_size"]
     with pytest.raises(InputError, match=r"while task scienceqa was evaluated: the peak was .*\n  task.batch_size=2 "):
         run_evaluation(alone)
+    alone.vision.cache = str(tmp_path / "elsewhere")  # the run's own features need no encoder
     monkeypatch.setattr(VisionEncoder, "encode_one", too_large)
     with pytest.raises(InputError, match=r"while pictures were encoded: the peak was .* The cheapest switches:\n  \w"):
         run_evaluation(alone)
