@@ -123,6 +123,8 @@ def evaluate_run(conf: EvalConf, ranks: Ranks, display: Display) -> dict[str, An
         hide_library_bars()
     smaller_type = ["host.dtype=bfloat16 (half the frozen weights and activations; the answers may differ)"]
     general = [*(smaller_type if run_conf.host.dtype == "float32" else []), "a machine with more memory"]
+    beside = folder != SHIPPED and not folder.resolve().is_relative_to(Path(conf.runs_root).resolve())
+    run_conf.vision = run_conf.vision.cached_below(folder.parent if beside else Path(conf.runs_root))
     with explain_memory("while the host was loaded", lambda: general):
         model = model_of_run(folder, run_conf, conf.device)
     with explain_memory("while pictures were encoded", lambda: general):

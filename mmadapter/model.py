@@ -52,7 +52,7 @@ from mmadapter.vision import ENCODERS
 from mmadapter.vision.encoder import VisionEncoder
 from mmadapter.vision.features import FeatureStore, PixelReader
 from mmadapter.vision.images import read_image, upright_rgb
-from mmadapter.vision.settings import NO_CACHE, VisionSettings
+from mmadapter.vision.settings import AUTO_CACHE, NO_CACHE, VisionSettings
 
 Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
@@ -716,7 +716,8 @@ def _feature_store(vision: VisionSettings, device: Any) -> FeatureStore | PixelR
     encoder = ENCODERS.load(vision.encoder)(vision).to(device)
     if vision.cache == NO_CACHE:
         return PixelReader(encoder)
-    return FeatureStore(encoder, None if vision.cache is None else Path(vision.cache), vision.workers)
+    in_memory = vision.cache in (None, AUTO_CACHE)  # without a run there is no place that auto could mean
+    return FeatureStore(encoder, None if in_memory else Path(str(vision.cache)), vision.workers)
 
 
 def _refuse_empty(prompt: Any) -> None:

@@ -24,7 +24,8 @@ def run_of(tmp_path, *overrides):
     conf = run_conf(*SHORT, *overrides, f"runs_root={tmp_path / 'runs'}")
     validate(conf)
     run(conf)
-    return next((tmp_path / "runs").iterdir())
+    (file,) = (tmp_path / "runs").glob("*/config.yaml")
+    return file.parent
 
 
 def scored(run, **settings):

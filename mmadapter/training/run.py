@@ -64,6 +64,7 @@ from mmadapter.training.schedule import Schedule
 from mmadapter.training.settings import ENGINES, OptimizerConf, SizedOptimizerConf
 from mmadapter.training.summary import show_results
 from mmadapter.training.watched import WatchedAnswers
+from mmadapter.vision.features import FeatureStore
 
 UNKNOWN_SAMPLES = 1000  # that a dry run without data assumes, to choose batch and micro-batch
 
@@ -186,7 +187,7 @@ def train_and_evaluate(
                 write_json(folder / "versions.json", versions(ranks))
 
     # 2. The model without weights: depth, width and kinds of layers fit the adapter, or it is refused here.
-    parts = (conf.host, conf.vision, conf.adapter, conf.seed)
+    parts = (conf.host, conf.vision.cached_below(Path(conf.runs_root)), conf.adapter, conf.seed)
     shape = AdaptedModel.build(*parts, device="meta")
 
     # An adapter that the training starts from; one that continues needs it no more.
@@ -341,6 +342,8 @@ def train_and_evaluate(
         if loop is not None and not loop.is_finished:
             paths = [*loop.data.image_paths(), *paths]
         if paths:
+            if isinstance(model.features, FeatureStore) and (line := model.features.size_on_disk(len(set(paths)))):
+                display.say(line)
             random = random_state()
             with memory.explained("while pictures were encoded"):
                 model.prepare_images(paths, partial(display.report, "image features"), ranks)

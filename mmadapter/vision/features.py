@@ -8,10 +8,12 @@ forbids keeping features. The papers do not mention augmentation.
 
 from __future__ import annotations
 
+import errno
 import logging
+import shutil
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -26,13 +28,17 @@ from torch import Tensor
 
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
-from mmadapter.files import write_atomically
-from mmadapter.vision.encoder import VisionEncoder
+from mmadapter.files import LEFTOVERS, make_folder, write_atomically
+from mmadapter.vision.encoder import TOGETHER, VisionEncoder
 from mmadapter.vision.images import content_digest, decoded, image_content, read_image
 from mmadapter.vision.reading import in_order
 
 MEMORY_LIMIT = 8 * 2**30  # bytes
 PACK_BYTES, PACK_SECONDS = 64 * 2**20, 60.0  # a pack is written when it has this size, or after this time
+LEFT_FREE = 2**30  # bytes of the disk that features never take: the run's own files need a place, too
+WORTH_SAYING = 10**9  # bytes
+ABANDONED_SECONDS = 86400.0  # after this time nobody still writes a half-written pack
+WORTH_BATCHES = 8 * TOGETHER  # pictures: fewer are encoded alone sooner than a batch is compared with that
 EXCHANGED_BYTES = 16 * 2**20  # of each rank at a time: what is on its way stands in the memory of all
 log = logging.getLogger(__name__)
 
@@ -43,10 +49,11 @@ class FeatureStore:
     With a cache folder they lie in CACHE/ENCODER_DIGEST/PACK.safetensors, whose tensors are named by picture digest and
     mapped into memory: all ranks of a machine share the pages, and nothing is read before it is used. A pack appears
     whole or not at all; a file that is cut off all the same is removed, and its pictures are encoded again. An encoder
-    with other weights or settings has another folder.
+    with other weights or settings has another folder. Several processes may fill one folder: each writes what no other
+    has written by then. Where the folder cannot be written (any more), a warning says so.
 
-    Without a folder the features are in memory, at most `memory_limit_bytes`. The first that fit stay, each other
-    picture is encoded again whenever it is needed.
+    Without a folder to write, the features are in memory, at most `memory_limit_bytes`. The first that fit stay, each
+    other picture is encoded again whenever it is needed.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class FeatureStore:
         self._kept: dict[str, Tensor] = {}  # by picture digest; with a folder: what is in no pack yet
         self._packed: dict[str, Any] = {}  # picture digest -> open pack
         self._opened: set[Path] = set()  # packs
+        self._writes = cache is not None
         self._pack_begun, self._told_full = 0.0, False
 
     def behind(self, encoder: VisionEncoder) -> FeatureStore:
@@ -78,27 +86,54 @@ class FeatureStore:
         """Bytes of one picture's features."""
         return 4 * prod(self.encoder.feature_shape)
 
+    def size_on_disk(self, pictures: int) -> str | None:
+        """What to say of the disk before so many pictures are encoded; None where it is not worth a line."""
+        size = pictures * self.bytes_per_image
+        if not self._writes or size < WORTH_SAYING:
+            return None
+        return (
+            f"image features: {pictures:,} pictures take up to {size / 1e9:.1f} GB in {self.folder}, which no run "
+            "removes (vision.cache; null keeps them in memory)"
+        )
+
     def add(self, paths: Iterable[Path], progress: Callable[[int, int], None] | None = None) -> None:
         """Encode what is missing; `progress(done, total)` after each picture. Raises InputError for a bad picture.
 
         `workers` processes read and decode ahead of the encoder. What fits neither memory nor a cache folder is left
         until it is asked for, unread; a warning says so.
         """
+        self._remove_abandoned()
         self._open_packs()
         known = self._kept.keys() | self._packed.keys()
         missing = [path for path in dict.fromkeys(paths) if self._digests.get(path) not in known]
         read = partial(_read, self.encoder.preparation(), known)
+        at_a_time = TOGETHER if len(missing) >= WORTH_BATCHES else 1
+        waiting: dict[str, Tensor] = {}  # pixels of pictures that are read and not yet encoded, by digest
+
+        def encode_waiting() -> None:
+            for digest, feature in zip(waiting, self.encoder.encode_all(list(waiting.values())), strict=True):
+                self._keep(digest, feature)
+            waiting.clear()
+
         try:
             with closing(in_order(read, missing, self.workers)) as pictures:
                 for done, path in enumerate(missing):
-                    if self._is_full:
-                        self._tell_full(len(missing) - done)
+                    if self._is_full_beside(len(waiting)):
+                        self._tell_full(len(missing) - done, len(waiting))
                         break
-                    self._digests[path], pixels = next(pictures)
-                    if pixels is not None and self._digests[path] not in self:
-                        self._keep(self._digests[path], self.encoder.encode_one(torch.from_numpy(pixels)))
+                    digest, pixels = next(pictures)
+                    self._digests[path] = digest
+                    if pixels is not None and digest not in self:
+                        waiting[digest] = torch.from_numpy(pixels)
+                    if len(waiting) == at_a_time or (waiting and done + 1 == len(missing)):
+                        encode_waiting()
                         if progress is not None:
                             progress(done + 1, len(missing))
+        except InputError:
+            encode_waiting()  # what was read before the bad picture is not lost
+            raise
+        else:
+            encode_waiting()
         finally:
             self._write_pack()
 
@@ -124,7 +159,7 @@ class FeatureStore:
                 self._digests |= {Path(path): digest for path, digest in of_a_rank.items()}
             for content in ranks.gather_bytes(save(features)):
                 for digest, feature in load(content).items():
-                    if not self._is_full:
+                    if not self._is_full_beside():
                         self._kept.setdefault(digest, feature)
         self.add(paths)  # what a cache folder of another machine has, and what did not fit
 
@@ -150,17 +185,17 @@ class FeatureStore:
         prepare = self.encoder.preparation()
         return torch.stack([self.encoder.encode_one(prepare(image)) for image in images])
 
-    @property
-    def _is_full(self) -> bool:
-        return self.folder is None and (len(self._kept) + 1) * self.bytes_per_image > self.memory_limit_bytes
+    def _is_full_beside(self, waiting: int = 0) -> bool:
+        """Whether memory has no place for one more picture beside so many that are to be kept."""
+        return not self._writes and (len(self._kept) + waiting + 1) * self.bytes_per_image > self.memory_limit_bytes
 
-    def _tell_full(self, left: int) -> None:
+    def _tell_full(self, left: int, waiting: int) -> None:
         if not self._told_full:
-            pictures = len(self._kept) + left
+            pictures = len(self._kept) + waiting + left
             log.warning(
                 "The features of %d pictures take %.1f GiB, more than the %.1f GiB that are kept in memory: those of "
-                "%d pictures are computed again whenever they are needed. Set vision.cache=FOLDER to keep them on "
-                "disk.",
+                "%d pictures are computed again whenever they are needed. Set vision.cache=FOLDER, on a disk with "
+                "room, to keep them there.",
                 pictures,
                 pictures * self.bytes_per_image / 2**30,
                 self.memory_limit_bytes / 2**30,
@@ -173,30 +208,49 @@ class FeatureStore:
         return self._kept.get(digest) if pack is None else pack.get_tensor(digest)
 
     def _keep(self, digest: str, feature: Tensor) -> None:
-        if self._is_full or digest in self._packed:
+        if self._is_full_beside() or digest in self._packed:
             return
         if not self._kept:
             self._pack_begun = time.monotonic()
         self._kept[digest] = feature
-        if self.folder is not None:
-            large = len(self._kept) * self.bytes_per_image >= PACK_BYTES
-            if large or time.monotonic() - self._pack_begun > PACK_SECONDS:
-                self._write_pack()
+        large = len(self._kept) * self.bytes_per_image >= PACK_BYTES
+        if large or time.monotonic() - self._pack_begun > PACK_SECONDS:
+            self._write_pack()
 
     def _write_pack(self) -> None:
-        if self.folder is None or not self._kept:
+        """Write what is kept and that no other process has written meanwhile; from then on it is mapped."""
+        if self.folder is None or not self._writes or not self._kept:
+            return
+        self._open_packs()
+        self._kept = {digest: feature for digest, feature in self._kept.items() if digest not in self._packed}
+        if not self._kept:
             return
         name = content_digest("".join(sorted(self._kept)).encode())[:16]
         file = self.folder / f"{name}.safetensors"
         try:
-            write_atomically(file, save(self._kept))
+            make_folder(self.folder)
+            content = save(self._kept)
+            if shutil.disk_usage(self.folder).free < len(content) + LEFT_FREE:
+                raise OSError(errno.ENOSPC, f"less than {LEFT_FREE / 2**30:.0f} GiB would be left on the disk")
+            write_atomically(file, content)
         except OSError as error:
-            raise InputError(
-                f"vision.cache: {file} cannot be written ({error.strerror or error}). Make room there, name another "
-                "folder, or set vision.cache=null."
-            ) from error
+            log.warning(
+                "vision.cache: %s cannot be written (%s). From here on features stay in the memory of this run. To "
+                "keep them on disk, make room there or set vision.cache=FOLDER; vision.cache=null does not try.",
+                file,
+                error.strerror or error,
+            )
+            self._writes = False
+            return
         self._open_pack(file)
         self._kept = {}
+
+    def _remove_abandoned(self) -> None:
+        """Remove packs that a killed process has left half-written under a temporary name."""
+        for file in () if self.folder is None else self.folder.glob(LEFTOVERS):
+            with suppress(OSError):  # another process has removed it, or the folder is for reading only
+                if time.time() - file.stat().st_mtime > ABANDONED_SECONDS:
+                    file.unlink()
 
     def _open_packs(self) -> None:
         if self.folder is not None:
@@ -209,7 +263,8 @@ class FeatureStore:
             pack = safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
             log.warning("%s is damaged (%s). It is removed, and its pictures are encoded again.", file, error)
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink()
             return
         self._opened.add(file)
         self._packed |= dict.fromkeys(pack.keys(), pack)

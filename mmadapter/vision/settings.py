@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from mmadapter.errors import InputError
 from mmadapter.hosts.settings import PREPARED, models_folder
 from mmadapter.settings import choice, input_path, listing, number, plain, to_plain
 
 TINY, TINY_CLIP = "tiny", Path(__file__).parents[1] / "tiny" / "clip"
+AUTO_CACHE, FEATURES_FOLDER = "auto", "features"  # below runs_root
 NO_CACHE = "False"  # what `vision.cache=false` is, where a text is expected
 CONFIG_FILE = "open_clip_config.json"  # of a folder in open_clip's layout
 ALLOWED_PREPROCESSING = {  # in preprocess_cfg of that file
@@ -35,8 +36,13 @@ class VisionSettings:
     # false = text only: no encoder is loaded, no visual role is there; null = where the data have pictures
     enabled: bool | None = True
     encoder: str = "open_clip"  # which library the encoder is of; decides the other keys
-    cache: str | None = plain(None, influence=False)  # folder for the features; null = in memory; false = not kept
+    # folder for the features; auto = RUNS_ROOT/features, for all runs there; null = in memory; false = not kept
+    cache: str | None = plain(AUTO_CACHE, influence=False)
     workers: int = number(0, at_least=0, influence=False)  # processes that read pictures ahead; 0 = the run itself
+
+    def cached_below(self, runs_root: Path) -> Self:
+        """These settings, with the folder that `cache=auto` stands for."""
+        return replace(self, cache=str(runs_root / FEATURES_FOLDER)) if self.cache == AUTO_CACHE else self
 
     def feature_shape(self) -> tuple[int, ...]:
         """(features,) of one picture, or (tokens, features), without weights. Raises InputError for a wrong model."""

@@ -43,7 +43,8 @@ def several(conf, folder, disturb=None, count=2):
 
 
 def folder_of(runs: Path) -> Path:
-    return next(path for path in runs.iterdir() if path.is_dir())
+    (file,) = runs.glob("*/config.yaml")
+    return file.parent
 
 
 def losses(runs: Path) -> list[float]:

@@ -47,7 +47,9 @@ def test_a_run_trains_under_it_and_leaves_nothing_behind(inputs, tmp_path, monke
     assert set(steps) == {(2, ":4096:8")} and set(answers) == {(1, ":4096:8")}
     assert state() == (0, None)
     assert losses(tmp_path / "deterministic") == losses(tmp_path / "plain")
-    names = [[path.name for path in (tmp_path / kind).iterdir()] for kind in ("plain", "deterministic")]
+    names = [
+        [file.parent.name for file in (tmp_path / kind).glob("*/config.yaml")] for kind in ("plain", "deterministic")
+    ]
     assert names[0] == names[1], "it is the same run"
 
 
