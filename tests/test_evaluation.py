@@ -106,7 +106,7 @@ def test_the_run_that_is_taken_is_said_and_its_scores_and_cut_prompts_are_printe
     root = write_scienceqa(tmp_path / "data", problems)
     folder = runs("mine", ["scienceqa"], 1, scienceqa=ScienceqaTaskSettings(root=str(root), images=False))
     parrot = Parrot({"5": "The answer is A.", "7": "hm"})
-    parrot.prepare_images = lambda paths, progress: None
+    parrot.prepare_images = lambda paths, progress, ranks: None
     parrot.max_tokens = 64 + 150
     monkeypatch.setattr("mmadapter.runs.model.model_of_run", lambda *_: parrot)
     conf = eval_conf("task=scienceqa", f"runs_root={runs.root}", "task.likelihood=false")
