@@ -22,7 +22,7 @@ from mmadapter.errors import InputError
 from mmadapter.hosts.families import Host, decoder_layers
 
 LARGEST_INT8 = 127  # symmetric: -128 is not used
-NF4_BLOCK = 64  # neighbouring weights of a row that share a scale, as in QLoRA
+NF4_BLOCK = 64  # neighbouring weights that share a scale, as in QLoRA
 NF4_VALUES = 16
 
 
@@ -80,7 +80,7 @@ class Int8Linear(QuantizedLinear):
 
     def product(self, hidden: Tensor) -> Tensor:
         # The scale behind the product: whole numbers up to 127 are exact in bfloat16, too.
-        return (nn.functional.linear(hidden, self.values.to(hidden.dtype)) * self.scale).to(hidden.dtype)
+        return nn.functional.linear(hidden, self.values.to(hidden.dtype)).mul_(self.scale)
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         return (gradient * self.scale).to(gradient.dtype) @ self.values.to(gradient.dtype)
@@ -95,12 +95,15 @@ class Nf4Linear(QuantizedLinear):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         count = linear.weight.numel()
+        # On a CPU bitsandbytes (0.50) gives back wrong weights where blocks go on from row to row: one row for all.
+        whole_blocks = self.in_features % NF4_BLOCK == 0
+        self.stored_shape = torch.Size((self.out_features, self.in_features) if whole_blocks else (count,))
         if linear.weight.is_meta:
             packed = torch.empty(-(-count // 2), 1, dtype=torch.uint8, device="meta")
             largest = torch.empty(-(-count // NF4_BLOCK), device="meta")
             code = torch.empty(NF4_VALUES, device="meta")
         else:
-            weight = linear.weight.detach().float().contiguous()
+            weight = linear.weight.detach().float().reshape(self.stored_shape)
             packed, state = bitsandbytes().quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4")
             largest, code = state.absmax, state.code
         self.register_buffer("packed", packed)
@@ -109,12 +112,12 @@ class Nf4Linear(QuantizedLinear):
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """(outputs, inputs): the rounded weight."""
-        library, shape = bitsandbytes(), torch.Size((self.out_features, self.in_features))
+        library = bitsandbytes()
         state = library.QuantState(
-            self.largest, shape=shape, code=self.code, blocksize=NF4_BLOCK, quant_type="nf4", dtype=dtype
+            self.largest, shape=self.stored_shape, code=self.code, blocksize=NF4_BLOCK, quant_type="nf4", dtype=dtype
         )
         weight: Tensor = library.dequantize_4bit(self.packed, state)
-        return weight
+        return weight.view(self.out_features, self.in_features)
 
     def product(self, hidden: Tensor) -> Tensor:
         return nn.functional.linear(hidden, self.weight_in(hidden.dtype))
