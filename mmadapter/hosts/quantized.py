@@ -139,6 +139,8 @@ def quantize(host: Host, kind: str) -> None:
             if type(linear) is nn.Linear:
                 parent, _, name = path.rpartition(".")
                 setattr(block.get_submodule(parent), name, STORED_IN[kind](linear))
+    for parameter in host.parameters():  # what stays leaves the mapped file, whose pages would be held in memory
+        parameter.data = parameter.data.clone()
 
 
 def quantized_layers(host: nn.Module) -> Iterator[QuantizedLinear]:
