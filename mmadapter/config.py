@@ -471,6 +471,12 @@ def _machine_problems(conf: RunConf) -> Iterator[str]:
         )
     here_is_none = not on_cluster and not gpu_seems_present()  # jobs are submitted from machines without GPUs
     on_cpu = conf.engine.device == "cpu" or (conf.engine.device == "auto" and here_is_none)
+    if conf.host.quantization is not None and conf.engine.stage == 3:
+        yield (
+            f"host.quantization={conf.host.quantization} with engine={conf.engine.name}: ZeRO-3 shares the host's "
+            "weights out in host.dtype. Set engine=zero2 (each process holds the quantised host), or "
+            "host.quantization=null"
+        )
     if conf.host.attention == "flex" and on_cpu:
         yield "host.attention=flex needs a GPU: FlexAttention has no backward on CPU. Set host.attention=sdpa"
 

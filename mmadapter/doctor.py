@@ -46,6 +46,7 @@ EXTRAS = {  # what an extra is for
     "mlflow": "training.mlflow=true",
     "data": "data in Parquet files",
     "gguf": "GGUF files as hosts",
+    "quant": "host.quantization=nf4",
     "test": "the tests",
     "notebook": "the notebook",
 }

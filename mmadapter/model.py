@@ -41,6 +41,7 @@ from mmadapter.hosts.load import (
     load_host,
     load_tokenizer,
 )
+from mmadapter.hosts.quantized import quantized_layers
 from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
 from mmadapter.hosts.sharded import Sharding
 from mmadapter.methods import AdapterConf
@@ -146,7 +147,8 @@ class AdaptedModel(nn.Module):
             raise InputError(f"device={device}, but torch sees no GPU here. Use device=cpu, or auto.")
         on_meta = str(device) == "meta"
         folder = host_folder(host.path, weights=not on_meta)
-        loaded = load_host(folder, getattr(torch, host.dtype_on(device)), host.attention, device, sharding)
+        dtype = getattr(torch, host.dtype_on(device))
+        loaded = load_host(folder, dtype, host.attention, device, sharding, host.quantization)
         if host.max_tokens > (positions := loaded.config.max_position_embeddings):
             raise InputError(
                 f"host.max_tokens={host.max_tokens}, but the host was built for {positions} tokens "
@@ -180,7 +182,13 @@ class AdaptedModel(nn.Module):
     @property
     def host_size(self) -> int:
         """The number of the host's own parameters."""
-        return sum(whole_size(parameter) for parameter in self.host.parameters())
+        quantized = sum(layer.in_features * layer.out_features for layer in quantized_layers(self.host))
+        return quantized + sum(whole_size(parameter) for parameter in self.host.parameters())
+
+    @property
+    def quantization(self) -> str | None:
+        """How the linear layers of the host's blocks are stored: "int8", "nf4", or None, in its type."""
+        return getattr(self.host, "quantization", None)
 
     def gates(self) -> Tensor:
         """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""
@@ -639,6 +647,7 @@ class AdaptedModel(nn.Module):
             "encoder": encoder,
             "max_tokens": self.max_tokens,
             "begin_of_text": self.begin_of_text,
+            "quantization": self.quantization,
             "template": chosen_template(self.template, self.tokenizer),
             "chat_template": chat_template_digest(self.tokenizer),
             "system": self.system,
@@ -665,6 +674,12 @@ class AdaptedModel(nn.Module):
             raise InputError(f"{Path(folder) / CARD}: template is {template[:60]!r}, allowed: {known}. Copy it again.")
         self.template, self.begin_of_text = card.get("template", "alpaca"), card.get("begin_of_text", "always")
         self.system = card.get("system")
+        if (trained_on := card.get("quantization")) != self.quantization:
+            log.warning(
+                "%s was trained with host.quantization=%s, and here it is %s: the host is rounded otherwise.",
+                folder,
+                *(one or "null" for one in (trained_on, self.quantization)),
+            )
         if self.template == "auto" and card.get("chat_template") != chat_template_digest(self.tokenizer):
             log.warning("%s was trained with another chat template than the host has here.", folder)
         return card

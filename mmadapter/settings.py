@@ -37,9 +37,13 @@ def plain(default: Any, influence: bool = True) -> Any:
     return field(default=default, metadata=_influence(influence))
 
 
-def choice(default: str | None, *others: str | None, influence: bool = True) -> Any:
-    """A text field with a closed set of values; the first is the default."""
-    return field(default=default, metadata={"allowed": (default, *others), **_influence(influence)})
+def choice(default: str | None, *others: str | None, influence: bool = True, came_later: bool = False) -> Any:
+    """A text field with a closed set of values; the first is the default.
+
+    `came_later`: at its default the run's digest leaves it out, so that runs of earlier versions keep their names.
+    """
+    metadata = {"allowed": (default, *others), **_influence(influence)}
+    return field(default=default, metadata=metadata | ({"came_later": True} if came_later else {}))
 
 
 def number(default: float | int | None, *, influence: bool = True, **bounds: float) -> Any:

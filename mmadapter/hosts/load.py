@@ -21,6 +21,7 @@ from mmadapter.hosts.attention import route
 from mmadapter.hosts.calls import CallSlot
 from mmadapter.hosts.config_file import read_host_config
 from mmadapter.hosts.families import Host, decoder_layers, family_of
+from mmadapter.hosts.quantized import quantize, refuse_missing_library
 from mmadapter.hosts.settings import GenerationConf
 from mmadapter.hosts.sharded import Sharding, loading_sharded
 from mmadapter.hosts.weights import refuse_not_finite, weights_digest
@@ -74,14 +75,18 @@ def load_host(
     attention: str = "sdpa",
     device: Any = "cpu",
     sharding: Sharding | None = None,
+    quantization: str | None = None,
 ) -> Host:
-    """A frozen, routed causal language model in evaluation mode, in `dtype` ("auto": as its files are).
+    """A frozen, routed causal language model in evaluation mode, in `dtype` ("auto": as its files are), the linear
+    layers of its blocks stored as `quantization` says (HostConf).
 
     With `device="meta"` the model has the right shapes and no weights (dry run). With `sharding` no rank ever
     holds the whole model (collective); `dtype` is then bfloat16 or float32.
     Raises InputError for an unsupported or damaged folder.
     """
     config = host_config(folder, attention)
+    if quantization is not None:
+        refuse_missing_library(quantization)
     from transformers import AutoModelForCausalLM
 
     chosen: dict[str, Any] = {"attn_implementation": ATTENTION_NAMES[attention], "dtype": dtype}
@@ -92,7 +97,7 @@ def load_host(
         except Exception as error:
             raise InputError(_refused_config(folder, error)) from error
     elif sharding is None:
-        host = _read_weights(folder, config, chosen).to(device)
+        host = _read_weights(folder, config, chosen).to(device if quantization is None else "cpu")
     else:
         host = _read_sharded(folder, config, chosen, device, sharding).to(device)
     if str(device) == "cpu" and host.dtype == torch.bfloat16 and dtype != "auto" and not fast_bfloat16():
@@ -100,8 +105,12 @@ def load_host(
         log.warning("%s", line)
     if str(device) != "meta":
         refuse_not_finite(folder, host)
-        host.weights_digest = weights_digest(folder, host)
+        host.weights_digest = weights_digest(folder, host)  # of the weights before they are rounded
     host.requires_grad_(False)
+    if quantization is not None:
+        quantize(host, quantization)
+        host.to(device)
+    host.quantization = quantization
     host.eval()
     route(host)
     return host

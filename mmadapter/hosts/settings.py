@@ -27,6 +27,9 @@ class HostConf:
     # of the frozen weights; auto = bfloat16 on a GPU, float32 on every CPU: without AMX or AVX512-BF16 bfloat16 is much
     # slower there, and with them a run that goes on or is repeated on another CPU would give other numbers
     dtype: str = choice("auto", "float32", "bfloat16")
+    # how the linear layers of the blocks are stored: null = in dtype; int8 = 8 bits, one scale an output; nf4 = 4 bits
+    # (QLoRA's; needs the extra [quant]). A smaller host and a rounded one; embeddings, norms and head stay in dtype
+    quantization: str | None = choice(None, "int8", "nf4", came_later=True)
     attention: str = choice("sdpa", "eager", "flex")  # attention kernel; flex only on a GPU (on CPU it has no backward)
     activation_checkpointing: bool = plain(False, influence=False)  # recompute in the backward: less memory, slower
     max_tokens: int = number(512, at_least=8)  # tokens of context used, prompt and answer together; paper: 512

@@ -43,6 +43,7 @@ ENTRIES: dict[str, Rule] = {
     "encoder": OBJECT_OR_NULL,
     "max_tokens": COUNT,
     "begin_of_text": ("auto, always or never", lambda value: value in ("auto", "always", "never")),
+    "quantization": ("null, int8 or nf4", lambda value: value in (None, "int8", "nf4")),
     "template": TEXT,
     "chat_template": TEXT_OR_NULL,
     "system": TEXT_OR_NULL,

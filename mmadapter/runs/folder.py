@@ -127,6 +127,8 @@ def result_settings(conf: RunConf) -> dict[str, Any]:
         task = leaf.key.split(".")[1] if leaf.key.startswith("tasks.") else None
         if leaf.metadata.get("without_influence") or (task is not None and task not in conf.evaluate):
             continue
+        if leaf.metadata.get("came_later") and leaf.value == leaf.metadata["allowed"][0]:
+            continue
         is_path = leaf.metadata.get("input_path") and leaf.value is not None
         found[leaf.key] = Path(leaf.value).name if is_path else leaf.value
     file = Path(conf.host.path or "").expanduser() / "config.json"

@@ -167,7 +167,12 @@ def settings_of_adapter(folder: Path, host: str | None, vision: str | None) -> R
 
     kernels = family_of(told["model_type"]).kernels
     attention = "sdpa" if "sdpa" in kernels else kernels[0]
-    conf.host = HostConf(path=host, attention=attention, max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS))
+    conf.host = HostConf(
+        path=host,
+        attention=attention,
+        max_tokens=card.get("max_tokens", PLAIN_MAX_TOKENS),
+        quantization=card.get("quantization"),
+    )
     if vision is not None:
         conf.vision.take_weights(vision)
     if wrong := list(problems_of(conf.vision, "vision")):

@@ -14,6 +14,7 @@ import torch
 from mmadapter.data.batches import Batch
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError, is_out_of_memory
+from mmadapter.hosts.quantized import quantized_layers
 from mmadapter.hosts.settings import HostConf
 from mmadapter.model import AdaptedModel
 from mmadapter.tasks.settings import TaskSettings
@@ -95,10 +96,12 @@ def memory_needed(
     samples = optimizer.most_samples(longest.tokens)
     size, config = BYTES[dtype], model.host.config
     trainable = {id(item.parameter): item.parameter.numel() for item in model.trainable_parameters()}
+    few_bits = {id(t): t for layer in quantized_layers(model.host) for t in layer.buffers()}
     tensors = {id(tensor): tensor for tensor in [*model.host.parameters(), *model.host.buffers()]}
-    stored = sum(t.numel() * t.element_size() for key, t in tensors.items() if key not in trainable)
+    stored = sum(t.numel() * t.element_size() for key, t in tensors.items() if key not in trainable.keys() | few_bits)
     values = sum(parameter.numel() for parameter in model.host.parameters() if id(parameter) not in trainable)
     stored = max(stored, values * size) if size == 4 else min(stored, values * size)
+    stored += sum(t.numel() * t.element_size() for t in few_bits.values())
     return estimate(
         config,
         size,

@@ -93,6 +93,8 @@ def test_the_quick_start_holds_together(conf):
         (["data.sources.captions.weight=null"], ["data.sources.captions.weight is not set"]),
         (["data.validation.questions.split=train"], ["must not be trained on", "split=val"]),
         (["host.attention=flex", "engine.device=cpu"], ["host.attention=flex", "no backward on CPU", "sdpa"]),
+        (["host.quantization=int4"], ["host.quantization=int4", "int8, nf4"]),
+        (["host.quantization=int8", "engine.name=zero3"], ["host.quantization=int8", "engine=zero3", "engine=zero2"]),
         (["host.tokenizer=/no/tokenizer"], ["host.tokenizer=/no/tokenizer"]),
         (["evaluate=[scienceq]"], ["evaluate names scienceq", "scienceqa, coco_caption"]),
         (["comparison.text_only.sources=[query]"], ["comparison.text_only.sources names query"]),

@@ -34,7 +34,7 @@ WITHOUT_INFLUENCE = [
     "host.activation_checkpointing=true", "vision.cache=/cache", "training.save_every_steps=5",
     "training.keep_checkpoints=9", "training.log_every_steps=3", "training.tensorboard=false", "training.wandb=true",
     "data.root=/moved/to/shapes", "vision.workers=2", "launch.processes=4",
-    "optimizer.micro_batch_size=16", "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",
+    "optimizer.micro_batch_size=16", "optimizer.micro_batch_tokens=99", "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",
 ]  # fmt: skip
 WITH_INFLUENCE = [
     "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.prompts.layers=2",
@@ -43,7 +43,7 @@ WITH_INFLUENCE = [
     "data.sources.captions.template=plain", "data.root=/other/world", "optimizer.epochs=9",
     "optimizer.clip_norm=2", "training.validate_every_steps=7",
     "tasks.scienceqa.limit=3", "evaluate=[scienceqa]",
-    "host.path=/models/another",
+    "host.path=/models/another", "host.quantization=int8",
 ]  # fmt: skip
 
 
@@ -170,3 +170,8 @@ def test_every_setting_is_either_in_the_digest_or_named_here(quickstart):
     kept = {key.split(".")[0] for key in result_settings(quickstart)}
     outside = {"embedded", "run", "runs_root", "resume", "threads", "dry_run", "engine", "launch", "cluster", "sweep"}
     assert kept | outside == {item.name for item in fields(RunConf)}
+
+
+def test_a_setting_that_came_later_renames_only_the_runs_that_use_it():
+    assert "host.quantization" not in result_settings(run_conf())
+    assert result_settings(run_conf("host.quantization=int8"))["host.quantization"] == "int8"
