@@ -177,8 +177,9 @@ class FeatureStore:
         return feature
 
     def of(self, images: Sequence[Path | None]) -> tuple[Tensor | None, ...]:
-        """The features of each row's picture, None for a row without one."""
-        return tuple(None if image is None else self.feature(image) for image in images)
+        """The features of each row's picture, None for a row without one; rows of one picture share a tensor."""
+        found = {image: self.feature(image) for image in dict.fromkeys(images) if image is not None}
+        return tuple(None if image is None else found[image] for image in images)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """(pictures, features) or (pictures, tokens, features) of upright RGB pictures in memory; nothing is kept."""

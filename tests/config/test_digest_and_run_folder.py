@@ -34,7 +34,8 @@ WITHOUT_INFLUENCE = [
     "host.activation_checkpointing=true", "vision.cache=/cache", "training.save_every_steps=5",
     "training.keep_checkpoints=9", "training.log_every_steps=3", "training.tensorboard=false", "training.wandb=true",
     "data.root=/moved/to/shapes", "vision.workers=2", "launch.processes=4",
-    "optimizer.micro_batch_size=16", "optimizer.micro_batch_tokens=99", "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",
+    "optimizer.micro_batch_size=16", "optimizer.micro_batch_tokens=99",
+    "optimizer.max_nonfinite_steps=3", "tasks.scienceqa.batch_size=8",
 ]  # fmt: skip
 WITH_INFLUENCE = [
     "seed=1", "host.dtype=bfloat16", "host.max_tokens=100", "vision.layers=[1]", "adapter.prompts.layers=2",
