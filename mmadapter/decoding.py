@@ -38,10 +38,11 @@ def greedy_answers(
     `pictures` names each prompt's picture (None: it has none), and `call_of` gives the adapter's call for rows with the
     pictures of these prompts. `watch` is called after each token with the first answer so far; True ends all.
     """
-    cache = KeyValueCache(min(at_once, len(prompts)), next(host.parameters()).device)
+    longest = max(map(len, prompts), default=0) + max_new_tokens
+    cache = KeyValueCache(min(at_once, len(prompts)), longest, next(host.parameters()).device)
     answers: list[list[int]] = [[] for _ in prompts]
     rows: list[int] = []  # whose answer each row of the batch is
-    waiting = list(range(len(prompts)))
+    waiting = sorted(range(len(prompts)), key=lambda prompt: -len(prompts[prompt]))  # rows of similar lengths meet
     call: AdapterCall | None = None  # for the present rows
 
     def has_ended(prompt: int) -> bool:

@@ -60,6 +60,9 @@ Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
 LONGEST_PATH = 4096  # characters
+# Batches that are asked together, so that there are prompts to take the places of ended rows. More would leave some of
+# a few ranks without work.
+BATCHES_ASKED = 4
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 log = logging.getLogger(__name__)
 
@@ -368,10 +371,12 @@ class AdaptedModel(nn.Module):
         encoded, _ = self._encode(samples, self._room(settings.max_new_tokens))
         seed = _seed(seed)
         answers = [""] * len(asked)
-        for indices in batches_by_length([len(item.ids) for item in encoded], batch_size):
+        asked_together = self.asked_together(settings, batch_size)
+        for indices in batches_by_length([len(item.ids) for item in encoded], asked_together):
             features = self._features_of([pictures[index] for index in indices])
             rows = [samples[index] for index in indices]
-            for index, answer in zip(indices, self.answer(rows, settings, seed, features), strict=True):
+            said = self.answer(rows, settings, seed, features, at_once=batch_size)
+            for index, answer in zip(indices, said, strict=True):
                 answers[index] = answer
             seed = (seed + 1) % 2**64  # or every batch would draw the same numbers
         return answers
@@ -572,6 +577,13 @@ class AdaptedModel(nn.Module):
         if not greedy or is_sharded(self.host) or self.device.type != "cpu" or not takes_the_likeliest(self.host):
             return False
         return self.without_forest(learning=self.training) is None
+
+    def asked_together(self, settings: GenerationConf, batch_size: int) -> int:
+        """How many samples `answer` is best given at a time, where at most `batch_size` answers are written at once.
+
+        With waiting ones among them the batch stays full while rows end.
+        """
+        return batch_size * (BATCHES_ASKED if self.decodes_by_rows(settings) else 1)
 
     def _greedy(
         self,
