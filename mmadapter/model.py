@@ -27,10 +27,11 @@ from mmadapter.data.chat_templates import chat_template_digest, end_token
 from mmadapter.data.samples import Sample
 from mmadapter.data.templates import SINGLE, TEMPLATES, Turn, chosen_template, rendered
 from mmadapter.data.tokens import Encoded, SampleEncoder
+from mmadapter.decoding import greedy_answers
 from mmadapter.distributed.deepspeed import is_sharded, whole_size
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError
-from mmadapter.hosts.calls import AdapterCall, head_on_rows, one_thread_at_a_time
+from mmadapter.hosts.calls import AdapterCall, VisualTokens, head_on_rows, one_thread_at_a_time
 from mmadapter.hosts.families import Host, decoder, family_of
 from mmadapter.hosts.head_loss import has_plain_head, summed_cross_entropy
 from mmadapter.hosts.load import (
@@ -40,6 +41,7 @@ from mmadapter.hosts.load import (
     listed_ends,
     load_host,
     load_tokenizer,
+    takes_the_likeliest,
 )
 from mmadapter.hosts.quantized import quantized_layers
 from mmadapter.hosts.settings import GenerationConf, HostConf, host_folder
@@ -59,6 +61,9 @@ Picture = str | Path | Image.Image
 Features = Sequence[Tensor | None]
 Triple = tuple[str, str, Picture | None]
 LONGEST_PATH = 4096  # characters
+# Batches that are asked together, so that there are prompts to take the places of ended rows. More would leave some of
+# a few ranks without work.
+BATCHES_ASKED = 4
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 log = logging.getLogger(__name__)
 
@@ -194,11 +199,14 @@ class AdaptedModel(nn.Module):
         """(layers, heads): the factors on the branches of prompts and visual tokens, lowest layer first."""
         return self.adapter.gates()
 
-    def without_forest(self) -> str | None:
-        """Why a batch of this model cannot be a forest and give the same loss; None where it can."""
+    def without_forest(self, learning: bool = True) -> str | None:
+        """Why a batch of this model cannot be a forest and give the same loss; None where it can.
+
+        `learning` False: the same logits, in evaluation mode.
+        """
         if not family_of(model_type := self.host.config.model_type).forest:
             return f"hosts of type {model_type} may know of positions in other ways than rotary ones"
-        return self.adapter.without_forest()
+        return self.adapter.without_forest(learning)
 
     def __repr__(self) -> str:
         config, sizes = self.host.config, dict.fromkeys(self.adapter, 0)
@@ -275,12 +283,14 @@ class AdaptedModel(nn.Module):
             return self.host(input_ids=ids, attention_mask=mask, position_ids=where, use_cache=False).logits
 
     def _call(self, features: Features | None, always: bool = False, keep: bool = False) -> AdapterCall:
-        if features is None:
-            return self.adapter.call(None, keep)
+        visual = None if features is None else self._visual_tokens(features, always)
+        return self.adapter.call(visual, keep)
+
+    def _visual_tokens(self, features: Features, always: bool = False) -> VisualTokens | None:
         encoder, given = self.vision, list(features)
         if encoder is not None:  # pixels (vision.cache=false) are encoded here, each picture alone
             given = [one if one is None or one.ndim < 3 else encoder.encode_one(one) for one in given]
-        return self.adapter.call(self.adapter.visual_tokens(given, self.device, always), keep)
+        return self.adapter.visual_tokens(given, self.device, always)
 
     def _call_of(self, batch: Batch, keep: bool = False) -> AdapterCall:
         features = batch.features
@@ -380,10 +390,12 @@ class AdaptedModel(nn.Module):
         encoded, _ = self._encode(samples, self._room(settings.max_new_tokens))
         seed = _seed(seed)
         answers = [""] * len(asked)
-        for indices in batches_by_length([len(item.ids) for item in encoded], batch_size):
+        asked_together = self.asked_together(settings, batch_size)
+        for indices in batches_by_length([len(item.ids) for item in encoded], asked_together):
             features = self._features_of([pictures[index] for index in indices])
             rows = [samples[index] for index in indices]
-            for index, answer in zip(indices, self.answer(rows, settings, seed, features), strict=True):
+            said = self.answer(rows, settings, seed, features, at_once=batch_size)
+            for index, answer in zip(indices, said, strict=True):
                 answers[index] = answer
             seed = (seed + 1) % 2**64  # or every batch would draw the same numbers
         return answers
@@ -523,18 +535,29 @@ class AdaptedModel(nn.Module):
         seed: int | None = None,
         features: Features | None = None,
         visual: bool | None = None,
-        cache: str = "dynamic",
+        cache: str = "auto",
         watch: Callable[[list[int]], bool] | None = None,
+        at_once: int | None = None,
     ) -> list[str]:
         """The answers to samples of any length mix, without the prompts. Outside, random numbers stay as they were.
 
         Pictures are read and encoded, or found in the model's store, unless `features` says what the encoder
         gives for each row. A sharded host needs this call on every rank at once (`in_step`); `visual` then says whether
-        any of them has an image in it. `cache` "dynamic", "static" or "none": the same answers at another speed.
-        `watch` is called after each token with the ids of the first row's answer so far; True ends the generation.
+        any of them has an image in it. `watch` is called after each token with the ids of the first row's answer so
+        far; True ends the generation.
+
+        `cache` "rows" (decoding.py), "dynamic", "static" or "none" (`transformers`): the same answers at another speed;
+        "auto" is "rows" where `decodes_by_rows` says so. With "rows" at most `at_once` answers are written at a time,
+        and the others wait.
         """
         encoder, ends = self.encoder(self.max_tokens - settings.max_new_tokens), self._ends()
         encoded = [encoder.encode(sample.without_answer()) for sample in samples]
+        if cache == "auto":
+            cache = "rows" if self.decodes_by_rows(settings) else "dynamic"
+        if cache == "rows":
+            rows = self._greedy(encoded, settings, features, at_once or len(samples), watch)
+            answers = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+            return [answer.strip() for answer in answers]
         batch = replace(make_batch(encoded, self.tokenizer.pad_token_id), visual=visual)
         batch = batch.with_features(self.features) if features is None else replace(batch, features=tuple(features))
         batch = batch.to(self.device)
@@ -561,6 +584,51 @@ class AdaptedModel(nn.Module):
         rows = [list(takewhile(lambda token: token not in ends, row)) for row in tokens[:, width:].tolist()]
         answers = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
+
+    def decodes_by_rows(self, settings: GenerationConf) -> bool:
+        """Whether `answer` writes these answers itself, so that rows leave the batch when they have ended.
+
+        Else `transformers` generates: it samples and searches, keeps ranks in step, and knows what a folder's
+        generation_config.json may ask for beyond the likeliest token. A GPU is left to it, too, until this is measured
+        there.
+        """
+        greedy = settings.temperature == 0 and settings.beams == 1
+        if not greedy or is_sharded(self.host) or self.device.type != "cpu" or not takes_the_likeliest(self.host):
+            return False
+        return self.without_forest(learning=self.training) is None
+
+    def asked_together(self, settings: GenerationConf, batch_size: int) -> int:
+        """How many samples `answer` is best given at a time, where at most `batch_size` answers are written at once.
+
+        With waiting ones among them the batch stays full while rows end.
+        """
+        return batch_size * (BATCHES_ASKED if self.decodes_by_rows(settings) else 1)
+
+    def _greedy(
+        self,
+        encoded: Sequence[Encoded],
+        settings: GenerationConf,
+        features: Features | None,
+        at_once: int,
+        watch: Callable[[list[int]], bool] | None,
+    ) -> list[list[int]]:
+        """The tokens of each answer, without what ends it."""
+        if features is None and self.features is not None:
+            features = self.features.of([item.sample.image for item in encoded])
+        visual = None if features is None else self._visual_tokens(features)
+        text_only = self.adapter.call(None, keep=True)
+
+        def call_of(prompts: Sequence[int]) -> AdapterCall:
+            if visual is None:
+                return text_only
+            chosen = torch.tensor(prompts, device=visual.tokens.device)
+            return self.adapter.call(VisualTokens(visual.tokens[chosen], visual.present[chosen]), keep=True)
+
+        # A picture of several rows is one object in `features`.
+        pictures = [None if one is None else id(one) for one in (features or [None] * len(encoded))]
+        prompts = [item.ids for item in encoded]
+        own = set(self._ends()), settings.max_new_tokens, at_once, watch
+        return greedy_answers(self.host, prompts, pictures, call_of, *own)
 
     def encoder(self, max_tokens: int) -> SampleEncoder:
         """What turns samples into this model's ids, at most `max_tokens` each."""

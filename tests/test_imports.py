@@ -18,7 +18,7 @@ PACKAGE = CHECKOUT / "mmadapter"
 # registers in a room's `__init__.py`) load nothing heavy and are lower than all rooms: config.py is made of them.
 ORDER = [
     *("errors", "files", "terminal", "settings", "SETTINGS OF ROOMS"),
-    *("distributed", "vision", "hosts", "methods", "data", "model", "tasks", "config"),
+    *("distributed", "vision", "hosts", "methods", "data", "decoding", "model", "tasks", "config"),
     "settings_reference",
     *("runs", "interop", "reports", "training", "evaluation", "chat", "demo", "doctor", "sweeps", "cli", "__main__"),
 ]

@@ -7,11 +7,14 @@ their instruction. So the supervised positions are (row, target) pairs with repe
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from mmadapter.data.batches import Batch, the_source
 from mmadapter.data.tokens import Encoded
@@ -21,42 +24,72 @@ from mmadapter.hosts.forest import Forest, ForestSegment, no_mask
 WORTH_SHARING = 8
 
 
+@dataclass(frozen=True)
+class Trees:
+    """Sequences of tokens as trees: what several begin with, under the same picture, stands once."""
+
+    tokens: array[int]
+    """of all trees, one behind the other"""
+    segments: tuple[ForestSegment, ...]
+    sizes: dict[Hashable, int]
+    """tokens of each picture's trees, in the order in which they stand; None: those without a picture"""
+    rows: tuple[list[int], ...]
+    """where the tokens of each sequence stand"""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(1, tokens)"""
+        return torch.frombuffer(self.tokens, dtype=torch.int32).long()[None]
+
+    def forest(self, predicting: Tensor) -> Forest:
+        """How the tokens hang together; `predicting` (rows,) are those whose logits are asked for, each once."""
+        positions = torch.cat([torch.arange(one.before, one.before + one.length) for one in self.segments])
+        return Forest(self.segments, tuple(self.sizes.values()), positions[None], predicting)
+
+
+def trees_of(sequences: Sequence[array[int]], pictures: Sequence[Hashable]) -> Trees:
+    """The trees of sequences, each with its picture or None; an empty sequence has no token in them."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, picture in enumerate(pictures):
+        if sequences[number]:
+            groups.setdefault(picture, []).append(number)
+    tokens = array("i")
+    segments: list[ForestSegment] = []
+    sizes: dict[Hashable, int] = {}
+    rows: list[list[int]] = [[] for _ in sequences]
+    for picture, members in groups.items():
+        start = len(tokens)
+        its_rows = grow([sequences[number] for number in members], tokens, segments)
+        for number, row_of in zip(members, its_rows, strict=True):
+            rows[number] = row_of
+        sizes[picture] = len(tokens) - start
+    return Trees(tokens, tuple(segments), sizes, tuple(rows))
+
+
 def make_forest_batch(encoded: Sequence[Encoded]) -> Batch:
     """The forest of `encoded`, all of one source, as a batch; its images are those of the forest's groups."""
     # What is behind the last token that predicts teaches nothing.
     sequences = [item.ids[: max((end - 1 for _, end in item.spans), default=0)] for item in encoded]
     if not any(sequences):
         sequences[0] = encoded[0].ids[:1]  # the host runs anyhow
-    groups: dict[Path | None, list[int]] = {}
-    for number, item in enumerate(encoded):
-        if sequences[number]:
-            groups.setdefault(item.sample.image, []).append(number)
-
-    tokens = array("i")
-    segments: list[ForestSegment] = []
-    sizes: list[int] = []
-    pairs: list[tuple[int, int, int]] = []
-    for members in groups.values():
-        start = len(tokens)
-        its_rows = grow([sequences[number] for number in members], tokens, segments)
-        sizes.append(len(tokens) - start)
-        for number, row_of in zip(members, its_rows, strict=True):
-            item = encoded[number]
-            for begin, end in item.spans:  # the first token has no row before it that could predict it
-                pairs += [(row_of[place - 1], item.ids[place], number) for place in range(max(begin, 1), end)]
-
-    positions = torch.cat([torch.arange(one.before, one.before + one.length) for one in segments])
+    trees = trees_of(sequences, [item.sample.image for item in encoded])
+    pairs = [  # the first token has no row before it that could predict it
+        (trees.rows[number][place - 1], item.ids[place], number)
+        for number, item in enumerate(encoded)
+        for begin, end in item.spans
+        for place in range(max(begin, 1), end)
+    ]
     rows, targets, pair_sample = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 3).unbind(1)
     return Batch(
         source=the_source(encoded),
-        input_ids=torch.frombuffer(tokens, dtype=torch.int32).long()[None],
+        input_ids=trees.input_ids,
         attention_mask=no_mask(),
         rows=rows.contiguous(),
         targets=targets.contiguous(),
         pair_sample=pair_sample.contiguous(),
-        images=tuple(groups),
+        images=tuple(cast("dict[Path | None, int]", trees.sizes)),
         samples=tuple(item.sample for item in encoded),
-        forest=Forest(tuple(segments), tuple(sizes), positions[None], rows.unique()),
+        forest=trees.forest(rows.unique()),
     )
 
 

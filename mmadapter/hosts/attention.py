@@ -114,13 +114,19 @@ def attend(
 def frozen_attention(inputs: AttentionInputs) -> Attended:
     """The attention that the host would use without us, looked up at each call, under the host's own config.
 
-    With a forest it is one attention a segment.
+    With a forest it is one attention a segment; with a cache of ours each row's next token attends to its row.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if (forest := inputs.forest) is not None:
-        own = (inputs.scaling, inputs.keywords.get("sliding_window"), inputs.softcap)
-        return forest_attention(inputs.query, inputs.key, inputs.value, forest, *own), None
+    forest, cache, layer = inputs.forest, inputs.call.cache, inputs.module.adapter_layer
+    asked = inputs.query, inputs.key, inputs.value
+    own = inputs.scaling, inputs.keywords.get("sliding_window"), inputs.softcap
+    if cache is not None:
+        if forest is None:
+            return cache.attention(layer, *asked, *own), None
+        cache.keep_entering(layer, inputs.key, inputs.value)
+    if forest is not None:
+        return forest_attention(*asked, forest, *own), None
     module, name = inputs.module, inputs.module.base_config._attn_implementation
     if name == "eager":  # not in the table: each model file has its own
         attention = sys.modules[type(module).__module__].eager_attention_forward

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmadapter.hosts.forest import Forest
+from mmadapter.hosts.kv_cache import KeyValueCache
 
 Kept = TypeVar("Kept")
 Given = ParamSpec("Given")
@@ -60,6 +61,7 @@ class AdapterCall:
 
     `fused`: the visual tokens enter through a method of their own (V2, early fusion), so prompts leave them alone.
     `forest`: how the tokens of the one row hang together (None: rows of their own, as the mask says).
+    `cache`: what earlier calls have kept of the rows (None: the host's own way; see decoding.py).
     `keep` allows that what a part computes from its parameters alone is kept from one forward to the next (generation).
     """
 
@@ -68,6 +70,7 @@ class AdapterCall:
     fused: bool = False
     keep: bool = False
     forest: Forest | None = None
+    cache: KeyValueCache | None = None
     kept: dict[nn.Module, tuple[tuple[int, int], Any]] = field(default_factory=dict)
 
     def once(self, part: nn.Module, source: Tensor, make: Callable[[], Kept]) -> Kept:

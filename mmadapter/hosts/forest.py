@@ -123,12 +123,12 @@ def forest_attention(
             )
         else:
             assert mask is not None
-            attended.append(_capped_attention(queries[place], its_keys, its_values, mask, scaling, softcap))
+            attended.append(capped_attention(queries[place], its_keys, its_values, mask, scaling, softcap))
     return torch.cat([piece.transpose(1, 2) for piece in attended], dim=1)
 
 
-def _capped_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float
+def capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | float, scaling: float, softcap: float
 ) -> Tensor:
     """softmax(softcap * tanh(q k / softcap) + mask) v, the softmax in float32 (Gemma-2)."""
     repeats = query.shape[1] // key.shape[1]

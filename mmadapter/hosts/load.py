@@ -263,6 +263,25 @@ def generation_config(settings: GenerationConf, tokenizer: Any, ends: list[int],
     )
 
 
+# Of a folder's generation_config.json: what `generation_config` says itself, what is of sampling and beams alone, and
+# what says nothing on the tokens.
+_NOT_GREEDY = {
+    *("max_length", "max_new_tokens", "eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "length_penalty"),
+    *("use_cache", "cache_implementation", "output_attentions", "output_hidden_states", "return_dict_in_generate"),
+    *("transformers_version", "_from_model_config", "_commit_hash"),
+}
+
+
+def takes_the_likeliest(host: Host) -> bool:
+    """Whether greedy generation takes the likeliest token, whatever stands in front of it.
+
+    `transformers` fills what our settings leave open from the host's own generation_config.json, which may ask for a
+    repetition penalty, for instance.
+    """
+    return set(host.generation_config.to_diff_dict()) <= _NOT_GREEDY
+
+
 def listed_ends(folder: Path | None) -> list[int]:
     """The tokens that end an answer by the folder's generation_config.json; none where `transformers` only filled in
     the defaults of the model type, which need not be tokens of this tokenizer that end anything.

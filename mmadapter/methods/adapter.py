@@ -116,17 +116,17 @@ class Adapter(nn.ModuleDict):
         """What makes this adapter act in a call: `with host.adapter_slot.during(adapter.call()): host(...)`."""
         return AdapterCall(self.parts, visual, self.fuses, keep)
 
-    def without_forest(self) -> str | None:
+    def without_forest(self, learning: bool = True) -> str | None:
         """Why a batch under this adapter cannot be a forest (hosts/forest.py); None where it can.
 
         A part inside of a layer sees each token by itself, unless it says `follows_forest = False`; a part at the
-        attention sees them all, and must say that it knows forests.
+        attention sees them all, and must say that it knows forests. Dropout matters where the batch is learned from.
         """
         for (layer, place), parts in self.parts.items():
             for part in parts:
                 if not getattr(part, "follows_forest", place != ATTENTION):
                     return f"{type(part).__name__} at the {place} of layer {layer + 1} does not know forests"
-        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules()):
+        if learning and any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules()):
             return "dropout draws other numbers for other batches"
         return None
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mmadapter.data.batches import batches_by_length, make_batch
+from mmadapter.data.forest import make_forest_batch
 from mmadapter.data.samples import Sample
 from mmadapter.data.templates import Segments
 from mmadapter.errors import InputError
@@ -35,10 +36,13 @@ def generate_answers(
     def ask(indices: Sequence[int], visual: bool | None) -> list[str]:
         batch = [samples[index] for index in indices]
         features = None if model.features is None else model.features.of([sample.image for sample in batch])
-        return model.answer(batch, settings.generation, seed=settings.seed, features=features, visual=visual)
+        return model.answer(
+            batch, settings.generation, settings.seed, features, visual=visual, at_once=settings.batch_size
+        )
 
     lengths = [len(sample.prompt) for sample in samples]
-    return ask_in_batches(ask, lengths, samples, settings.batch_size, ranks, model.in_step, "answers", progress)
+    size = model.asked_together(settings.generation, settings.batch_size)
+    return ask_in_batches(ask, lengths, samples, size, ranks, model.in_step, "answers", progress)
 
 
 def cut_prompts(model: AdaptedModel, samples: Sequence[Sample], settings: TaskSettings) -> int:
@@ -77,9 +81,12 @@ def most_likely_options(
         for place, option in owners
     ]
     encoded = encoder.encode_many(candidates)
+    # Candidates of one question are equally long, or nearly so, and stand side by side: a forest has the question once.
+    as_forest = not model.in_step and model.without_forest(learning=model.training) is None
 
     def ask(indices: Sequence[int], visual: bool | None) -> list[float]:
-        batch = make_batch([encoded[index] for index in indices], encoder.pad_id)
+        rows = [encoded[index] for index in indices]
+        batch = make_forest_batch(rows) if as_forest else make_batch(rows, encoder.pad_id)
         return model.log_likelihood(replace(batch, visual=visual).with_features(model.features)).tolist()
 
     lengths, size = [len(item.ids) for item in encoded], settings.batch_size

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmadapter.data.tokens import SampleEncoder
 from mmadapter.distributed.ranks import Ranks
+from mmadapter.hosts.settings import GenerationConf
 from mmadapter.tasks import task_of
 from mmadapter.tasks.section import Result, show_section
 from mmadapter.tasks.settings import TaskSettings
@@ -28,6 +29,12 @@ class StandIn:
 
     def encoder(self, max_tokens: int) -> SampleEncoder:
         return SampleEncoder(self.tokenizer, max_tokens)
+
+    def asked_together(self, settings: GenerationConf, batch_size: int) -> int:
+        return batch_size
+
+    def without_forest(self, learning: bool) -> str | None:
+        return "it has no host"
 
     def eval(self) -> None:
         self.training = False

@@ -34,7 +34,7 @@ class Parrot(StandIn):
         super().__init__()
         self.says, self.beams = says, []
 
-    def answer(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None, at_once=None):
         self.beams.append(settings.beams)
         return [self.says for _ in samples]
 

@@ -27,7 +27,7 @@ class Parrot(StandIn):
         self.max_tokens, self.training = 200, True
         self.batches = []
 
-    def answer(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None, at_once=None):
         assert not self.training and settings.temperature == 0
         self.batches.append([len(sample.prompt) for sample in samples])
         return [self.says[sample.id] for sample in samples]

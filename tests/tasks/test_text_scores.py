@@ -74,7 +74,7 @@ class Says(StandIn):
         super().__init__()
         self.texts = texts
 
-    def answer(self, samples, settings, seed=None, features=None, visual=None):
+    def answer(self, samples, settings, seed=None, features=None, visual=None, at_once=None):
         return [self.texts[int(sample.id)] for sample in samples]
 
 
