@@ -2,6 +2,7 @@
 
     python -m bench train       a training step: time, tokens, memory, and how far it is from its matrix products alone
     python -m bench scan        the same from short samples to long ones, from one row to many
+    python -m bench captions    captions of whole pictures beside captions that are drawn one by one
     python -m bench generate    answers, token by token
     python -m bench load        from a model's folder to a model that can train
     python -m bench memory      what a step keeps for its backward, and its peak
@@ -17,7 +18,7 @@ import os
 import sys
 from importlib import import_module
 
-COMMANDS = ("train", "scan", "generate", "load", "memory", "pictures", "scaling")
+COMMANDS = ("train", "scan", "captions", "generate", "load", "memory", "pictures", "scaling")
 
 
 def main() -> None:

@@ -183,6 +183,12 @@ def test_the_scan_leaves_large_products_out_and_compares_with_the_floor(checkout
     assert all(row["share_of_floor"] == 1 and row["fall"] == 0 for row in rows if row["contender"] == "floor")
 
 
+def test_captions_of_whole_pictures_are_those_that_are_drawn(checkout, tmp_path):
+    bench(checkout, "captions", "--shape", "tiny", "--steps", "2", "--pictures", "2", "--out", str(tmp_path))
+    together, drawn = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert (together["contender"], drawn["contender"], drawn["speed"]) == ("ours@together", "ours@drawn", 1)
+
+
 def test_a_fall_is_what_the_floor_does_not_have():
     speeds = {("ours", 8): 50.0, ("floor", 8): 100.0, ("ours", 16): 20.0, ("floor", 16): 80.0}
     rows = [{"contender": who, "tokens": n, "rows": 1, "tokens_per_second": s} for (who, n), s in speeds.items()]

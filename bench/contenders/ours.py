@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench.case import BETAS, LR, WEIGHT_DECAY, Case, composed
 from mmadapter.config import RunConf
@@ -28,10 +31,11 @@ V2 = [
 
 
 def settings(case: Case) -> RunConf:
+    parts = ["vision=tiny", "adapter=v2"] if case.adapter == "v2_captions" else ["vision=none", "adapter=v1"]
     return composed(
         [
             *(f"host.path={case.host}", f"host.max_tokens={case.longest}", f"host.dtype={case.dtype}"),
-            *("vision=none", "adapter=v1", f"adapter.prompts.layers={case.prompt_layers}"),
+            *(*parts, f"adapter.prompts.layers={case.prompt_layers}"),
             *(f"adapter.prompts.length={case.prompt_length}", f"optimizer.betas={list(BETAS)}".replace(" ", "")),
             *(f"optimizer.weight_decay={WEIGHT_DECAY}", f"optimizer.lr={LR}"),
             *(f"optimizer.batch_size={case.batch}", f"optimizer.micro_batch_size={case.batch}"),
@@ -63,9 +67,17 @@ def training(case: Case, kind: type[AdaptedModel] = AdaptedModel) -> Callable[[i
         optimizer.batch_size, optimizer.micro_batch_size, conf.seed, micro_batch_tokens=optimizer.micro_batch_tokens
     )
     layout, _ = layout_of(conf.training.layout, model, case.device)
+    drawn = torch.Generator().manual_seed(2)
+    pictures = {item.sample.image for step in case.steps for item in step if item.sample.image is not None}
+    features: dict[Path | None, Tensor | None] = {None: None}
+    if model.vision is not None:
+        features |= {path: torch.randn(model.vision.feature_shape, generator=drawn) for path in sorted(pictures)}
 
     def step(number: int) -> float:
-        return engine.step(micro_batches(case.steps[number], shape, case.pad_id, layout), LR).loss
+        batches = micro_batches(case.steps[number], shape, case.pad_id, layout)
+        if pictures:
+            batches = [replace(one, features=tuple(features[image] for image in one.images)) for one in batches]
+        return engine.step(batches, LR).loss
 
     return step
 

@@ -27,6 +27,11 @@ def has_plain_head(host: Host) -> bool:
     return type(head) is nn.Linear and not head.weight.requires_grad and not more and not is_sharded(host)
 
 
+def rows_at_once(words: int, on_gpu: bool) -> int:
+    """How many rows have logits at the same time, of so many words each."""
+    return max((AT_ONCE_ON_GPU if on_gpu else AT_ONCE) // words, FEWEST_ROWS)
+
+
 def summed_cross_entropy(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """The sum of -log softmax(head(hidden))[target] over all rows, a float32 scalar.
 
@@ -41,7 +46,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        size = max((AT_ONCE_ON_GPU if hidden.is_cuda else AT_ONCE) // len(weight), FEWEST_ROWS)
+        size = rows_at_once(len(weight), hidden.is_cuda)
         for start in range(0, len(hidden), size):
             chunk, own = hidden[start : start + size], targets[start : start + size, None]
             logits = nn.functional.linear(chunk, weight, bias).float()

@@ -14,6 +14,7 @@ import torch
 from mmadapter.data.batches import Batch
 from mmadapter.distributed.ranks import Ranks
 from mmadapter.errors import InputError, is_out_of_memory
+from mmadapter.hosts.head_loss import has_plain_head, rows_at_once
 from mmadapter.hosts.quantized import quantized_layers
 from mmadapter.hosts.settings import HostConf
 from mmadapter.model import AdaptedModel
@@ -111,6 +112,7 @@ def memory_needed(
         tokens=samples * longest.tokens,
         longest=longest.tokens,
         supervised=samples * longest.supervised,
+        logits_at_once=logits_at_once(model, engine, on_gpu=dtype == "bfloat16"),
         checkpointing=host.activation_checkpointing,
         eager_attention=host.attention == "eager",
         kept_by_parts=model.adapter.kept_per_token(),
@@ -129,6 +131,7 @@ def estimate(
     tokens: int,
     longest: int,
     supervised: int | None = None,
+    logits_at_once: int | None = None,
     checkpointing: bool = False,
     eager_attention: bool = False,
     kept_by_parts: int = 0,
@@ -136,7 +139,7 @@ def estimate(
     processes: int = 1,
 ) -> MemoryEstimate:
     """Upper estimate of a training step on one process: `tokens` in a micro-batch, of which `supervised` have logits
-    (None: all), `longest` in one sample.
+    (None: all), `logits_at_once` at the same time (None: all), `longest` in one sample.
 
     `config` is the host's, of `transformers`; its frozen weights take `frozen` bytes. docs/performance.md: as measured.
     """
@@ -151,7 +154,12 @@ def estimate(
     activations = layer * adapted_layers
     if checkpointing:
         activations = layer + adapted_layers * tokens * width * bytes_per_value
-    logits = (tokens if supervised is None else supervised) * config.vocab_size * (4 + 4 + bytes_per_value)
+    # Logits and their gradient in float32, and in the host's type; chunk by chunk one takes the other's place.
+    supervised = tokens if supervised is None else supervised
+    logits = supervised * config.vocab_size * (4 + 4 + bytes_per_value)
+    if logits_at_once is not None:
+        whole_rows = min(supervised, logits_at_once)
+        logits = whole_rows * config.vocab_size * (4 + bytes_per_value) + supervised * width * bytes_per_value
 
     # Trainable values, their start, gradients and moments. With DeepSpeed values and start are whole on every process;
     # so are, for a while, the gradients of one micro-batch (twice) and the buffer in which DeepSpeed sums them up.
@@ -172,6 +180,13 @@ def estimate(
     if stage == 3:
         return MemoryEstimate(0, kept, activations, logits, gathered, shared + moved)
     return MemoryEstimate(shared, kept, activations, logits, 0, moved)
+
+
+def logits_at_once(model: AdaptedModel, engine: EngineConf, on_gpu: bool) -> int | None:
+    """How many rows of logits the loss holds at the same time; None: all of a micro-batch."""
+    if engine.stage == 3 or not has_plain_head(model.host):
+        return None
+    return rows_at_once(model.host.config.vocab_size, on_gpu)
 
 
 def changes_for_card(

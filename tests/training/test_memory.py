@@ -99,3 +99,8 @@ def test_the_sum_is_the_sum():
 
 def test_bytes_are_readable():
     assert [readable_bytes(size) for size in (12, 1400, 2.5e6, 13.48e9)] == ["12 B", "1.4 kB", "2.5 MB", "13.5 GB"]
+
+
+def test_logits_that_are_made_by_chunks_take_a_chunk_and_a_gradient():
+    assert estimate_7b(supervised=4096, logits_at_once=128).logits == 128 * 32_000 * 6 + 4096 * 4096 * 2
+    assert estimate_7b(supervised=100, logits_at_once=128).logits == 100 * 32_000 * 6 + 100 * 4096 * 2
