@@ -330,6 +330,7 @@ SHORTER = {
     "python -m bench.scaling": "--engines single,zero1 --processes 1 --width 64 --layers 8 --steps 1",
     "python -m bench train": "--shape tiny --steps 1 --warmup 1 --contenders ours,floor",
     "python -m bench scan": "--shape tiny --tokens 8,16 --rows 1,2 --steps 1",
+    "python -m bench captions": "--shape tiny --steps 1 --pictures 2",
     "python -m bench generate": "--shape tiny --batches 1 --new-tokens 2 --rounds 1 --contenders ours,floor",
     "python -m bench load": "--shape tiny --rounds 1 --contenders ours",
     "python -m bench memory": "--shape tiny --contenders ours",
