@@ -138,8 +138,8 @@ def test_a_killed_rank_ends_all_and_one_of_the_others_says_where_it_missed_it(ki
     assert group.end() == [-9 if rank == killed else 1 for rank in range(3)]
     assert time.monotonic() - started < 30
     said = [line for rank in range(3) for line in group.said(rank).splitlines() if line.startswith("stopped: ")]
-    store_is_gone = killed == 0 and launcher == "torchrun"  # then each rank speaks for itself
-    assert len(said) == (2 if store_is_gone else 1), [group.said(rank) for rank in range(3)]
+    store_goes = killed == 0 and launcher == "torchrun"  # once it is gone, each rank speaks for itself
+    assert len(said) in ((1, 2) if store_goes else (1,)), [group.said(rank) for rank in range(3)]
     assert all("has lost the connection to another rank in test_ranks.py, line " in line for line in said), said
     assert "Traceback" not in "".join(group.said(rank) for rank in range(3))
 
