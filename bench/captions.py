@@ -1,8 +1,8 @@
 """Captions, five a picture: a training step of V2 on whole pictures, beside the same captions as a shuffle draws them.
 
 `together` is captions_per_image=together: a picture's five captions stand in the same step, where the picture and the
-question about it are computed once. `drawn` is captions_per_image=all. Both learn from the same captions; a step is one
-micro-batch, and the pictures' features are there.
+question about it are computed once. `drawn` is captions_per_image=all: of so many pictures hardly two captions of one
+meet. A step is one micro-batch, and the pictures' features are there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mmadapter.data.samples import ANSWER, INSTRUCTION, Sample, Segment
 from mmadapter.data.tokens import Encoded
 
 CAPTIONS = 5  # of a picture
+POOL = 64  # times the pictures of a step: what steps are drawn from
 QUESTION_TOKENS, CAPTION_TOKENS = 42, (8, 16)  # V2's request in Alpaca's frame; COCO's captions have 12 on average
 COLUMNS = {
     "order": lambda row: row["contender"].partition("@")[2],
@@ -41,7 +42,7 @@ def main() -> int:
     if reason := missing(shape):
         print(f"not run: python -m bench captions --shape {asked.shape}: {reason}")
         return 0
-    samples = captions_of(asked.pictures * asked.steps, shape.vocabulary)
+    samples = captions_of(asked.pictures * POOL, shape.vocabulary)
     units = [list(range(first, first + CAPTIONS)) for first in range(0, len(samples), CAPTIONS)]
     with tempfile.TemporaryDirectory(prefix="bench-captions-") as scratch:
         base = replace(case_of(shape, asked, Path(scratch), adapter="v2_captions"), batch=batch)
@@ -56,7 +57,7 @@ def main() -> int:
     rows: list[Row] = []
     for one in measured:
         cpu = [turn.wall_seconds if base.is_on_gpu else turn.cpu_seconds for turn in one.turns[1:]]
-        figures = {"cpu_seconds": spread(cpu), "captions_per_second": len(samples) / sum(cpu)}
+        figures = {"cpu_seconds": spread(cpu), "captions_per_second": batch * len(cpu) / sum(cpu)}
         rows.append({"contender": one.name, **figures, "peak_bytes": one.peak_bytes})
     for row in rows:
         row["speed"] = row["captions_per_second"] / rows[-1]["captions_per_second"]
