@@ -323,8 +323,10 @@ def _lost_connection(ranks: Ranks, error: BaseException, launch: LaunchConf) -> 
         return None
     inner = (Path(__file__).parent, Path(dist.__file__).parent)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent not in inner]
-    frame = ([f for f in frames if PACKAGE in Path(f.filename).parents] or frames)[-1]
-    where = f"{Path(frame.filename).name}, line {frame.lineno} ({frame.name})"
+    where = "the first meeting"  # where it was lost while the ranks connect, nobody's code has been reached
+    if frames:
+        frame = ([f for f in frames if PACKAGE in Path(f.filename).parents] or frames)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno} ({frame.name})"
     if "timed out" not in str(error).lower():
         return (
             f"stopped: rank {ranks.rank} of {ranks.world_size} has lost the connection to another rank in {where}. "

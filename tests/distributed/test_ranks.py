@@ -111,6 +111,7 @@ def test_ranks_tell_each_other_numbers_json_and_bytes_and_unpickle_nothing(tmp_p
 
 def trouble(what, which):
     with connected("cpu") as me:
+        me.sum([1.0])  # all are connected
         if which in (me.rank, "all"):
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -313,6 +314,29 @@ def test_a_rank_that_cannot_reach_rank_0_says_where_it_looked(tmp_path):
     assert group.end()[1] == 1
     assert "did not find rank 0 within 2 s at 127.0.0.1:" in group.said(1) or "Rank 0 ended" in group.said(1)
     assert "Rank 1 of 2" in group.said(1) or "Rank 0 ended" in group.said(1)
+
+
+def lose_rank_0_after_the_meeting():
+    meet = ranks_module._meet
+
+    def meet_and_die(ranks, *rest):
+        meet(ranks, *rest)
+        if ranks.is_first:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ranks_module._meet = meet_and_die
+    with connected("cpu"):
+        pass
+
+
+def test_a_rank_that_loses_rank_0_while_they_connect_says_so(tmp_path):
+    group = Several(2, lose_rank_0_after_the_meeting, folder=tmp_path, launcher="torchrun")
+    assert group.end() == [-9, 1]
+    said = group.said(1)
+    assert "has lost the connection to another rank in the first meeting. That one has ended" in said or (
+        "Rank 0 ended while the ranks met" in said
+    ), said
+    assert "IndexError" not in said
 
 
 # --- GPUs
